@@ -1,0 +1,115 @@
+"""A world: one bundle of frozen networks with one interface.
+
+Everything above `deid.worlds` (sampling, training, evaluation, anonymising, serving) knows these
+types and never which world it has. All networks take FFHQ-aligned faces, `float32 [N,3,H,W]`, RGB,
+[-1, 1], of any size (each resizes to what it needs, differentiably), and are frozen and in eval
+mode. Gradients flow through them to their input.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deid.images import Pixels
+
+
+class Generator(Protocol):
+    """StyleGAN: z → mapping → w, w → synthesis → picture."""
+
+    z_dim: int
+    w_dim: int
+    num_ws: int
+    resolution: int
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """`[N,z_dim]` standard normal → `w [N,w_dim]`."""
+        ...
+
+    def synthesis(self, w: Tensor) -> Tensor:
+        """`w [N,w_dim]` (used at every layer) or `w+ [N,num_ws,w_dim]` → `[N,3,R,R]`."""
+        ...
+
+
+class FaceEmbedder(Protocol):
+    """A face recogniser: `[N,3,H,W]` → unit vectors `[N,dim]`; a dot product is a cosine."""
+
+    dim: int
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class LandmarkNetwork(Protocol):
+    """68 landmarks (iBUG order) in pixels of the input, x first: `[N,3,H,W]` → `[N,68,2]`."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Faces found in one picture; K may be 0. Pixels of that picture, x first."""
+
+    boxes: NDArray[np.float32]  # [K,4] x0 y0 x1 y1
+    scores: NDArray[np.float32]  # [K] in [0, 1], highest first
+    points: NDArray[np.float32]  # [K,5,2] eyes, nose tip, mouth corners; left of the picture first
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class FaceDetector(Protocol):
+    """Finds faces in pictures of any size."""
+
+    name: str
+
+    def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
+        """One `Faces` for each `uint8 [H,W,3]` RGB picture, in order."""
+        ...
+
+
+class PerceptualNetwork(Protocol):
+    """Features in which pictures are compared: FID in `pooled`, LPIPS in `distance`."""
+
+    fid_label: str  # how a report must call the FID computed in these features
+    lpips_label: str
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """`[N,3,H,W]` → `[N,D]`."""
+        ...
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Perceptual distance of each pair, `[N]`, 0 for equal pictures."""
+        ...
+
+
+@dataclass(frozen=True)
+class TestFaces:
+    """Held-out aligned faces, no identity of which was seen in any training."""
+
+    pixels: Pixels  # uint8 [N,R,R,3]
+    identities: NDArray[np.int64]  # [N]
+
+
+@dataclass(frozen=True)
+class World:
+    """The bundle. Paper names in brackets."""
+
+    name: str
+    resolution: int
+    generator: Generator  # G
+    identity: FaceEmbedder  # En_id, the attacked recogniser (VGGFace2 ResNet-50)
+    expression_trunk: nn.Module  # En_expr before fine-tuning (Inception-V3): images → [N,dim]
+    expression_dim: int
+    landmarks: LandmarkNetwork  # En_lnd
+    detector: FaceDetector  # detection rate (MTCNN)
+    held_out: Mapping[str, FaceEmbedder]  # ID similarity (ArcFace); never used in training
+    perceptual: PerceptualNetwork
+    test_faces: Callable[[int, int, int], TestFaces]  # (identities, views each, seed)
+    weights_sha256: str  # one hash over every weight file, for provenance
+
+
+INNER = slice(17, 68)
+"""The 51 inner-face landmarks: 68 less the 17 of the jaw. The paper says 52."""
