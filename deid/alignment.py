@@ -35,9 +35,7 @@ def ffhq_square(points: Points) -> tuple[Points, Points]:
     across, down = right - left, mouth - eyes
     axis = across - np.stack([-down[..., 1], down[..., 0]], axis=-1)
     axis = axis / np.maximum(np.linalg.norm(axis, axis=-1, keepdims=True), 1e-9)
-    span = np.maximum(
-        np.linalg.norm(across, axis=-1) * 2.0, np.linalg.norm(down, axis=-1) * 1.8
-    )
+    span = np.maximum(np.linalg.norm(across, axis=-1) * 2.0, np.linalg.norm(down, axis=-1) * 1.8)
     return eyes + down * 0.1, axis * span[..., None]
 
 

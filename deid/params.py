@@ -1,0 +1,154 @@
+"""`params.yaml` as types: one class a section, and no key that means nothing.
+
+A stage reads its own section and `world`, nothing else, so DVC reruns only what a change touches.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deid.errors import DeidError
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorldParams(Section):
+    """Which pretrained networks everything runs on."""
+
+    name: Literal["mini"] = "mini"
+    weights: Path = Path("data/mini/weights")
+
+
+class SampleParams(Section):
+    """The (image, w) pairs: 70,000 in the paper."""
+
+    count: Positive = 70_000
+    seed: int = 0
+    shard_size: Positive = 5_000
+    batch_size: Positive = 50
+    workers: Positive = 2
+    truncation: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+
+
+class ValidateParams(Section):
+    """What the sampled pairs must satisfy before anything is trained on them."""
+
+    images: Positive = 2_000
+    min_detection_rate: Share = 0.98
+    max_duplicates: int = Field(default=0, ge=0)
+    brightness: tuple[float, float] = (0.15, 0.85)
+    max_w_abs_mean: Weight = 10.0
+    min_w_std: Weight = 0.01
+
+
+class StageOneParams(Section):
+    """Disentanglement: equations (1)–(8)."""
+
+    seed: int = 0
+    steps: Positive = 2_000
+    batch_size: Positive = 16
+    learning_rate: Rate = 1e-3
+    learning_rate_adversarial: Rate = 2e-4
+    learning_rate_discriminator: Rate = 4e-4
+    lambda_id: Weight = 1.0  # λ1
+    lambda_landmark: Weight = 1.0  # λ2
+    lambda_reconstruct: Weight = 2.0  # λ3
+    alpha: Share = 0.84  # α of equation (8)
+    r1_gamma: Weight = 10.0  # γ of equation (2)
+    r1_every: Positive = 4
+    same_face_every: Positive = 2
+    checkpoint_every: Positive = 200
+
+
+class StageTwoParams(Section):
+    """The adversarial mapping: equations (9)–(12)."""
+
+    seed: int = 0
+    steps: Positive = 600
+    batch_size: Positive = 16
+    learning_rate: Rate = 1e-3
+    delta: Annotated[float, Field(gt=0.0)] = 0.7  # δ of equation (10), in deviations of w
+    lambda_id: Weight = 1.0  # λ4
+    lambda_visual: Weight = 1.0  # λ5
+    checkpoint_every: Positive = 200
+
+
+class AnonymizeParams(Section):
+    """Settings of the methods; ε in units of the full intensity range [0, 1], as in the paper."""
+
+    fgsm_epsilon: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    pgd_epsilon: Annotated[float, Field(gt=0.0, le=1.0)] = 0.03
+    pgd_steps: Positive = 10
+    blur_sigma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.12  # of the crop's side
+    pixelate_blocks: Annotated[int, Field(ge=1, le=16)] = 6  # across the crop
+
+
+class EvaluateParams(Section):
+    """Tables 1–3 on held-out faces."""
+
+    identities: Annotated[int, Field(ge=2)] = 250
+    views: Positive = 4
+    seeds: Positive = 3
+    batch_size: Positive = 50
+
+
+class Gates(Section):
+    """What a challenger must reach in `reports/metrics.json` to become champion."""
+
+    max_id_similarity: float = 0.5  # table1.adversarial.id_similarity
+    min_detect_rate: Share = 0.99  # table1.adversarial.detect_rate
+    max_source_id_loss: float = 0.1  # table2.swap.source_id_loss
+    max_regression: Weight = 0.05  # how much worse than the champion any of them may be
+
+
+class RegisterParams(Section):
+    """The model registry."""
+
+    model: str = "face-deid"
+    gates: Gates = Gates()
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    world: WorldParams = WorldParams()
+    sample: SampleParams = SampleParams()
+    validate_: ValidateParams = Field(default=ValidateParams(), alias="validate")
+    stage_one: StageOneParams = StageOneParams()
+    stage_two: StageTwoParams = StageTwoParams()
+    anonymize: AnonymizeParams = AnonymizeParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    register_: RegisterParams = Field(default=RegisterParams(), alias="register")
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read params.yaml; a wrong key or value becomes a `DeidError` that names it."""
+    try:
+        content: Any = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise DeidError(f"{path}: no such file; run from the project's root") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DeidError(f"{path}: not readable as YAML: {error}".replace("\n", " ")) from None
+    try:
+        return Params.model_validate(content or {})
+    except ValidationError as error:
+        raise DeidError(f"{path}: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"]) or "top level"
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key; remove it or mend its spelling"
+    return f"{key}: {problem['msg']} (is {problem.get('input')!r}); correct the value"
