@@ -1,0 +1,99 @@
+"""The command line: `deid STAGE` for the pipeline, `deid run` for pictures. Thin on purpose.
+
+Heavy imports live in the commands, so that `deid --help` and errors come at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deid.errors import DeidError
+from deid.params import load_params
+
+app = typer.Typer(
+    help="Makes faces unrecognisable and keeps pictures useful.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+LATENTS = Path("data/latents")
+VALIDATION = Path("data/validation")
+STAGE_ONE = Path("data/stage_one")
+STAGE_TWO = Path("data/stage_two")
+REPORTS = Path("reports")
+REGISTERED = Path("data/registered.json")
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.")]
+
+
+@app.command()
+def sample(params: ParamsFile = Path("params.yaml")) -> None:
+    """Draw the (image, w) pairs from the generator."""
+    from deid.latents.sample import sample
+
+    p = load_params(params)
+    sample(p.sample, p.world, LATENTS)
+
+
+@app.command()
+def validate(params: ParamsFile = Path("params.yaml")) -> None:
+    """Check the pairs; a failed expectation is an error that names it."""
+    from deid.latents.validate import validate
+
+    p = load_params(params)
+    validate(p.validate_, p.world, LATENTS, VALIDATION)
+
+
+@app.command()
+def stage_one(params: ParamsFile = Path("params.yaml")) -> None:
+    """Train the disentanglement network, equations (1)-(8)."""
+    from deid.training.stage_one import train_stage_one
+
+    p = load_params(params)
+    train_stage_one(p.stage_one, p.world, LATENTS, STAGE_ONE)
+
+
+@app.command()
+def stage_two(params: ParamsFile = Path("params.yaml")) -> None:
+    """Train the adversarial mapping, equations (9)-(12)."""
+    from deid.training.stage_two import train_stage_two
+
+    p = load_params(params)
+    train_stage_two(p.stage_two, p.world, LATENTS, STAGE_ONE, STAGE_TWO)
+
+
+@app.command()
+def evaluate(params: ParamsFile = Path("params.yaml")) -> None:
+    """Tables 1-3, the figures and the report page."""
+    from deid.evaluate import evaluate
+
+    p = load_params(params)
+    evaluate(p.evaluate, p.anonymize, p.world, STAGE_ONE, STAGE_TWO, REPORTS)
+
+
+def main() -> None:
+    """Run the command line; what a person can mend is one line on standard error."""
+    # A training started by hand must not pick up more threads than the machine has cores.
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
+    try:
+        app()
+    except DeidError as error:
+        _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; free space, mend permissions or the path")
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", code=130)
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(f"deid: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
