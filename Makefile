@@ -3,7 +3,6 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 UV_VERSION := 0.13.9
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-PYTHON := $(firstword $(shell command -v python3.13 python3.12 python3.11 python3 2>/dev/null))
 BIN := .venv/bin
 
 # Nothing here calls home.
@@ -24,7 +23,12 @@ help:  ## Say what can be made.
 setup: .venv/.installed  ## Install everything, from uv.lock.
 
 .venv/.installed: uv.lock pyproject.toml
-	@command -v uv >/dev/null || test -x .uv/bin/uv || { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv==$(UV_VERSION); }
+	@command -v uv >/dev/null || test -x .uv/bin/uv || \
+	for python in python3 python3.13 python3.12 python3.11; do \
+		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
+		$$python -m venv .uv && .uv/bin/pip install --quiet uv==$(UV_VERSION) && break; \
+	done; \
+	command -v uv >/dev/null || test -x .uv/bin/uv || { echo "make: no Python >= 3.11 found; install one" >&2; exit 1; }
 	$(UV) sync --frozen
 	@touch $@
 

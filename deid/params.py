@@ -15,6 +15,8 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Hidden = tuple[Positive, Positive, Positive]  # hidden widths of a four-layer perceptron
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 class Section(BaseModel):
@@ -58,11 +60,15 @@ class StageOneParams(Section):
     seed: int = 0
     steps: Positive = 2_000
     batch_size: Positive = 16
+    threads: Positive = 2
+    precision: Precision = "32-true"
+    mapping_widths: Hidden = (512, 512, 512)
+    discriminator_widths: Hidden = (256, 128, 64)
     learning_rate: Rate = 1e-3
     learning_rate_adversarial: Rate = 2e-4
     learning_rate_discriminator: Rate = 4e-4
     lambda_id: Weight = 1.0  # λ1
-    lambda_landmark: Weight = 1.0  # λ2
+    lambda_landmark: Weight = 0.06  # λ2, for squared hundredths of the picture's side
     lambda_reconstruct: Weight = 2.0  # λ3
     alpha: Share = 0.84  # α of equation (8)
     r1_gamma: Weight = 10.0  # γ of equation (2)
@@ -77,10 +83,15 @@ class StageTwoParams(Section):
     seed: int = 0
     steps: Positive = 600
     batch_size: Positive = 16
+    threads: Positive = 2
+    precision: Precision = "32-true"
+    adversarial_widths: Hidden = (512, 512, 512)
     learning_rate: Rate = 1e-3
     delta: Annotated[float, Field(gt=0.0)] = 0.7  # δ of equation (10), in deviations of w
     lambda_id: Weight = 1.0  # λ4
-    lambda_visual: Weight = 1.0  # λ5
+    lambda_visual: Weight = 0.06  # λ5, for squared hundredths of the picture's side
+    lambda_perceptual: Weight = 0.5  # not in the paper: likeness to a human's eye
+    similarity_floor: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0  # lower is no better
     checkpoint_every: Positive = 200
 
 
@@ -92,6 +103,8 @@ class AnonymizeParams(Section):
     pgd_steps: Positive = 10
     blur_sigma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.12  # of the crop's side
     pixelate_blocks: Annotated[int, Field(ge=1, le=16)] = 6  # across the crop
+    swap_max_similarity: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.3  # of donor and original
+    swap_tries: Annotated[int, Field(ge=1, le=64)] = 8  # donors drawn before the best is taken
 
 
 class EvaluateParams(Section):

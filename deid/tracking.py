@@ -4,13 +4,14 @@ The store is `sqlite:///mlflow.db` in the current directory unless MLFLOW_TRACKI
 another; artifacts lie in `mlartifacts` beside it. Nothing else in the project knows where runs go.
 """
 
+import logging
 import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -48,7 +49,9 @@ def mlflow_client() -> "MlflowClient":
 
 def experiment_id(client: "MlflowClient") -> str:
     """The project's experiment in `client`'s store."""
-    return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None, "mlflow_client() makes it"
+    return str(experiment.experiment_id)
 
 
 def git_commit() -> str | None:
@@ -164,9 +167,6 @@ def _start(client: "MlflowClient", stage: str, params: Mapping[str, object]) -> 
 
 def _configure() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_DB_SCHEMA_LOGGING", "false")
-    import logging
-    from typing import cast
-
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("alembic", "mlflow.store.db.utils"):  # migrations tell their whole story
-        cast(Any, logging.getLogger(name)).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -9,6 +9,7 @@ training, and lets one plain convolution serve the whole batch.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,7 @@ class MappingNetwork(nn.Module):
         self, widths: Sequence[int], rate: float = 0.01, normalise: bool = True, skip: bool = False
     ) -> None:
         super().__init__()
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.layers = nn.ModuleList(EqualLinear(a, b, rate=rate) for a, b in pairs)
+        self.layers = nn.ModuleList(EqualLinear(a, b, rate=rate) for a, b in pairwise(widths))
         self.skip = EqualLinear(widths[0], widths[-1]) if skip else None
         self.normalise = normalise
 
@@ -89,11 +89,13 @@ class StyledConvolution(nn.Module):
         weight = self.weight * self.scale
         power = style.square() @ weight.square().sum((2, 3)).t()
         demodulation = torch.rsqrt(power + 1e-8) * GAIN
-        x = x * style[:, :, None, None]
+        x = x * style.to(x.dtype)[:, :, None, None]
         x = self._up(x, weight) if self.up else F.conv2d(x, weight, padding=1)
         shift = (self.noise * self.noise_strength + self.bias[:, None, None]) * GAIN
-        # The gain is inside: leaky ReLU commutes with a positive factor.
-        return F.leaky_relu(torch.addcmul(shift, x, demodulation[:, :, None, None]), 0.2)
+        # The gain is inside: leaky ReLU commutes with a positive factor. Under autocast all stays
+        # in the convolution's type, since memory traffic is what this costs.
+        x = x * demodulation.to(x.dtype)[:, :, None, None]
+        return F.leaky_relu(x.add_(shift.to(x.dtype)), 0.2)
 
     def _up(self, x: Tensor, weight: Tensor) -> Tensor:
         return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), gain=4.0)
@@ -110,8 +112,10 @@ class ToRGB(nn.Module):
         self.scale = 1.0 / math.sqrt(inputs)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = x * self.style(w)[:, :, None, None]
-        return F.conv2d(x, self.weight * self.scale, self.bias)
+        # Three outputs: here modulating the weights is cheaper, as one small product per picture.
+        weight = self.weight[:, :, 0, 0].t() * (self.style(w)[:, :, None] * self.scale)
+        rgb = x.permute(0, 2, 3, 1).flatten(1, 2) @ weight
+        return rgb.float().add(self.bias).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class StyleGAN2(nn.Module):

@@ -1,0 +1,85 @@
+"""Anonymisers: aligned crops in, crops without the identity out.
+
+One file a method. A new method is a new file and a line in `BUILDERS`.
+"""
+
+from collections.abc import Callable, Mapping
+
+from deid.anonymize.adversarial import Adversarial
+from deid.anonymize.base import Anonymizer, Guarded, ModelPaths
+from deid.anonymize.blur import Blur
+from deid.anonymize.gradient import FGSM, PGD
+from deid.anonymize.mask import Mask
+from deid.anonymize.pixelate import Pixelate
+from deid.anonymize.reconstruction import Reconstruction
+from deid.anonymize.swap import Swap
+from deid.errors import DeidError
+from deid.model import Deidentifier
+from deid.params import AnonymizeParams
+from deid.worlds.world import World
+
+__all__ = ["METHODS", "Anonymizer", "ModelPaths", "build"]
+
+Builder = Callable[[World, ModelPaths | None, AnonymizeParams], Anonymizer]
+
+
+def _swap(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:
+    model = _model("swap", world, models)
+    return Swap(world, model, settings.swap_max_similarity, settings.swap_tries)
+
+
+def _adversarial(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:
+    if models is not None and models.stage_two is None:
+        raise DeidError("method adversarial: needs stage two; run `deid stage-two` first")
+    return Adversarial(_model("adversarial", world, models), world.resolution)
+
+
+def _reconstruction(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:
+    return Reconstruction(_model("reconstruction", world, models), world.resolution)
+
+
+BUILDERS: Mapping[str, Builder] = {
+    "swap": _swap,
+    "adversarial": _adversarial,
+    "fgsm": lambda world, _, settings: FGSM(world.identity, settings.fgsm_epsilon),
+    "pgd": lambda world, _, settings: PGD(world.identity, settings.pgd_epsilon, settings.pgd_steps),
+    "blur": lambda _, __, settings: Blur(settings.blur_sigma),
+    "pixelate": lambda _, __, settings: Pixelate(settings.pixelate_blocks),
+    "mask": lambda *_: Mask(),
+    "reconstruction": _reconstruction,  # evaluation only: it protects nobody
+}
+
+METHODS = tuple(name for name in BUILDERS if name != "reconstruction")
+"""The methods a person may choose for pictures."""
+
+
+def build(
+    method: str, world: World, models: ModelPaths | None, settings: AnonymizeParams
+) -> Anonymizer:
+    """The anonymiser called `method`, guarded.
+
+    `fgsm-0.03` and `pgd-0.03` carry their own ε. `models` is needed by swap, adversarial and
+    reconstruction. Raises `DeidError` for an unknown method, a wrong ε, or missing models.
+    """
+    base, dash, epsilon = method.partition("-")
+    if base not in BUILDERS or (dash and base not in ("fgsm", "pgd")):
+        raise DeidError(f"method {method!r}: unknown; choose one of {', '.join(METHODS)}")
+    if dash:
+        settings = settings.model_copy(update={f"{base}_epsilon": _epsilon(method, epsilon)})
+    return Guarded(BUILDERS[base](world, models, settings), method)
+
+
+def _epsilon(method: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value <= 1.0:
+        raise DeidError(f"method {method!r}: ε must be a number in (0, 1], as in fgsm-0.03")
+    return value
+
+
+def _model(method: str, world: World, models: ModelPaths | None) -> Deidentifier:
+    if models is None:
+        raise DeidError(f"method {method}: needs trained models; run `dvc repro` first")
+    return Deidentifier.load(models.stage_one, models.stage_two, world)

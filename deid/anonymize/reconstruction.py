@@ -1,0 +1,26 @@
+"""Reconstruction: stage one with the face as its own donor. It keeps the identity.
+
+Not a protection. It is what the adversarial mapping starts from, and Table 3 measures it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deid.model import Deidentifier
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """I_out = G(M([En_id(I), En_expr(I)]))."""
+
+    model: Deidentifier
+    resolution: int | None
+    name: str = "reconstruction"
+
+    @torch.no_grad()
+    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
+        """`[N,3,R,R]` → the same shape; seeds play no part."""
+        return self.model.reconstruct(faces)

@@ -1,0 +1,179 @@
+"""The figures as PNG, after the paper's Figures 2–4, and two plots of all methods.
+
+Matplotlib is imported in the functions: it takes a second, and only this stage needs it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from deid.evaluate.cells import REFERENCES, Bench, Cell, Output, pairing, produce
+from deid.evaluate.faces import HeldOut, encode
+from deid.evaluate.metrics import cosine
+from deid.images import Pixels, to_pixels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ATTACKS = ("fgsm-0.03", "fgsm-0.1", "pgd", "adversarial")  # the paper's Figure 2, and PGD
+TRADITIONAL = ("blur", "pixelate", "mask", "swap-sampled")
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLOURS = {
+    "fgsm-0.03": "#56B4E9",
+    "fgsm-0.1": "#0072B2",
+    "pgd": "#009E73",
+    "adversarial": "#D55E00",
+    "blur": "#999999",
+    "pixelate": "#777777",
+    "mask": "#444444",
+    "swap": "#E69F00",
+    "swap-sampled": "#CC79A7",
+    "reconstruction": "#F0C000",
+}
+ROWS = 5
+
+Metrics = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+
+
+def draw_figures(
+    bench: Bench, faces: HeldOut, metrics: Metrics, cells: Mapping[str, Cell], folder: Path
+) -> None:
+    """Write fig2.png, fig3.png, fig4.png, methods.png, tradeoff.png and histogram.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    few = _few(faces)
+    _save(_comparison(bench, few, ATTACKS), folder / "fig2.png")
+    _save(_swap_grid(bench, few), folder / "fig3.png")
+    _save(_comparison(bench, few, ("reconstruction",), turned=True), folder / "fig4.png")
+    _save(_comparison(bench, few, TRADITIONAL), folder / "methods.png")
+    _save(_tradeoff(metrics, bench.world.perceptual.fid_label), folder / "tradeoff.png")
+    _save(_histogram(faces, cells), folder / "histogram.png")
+
+
+def _few(faces: HeldOut) -> HeldOut:
+    """One picture of each of the first people: the faces to show, chosen before any result."""
+    _, first = np.unique(faces.identities, return_index=True)
+    chosen = np.sort(first)[:ROWS]
+    encoded = faces.encoded
+    return HeldOut(
+        seed=faces.seed,
+        images=faces.images[torch.from_numpy(chosen)],
+        identities=faces.identities[chosen],
+        encoded=type(encoded)(
+            encoded.identity[chosen],
+            {name: features[chosen] for name, features in encoded.held_out.items()},
+            encoded.expression[chosen],
+            encoded.pooled[chosen],
+        ),
+        places=faces.places[chosen],
+        impostors=faces.impostors,
+    )
+
+
+def _comparison(
+    bench: Bench, faces: HeldOut, methods: Sequence[str], turned: bool = False
+) -> "Figure":
+    """A row a face (a column where `turned`): the original and what each method makes of it."""
+    columns = [("original", to_pixels(faces.images), [""] * len(faces))]
+    for method in methods:
+        output = produce(bench, method, faces)
+        columns.append((method, to_pixels(output.images), _cosines(bench, faces, output)))
+    shape = (len(columns), len(faces)) if turned else (len(faces), len(columns))
+    figure, axes = _grid(*shape)
+    for c, (name, pictures, captions) in enumerate(columns):
+        for r, caption in enumerate(captions):
+            axis = axes[c, r] if turned else axes[r, c]
+            _picture(axis, pictures[r], caption)
+            if r == 0 and turned:
+                axis.set_ylabel(name, fontsize=9)
+            elif r == 0:
+                axis.set_title(name, fontsize=10)
+    return figure
+
+
+def _cosines(bench: Bench, faces: HeldOut, output: Output) -> list[str]:
+    made = encode(bench.world, output.images, bench.batch_size).held_out
+    original = faces.encoded.held_out
+    values = np.mean([cosine(original[name], made[name]) for name in made], axis=0)
+    return [f"{value:.2f}" for value in values]
+
+
+@torch.no_grad()
+def _swap_grid(bench: Bench, faces: HeldOut) -> "Figure":
+    """Donors at the left, attribute faces on top, as in the paper's Figure 3."""
+    model, pictures = bench.model(), to_pixels(faces.images)
+    donors = pairing(faces)[:4]  # some order of the same people
+    figure, axes = _grid(len(donors) + 1, len(faces) + 1)
+    axes[0, 0].axis("off")
+    axes[0, 0].text(0.5, 0.5, "identity ↓\nexpression →", ha="center", va="center", fontsize=9)
+    for c in range(len(faces)):
+        _picture(axes[0, c + 1], pictures[c], "")
+    for r, donor in enumerate(donors):
+        _picture(axes[r + 1, 0], pictures[donor], "")
+        repeated = faces.images[[int(donor)] * len(faces)]
+        for c, swapped in enumerate(to_pixels(model.swap(repeated, faces.images))):
+            _picture(axes[r + 1, c + 1], swapped, "")
+    return figure
+
+
+def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
+    """A dot a method: how similar to the original, how far from its distribution."""
+    figure, axis = _axes(6.4, 4.2)
+    for table in metrics.values():
+        for method, row in table.items():
+            if method in REFERENCES:
+                continue
+            x, y = row["id_similarity"], row["fid"]
+            at, colour = (x["mean"], y["mean"]), COLOURS[method]
+            axis.errorbar(*at, xerr=x["std"], yerr=y["std"], fmt="o", color=colour)
+            axis.annotate(method, at, (6, 4), textcoords="offset points", fontsize=9)
+    axis.set(xlabel="identity similarity with the original, held-out recognisers (lower is safer)")
+    axis.set(ylabel=f"{fid_label}\n(lower is nearer to real)", yscale="log")
+    axis.margins(0.14)
+    return figure
+
+
+def _histogram(faces: HeldOut, cells: Mapping[str, Cell]) -> "Figure":
+    """How similar outputs are to their originals, beside pairs of different people."""
+    figure, axis = _axes(6.4, 3.6)
+    bins = np.linspace(-0.6, 1.0, 65).tolist()
+    strangers = np.mean(list(faces.impostors.values()), axis=0)
+    axis.hist(strangers, bins=bins, density=True, color="#dddddd", label="different people")
+    for method in (*ATTACKS, "swap-sampled"):
+        style: dict[str, Any] = {"histtype": "step", "linewidth": 1.6, "density": True}
+        shown = np.clip(cells[method].similarities, bins[0], bins[-1])
+        axis.hist(shown, bins=bins, color=COLOURS[method], label=method, **style)
+    axis.set(xlabel="cosine with the original, mean of the held-out recognisers", ylabel="density")
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _axes(width: float, height: float) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def _grid(rows: int, columns: int) -> "tuple[Figure, Any]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.35 * columns, 1.45 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _picture(axis: "Axes", pixels: Pixels, caption: str) -> None:
+    axis.imshow(pixels, interpolation="bicubic")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.set_xlabel(caption, fontsize=9, labelpad=2)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    # Without the library's name and version in the file, the same figures give the same bytes.
+    figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -1,0 +1,141 @@
+"""`index.html`: one self-contained page that says what was tested and what came out."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from deid.evaluate.cells import REFERENCES
+from deid.evaluate.faces import FALSE_ACCEPT_RATE
+from deid.evaluate.published import PAPER
+from deid.evaluate.verdicts import Verdict, verdicts
+from deid.params import AnonymizeParams, EvaluateParams
+from deid.staging import write_atomically
+from deid.worlds.world import World
+
+Parts = Mapping[str, float]  # mean and std
+Rows = Mapping[str, Mapping[str, Parts]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure as a reader meets it; `better` is ↑ or ↓."""
+
+    key: str
+    heading: str
+    better: str
+    digits: int = 3
+    percent: bool = False
+
+    def text(self, parts: Parts) -> str:
+        scale, unit = (100.0, " %") if self.percent else (1.0, "")
+        mean, std = (f"{parts[name] * scale:.{self.digits}f}" for name in ("mean", "std"))
+        return f"{mean} ± {std}{unit}"
+
+    def published(self, value: float) -> str:
+        return f"{value * 100:.{self.digits}f} %" if self.percent else f"{value:.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: cells with a mark for the best; `kind` is ours, reference or paper."""
+
+    name: str
+    kind: str
+    cells: list[tuple[str, bool]]
+
+
+def columns(table: str, world: World) -> list[Column]:
+    """What `table` shows; metrics.json has more."""
+    fid = Column("fid", world.perceptual.fid_label, "↓", 2)
+    privacy = [
+        Column("id_similarity", "ID similarity, held out", "↓"),
+        Column("reidentification", "re-identified, worst", "↓", 1, percent=True),
+    ]
+    detect = Column("detect_rate", "face detected", "↑", 1, percent=True)
+    if table == "table1":
+        attacked = Column("id_similarity_attacked", "ID similarity, attacked", "↓")
+        return [detect, *privacy, attacked, fid]
+    if table == "table2":
+        return [
+            fid,
+            Column("source_id_loss", "source identity loss", "↓", 4),
+            Column("source_id_similarity", "similarity to donor, held out", "↑"),
+            Column("target_expression_loss", "target expression loss", "↓"),
+            *privacy,
+            detect,
+        ]
+    return [
+        fid,
+        Column("lpips", world.perceptual.lpips_label, "↓"),
+        Column("id_loss", "identity loss", "↓", 4),
+        Column("expression_loss", "expression loss", "↓"),
+    ]
+
+
+def lines(table: str, rows: Rows, shown: list[Column]) -> list[Line]:
+    """Our rows with the best of each column marked, then the paper's."""
+    ours = [
+        Line(
+            method,
+            "reference" if method in REFERENCES else "ours",
+            [(c.text(row[c.key]), method in _best(rows, c)) for c in shown],
+        )
+        for method, row in rows.items()
+    ]
+    paper = [
+        Line(
+            name,
+            "paper",
+            [(c.published(row[c.key]) if c.key in row else "–", False) for c in shown],
+        )
+        for name, row in PAPER[table].items()
+    ]
+    return ours + paper
+
+
+def _best(rows: Rows, column: Column) -> list[str]:
+    """The methods whose figure, as printed, nobody beats; nobody is best alone in the field."""
+    sign = 1.0 if column.better == "↑" else -1.0
+    digits = column.digits + (2 if column.percent else 0)
+    values = {
+        method: sign * round(row[column.key]["mean"], digits)
+        for method, row in rows.items()
+        if method not in REFERENCES
+    }
+    if len(values) < 2:
+        return []
+    return [method for method, value in values.items() if value == max(values.values())]
+
+
+def write_report(
+    metrics: Mapping[str, Rows],
+    world: World,
+    params: EvaluateParams,
+    anonymize: AnonymizeParams,
+    work: Path,
+) -> None:
+    """Write `work/index.html` from the metrics and `work/figures/*.png`, which it embeds."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("deid.evaluate", "."), autoescape=True, undefined=StrictUndefined
+    )
+    shown = {table: columns(table, world) for table in metrics}
+    found: list[Verdict] = verdicts(metrics, world.perceptual.fid_label)
+    page = environment.get_template("report.html").render(
+        world=world,
+        params=params,
+        anonymize=anonymize,
+        false_accept_rate=FALSE_ACCEPT_RATE,
+        verdicts=found,
+        columns=shown,
+        lines={table: lines(table, rows, shown[table]) for table, rows in metrics.items()},
+        figure=partial(_data_uri, work / "figures"),
+    )
+    write_atomically(work / "index.html", page.encode())
+
+
+def _data_uri(folder: Path, name: str) -> str:
+    return "data:image/png;base64," + base64.b64encode((folder / name).read_bytes()).decode()

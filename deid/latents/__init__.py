@@ -1,0 +1,1 @@
+"""The sampled (image, w) pairs: drawing, storing and checking them."""

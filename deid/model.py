@@ -1,0 +1,180 @@
+"""The network of the paper's figure 1: two encoders, M, M_adv and the generator.
+
+The world's networks stay frozen and are no part of the model's state; what a stage trains is.
+A stage's directory holds `model.safetensors` and `model.json`, which says what it needs: the world
+and, for stage two, the stage one it was trained on.
+"""
+
+import copy
+import json
+from collections.abc import Mapping as Dictionary
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from deid.errors import DeidError
+from deid.nets.mappers import AdversarialMapping, Mapping
+from deid.staging import file_sha256, write_atomically
+from deid.worlds.world import World
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+ADVERSARIAL = "adversarial_mapping."
+
+
+class Deidentifier(nn.Module):
+    """Figure 1. Faces are FFHQ-aligned `[N,3,H,W]` in [-1, 1] of any size; so are the pictures
+    it returns, at the world's resolution.
+
+    Attributes, in the paper's words: `expression_encoder` En_expr, `mapping` M,
+    `adversarial_mapping` M_adv (None after stage one); En_id, En_lnd and G are `world`'s.
+    `w_mean` and `w_std` `[w_dim]` are the moments of the generator's w, in which M and M_adv work.
+    """
+
+    w_mean: Tensor
+    w_std: Tensor
+
+    def __init__(
+        self, world: World, mapping_widths: Sequence[int], w_mean: Tensor, w_std: Tensor
+    ) -> None:
+        super().__init__()
+        self.world = world
+        # Its batch norms keep the statistics they were pretrained with: batches here are small.
+        self.expression_encoder = copy.deepcopy(world.expression_trunk).eval().requires_grad_(True)
+        z_dim = world.identity.dim + world.expression_dim
+        self.mapping = Mapping(z_dim, mapping_widths, world.generator.w_dim)
+        self.adversarial_mapping: AdversarialMapping | None = None
+        self.register_buffer("w_mean", w_mean.clone().float())
+        self.register_buffer("w_std", w_std.clone().float())
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing here behaves otherwise in training."""
+        return super().train(False)
+
+    def code(self, identity_faces: Tensor, attribute_faces: Tensor) -> Tensor:
+        """Equation (1): z = [En_id(I_id), En_expr(I_expr)], `[N,z_dim]`.
+
+        The identity part is scaled to unit variance, as unit vectors are tiny in each component.
+        """
+        identity = self.world.identity(identity_faces)
+        expression = self.expression_encoder(attribute_faces)
+        return torch.cat([identity * identity.shape[1] ** 0.5, expression], 1).float()
+
+    def latent(self, identity_faces: Tensor, attribute_faces: Tensor) -> Tensor:
+        """w = M(z), `[N,w_dim]`."""
+        return self.unstandardise(self.mapping(self.code(identity_faces, attribute_faces)))
+
+    def adversarial_latent(self, w: Tensor) -> Tensor:
+        """w_adv = Clip_δ(M_adv(w), w), equation (10), `[N,w_dim]`; needs stage two."""
+        if self.adversarial_mapping is None:
+            raise DeidError("no adversarial mapping: load stage two, or train it first")
+        return self.unstandardise(self.adversarial_mapping(self.standardise(w)))
+
+    def standardise(self, w: Tensor) -> Tensor:
+        """w in deviations from the generator's mean w."""
+        return (w - self.w_mean) / self.w_std.clamp_min(1e-6)
+
+    def unstandardise(self, w: Tensor) -> Tensor:
+        """The inverse of `standardise`."""
+        return w * self.w_std.clamp_min(1e-6) + self.w_mean
+
+    def synthesise(self, w: Tensor) -> Tensor:
+        """G(w) as the generator gives it, `[N,3,R,R]`; may leave [-1, 1] a little."""
+        return self.world.generator.synthesis(w)
+
+    @torch.no_grad()
+    def swap(self, donors: Tensor, faces: Tensor) -> Tensor:
+        """The donors' identity with the faces' expression, pose and light."""
+        return self.synthesise(self.latent(donors, faces)).clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def reconstruct(self, faces: Tensor) -> Tensor:
+        """The faces as the generator draws them."""
+        return self.swap(faces, faces)
+
+    @torch.no_grad()
+    def adversarial(self, faces: Tensor) -> Tensor:
+        """The same persons to a human, others to a recogniser: I_adv. Needs stage two."""
+        w = self.adversarial_latent(self.latent(faces, faces))
+        return self.synthesise(w).clamp(-1.0, 1.0)
+
+    @classmethod
+    def load(cls, stage_one: Path, stage_two: Path | None, world: World) -> "Deidentifier":
+        """The trained model, from the directories of its stages, frozen.
+
+        Raises `DeidError` where a file is missing or damaged, or parts do not belong together.
+        """
+        about, tensors = _load_part(stage_one, "stage_one", world)
+        widths = about["config"]["mapping_widths"]
+        model = cls(world, widths, tensors["w_mean"], tensors["w_std"])
+        if stage_two is not None:
+            about_two, tensors_two = _load_part(stage_two, "stage_two", world)
+            if about_two["stage_one_sha256"] != about["sha256"]:
+                raise DeidError(
+                    f"{stage_two}: trained on another stage one than {stage_one}; run `dvc repro`"
+                )
+            model.attach(**about_two["config"])
+            tensors |= tensors_two
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise DeidError(f"{stage_one}: weights do not fit: {error}; train it again") from None
+        return model.requires_grad_(False)
+
+    def attach(self, adversarial_widths: Sequence[int], delta: float) -> AdversarialMapping:
+        """Give the model a fresh M_adv, with which w_adv = w, and return it."""
+        w_dim = self.world.generator.w_dim
+        self.adversarial_mapping = AdversarialMapping(w_dim, adversarial_widths, delta)
+        return self.adversarial_mapping.to(self.w_mean.device)
+
+    def save_stage_one(self, folder: Path, about: Dictionary[str, Any]) -> None:
+        """Write En_expr, M and the moments of w, with `about` in `model.json`."""
+        own = {k: v for k, v in self.state_dict().items() if not k.startswith(ADVERSARIAL)}
+        _save_part(folder, own, {"stage": "stage_one", **self._origin(), **about})
+
+    def save_stage_two(self, folder: Path, about: Dictionary[str, Any]) -> None:
+        """Write M_adv, with `about` in `model.json`."""
+        own = {k: v for k, v in self.state_dict().items() if k.startswith(ADVERSARIAL)}
+        _save_part(folder, own, {"stage": "stage_two", **self._origin(), **about})
+
+    def _origin(self) -> dict[str, str]:
+        return {"world": self.world.name, "world_sha256": self.world.weights_sha256}
+
+
+def _save_part(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(folder / WEIGHTS, save(plain))
+    about["sha256"] = file_sha256(folder / WEIGHTS)
+    write_atomically(folder / DESCRIPTION, (json.dumps(about, indent=2) + "\n").encode())
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """`model.json` of a stage's directory; `DeidError` where it is missing or damaged."""
+    path = folder / DESCRIPTION
+    try:
+        about: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DeidError(f"{path}: missing; train it with `dvc repro`") from None
+    except ValueError as error:
+        raise DeidError(f"{path}: damaged ({error}); train it again with `dvc repro`") from None
+    return about
+
+
+def _load_part(folder: Path, stage: str, world: World) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    about, path = read_description(folder), folder / WEIGHTS
+    if about.get("stage") != stage:
+        raise DeidError(f"{folder}: holds {about.get('stage')}, not {stage}; mend the path")
+    if about["world_sha256"] != world.weights_sha256:
+        raise DeidError(
+            f"{folder}: trained on other weights of world {about['world']}; run `dvc repro`"
+        )
+    try:
+        if file_sha256(path) != about["sha256"]:
+            raise DeidError(f"{path}: hash differs from {DESCRIPTION}'s; restore or retrain it")
+        return about, load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise DeidError(f"{path}: missing or damaged ({error}); run `dvc repro`") from None

@@ -1,0 +1,137 @@
+"""Which pixels of a picture belong to a face, and how new ones take their place.
+
+A region is 1 over the whole face and falls to 0 only outside it: softness never lets a pixel of
+the original face shine through. Beyond the region the picture keeps its bytes.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deid.alignment import Points, apply_affine, crop_to_picture, five_points
+from deid.images import Pixels
+from deid.photo.align import Window, native_side, place_face
+
+OPAQUE_GREY = 96
+FEATHER = 0.06  # of the FFHQ square's side
+PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a face is replaced: `alpha float32 [h,w]` in [0, 1] over `window` of the picture."""
+
+    window: Window
+    alpha: NDArray[np.float32]
+
+
+def plausible(landmarks: Points, points: Points, size: int) -> bool:
+    """Whether 68 landmarks `[68,2]` agree with five detected points in one crop of side `size`."""
+    if not np.isfinite(landmarks).all():
+        return False
+    miss = np.linalg.norm(five_points(landmarks) - points, axis=-1).mean()
+    return bool(miss < PLAUSIBLE * size)
+
+
+def hull_of_landmarks(landmarks: Points) -> Points:
+    """Convex hull `[M,2]` of 68 landmarks of an upright crop, carried up over the forehead."""
+    brows = landmarks[17:27]
+    forehead = brows.copy()
+    forehead[:, 1] -= 0.8 * (landmarks[30, 1] - brows[:, 1].mean())
+    everything = np.concatenate([landmarks, forehead]).astype(np.float32)
+    return np.asarray(cv2.convexHull(everything)[:, 0])
+
+
+def hull_of_points(points: Points) -> Points:
+    """An ellipse `[M,2]` over a usual face, in picture pixels, from five points `[5,2]`."""
+    angle = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
+    unit = np.stack([0.5 + 0.34 * np.cos(angle), 0.56 + 0.40 * np.sin(angle)], axis=-1)
+    return apply_affine(crop_to_picture(points, 1), unit)
+
+
+def soft_region(hull: Points, shape: tuple[int, ...], feather: float) -> Region:
+    """1 over `hull` `[M,2]`, falling smoothly to 0 within `feather` pixels outside it."""
+    margin = int(np.ceil(feather)) + 2
+    window = _window(hull, shape, margin)
+    outside = 1 - _filled(hull, window)
+    distance = cv2.distanceTransform(outside, cv2.DIST_L2, 5)
+    fall = np.clip(1.0 - distance / max(feather, 1e-3), 0.0, 1.0)
+    return Region(window, np.asarray(fall * fall * (3.0 - 2.0 * fall), dtype=np.float32))
+
+
+def hull_with_box(hull: Points | None, box: Points) -> Points:
+    """Convex hull `[M,2]` of a face's hull, if known, and its box `[4]`, a tenth larger."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    dx, dy = 0.05 * (x1 - x0) + 1, 0.05 * (y1 - y0) + 1
+    corners = np.array(
+        [[x0 - dx, y0 - dy], [x1 + dx, y0 - dy], [x1 + dx, y1 + dy], [x0 - dx, y1 + dy]]
+    )
+    everything = corners if hull is None else np.concatenate([corners, hull])
+    return np.asarray(cv2.convexHull(everything.astype(np.float32))[:, 0])
+
+
+def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
+    """1 over `hull` `[M,2]`, 0 elsewhere."""
+    window = _window(hull, shape, margin=2)
+    return Region(window, _filled(hull, window).astype(np.float32))
+
+
+def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: bool) -> None:
+    """Blend an aligned `crop` into `canvas` in place; `match` brings its colours to the face's."""
+    x0, y0, x1, y1 = region.window
+    old = canvas[y0:y1, x0:x1]
+    new = place_face(crop, points, region.window).astype(np.float32)
+    if match:
+        new = _match_colours(new, old.astype(np.float32), region, native_side(points))
+    alpha = region.alpha[..., None]
+    mixed = np.rint(old * (1.0 - alpha) + new * alpha).clip(0, 255).astype(np.uint8)
+    canvas[y0:y1, x0:x1] = np.where(alpha > 0, mixed, old)
+
+
+def fill(canvas: Pixels, region: Region) -> None:
+    """Make a region of `canvas` one opaque grey, in place."""
+    x0, y0, x1, y1 = region.window
+    canvas[y0:y1, x0:x1][region.alpha > 0] = OPAQUE_GREY
+
+
+def is_filled(canvas: Pixels, region: Region) -> bool:
+    """Whether nothing but the opaque grey is left in a region, which must not be empty."""
+    x0, y0, x1, y1 = region.window
+    inside = canvas[y0:y1, x0:x1][region.alpha > 0]
+    return len(inside) > 0 and bool((inside == OPAQUE_GREY).all())
+
+
+def _match_colours(
+    new: NDArray[np.float32], old: NDArray[np.float32], region: Region, side: float
+) -> NDArray[np.float32]:
+    """Shift and stretch each channel of `new` to the skin just inside the seam, within bounds."""
+    whole = (region.alpha >= 1.0).astype(np.uint8)
+    depth = cv2.distanceTransform(np.pad(whole, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    band = (depth > 0) & (depth <= max(2.0, FEATHER * side))
+    if band.sum() < 16:
+        return new
+    mean_new, mean_old = new[band].mean(axis=0), old[band].mean(axis=0)
+    gain = np.clip((old[band].std(axis=0) + 1) / (new[band].std(axis=0) + 1), 0.85, 1.18)
+    shift = np.clip(mean_old - mean_new, -48, 48)
+    return np.asarray((new - mean_new) * gain + mean_new + shift, dtype=np.float32)
+
+
+def _window(outline: Points, shape: tuple[int, ...], margin: int) -> Window:
+    limit = np.array([shape[1], shape[0]])
+    low = np.clip(np.floor(outline.min(axis=0)).astype(int) - margin, 0, limit)
+    high = np.clip(np.ceil(outline.max(axis=0)).astype(int) + margin, 0, limit)
+    if (high <= low).any():
+        raise ValueError("a face outside its picture")
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _filled(outline: Points, window: Window) -> NDArray[np.uint8]:
+    """1 in every pixel of `window` that a convex outline touches, 0 elsewhere."""
+    x0, y0, x1, y1 = window
+    mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    # OpenCV has pixel centres at integers, and takes sixteenths of a pixel as whole numbers.
+    local = np.rint((np.asarray(outline, np.float64) - [x0 + 0.5, y0 + 0.5]) * 16)
+    cv2.fillConvexPoly(mask, local.astype(np.int32), 1, lineType=cv2.LINE_8, shift=4)
+    return np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8)), dtype=np.uint8)

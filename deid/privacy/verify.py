@@ -1,0 +1,202 @@
+"""The gate: would a recogniser that had no part in making it still know this face?
+
+Each face of an output is compared with its original by judges, recognisers that no method here
+attacks or optimises. One judge above its threshold, or one figure that is not finite, is a
+failure. The same photograph is the hardest comparison there is: pose, light and hair are equal.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deid.alignment import Points
+from deid.errors import DeidError
+from deid.images import Pixels, to_tensor
+from deid.worlds.world import FaceEmbedder, World
+
+FALSE_ACCEPT_RATE = 1e-3
+
+Embed = Callable[[Pixels, Points], NDArray[np.float32]]
+"""Aligned `uint8 [N,S,S,3]` faces and their five points `[N,5,2]` in them → unit `[N,dim]`."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A recogniser and the cosine above which it takes two faces for one person."""
+
+    name: str
+    threshold: float
+    embed: Embed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judges said of one face: a cosine for each, and whether all were below."""
+
+    similarities: Mapping[str, float]
+    safe: bool
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """Judges that must all fail to recognise a face, shown as FFHQ-aligned squares of `side`."""
+
+    judges: tuple[Judge, ...]
+    side: int
+
+    @property
+    def description(self) -> dict[str, float]:
+        """Names and thresholds, for the records."""
+        return {judge.name: judge.threshold for judge in self.judges}
+
+    def compare(self, original: Pixels, output: Pixels, points: Points) -> Verdict:
+        """Judge one face: `uint8 [side,side,3]` before and after, five points `[5,2]`."""
+        pair, both = np.stack([original, output]), np.stack([points, points])
+        similarities = {}
+        for judge in self.judges:
+            before, after = judge.embed(pair, both)
+            similarities[judge.name] = float(before @ after)
+        safe = bool(self.judges) and all(
+            np.isfinite(similarities[judge.name]) and similarities[judge.name] < judge.threshold
+            for judge in self.judges
+        )
+        return Verdict(similarities, safe)
+
+
+def threshold_at(similarities: NDArray[Any], rate: float = FALSE_ACCEPT_RATE) -> float:
+    """The cosine that a share `rate` of impostor pairs `[M]` exceeds."""
+    return float(np.quantile(similarities, 1.0 - rate))
+
+
+def impostor_similarities(
+    embeddings: NDArray[Any], identities: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Cosines `[M]` of all pairs of different persons among unit `embeddings` `[N,dim]`."""
+    rows, columns = np.triu_indices(len(embeddings), k=1)
+    others = identities[rows] != identities[columns]
+    cosines = embeddings @ embeddings.T
+    return np.asarray(cosines[rows[others], columns[others]], dtype=np.float32)
+
+
+def world_verifier(world: World) -> Verifier:
+    """Judges from the world's held-out recognisers, at a false accept rate of 1e-3.
+
+    Thresholds come from pairs of different people among faces that no training has seen.
+    """
+    faces = world.test_faces(100, 2, 0)
+    judges = []
+    for name, network in world.held_out.items():
+        embed = _world_embed(network)
+        empty = np.zeros((len(faces.pixels), 5, 2), np.float32)
+        embedded = embed(faces.pixels, empty)
+        threshold = threshold_at(impostor_similarities(embedded, faces.identities))
+        judges.append(Judge(f"{world.name}/{name}", round(threshold, 4), embed))
+    return Verifier(tuple(judges), world.resolution)
+
+
+def _world_embed(network: FaceEmbedder) -> Embed:
+    def embed(faces: Pixels, points: Points) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            parts = [network(to_tensor(faces[i : i + 50])) for i in range(0, len(faces), 50)]
+        return torch.cat(parts).float().cpu().numpy()
+
+    return embed
+
+
+@dataclass(frozen=True)
+class _Convention:
+    """How a family of recognisers wants its input: `(RGB - mean) / std`, on 0 to 255.
+
+    The thresholds are stricter than a false accept rate of 1e-3, which is 0.53 for foamliu's
+    MobileFaceNet on 200 synthetic portraits (1e-2: 0.39).
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    threshold: float
+
+
+_CONVENTIONS = {
+    # Torchvision's ImageNet statistics.
+    "foamliu": _Convention((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 0.35),
+    "arcface": _Convention((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), 0.30),
+}
+
+# Where recognisers of the ArcFace family expect the five points in their 112-pixel input
+# (InsightFace, `face_align`).
+_TEMPLATE = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
+
+
+def build_verifier(specs: Sequence[str], world: World) -> Verifier:
+    """Judges from `foamliu=FILE` or `arcface=FILE` (112-pixel ONNX), else the world's own."""
+    if not specs:
+        return world_verifier(world)
+    return Verifier(tuple(_file_judge(spec) for spec in specs), side=256)
+
+
+def _file_judge(spec: str) -> Judge:
+    kind, _, file = spec.partition("=")
+    if kind not in _CONVENTIONS or not file:
+        raise DeidError(f"recogniser {spec!r}: unknown; write foamliu=FILE or arcface=FILE")
+    path = Path(file)
+    if not path.is_file():
+        raise DeidError(f"{path}: no such recogniser file; give the path of a .onnx file")
+    convention = _CONVENTIONS[kind]
+    try:
+        embed = _onnx_embed(path, convention)
+        size = embed(np.zeros((1, 112, 112, 3), np.uint8), _TEMPLATE[None]).shape
+        if len(size) != 2:
+            raise ValueError("it gives no vector for each face")
+    except Exception as error:
+        reason = str(error).split("\n")[0][:160]
+        raise DeidError(f"{path}: not a {kind} recogniser ({reason}); get it again") from None
+    return Judge(f"{kind}:{path.stem}", convention.threshold, embed)
+
+
+def _onnx_embed(path: Path, convention: _Convention) -> Embed:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    source = session.get_inputs()[0].name
+
+    def embed(faces: Pixels, points: Points) -> NDArray[np.float32]:
+        aligned = np.stack([_to_template(f, p) for f, p in zip(faces, points, strict=True)])
+        batch = (aligned - np.array(convention.mean)) / np.array(convention.std)
+        batch = batch.transpose(0, 3, 1, 2).astype(np.float32)
+        vectors = np.concatenate([session.run(None, {source: row[None]})[0] for row in batch])
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+    return embed
+
+
+def _to_template(face: Pixels, points: Points) -> Pixels:
+    """`uint8 [112,112,3]`, the five points brought as near to the template as turning can."""
+    import cv2
+
+    source = np.asarray(points, np.float64) - 0.5  # OpenCV has pixel centres at integers
+    affine = _similarity(source, _TEMPLATE)
+    return np.asarray(cv2.warpAffine(face, affine, (112, 112), flags=cv2.INTER_AREA), np.uint8)
+
+
+def _similarity(source: NDArray[Any], target: NDArray[Any]) -> NDArray[np.float64]:
+    """The `[2,3]` similarity that brings points `[K,2]` nearest to others, as complex a·z + b."""
+    z, u = source @ np.array([1, 1j]), target @ np.array([1, 1j])
+    centred = z - z.mean()
+    a = np.vdot(centred, u - u.mean()) / np.vdot(centred, centred)
+    b = u.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])

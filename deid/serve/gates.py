@@ -1,0 +1,105 @@
+"""When a challenger may become champion: limits on figures of `reports/metrics.json`.
+
+Pure functions. A figure that is missing or not a number fails; it never passes by default.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deid.errors import DeidError
+from deid.params import Gates
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A gated figure: where it stands in the metrics, and which way is better."""
+
+    gate: str  # field of `Gates`
+    key: str  # dotted key of metrics.json
+    higher_is_better: bool = False
+
+    def loss(self, value: float, than: float) -> float:
+        """How much worse `value` is; negative when it is better."""
+        return than - value if self.higher_is_better else value - than
+
+
+FIGURES = (
+    Figure("max_id_similarity", "table1.adversarial.id_similarity"),
+    Figure("min_detect_rate", "table1.adversarial.detect_rate", higher_is_better=True),
+    Figure("max_source_id_loss", "table2.swap.source_id_loss"),
+)
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    """`metrics.json` as dotted keys; of `{mean, std}` the mean is at the key itself.
+
+    Errors: `DeidError` for a missing or unreadable file or a missing gated figure.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DeidError(f"{path}: no such file; run `dvc repro evaluate` first") from None
+    except (ValueError, OSError) as error:
+        raise DeidError(
+            f"{path}: not readable as JSON ({error}); run `dvc repro -f evaluate`"
+        ) from None
+    flat = _numbers(content)
+    for figure in FIGURES:
+        if figure.key not in flat:
+            raise DeidError(f"{path}: {figure.key} is missing; run `dvc repro -f evaluate`")
+    return flat
+
+
+def gated(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Only the figures that gates look at."""
+    return {figure.key: metrics[figure.key] for figure in FIGURES}
+
+
+def failed_gates(
+    gates: Gates, challenger: Mapping[str, float], champion: Mapping[str, float] | None
+) -> list[str]:
+    """One sentence for each gate that `challenger` fails; empty when it may be promoted."""
+    failures = []
+    for figure in FIGURES:
+        value = challenger.get(figure.key, math.nan)
+        limit = float(getattr(gates, figure.gate))
+        if not figure.loss(value, limit) <= 0.0:  # so that NaN fails
+            sign = "≥" if figure.higher_is_better else "≤"
+            failures.append(f"{figure.gate}: {figure.key} is {value:.4g}, must be {sign} {limit:g}")
+        if champion is None:
+            continue
+        reference = champion.get(figure.key, math.nan)
+        if not figure.loss(value, reference) <= gates.max_regression:
+            failures.append(
+                f"max_regression: {figure.key} is {value:.4g}, the champion's is {reference:.4g}, "
+                f"more than {gates.max_regression:g} worse"
+            )
+    return failures
+
+
+def metrics_table(
+    gates: Gates, challenger: Mapping[str, float], champion: Mapping[str, float] | None
+) -> str:
+    """The gated figures as a Markdown table."""
+    rows = ["| figure | challenger | champion | limit |", "|---|---|---|---|"]
+    for figure in FIGURES:
+        sign = "≥" if figure.higher_is_better else "≤"
+        reference = "–" if champion is None else f"{champion.get(figure.key, math.nan):.4g}"
+        limit = f"{sign} {getattr(gates, figure.gate):g}"
+        value = f"{challenger.get(figure.key, math.nan):.4g}"
+        rows.append(f"| {figure.key} | {value} | {reference} | {limit} |")
+    return "\n".join(rows)
+
+
+def _numbers(node: object, prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            name = prefix if key == "mean" and prefix else f"{prefix}.{key}".lstrip(".")
+            flat |= _numbers(value, name)
+    elif isinstance(node, int | float) and not isinstance(node, bool):
+        flat[prefix] = float(node)
+    return flat

@@ -1,0 +1,50 @@
+"""A bundle as an MLflow model ("models from code": `model.py` is the model's code)."""
+
+import logging
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+from deid.tracking import mlflow_client
+
+
+def save_pyfunc(bundle: Path, out: Path) -> None:
+    """Write an MLflow model directory `out` that serves the bundle in the folder `bundle`.
+
+    `image` in and out is the encoded file: bytes in Python, base64 through REST. Requirements are
+    given, not inferred: inferring imports everything once more in another process.
+    """
+    mlflow_client()  # telemetry off before mlflow is imported
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec("binary", "image"),
+        ColSpec("long", "faces"),
+        ColSpec("string", "verdict"),
+    ]
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("binary", "image")]),
+        outputs=Schema(outputs),
+        params=ParamSchema(
+            [
+                ParamSpec("method", "string", "swap"),
+                ParamSpec("seed", "long", 0),
+                ParamSpec("allow_no_face", "boolean", False),
+            ]
+        ),
+    )
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # "no version of pip"
+    with warnings.catch_warnings():
+        # An example would run the whole model here; the signature is given, tests serve it.
+        warnings.filterwarnings(
+            "ignore", message=".*(input example|Add type hints)", module="mlflow"
+        )
+        mlflow.pyfunc.save_model(
+            path=out,
+            python_model=str(Path(__file__).with_name("model.py")),
+            artifacts={"bundle": str(bundle)},
+            signature=signature,
+            pip_requirements=[f"deid=={version('deid')}", f"mlflow=={version('mlflow')}"],
+        )

@@ -1,0 +1,38 @@
+"""Checkpoints of a training: everything a killed run needs to end with the same bytes."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from deid.errors import DeidError
+
+FILE = "checkpoint.pt"
+
+
+def save_checkpoint(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None:
+    """Write `state` (modules, optimisers, plain values); a kill leaves the one before whole."""
+    temporary = folder / f".{FILE}.tmp"
+    fabric.save(temporary, state)
+    temporary.replace(folder / FILE)
+
+
+def load_checkpoint(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None:
+    """Restore modules, optimisers and values of `state` in place; nothing where none was saved.
+
+    Read without executing anything (`weights_only`). `DeidError` where it is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return
+    try:
+        fabric.load(path, state, weights_only=True)
+    except Exception as error:  # torch raises many kinds here
+        reason = str(error).splitlines()[0]
+        raise DeidError(f"{path}: damaged ({reason}); delete {folder} and run again") from None
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """A finished stage keeps its weights only."""
+    for name in (FILE, f".{FILE}.tmp"):
+        (folder / name).unlink(missing_ok=True)

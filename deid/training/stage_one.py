@@ -1,0 +1,199 @@
+"""Stage one (section 3.1): disentangle identity from expression, equations (1)–(8).
+
+Cross-face and same-face steps alternate. A step makes two separate updates: the non-adversarial
+losses train En_expr and M through the generator; then D_W learns to tell the generator's own w from
+M's, and M alone learns to pass, with optimisers of their own.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deid.images import to_tensor
+from deid.latents.shards import LatentDataset
+from deid.losses import (
+    discriminator_loss,
+    identity_loss,
+    landmark_loss,
+    mapping_adversarial_loss,
+    non_adversarial_loss,
+    r1_penalty,
+    reconstruction_loss,
+)
+from deid.model import Deidentifier
+from deid.nets.mappers import LatentDiscriminator
+from deid.params import StageOneParams, WorldParams
+from deid.seeds import seed_of
+from deid.staging import resumable_directory
+from deid.training.checkpoint import remove_checkpoint
+from deid.training.figures import stage_one_figures
+from deid.training.loop import (
+    Losses,
+    batch_rows,
+    move_world,
+    rate_factor,
+    require_same_world,
+    rounded,
+    seeded,
+    set_rate,
+    start_fabric,
+    train,
+)
+from deid.training.sheets import draw_curves, stage_one_sheet
+from deid.worlds import load_world
+from deid.worlds.world import World
+
+BETAS = (0.5, 0.99)
+
+
+def train_stage_one(
+    params: StageOneParams, world_params: WorldParams, latents: Path, out: Path
+) -> None:
+    """Train on the pairs in `latents`; write model, curves and a sheet of samples to `out`.
+
+    A killed run goes on from its last checkpoint when called again, to the same bytes.
+    """
+    from deid.tracking import tracked_run
+
+    world = load_world(world_params)
+    stage = StageOne(params, world, latents)
+    with resumable_directory(out, stage.recipe()) as working:
+        with tracked_run("stage_one", params.model_dump(mode="json"), resume=working) as tracker:
+            train(stage, working, tracker)
+            figures = rounded(stage_one_figures(stage.model))
+            tracker.metrics(params.steps, **figures)
+            stage.model.save_stage_one(working, stage.about(figures))
+            draw_curves(working / "losses.png", working / "losses.csv", "Stage one")
+            stage_one_sheet(stage.model, working / "sheet.png")
+            for name in ("losses.png", "sheet.png", "model.json"):
+                tracker.artifact(working / name)
+        remove_checkpoint(working)
+
+
+class StageOne:
+    """En_expr, M and D_W in training."""
+
+    name = "stage one"
+
+    def __init__(self, params: StageOneParams, world: World, latents: Path) -> None:
+        self.params, self.world = params, world
+        self.pairs = LatentDataset(latents)
+        require_same_world(self.pairs, world, latents)
+        self.fabric = start_fabric(params.threads, params.precision)
+        move_world(world, self.fabric.device)
+        w_dim = world.generator.w_dim
+        with seeded(seed_of("stage one/initial weights", 0, params.seed)):
+            model = Deidentifier(world, params.mapping_widths, self.pairs.w_mean, self.pairs.w_std)
+            discriminator = LatentDiscriminator(w_dim, params.discriminator_widths)
+        self.model = model.to(self.fabric.device).to(memory_format=torch.channels_last)
+        self.discriminator = discriminator.to(self.fabric.device)
+        self._make_optimisers()
+
+    def _make_optimisers(self) -> None:
+        mapping = self.model.mapping.parameters()
+        both = itertools.chain(self.model.expression_encoder.parameters(), mapping)
+        adam, setup = torch.optim.Adam, self.fabric.setup_optimizers
+        self.optimiser: Any = setup(adam(both, betas=(0.9, 0.99)))
+        self.adversarial_optimiser: Any = setup(adam(self.model.mapping.parameters(), betas=BETAS))
+        self.discriminator_optimiser: Any = setup(
+            adam(self.discriminator.parameters(), betas=BETAS)
+        )
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that shapes the result."""
+        return {
+            "params": self.params.model_dump(mode="json"),
+            "world": self.world.weights_sha256,
+            "pairs": self.pairs.index.model_dump(mode="json"),
+        }
+
+    def about(self, figures: Losses) -> dict[str, Any]:
+        """What `model.json` says."""
+        config = {"mapping_widths": list(self.params.mapping_widths)}
+        return {"config": config, "figures": figures, **self.recipe()}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "discriminator": self.discriminator,
+            "optimiser": self.optimiser,
+            "adversarial_optimiser": self.adversarial_optimiser,
+            "discriminator_optimiser": self.discriminator_optimiser,
+        }
+
+    def step(self, index: int) -> Losses:
+        """Both updates on batch `index`."""
+        self._set_rates(index)
+        same = index % self.params.same_face_every == 0
+        identity_faces, attribute_faces, real = self._batch(index, same)
+        losses, code = self._non_adversarial_update(identity_faces, attribute_faces, same)
+        losses |= self._discriminator_update(real, code, index)
+        losses |= self._adversarial_update(code)
+        return losses
+
+    def _batch(self, index: int, same: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """I_id, I_expr `[N,3,R,R]` and standardised w of other pairs `[N,w_dim]`."""
+        params, device = self.params, self.fabric.device
+        shape = (3, params.batch_size)
+        rows = batch_rows("stage one/batch", index, params.seed, len(self.pairs), shape)
+        faces = to_tensor(self.pairs.images(rows[0])).to(device)
+        others = faces if same else to_tensor(self.pairs.images(rows[1])).to(device)
+        w = torch.from_numpy(self.pairs.w(rows[2])).to(device)
+        return faces, others, self.model.standardise(w)
+
+    def _non_adversarial_update(
+        self, identity_faces: Tensor, attribute_faces: Tensor, same: bool
+    ) -> tuple[Losses, Tensor]:
+        """One step of equation (4) for En_expr and M; also returns z, detached."""
+        params, world, model = self.params, self.world, self.model
+        size = attribute_faces.shape[-1]
+        with self.fabric.autocast():
+            code = model.code(identity_faces, attribute_faces)
+            output = model.synthesise(model.unstandardise(model.mapping(code))).float()
+            points, output_points = world.landmarks(attribute_faces), world.landmarks(output)
+            output_identity = world.identity(output)
+        dim = world.identity.dim
+        identity = identity_loss(code[:, :dim].detach() / dim**0.5, output_identity)
+        landmark = landmark_loss(points, output_points, size)
+        reconstruct = reconstruction_loss(attribute_faces, output, params.alpha, same)
+        weights = (params.lambda_id, params.lambda_landmark, params.lambda_reconstruct)
+        total = non_adversarial_loss((identity, landmark, reconstruct), weights)
+        self._update(self.optimiser, total)
+        losses = {"total": total, "identity": identity, "landmark": landmark}
+        losses |= {"reconstruct": reconstruct} if same else {}
+        return {name: loss.item() for name, loss in losses.items()}, code.detach()
+
+    def _discriminator_update(self, real: Tensor, code: Tensor, index: int) -> Losses:
+        """One step of equation (2) for D_W; R1 is lazy: rare, and as much stronger."""
+        params = self.params
+        with torch.no_grad():
+            mapped = self.model.mapping(code)
+        loss = discriminator_loss(self.discriminator(real), self.discriminator(mapped))
+        losses = {"discriminator": loss.item()}
+        if index % params.r1_every == 0:
+            penalty = r1_penalty(self.discriminator, real)
+            loss = loss + params.r1_gamma * params.r1_every * penalty
+            losses["r1"] = penalty.item()
+        self._update(self.discriminator_optimiser, loss)
+        return losses
+
+    def _adversarial_update(self, code: Tensor) -> Losses:
+        """One step of equation (3) for M."""
+        loss = mapping_adversarial_loss(self.discriminator(self.model.mapping(code)))
+        self._update(self.adversarial_optimiser, loss)
+        return {"adversarial": loss.item()}
+
+    def _update(self, optimiser: Any, loss: Tensor) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        optimiser.step()
+
+    def _set_rates(self, index: int) -> None:
+        params = self.params
+        factor = rate_factor(index, params.steps)
+        set_rate(self.optimiser, params.learning_rate * factor)
+        set_rate(self.adversarial_optimiser, params.learning_rate_adversarial * factor)
+        set_rate(self.discriminator_optimiser, params.learning_rate_discriminator * factor)

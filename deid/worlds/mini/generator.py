@@ -1,0 +1,28 @@
+"""The mini world's generator: a small StyleGAN2 whose z are the renderer's parameters."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from deid.nets.stylegan2 import MappingNetwork, StyleGAN2
+from deid.worlds.mini.parameters import PARAMETERS
+
+RESOLUTION = 64
+W_DIM = 192
+CHANNELS = {4: 160, 8: 160, 16: 128, 32: 64, 64: 32}
+
+
+def mini_generator() -> StyleGAN2:
+    """Untrained. The mapping keeps z's length (a parameter's size means something) and learns at
+    the full rate, because a picture, not a discriminator, teaches it.
+    """
+    widths = [PARAMETERS, 512, 512, W_DIM]
+    mapping = MappingNetwork(widths, rate=1.0, normalise=False, skip=True)
+    return StyleGAN2(RESOLUTION, CHANNELS, mapping, z_dim=PARAMETERS, w_dim=W_DIM)
+
+
+def load_generator(weights: Path) -> StyleGAN2:
+    """The trained generator in `weights` (safetensors, any float type), frozen, float32."""
+    net = mini_generator()
+    net.load_state_dict(load_file(weights))
+    return net.float().eval().requires_grad_(False)

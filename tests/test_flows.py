@@ -1,0 +1,456 @@
+"""Flows: nothing is lost or doubled in a batch, gates rule a retraining, a real server runs both."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+import deid.worlds
+from deid.errors import DeidError
+from deid.params import AnonymizeParams
+from deid.photo.run import RunSettings, Workshop, build_workshop
+from deid.serve import registry
+from deid.serve.registry import RegisterParams
+from deid.storage import LocalStorage, S3Storage, Storage, is_safe, open_storage, overlap
+from flows.batch import PARTS, merge, plan, run_shard
+from tests.test_serve import picture
+from tests.toy import toy_world
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY, SECRET = "test-key", "test-secret"
+
+Locations = Callable[[str], str]
+"""Name of a place → its location, fresh for each test."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.5)
+
+
+@contextmanager
+def service(command: list[str], log: Path, **options: Any) -> Iterator[None]:
+    """A process of our own for as long as the block runs."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """rclone's S3 server, which checks signatures; yields the folder that it serves."""
+    folder, port = tmp_path_factory.mktemp("s3"), free_port()
+    rclone = Path(sys.executable).with_name("rclone")
+    command = [str(rclone), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
+    settings = {
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    log = tmp_path_factory.mktemp("log") / "rclone.log"
+    with (
+        service([*command, "--auth-key", f"{KEY},{SECRET}"], log),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        wait_until(lambda: answers(port), 30, "rclone listens")
+        yield folder
+
+
+@pytest.fixture(params=["folder", "s3"])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Locations:
+    if request.param == "folder":
+        return lambda name: str(tmp_path / name)
+    served: Path = request.getfixturevalue("s3")
+    bucket = served / tmp_path.name
+    bucket.mkdir()
+    return lambda name: f"s3://{bucket.name}/deep/{name}"
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Workshop:
+    return build_workshop(
+        RunSettings(method="mask", anonymize=AnonymizeParams()), toy_world(), None
+    )
+
+
+def test_what_is_written_is_listed_and_read_until_deleted(places: Locations) -> None:
+    storage = open_storage(places("a"))
+    assert storage.list() == {}
+    written = {name: storage.write(name, name.encode()) for name in ("z.png", "b/ä ö.png", "b/c")}
+    assert storage.list() == dict(sorted(written.items()))
+    assert set(storage.list("b/")) == {"b/ä ö.png", "b/c"}
+    assert storage.read("b/ä ö.png") == "b/ä ö.png".encode()
+    assert storage.write("b/c", b"other") != written["b/c"]
+    storage.delete("b/c")
+    storage.delete("b/c")
+    assert set(storage.list()) == {"z.png", "b/ä ö.png"}
+    assert open_storage(places("other")).list() == {}
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../x", "a//b", ".", "", "a/./b"])
+def test_no_name_leads_out_of_its_folder(name: str, tmp_path: Path) -> None:
+    assert not is_safe(name)
+    with pytest.raises(DeidError, match="not a plain name"):
+        LocalStorage(tmp_path / "in").write(name, b"")
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_bucket_that_is_missing_or_forbidden_is_a_clear_error(
+    s3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DeidError, match="s3://no-such-bucket/"):
+        S3Storage("no-such-bucket", "").list()
+    (s3 / "closed").mkdir()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(DeidError, match="s3://closed/"):
+        S3Storage("closed", "").list()
+    with pytest.raises(DeidError, match="no bucket"):
+        open_storage("s3:///x")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ("in", "out", False),
+        ("in", "in/out", True),
+        ("s3://b/in", "s3://b/in", True),
+        ("s3://b/in", "s3://b/in2", False),
+        ("s3://b", "s3://b/out", True),
+        ("s3://b/in", "in", False),
+    ],
+)
+def test_a_destination_inside_the_originals_is_seen(a: str, b: str, expected: bool) -> None:
+    assert overlap(a, b) is expected
+    assert overlap(b, a) is expected
+
+
+def lines_of(storage: Storage) -> dict[str, dict[str, Any]]:
+    text = storage.read("manifest.jsonl").decode().splitlines()
+    lines = [json.loads(line) for line in text]
+    assert len({line["file"] for line in lines}) == len(lines)
+    return {line["file"]: line for line in lines}
+
+
+def run_batch(source: Storage, destination: Storage, shop: Workshop, size: int = 2) -> int:
+    """A whole batch without Prefect; returns how many inputs were not done before."""
+    todo, _ = plan(source, destination, shop.fingerprint)
+    for start in range(0, len(todo), size):
+        run_shard(source, destination, todo[start : start + size], shop)
+    merge(destination)
+    return len(todo)
+
+
+def test_every_input_ends_in_exactly_one_state(places: Locations, workshop: Workshop) -> None:
+    source, destination = open_storage(places("in")), open_storage(places("out"))
+    originals = {"a.png": picture(1), "b/a.png": picture(2), "b/c.png": picture(3)}
+    others = {"broken.jpg": b"junk", "notes.txt": b"text"}
+    for name, data in (originals | others).items():
+        source.write(name, data)
+    assert run_batch(source, destination, workshop) == 5
+    lines = lines_of(destination)
+    states = {name: line["status"] for name, line in lines.items()}
+    assert states == dict.fromkeys(originals, "written") | {
+        "broken.jpg": "quarantined",
+        "notes.txt": "skipped",
+    }
+    assert set(destination.list()) == {*originals, "manifest.jsonl"}
+    assert all(destination.read(name) != data for name, data in originals.items())
+    assert {name: source.read(name) for name in source.list()} == originals | others
+
+
+def test_shard_size_changes_no_byte(places: Locations, workshop: Workshop) -> None:
+    source = open_storage(places("in"))
+    for n in range(5):
+        source.write(f"{n}.png", picture(n))
+    one, other = open_storage(places("one")), open_storage(places("other"))
+    run_batch(source, one, workshop, size=5)
+    run_batch(source, other, workshop, size=2)
+    assert one.list() == other.list()
+    assert one.read("manifest.jsonl") == other.read("manifest.jsonl")
+
+
+def test_a_second_batch_does_only_what_changed(places: Locations, workshop: Workshop) -> None:
+    source, destination = open_storage(places("in")), open_storage(places("out"))
+    for n in range(3):
+        source.write(f"{n}.png", picture(n))
+    run_batch(source, destination, workshop)
+    before = destination.list()
+    assert run_batch(source, destination, workshop) == 0
+    assert destination.list() == before
+    source.write("1.png", picture(9))
+    source.write("3.png", picture(3))
+    destination.delete("2.png")
+    assert run_batch(source, destination, workshop) == 3
+    after = destination.list()
+    assert after["0.png"] == before["0.png"]
+    assert after["1.png"] != before["1.png"]
+    assert after["2.png"] == before["2.png"]
+
+
+def test_a_batch_killed_between_shards_goes_on(places: Locations, workshop: Workshop) -> None:
+    source, destination = open_storage(places("in")), open_storage(places("out"))
+    for n in range(4):
+        source.write(f"{n}.png", picture(n))
+    todo, _ = plan(source, destination, workshop.fingerprint)
+    run_shard(source, destination, todo[:2], workshop)
+    (part,) = destination.list(PARTS)
+    # As if killed after the outputs of the second shard, before its record.
+    run_shard(source, destination, todo[2:], workshop)
+    (later,) = set(destination.list(PARTS)) - {part}
+    destination.delete(later)
+    assert run_batch(source, destination, workshop) == 2
+    whole = open_storage(places("whole"))
+    run_batch(source, whole, workshop)
+    assert destination.list() == whole.list()
+
+
+def test_an_output_does_not_outlive_its_original(places: Locations, workshop: Workshop) -> None:
+    source, destination = open_storage(places("in")), open_storage(places("out"))
+    source.write("a.png", picture(1))
+    run_batch(source, destination, workshop)
+    source.write("a.png", b"junk")
+    run_batch(source, destination, workshop)
+    assert lines_of(destination)["a.png"]["status"] == "quarantined"
+    assert set(destination.list()) == {"manifest.jsonl"}
+
+
+def test_another_file_at_the_destination_is_not_overwritten(
+    places: Locations, workshop: Workshop
+) -> None:
+    source, destination = open_storage(places("in")), open_storage(places("out"))
+    source.write("a.png", picture(1))
+    destination.write("a.png", b"somebody's")
+    run_batch(source, destination, workshop)
+    assert destination.read("a.png") == b"somebody's"
+    assert "another file" in lines_of(destination)["a.png"]["reason"]
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    """Prefect's own throw-away server, in this process's reach only."""
+    import flows  # noqa: F401  (its settings, before Prefect is imported)
+
+    prefect = pytest.importorskip("prefect.testing.utilities")
+    with prefect.prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+def test_a_shard_that_fails_leaves_the_others_alone(
+    prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import deidentify as module
+
+    make_project(tmp_path, monkeypatch)
+    monkeypatch.setattr(deid.worlds, "load_world", lambda _: toy_world(), raising=False)
+    source, destination = LocalStorage(tmp_path / "in"), LocalStorage(tmp_path / "out")
+    for n in range(4):
+        source.write(f"{n}.png", picture(n))
+    read, broken = LocalStorage.read, ["2.png"]
+
+    def faulty(self: LocalStorage, name: str) -> bytes:
+        if name in broken and self.root.name == "in":
+            raise OSError(5, "Input/output error")
+        return read(self, name)
+
+    monkeypatch.setattr(LocalStorage, "read", faulty)
+    once = module.deidentify_shard.with_options(retries=0)
+    monkeypatch.setattr(module, "deidentify_shard", once)
+    arguments = {"method": "mask", "shard_size": 1}
+    with pytest.raises(DeidError, match=r"1 of 4 shards failed.*Input/output error"):
+        module.deidentify("in", "out", **arguments)
+    assert set(lines_of(destination)) == {"0.png", "1.png", "3.png"}
+    broken.clear()
+    assert module.deidentify("in", "out", **arguments) == {"written": 1, "done": 3}
+    assert set(lines_of(destination)) == {f"{n}.png" for n in range(4)}
+    with pytest.raises(DeidError, match="overlaps the originals"):
+        module.deidentify("in", "in/out", **arguments)
+
+
+STAGE = '''
+"""A pipeline in two small stages: networks that hold one number, and figures from a file."""
+import json, sys
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import save_file
+from deid.params import load_params
+from deid.serve.bundle import local_bundle
+from deid.serve.registry import register
+
+value, similarity = map(float, Path("value.txt").read_text().split())
+params = load_params()
+if sys.argv[1] == "evaluate":
+    for name in ("stage_one", "stage_two"):
+        Path("data", name).mkdir(parents=True, exist_ok=True)
+        save_file({"w": np.full(4, value, np.float32)}, f"data/{name}/net.safetensors")
+    Path("reports").mkdir(exist_ok=True)
+    swap = {"source_id_loss": {"mean": 0.05, "std": 0}}
+    ours = {"id_similarity": {"mean": similarity, "std": 0}, "detect_rate": {"mean": 1, "std": 0}}
+    content = {"table1": {"adversarial": ours}, "table2": {"swap": swap}}
+    Path("reports/metrics.json").write_text(json.dumps(content))
+else:
+    out = Path("data/registered.json")
+    register(params.register_, local_bundle(params), Path("reports/metrics.json"), out)
+'''
+
+PIPELINE = {
+    "stages": {
+        "evaluate": {
+            "cmd": "python stage.py evaluate",
+            "deps": ["value.txt"],
+            "outs": [
+                "data/stage_one",
+                "data/stage_two",
+                {"reports/metrics.json": {"cache": False}},
+            ],
+        },
+        "register": {
+            "cmd": "python stage.py register",
+            "deps": ["data/stage_one", "data/stage_two", "reports/metrics.json"],
+            "outs": [{"data/registered.json": {"cache": False}}],
+        },
+    }
+}
+
+
+def make_project(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str = "1 0.2") -> None:
+    """A project with the real flows, registry and DVC, and networks that take no time to train."""
+    weights = ROOT / "data/mini/weights"
+    if not weights.is_dir():  # a checkout before `make pretrain`
+        weights = folder / "weights"
+        weights.mkdir()
+        shutil.copyfile(ROOT / "params.yaml", weights / "net.safetensors")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["world"]["weights"] = str(weights)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "stage.py").write_text(STAGE)
+    (folder / "value.txt").write_text(value)
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
+    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run("dvc", "init", "--no-scm", "--quiet")
+    for name in ("core.analytics", "core.check_update"):
+        run("dvc", "config", name, "false")
+
+
+def run(*command: str, environment: Mapping[str, str] | None = None) -> str:
+    """`python -m COMMAND` in the current directory."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_retraining_promotes_what_passes_and_says_why_it_does_not(
+    prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.retrain import retrain
+
+    make_project(tmp_path, monkeypatch)
+    assert "version 1 is champion; nothing to promote" in retrain()
+    (tmp_path / "value.txt").write_text("2 0.22")
+    assert "version 2 is champion; version 1 is previous" in retrain()
+    (tmp_path / "value.txt").write_text("3 0.9")
+    with pytest.raises(DeidError, match=r"version 3 stays challenger: max_id_similarity: .* 0\.9"):
+        retrain()
+    assert registry.champion_version(RegisterParams().model) == 2
+    (tmp_path / "value.txt").write_text("nonsense")
+    with pytest.raises(DeidError, match="dvc repro evaluate: exit code"):
+        retrain.with_options()()
+    assert registry.champion_version(RegisterParams().model) == 2
+
+
+@contextmanager
+def prefect_with_worker(home: Path) -> Iterator[httpx.Client]:
+    """A real server and a process worker on loopback, with a home of their own."""
+    port = free_port()
+    environment = os.environ | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_PREFETCH_SECONDS": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    home.mkdir()
+    prefect = [sys.executable, "-m", "prefect"]
+    server = [*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    worker = [*prefect, "worker", "start", "--pool", "deid"]
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/", timeout=30)
+
+    def healthy() -> bool:
+        return answers(port) and client.get("health").status_code == 200
+
+    with client, service(server, home / "server.log", env=environment):
+        wait_until(healthy, 150, "Prefect's server answers")
+        run("prefect", "work-pool", "create", "deid", "--type", "process", environment=environment)
+        run("prefect", "--no-prompt", "deploy", "--all", environment=environment)
+        with service(worker, home / "worker.log", env=environment):
+            yield client
+
+
+def test_a_server_runs_both_deployments_on_their_schedules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, home = tmp_path / "project", tmp_path / "home"
+    project.mkdir()
+    make_project(project, monkeypatch)
+    LocalStorage(project / "data/inbox").write("one.png", picture())
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    for deployment in deployments["deployments"]:
+        assert [set(s) for s in deployment["schedules"]] == [{"cron", "timezone"}]
+        deployment["schedules"] = [{"interval": 15}]
+    deployments["deployments"][1]["parameters"] |= {"method": "mask", "allow_no_face": True}
+    (project / "prefect.yaml").write_text(yaml.safe_dump(deployments))
+    with prefect_with_worker(home) as client:
+        wanted = {"retrain": "nightly", "deidentify": "hourly"}
+
+        def finished(flow: str) -> list[dict[str, Any]]:
+            body = {"flows": {"name": {"any_": [flow]}}}
+            runs = client.post("flow_runs/filter", json=body).json()
+            ended = [r for r in runs if r["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]
+            assert all(r["auto_scheduled"] and r["deployment_id"] for r in runs)
+            states = [(r["state_name"], r["state"]["message"]) for r in ended]
+            assert all(name == "Completed" for name, _ in states), states
+            return ended
+
+        wait_until(lambda: all(map(finished, wanted)), 200, f"a run of each finishes; {home}")
+    assert registry.champion_version(RegisterParams().model) == 1
+    assert (project / "out/inbox/one.png").read_bytes() != picture()

@@ -1,0 +1,698 @@
+"""A photo in, a safe photo out: what must hold whatever goes wrong on the way."""
+
+import errno
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from torch import Tensor
+
+from deid.alignment import apply_affine, crop_to_picture, invert_affine
+from deid.anonymize.pixelate import Pixelate
+from deid.errors import DeidError
+from deid.images import Pixels
+from deid.photo import picture as picture_module
+from deid.photo import run as run_module
+from deid.photo.align import crop_face, place_face
+from deid.photo.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
+from deid.photo.detect import (
+    SCRFD_THRESHOLD,
+    ScrfdDetector,
+    YunetDetector,
+    build_detector,
+    unite,
+)
+from deid.photo.paste import OPAQUE_GREY, hard_region, hull_of_points, hull_with_box, soft_region
+from deid.photo.picture import Tools, deidentify_picture
+from deid.photo.run import RunSettings, Summary, Workshop, build_workshop, deidentify_path
+from deid.privacy.verify import (
+    Judge,
+    Verifier,
+    build_verifier,
+    impostor_similarities,
+    threshold_at,
+)
+from deid.worlds.world import Faces
+from tests.toy import toy_world
+
+FIVE = np.array([[0.375, 0.47], [0.625, 0.47], [0.5, 0.62], [0.4, 0.75], [0.6, 0.75]])
+
+
+def face_at(x: float, y: float, side: float) -> tuple[np.ndarray, np.ndarray]:
+    """Box and five points of a face whose FFHQ square starts at x, y."""
+    points = np.array([x, y]) + FIVE * side
+    box = np.array([x + 0.2 * side, y + 0.25 * side, x + 0.8 * side, y + 0.95 * side])
+    return box, points
+
+
+@dataclass
+class Known:
+    """A detector that knows where the faces are."""
+
+    faces: Sequence[tuple[np.ndarray, np.ndarray]]
+    name: str = "known"
+
+    def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
+        boxes = np.array([box for box, _ in self.faces], np.float32).reshape(-1, 4)
+        points = np.array([point for _, point in self.faces], np.float32).reshape(-1, 5, 2)
+        return [Faces(boxes, np.ones(len(boxes), np.float32), points) for _ in pictures]
+
+
+@dataclass
+class Paint:
+    """An anonymiser that paints a colour drawn from the seed, or does what it is told."""
+
+    act: Callable[[Tensor], Tensor] | None = None
+    name: str = "paint"
+    resolution: int | None = None
+
+    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
+        if self.act:
+            return self.act(faces)
+        return torch.full_like(faces, (seeds[0] % 101) / 101 - 0.5)
+
+
+def judge(value: float | Callable[[], float]) -> Verifier:
+    """A verifier whose one judge always reports `value`, below or above its threshold of 0.3."""
+
+    def embed(faces: Pixels, points: np.ndarray) -> np.ndarray:
+        cosine = value() if callable(value) else value
+        return np.array([[1.0, 0.0], [cosine, 0.0]], np.float32)
+
+    return Verifier((Judge("fixed", 0.3, embed),), side=32)
+
+
+def tools(**changes: object) -> Tools:
+    world = toy_world()
+    plain = Tools(
+        detector=Known([face_at(30, 20, 60)]),
+        landmarks=world.landmarks,
+        landmark_side=64,
+        refine=False,
+        anonymizers={"swap": Paint(), "pixelate": Pixelate(4)},
+        verifier=judge(0.0),
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def workshop(allow_no_face: bool = False, seed: int = 0, **changes: object) -> Workshop:
+    settings = RunSettings(method="swap", allow_no_face=allow_no_face, seed=seed)
+    return Workshop(settings, tools(**changes), model="none")
+
+
+def noise(seed: int, height: int = 100, width: int = 120) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def save(path: Path, pixels: Pixels, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def core(pixels: Pixels, x: int = 30, y: int = 20, side: int = 60) -> Pixels:
+    """The middle of the face at x, y: inside every region, whatever its outline."""
+    down = slice(y + side * 30 // 100, y + side * 82 // 100)
+    return pixels[down, x + side * 32 // 100 : x + side * 68 // 100]
+
+
+def records(folder: Path) -> dict[str, dict[str, object]]:
+    lines = (folder / "manifest.jsonl").read_text().splitlines()
+    return {json.loads(line)["file"]: json.loads(line) for line in lines}
+
+
+# ---- codec
+
+
+def planted_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter to see it upright
+    exif[0x010F] = "SECRETCAMERA"
+    exif.get_ifd(0x8825).update({1: "N", 2: (52.0, 31.0, 12.5)})
+    return exif.tobytes() + b"THUMBNAIL-OF-THE-FACE"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_nothing_but_the_picture_survives_and_it_is_upright(tmp_path: Path, suffix: str) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source = save(tmp_path / f"a.{suffix}", noise(1), exif=planted_exif(), icc_profile=profile)
+    stored = source.read_bytes()
+    assert b"SECRETCAMERA" in stored, "the plant failed"
+    decoded = decode(stored, "a")
+    assert decoded.pixels.shape == (120, 100, 3)
+    data = encode(decoded.pixels, decoded.alpha, decoded.form)
+    for secret in (b"SECRETCAMERA", b"THUMBNAIL", b"Exif", b"EXIF", b"ICC"):
+        assert secret not in data
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == {"jpg": "JPEG", "tiff": "TIFF"}.get(suffix, suffix.upper())
+        assert not image.getexif().get_ifd(0x8825)
+        assert "icc_profile" not in image.info
+        assert image.size == (100, 120)
+    if suffix in ("png", "tiff"):
+        assert np.array_equal(decode(data, "b").pixels, np.rot90(noise(1), -1))
+
+
+def test_transparency_and_grey_are_kept_and_hidden_pixels_are_cleared() -> None:
+    pixels = np.dstack([noise(2), np.full((100, 120), 255, np.uint8)])
+    pixels[:50, :, 3] = 0
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, "PNG")
+    decoded = decode(stored.getvalue(), "a")
+    assert decoded.alpha is not None
+    assert not decoded.pixels[:50].any()
+    again = decode(encode(decoded.pixels, decoded.alpha, decoded.form), "b")
+    assert np.array_equal(again.pixels, decoded.pixels)
+    assert again.alpha is not None
+    assert np.array_equal(again.alpha, decoded.alpha)
+
+    grey = io.BytesIO()
+    Image.fromarray(noise(3)[..., 0]).save(grey, "PNG")
+    decoded = decode(grey.getvalue(), "c")
+    with Image.open(io.BytesIO(encode(decoded.pixels, None, decoded.form))) as image:
+        assert image.mode == "L"
+        assert np.array_equal(np.asarray(image), noise(3)[..., 0])
+
+
+@pytest.mark.parametrize("quality", [60, 75, 90, 96])
+def test_jpeg_quality_is_read_from_the_file(quality: int) -> None:
+    stored = io.BytesIO()
+    Image.fromarray(noise(4)).save(stored, "JPEG", quality=quality, subsampling=2)
+    form = decode(stored.getvalue(), "a").form
+    assert abs(form.quality - quality) <= 1
+    assert form.subsampling == 2
+    assert jpeg_quality(None) == DEFAULT_QUALITY
+
+
+def bomb() -> bytes:
+    stored = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(stored, "PNG")
+    return stored.getvalue()
+
+
+def truncated(kind: str) -> bytes:
+    stored = io.BytesIO()
+    Image.fromarray(noise(5)).save(stored, kind)
+    return stored.getvalue()[: len(stored.getvalue()) * 2 // 3]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"not a picture", truncated("JPEG"), truncated("PNG"), truncated("TIFF"), bomb()],
+    ids=["empty", "text", "jpeg", "png", "tiff", "bomb"],
+)
+def test_what_is_not_a_whole_picture_is_refused_by_name(data: bytes) -> None:
+    with pytest.raises(DeidError, match="holiday"):
+        decode(data, "holiday.jpg")
+
+
+# ---- geometry
+
+
+def ramp(height: int, width: int, slope: float = 1.0) -> Pixels:
+    """Red is `slope` times the place of the pixel's centre in x, green in y."""
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    return np.rint(np.dstack([x, y, (x + y) / 2]) * slope).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("size", "turn"), [(16, 0.0), (24, 0.3), (64, 0.0), (100, -0.5)])
+def test_a_crop_shows_what_the_affine_says(size: int, turn: float) -> None:
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    points = (FIVE - 0.5) @ rotation.T * 40 + 31.3
+    crop = crop_face(ramp(62, 62, slope=4.0), points, size).astype(float)
+    centres = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
+    place = apply_affine(crop_to_picture(points, size), centres.reshape(-1, 2))
+    inside = ((place > 1) & (place < 61)).all(axis=1)
+    error = (crop[..., :2].reshape(-1, 2) / 4.0 - place)[inside]
+    assert np.abs(error.mean(axis=0)).max() < 0.15
+    assert np.abs(error).max() < 0.3
+
+
+@pytest.mark.parametrize("size", [20, 38, 64, 256])
+def test_a_crop_put_back_is_the_picture_again(size: int) -> None:
+    picture = ramp(62, 62, slope=4.0)
+    _, points = face_at(11.3, 9.7, 38.4)
+    placed = place_face(crop_face(picture, points, size), points, (20, 20, 42, 42))
+    error = (placed.astype(float) - picture[20:42, 20:42]) / 4.0
+    assert np.abs(error.mean(axis=(0, 1))).max() < 0.1
+    assert np.abs(error).max() < 0.6
+
+
+def test_a_region_holds_the_whole_hull_and_ends() -> None:
+    box, points = face_at(30, 20, 60)
+    hull = hull_of_points(points)
+    soft, hard = soft_region(hull, (100, 120), 5.0), hard_region(hull, (100, 120))
+    full = np.zeros((100, 120))
+    x0, y0, x1, y1 = hard.window
+    full[y0:y1, x0:x1] = hard.alpha
+    x0, y0, x1, y1 = soft.window
+    assert (soft.alpha[full[y0:y1, x0:x1] == 1] == 1).all()
+    assert soft.alpha.min() == 0
+    assert ((soft.alpha > 0) & (soft.alpha < 1)).any()
+    covered = hard_region(hull_with_box(hull, box), (100, 120))
+    x0, y0, x1, y1 = covered.window
+    assert x0 <= box[0]
+    assert y0 <= box[1]
+    assert x1 >= box[2]
+    assert y1 >= box[3]
+
+
+# ---- one picture
+
+
+def test_pixels_away_from_the_face_keep_their_values() -> None:
+    picture = noise(6)
+    out, faces = deidentify_picture(picture, tools(), "swap", lambda i: i)
+    changed = (out != picture).any(axis=2)
+    assert core(changed).mean() > 0.98
+    assert not changed[:, :25].any()
+    assert not changed[:, 95:].any()
+    assert not changed[90:].any()
+    assert [(face.method, face.verdict) for face in faces] == [("swap", "verified")]
+
+
+def raises(*_: object) -> Tensor:
+    raise RuntimeError("injected")
+
+
+def injected() -> float:
+    raise MemoryError("injected")
+
+
+BROKEN: dict[str, dict[str, object]] = {
+    "anonymiser raises": {"anonymizers": {"swap": Paint(raises)}},
+    "anonymiser gives NaN": {"anonymizers": {"swap": Paint(lambda f: f * float("nan"))}},
+    "anonymiser gives another shape": {"anonymizers": {"swap": Paint(lambda f: f[:, :, ::2])}},
+    "anonymiser is missing": {"anonymizers": {}},
+    "landmarks raise": {"landmarks": raises},
+    "judge raises": {"verifier": judge(injected)},
+    "judge says NaN": {"verifier": judge(float("nan"))},
+    "judge knows the face": {"verifier": judge(0.9)},
+    "nobody judges": {"verifier": Verifier((), side=32)},
+    "points are not finite": {"detector": Known([(face_at(30, 20, 60)[0], FIVE * np.nan)])},
+    "points are all one": {"detector": Known([(face_at(30, 20, 60)[0], FIVE * 0 + 50)])},
+}
+
+
+@pytest.mark.parametrize("failure", BROKEN)
+def test_whatever_fails_ends_in_an_opaque_mask(failure: str) -> None:
+    picture = noise(7)
+    out, faces = deidentify_picture(picture, tools(**BROKEN[failure]), "swap", lambda i: i)
+    assert (core(out) == OPAQUE_GREY).all()
+    assert faces[0].method == "mask"
+    assert faces[0].verdict == "masked"
+    assert faces[0].failures
+    assert np.array_equal(out[:, 100:], picture[:, 100:])
+
+
+@pytest.mark.parametrize("step", ["crop_face", "paste", "hull_of_points", "soft_region"])
+def test_a_step_of_our_own_that_fails_ends_in_a_mask(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picture_module, step, raises)
+    no_landmarks = tools(landmarks=lambda images: torch.full((1, 68, 2), -99.0))
+    out, faces = deidentify_picture(noise(7), no_landmarks, "swap", lambda i: i)
+    assert (core(out) == OPAQUE_GREY).all()
+    assert "injected" in faces[0].failures[0]
+
+
+def test_a_recognised_face_goes_down_rung_by_rung() -> None:
+    said = iter([0.9, 0.1])
+    out, faces = deidentify_picture(
+        noise(8), tools(verifier=judge(lambda: next(said))), "swap", lambda i: i
+    )
+    assert faces[0].method == "pixelate"
+    assert faces[0].similarities == {"fixed": pytest.approx(0.1)}
+    assert len(faces[0].failures) == 1
+    assert len(np.unique(core(out).reshape(-1, 3), axis=0)) <= 40
+
+
+def test_what_is_judged_is_what_comes_out_of_the_encoder() -> None:
+    picture, seen = noise(9), []
+
+    def embed(faces: Pixels, points: np.ndarray) -> np.ndarray:
+        seen.append(faces[1].copy())
+        return np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+
+    watching = tools(verifier=Verifier((Judge("watching", 0.3, embed),), side=32))
+    deidentify_picture(picture, watching, "swap", lambda i: i, lambda p: np.full_like(p, 77))
+    assert (seen[0] == 77).all()
+
+
+def test_an_overlapping_face_does_not_bring_back_its_neighbour() -> None:
+    picture = noise(10)
+    picture[:] = np.maximum(picture, 60)
+    calls: list[int] = []
+
+    def first_black_then_unchanged(faces: Tensor) -> Tensor:
+        calls.append(1)
+        return torch.full_like(faces, -1.0) if len(calls) == 1 else faces
+
+    # "paint" is no generative method, so colours are not matched to the face that was there.
+    overlapping = tools(
+        detector=Known([face_at(10, 20, 60), face_at(34, 20, 60)]),
+        anonymizers={"paint": Paint(first_black_then_unchanged), "pixelate": Pixelate(4)},
+    )
+    out, _ = deidentify_picture(picture, overlapping, "paint", lambda i: i)
+    assert core(out, 10).max() <= 2
+
+
+def test_a_mask_is_not_softened_by_a_neighbour() -> None:
+    def embed(faces: Pixels, points: np.ndarray) -> np.ndarray:
+        turn.append(1)
+        return np.array([[1.0, 0.0], [float(len(turn) in (1, 3)), 0.0]], np.float32)
+
+    turn: list[int] = []  # the first face is known at both its rungs, the second one never
+    two = tools(
+        detector=Known([face_at(10, 20, 60), face_at(34, 20, 60)]),
+        verifier=Verifier((Judge("turns", 0.3, embed),), side=32),
+    )
+    out, faces = deidentify_picture(noise(11), two, "swap", lambda i: i)
+    assert [face.method for face in faces] == ["mask", "swap"]
+    assert (core(out, 10) == OPAQUE_GREY).all()
+
+
+# ---- a folder
+
+
+def run(source: Path, out: Path, **changes: object) -> Summary:
+    return deidentify_path(source, out, workshop(**changes))  # type: ignore[arg-type]
+
+
+def test_a_folder_keeps_its_tree_and_every_input_ends_once(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    save(source / "a.png", noise(1))
+    save(source / "deep/er/b.jpg", noise(2), quality=90, exif=planted_exif())
+    (source / "notes.txt").write_text("hello")
+    (source / "bad.jpg").write_bytes(b"no picture")
+    (source / "film.gif").write_bytes(b"GIF89a")
+    (source / "link.png").symlink_to(source / "a.png")
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    summary = run(source, out)
+    assert dict(summary.counts) == {"written": 2, "quarantined": 2, "skipped": 2}
+    assert summary.failed
+    assert "bad.jpg" in summary.text()
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == {
+        "a.png",
+        "deep/er/b.jpg",
+        "manifest.jsonl",
+    }
+    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+    found = records(out)
+    assert set(found) == {p.relative_to(source).as_posix() for p in source.rglob("*.*")}
+    written = found["deep/er/b.jpg"]
+    assert (
+        written["output_sha256"] == hashlib.sha256((out / "deep/er/b.jpg").read_bytes()).hexdigest()
+    )
+    assert str(tmp_path) not in (out / "manifest.jsonl").read_text()
+
+
+def test_outside_the_face_a_png_is_bit_identical(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", noise(1))
+    run(tmp_path / "in", tmp_path / "out")
+    with Image.open(tmp_path / "out/a.png") as image:
+        changed = (np.asarray(image) != noise(1)).any(axis=2)
+    assert core(changed).mean() > 0.98
+    assert not changed[:, :25].any()
+    assert not changed[:, 95:].any()
+
+
+def test_a_second_run_finds_nothing_to_do_and_a_changed_one_does(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for i in range(3):
+        save(source / f"{i}.png", noise(i))
+    run(source, out)
+    first = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.glob("*.png")}
+    manifest = (out / "manifest.jsonl").read_bytes()
+
+    assert dict(run(source, out).counts) == {"done": 3}
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.glob("*.png")} == first
+    assert (out / "manifest.jsonl").read_bytes() == manifest
+
+    (out / "1.png").write_bytes(b"spoilt")
+    save(source / "2.png", noise(9))
+    assert dict(run(source, out).counts) == {"done": 1, "quarantined": 1, "written": 1}
+    (out / "1.png").unlink()
+    assert dict(run(source, out).counts) == {"done": 2, "written": 1}
+    assert dict(run(source, out, seed=5).counts) == {"written": 3}
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for i in range(4):
+        save(source / f"{i}.png", noise(i))
+    run(source, tmp_path / "whole")
+    run(source, tmp_path / "killed")
+    manifest = tmp_path / "killed/manifest.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:2]) + lines[2][:40])  # 2.png: written, its line cut off
+    (tmp_path / "killed/3.png").unlink()
+    (tmp_path / "killed/.3.png.tmp").write_bytes(b"half")
+    assert dict(run(source, tmp_path / "killed").counts) == {"done": 2, "written": 2}
+    for name in ("0.png", "1.png", "2.png", "3.png", "manifest.jsonl"):
+        whole = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "killed" / name).read_bytes() == whole
+
+
+def test_a_result_does_not_depend_on_what_else_is_in_the_batch(tmp_path: Path) -> None:
+    for i in range(3):
+        save(tmp_path / f"in/{i}.png", noise(i))
+    run(tmp_path / "in", tmp_path / "out")
+    run(tmp_path / "in/2.png", tmp_path / "alone")
+    run(tmp_path / "in/2.png", tmp_path / "named/other.png")
+    expected = (tmp_path / "out/2.png").read_bytes()
+    assert (tmp_path / "alone/2.png").read_bytes() == expected
+    assert (tmp_path / "named/other.png").read_bytes() == expected
+    assert (tmp_path / "out/1.png").read_bytes() != expected
+
+
+def test_originals_are_never_in_the_way(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    original = save(source / "a.png", noise(1)).read_bytes()
+    for target in (source, tmp_path, source / ".." / "in"):
+        with pytest.raises(DeidError, match="originals"):
+            run(source, target)
+    for target in (source / "a.png", source):
+        with pytest.raises(DeidError, match="original"):
+            run(source / "a.png", target)
+    assert run(source, source / "safe").counts["written"] == 1
+    assert run(source, source / "safe").counts == {"done": 1}, "it must not eat its own output"
+    assert (source / "a.png").read_bytes() == original
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", noise(1))
+    theirs = save(tmp_path / "out/a.png", noise(2)).read_bytes()
+    summary = run(tmp_path / "in", tmp_path / "out")
+    assert dict(summary.counts) == {"quarantined": 1}
+    assert (tmp_path / "out/a.png").read_bytes() == theirs
+
+
+def test_no_face_no_file_unless_allowed(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.jpg", noise(1), exif=planted_exif())
+    nobody = Known([])
+    summary = run(tmp_path / "in", tmp_path / "out", detector=nobody)
+    assert summary.failed
+    assert "--allow-no-face" in summary.text()
+    assert not (tmp_path / "out/a.jpg").exists()
+    summary = run(tmp_path / "in", tmp_path / "out", detector=nobody, allow_no_face=True)
+    assert not summary.failed
+    assert b"SECRETCAMERA" not in (tmp_path / "out/a.jpg").read_bytes()
+
+
+class Failing:
+    name = "failing"
+
+    def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
+        raise RuntimeError("injected")
+
+
+@pytest.mark.parametrize("step", ["detector", "decode", "encode", "deidentify_picture", "_seen"])
+def test_a_picture_whose_step_fails_is_not_written(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in/a.png", noise(1))
+    if step == "detector":
+        summary = run(tmp_path / "in", tmp_path / "out", detector=Failing())
+    else:
+        monkeypatch.setattr(run_module, step, raises)
+        summary = run(tmp_path / "in", tmp_path / "out")
+    assert dict(summary.counts) == {"quarantined": 1}
+    assert "injected" in str(records(tmp_path / "out")["a.png"]["reason"])
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_an_output_does_not_outlive_its_quarantine(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", noise(1))
+    run(tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out/a.png").exists()
+    save(tmp_path / "in/a.png", noise(2))
+    assert run(tmp_path / "in", tmp_path / "out", detector=Failing()).failed
+    assert not (tmp_path / "out/a.png").exists()
+
+
+def test_bad_paths_and_full_disks_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in/a.png", noise(1))
+    with pytest.raises(DeidError, match="nowhere"):
+        run(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DeidError, match="file"):
+        run(tmp_path / "in", tmp_path / "file/out")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(run_module, "write_atomically", full)
+    with pytest.raises(DeidError, match="No space left"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+# ---- tools
+
+
+def test_a_workshop_of_the_world_masks_a_face(tmp_path: Path) -> None:
+    built = build_workshop(RunSettings(method="mask"), toy_world(), None)
+    save(tmp_path / "in/a.png", noise(1))
+    summary = deidentify_path(tmp_path / "in", tmp_path / "out", built)
+    assert dict(summary.rungs) == {"mask": 1}
+    with Image.open(tmp_path / "out/a.png") as image:
+        assert (np.asarray(image)[40:80, 40:80] == OPAQUE_GREY).all()
+
+
+def test_wrong_names_are_refused_before_any_picture(tmp_path: Path) -> None:
+    world = toy_world()
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a network")
+    wrong = [
+        (RunSettings(method="vanish"), "vanish"),
+        (RunSettings(method="blur", detector="haar=x"), "haar"),
+        (RunSettings(method="blur", detector="scrfd=missing.onnx"), "missing.onnx"),
+        (RunSettings(method="blur", detector=f"scrfd={broken}"), "broken.onnx"),
+        (RunSettings(method="blur", detector=f"yunet={broken}"), "broken.onnx"),
+        (RunSettings(method="blur", recognisers=("eyes=x",)), "eyes"),
+        (RunSettings(method="blur", recognisers=(f"arcface={broken}",)), "broken.onnx"),
+    ]
+    for settings, name in wrong:
+        with pytest.raises(DeidError, match=name):
+            build_workshop(settings, world, None)
+
+
+def test_the_threshold_lets_a_thousandth_of_impostors_pass() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(300, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    people = np.arange(300) // 2
+    cosines = impostor_similarities(vectors, people)
+    assert len(cosines) == 300 * 299 // 2 - 150
+    assert abs((cosines > threshold_at(cosines)).mean() - 1e-3) < 2e-4
+
+
+def test_the_same_picture_is_never_safe() -> None:
+    world = toy_world()
+    verifier = build_verifier((), world)
+    assert set(verifier.description) == {"toy/first", "toy/second"}
+    face = world.test_faces(1, 1, 5).pixels[0]
+    verdict = verifier.compare(face, face, FIVE * 64)
+    assert not verdict.safe
+    assert all(value > 0.999 for value in verdict.similarities.values())
+
+
+def test_of_overlapping_boxes_the_most_certain_stays() -> None:
+    boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]], float)
+    found = unite(boxes, np.array([0.5, 0.9, 0.7]), np.zeros((3, 5, 2)))
+    assert found.scores.tolist() == pytest.approx([0.9, 0.7])
+    assert found.boxes[:, 0].tolist() == [1, 20]
+
+
+def photograph(assets: Path, sides: Sequence[int]) -> tuple[Pixels, list[tuple[int, int, int]]]:
+    """Portraits of the given sides, side by side on grey."""
+    height, width = max(sides) + 40, sum(sides) + 20 * (len(sides) + 1)
+    canvas, places, x = np.full((height, width, 3), 120, np.uint8), [], 20
+    for index, side in enumerate(sides):
+        with Image.open(assets / f"photoreal/{index:03d}.jpg") as image:
+            face = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        canvas[20 : 20 + side, x : x + side] = np.asarray(face)
+        places.append((x, 20, side))
+        x += side + 20
+    return canvas, places
+
+
+@pytest.mark.parametrize("kind", ["scrfd", "yunet"])
+def test_public_detectors_find_small_and_large_faces(assets: Path, kind: str) -> None:
+    file = {"scrfd": "scrfd_2.5g_bnkps.onnx", "yunet": "face_detection_yunet_2023mar.onnx"}[kind]
+    detector = build_detector(f"{kind}={assets / 'weights' / file}", toy_world())
+    picture, places = photograph(assets, [700, 256, 60, 120])
+    found = detector.detect([picture])[0]
+    assert len(found) == len(places)
+    for x, y, side in places:
+        nose = found.points[:, 2]
+        inside = (np.abs(nose - [x + side / 2, y + 0.62 * side]) < 0.12 * side).all(axis=1)
+        assert inside.sum() == 1, f"the face of {side} pixels"
+        left, right, _, left_mouth, right_mouth = found.points[inside][0]
+        assert left[0] < right[0]
+        assert left_mouth[0] < right_mouth[0]
+        assert left[1] < left_mouth[1]
+
+
+def test_thresholds_are_ours_and_not_the_libraries(assets: Path) -> None:
+    scrfd = ScrfdDetector(assets / "weights/scrfd_2.5g_bnkps.onnx")
+    assert scrfd.network.det_thresh == SCRFD_THRESHOLD == 0.4
+    yunet = YunetDetector(assets / "weights/face_detection_yunet_2023mar.onnx")
+    assert yunet.network.getScoreThreshold() == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("method", ["blur", "pixelate", "mask", "fgsm"])
+def test_photographs_are_judged_by_a_recogniser_of_real_faces(
+    assets: Path, tmp_path: Path, method: str
+) -> None:
+    weights = assets / "weights"
+    settings = RunSettings(
+        method=method,
+        detector=f"scrfd={weights / 'scrfd_2.5g_bnkps.onnx'}",
+        recognisers=(f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
+    )
+    picture, places = photograph(assets, [200, 90])
+    save(tmp_path / "in/a.png", picture)
+    built = build_workshop(settings, toy_world(), None)
+    summary = deidentify_path(tmp_path / "in", tmp_path / "out", built)
+    assert not summary.failed
+    faces = records(tmp_path / "out")["a.png"]["faces"]
+    assert isinstance(faces, list)
+    assert len(faces) == len(places)
+    # Noise against the toy world's encoder does not fool a recogniser of real faces.
+    expected = {"fgsm": "pixelate"}.get(method, method)
+    assert {face["method"] for face in faces} == {expected}
+    for face in faces:
+        assert all(value < 0.35 for value in face["similarities"].values())
+    with Image.open(tmp_path / "out/a.png") as image:
+        out = np.asarray(image)
+    for x, y, side in places:
+        inner = np.s_[y + side // 3 : y + side * 3 // 4, x + side // 3 : x + side * 2 // 3]
+        assert (out[inner] != picture[inner]).any(axis=2).mean() > 0.95
+    assert np.array_equal(out[:15], picture[:15])
+
+
+def test_a_judge_of_real_faces_knows_a_person_again(assets: Path) -> None:
+    spec = f"foamliu={assets / 'weights/foamliu_mobilefacenet.onnx'}"
+    verifier = build_verifier((spec,), toy_world())
+    detector = build_detector(f"scrfd={assets / 'weights/scrfd_2.5g_bnkps.onnx'}", toy_world())
+    picture, _ = photograph(assets, [256, 256])
+    found = detector.detect([picture])[0]
+    crops = [crop_face(picture, points, 256) for points in found.points]
+    points = [
+        apply_affine(invert_affine(crop_to_picture(p, 256)), p) for p in found.points.astype(float)
+    ]
+    mirrored, swapped = crops[0][:, ::-1].copy(), points[0][[1, 0, 2, 4, 3]] * [-1, 1] + [256, 0]
+    assert verifier.judges[0].embed(crops[0][None], points[0][None]).shape == (1, 128)
+    same = verifier.judges[0].embed(np.stack([crops[0], mirrored]), np.stack([points[0], swapped]))
+    assert same[0] @ same[1] > 0.8
+    assert verifier.compare(crops[0], crops[1], points[0]).safe

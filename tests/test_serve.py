@@ -1,0 +1,298 @@
+"""The registry: equal content is one version, aliases move by the gates alone, a version serves."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+import deid.worlds
+from deid.errors import DeidError
+from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
+from deid.serve import registry
+from deid.serve.bundle import Bundle, content_sha256, read_bundle, write_bundle
+from deid.serve.gates import FIGURES, failed_gates, read_metrics
+from deid.tracking import RUN_ID_FILE, mlflow_client, tracked_run
+from tests.toy import toy_world
+
+GOOD = {"id_similarity": 0.2, "detect_rate": 1.0, "source_id_loss": 0.05}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One SQLite store for the module; each test has a model name of its own."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
+
+
+def make_bundle(folder: Path, value: float) -> Bundle:
+    """A bundle whose networks hold one number."""
+    for name in ("stage_one", "stage_two", "weights"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        save_file({"w": np.full(4, value, np.float32)}, str(folder / name / "net.safetensors"))
+    world = WorldParams(weights=folder / "weights")
+    return Bundle(folder / "stage_one", folder / "stage_two", world, AnonymizeParams())
+
+
+def write_metrics(path: Path, **changes: float) -> Path:
+    """A metrics.json as `evaluate` writes it, with the gated figures only."""
+    f = {key: {"mean": value, "std": 0.01} for key, value in (GOOD | changes).items()}
+    adversarial = {"id_similarity": f["id_similarity"], "detect_rate": f["detect_rate"]}
+    swap = {"source_id_loss": f["source_id_loss"]}
+    content = {"table1": {"adversarial": adversarial}, "table2": {"swap": swap}}
+    path.write_text(json.dumps(content))
+    return path
+
+
+class Model:
+    """A registered model of its own for one test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.params = folder, RegisterParams(model=folder.name)
+
+    def register(self, value: float, **figures: float) -> registry.Registration:
+        bundle = make_bundle(self.folder / str(value), value)
+        metrics = write_metrics(self.folder / "metrics.json", **figures)
+        return registry.register(self.params, bundle, metrics, self.folder / "out.json")
+
+    def aliases(self) -> dict[str, int]:
+        found = mlflow_client().get_registered_model(self.params.model).aliases
+        return {alias: int(version) for alias, version in found.items()}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    return Model(tmp_path)
+
+
+def figures(**changes: float) -> dict[str, float]:
+    values = GOOD | changes
+    return {figure.key: values[figure.key.rsplit(".", 1)[1]] for figure in FIGURES}
+
+
+def test_good_figures_pass_every_gate() -> None:
+    assert failed_gates(Gates(), figures(), None) == []
+    assert failed_gates(Gates(), figures(), figures()) == []
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "gate"),
+    [
+        ("id_similarity", 0.51, "max_id_similarity"),
+        ("detect_rate", 0.98, "min_detect_rate"),
+        ("source_id_loss", 0.11, "max_source_id_loss"),
+    ],
+)
+def test_a_figure_beyond_its_limit_fails_its_gate_alone(
+    figure: str, value: float, gate: str
+) -> None:
+    (failure,) = failed_gates(Gates(), figures(**{figure: value}), None)
+    assert failure.startswith(f"{gate}: ")
+    assert f"{value:.4g}" in failure
+
+
+def test_a_figure_that_is_not_a_number_or_missing_never_passes() -> None:
+    assert len(failed_gates(Gates(), figures(id_similarity=math.nan), None)) == 1
+    assert len(failed_gates(Gates(), {}, None)) == len(FIGURES)
+    assert len(failed_gates(Gates(), figures(), {})) == len(FIGURES)
+
+
+def test_a_regression_fails_however_good_the_figure_still_is() -> None:
+    worse = figures(id_similarity=GOOD["id_similarity"] + 0.06)
+    (failure,) = failed_gates(Gates(), worse, figures())
+    assert failure.startswith("max_regression: table1.adversarial.id_similarity")
+    assert failed_gates(Gates(), figures(id_similarity=0.24), figures()) == []
+    assert failed_gates(Gates(), figures(id_similarity=-0.5), figures()) == []  # much better
+
+
+def test_missing_figures_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DeidError, match="no such file"):
+        read_metrics(tmp_path / "metrics.json")
+    (tmp_path / "metrics.json").write_text('{"table1": {"adversarial": {"detect_rate": 1.0}}}')
+    with pytest.raises(DeidError, match=r"table1\.adversarial\.id_similarity is missing"):
+        read_metrics(tmp_path / "metrics.json")
+
+
+def test_content_is_names_bytes_and_settings_but_neither_place_nor_time(tmp_path: Path) -> None:
+    one, other = make_bundle(tmp_path / "a", 1.0), make_bundle(tmp_path / "b", 1.0)
+    (other.stage_one / "losses.csv").write_text("step,total\n")
+    assert content_sha256(one) == content_sha256(other)
+    write_bundle(one, tmp_path / "packed")
+    assert content_sha256(read_bundle(tmp_path / "packed")) == content_sha256(one)
+    stronger = Bundle(one.stage_one, one.stage_two, one.world, AnonymizeParams(pgd_steps=11))
+    changed = make_bundle(tmp_path / "c", 2.0)
+    assert len({content_sha256(b) for b in (one, stronger, changed)}) == 3
+
+
+def test_an_untrained_model_is_not_registered(model: Model) -> None:
+    bundle = make_bundle(model.folder, 1.0)
+    (bundle.stage_two / "net.safetensors").unlink()
+    out = model.folder / "out.json"
+    with pytest.raises(DeidError, match="stage_two"):
+        registry.register(model.params, bundle, write_metrics(model.folder / "m.json"), out)
+    assert not out.exists()
+    assert registry.champion_version(model.params.model) is None
+
+
+def test_the_first_version_is_champion_and_equal_content_is_never_doubled(model: Model) -> None:
+    first = model.register(1.0)
+    written = (model.folder / "out.json").read_bytes()
+    assert (first.version, first.alias, first.validation) == (1, "champion", "passed")
+    assert model.register(1.0) == first
+    assert (model.folder / "out.json").read_bytes() == written
+    assert len(mlflow_client().search_model_versions(f"name='{model.params.model}'")) == 1
+    second = model.register(2.0)
+    assert (second.version, second.alias) == (2, "challenger")
+    assert model.aliases() == {"champion": 1, "challenger": 2}
+
+
+def test_a_failed_gate_moves_no_alias_and_says_why(model: Model) -> None:
+    model.register(1.0)
+    assert model.register(2.0, id_similarity=0.61).validation == "failed"
+    with pytest.raises(DeidError, match=r"max_id_similarity: .* is 0\.61, must be ≤ 0\.5"):
+        registry.promote(model.params)
+    assert model.aliases() == {"champion": 1, "challenger": 2}
+    version = mlflow_client().get_model_version(model.params.model, "2")
+    assert version.tags["validation"] == "failed"
+    assert "max_regression" in version.tags["validation_reason"]
+
+
+def test_promotion_keeps_the_old_champion_and_rollback_brings_it_back(model: Model) -> None:
+    model.register(1.0)
+    model.register(2.0)
+    assert "version 2 is champion" in registry.promote(model.params)
+    assert model.aliases() == {"champion": 2, "previous": 1}
+    with pytest.raises(DeidError, match="no challenger"):
+        registry.promote(model.params)
+    assert "version 1 is champion again" in registry.rollback(model.params)
+    assert model.aliases() == {"champion": 1}
+    with pytest.raises(DeidError, match="no previous champion"):
+        registry.rollback(model.params)
+
+
+def test_a_version_that_was_rolled_back_does_not_return(model: Model) -> None:
+    model.register(1.0)
+    model.register(2.0)
+    registry.promote(model.params)
+    registry.rollback(model.params)
+    assert model.register(2.0).alias == "withdrawn"
+    with pytest.raises(DeidError, match="no challenger"):
+        registry.promote(model.params)
+    assert model.aliases() == {"champion": 1}
+
+
+def test_new_figures_of_the_same_content_count(model: Model) -> None:
+    model.register(1.0)
+    model.register(2.0, detect_rate=0.5)
+    assert model.register(2.0, detect_rate=1.0).version == 2
+    assert "version 2 is champion" in registry.promote(model.params)
+
+
+def test_without_any_version_there_is_a_clear_error(model: Model) -> None:
+    assert registry.champion_bundle(model.params.model) is None
+    with pytest.raises(DeidError, match="no champion"):
+        registry.load_champion(model.params.model)
+
+
+def picture(seed: int = 0, side: int = 96) -> bytes:
+    """A PNG in whose middle the toy detector sees a face."""
+    noise = np.random.default_rng(seed).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(out, "PNG")
+    return out.getvalue()
+
+
+def pixels(data: bytes) -> Any:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+@pytest.fixture
+def champion(model: Model, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A champion on the toy world, loaded after what it was made from is gone."""
+    model.register(1.0)
+    for file in (model.folder / "1.0").rglob("*.safetensors"):
+        file.unlink()
+    monkeypatch.setattr(deid.worlds, "load_world", lambda _: toy_world(), raising=False)
+    return registry.load_champion(model.params.model)
+
+
+def test_a_served_picture_has_its_face_changed_and_the_rest_kept(champion: Any) -> None:
+    sent = [picture(1), picture(2)]
+    got = champion.predict(pd.DataFrame({"image": sent}), params={"method": "mask"})
+    assert list(got.columns) == ["image", "faces", "verdict"]
+    assert list(got["faces"]) == [1, 1]
+    assert list(got["verdict"]) == ["masked", "masked"]
+    for before, after in zip(map(pixels, sent), map(pixels, got["image"]), strict=True):
+        assert np.abs(before - after)[50:70, 40:56].mean() > 10
+        assert np.array_equal(before[:4], after[:4])
+
+
+def test_a_picture_that_cannot_be_made_safe_fails_the_whole_request(champion: Any) -> None:
+    for bad in (b"not a picture", picture()[:200]):
+        with pytest.raises(Exception, match="picture 1: withheld"):
+            champion.predict(pd.DataFrame({"image": [picture(), bad]}), params={"method": "mask"})
+    with pytest.raises(Exception, match="unknown; choose one of"):
+        champion.predict(pd.DataFrame({"image": [picture()]}), params={"method": "nonsense"})
+
+
+def test_rest_takes_and_gives_base64(champion: Any) -> None:
+    from fastapi.testclient import TestClient
+    from mlflow.pyfunc.scoring_server import init
+
+    data = base64.b64encode(picture(3)).decode()
+    body = {
+        "dataframe_split": {"columns": ["image"], "data": [[data]]},
+        "params": {"method": "mask"},
+    }
+    with TestClient(init(champion)) as client:
+        answer = client.post("/invocations", json=body)
+        assert answer.status_code == 200, answer.text
+        (row,) = answer.json()["predictions"]
+        body["dataframe_split"]["data"] = [[base64.b64encode(b"junk").decode()]]  # type: ignore[index]
+        refused = client.post("/invocations", json=body)
+    expected = champion.predict(pd.DataFrame({"image": [picture(3)]}), params={"method": "mask"})
+    assert base64.b64decode(row["image"]) == expected["image"][0]
+    assert refused.status_code >= 400
+    assert "image" not in refused.json()
+
+
+def stage(folder: Path, step: int, error: BaseException | None = None) -> str:
+    """A stage that logs one loss, and dies of `error` if there is one; returns its run."""
+    with tracked_run("stage", {"a": {"b": 1}}, folder) as run:
+        run.metrics(step, loss=1.0 / (step + 1))
+        if error is not None:
+            raise error
+    return run.run_id
+
+
+def test_a_killed_stage_goes_on_in_its_run_and_a_finished_one_does_not(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, 0, KeyboardInterrupt())
+    begun = (tmp_path / RUN_ID_FILE).read_text()
+    assert stage(tmp_path, 1) == begun
+    assert not (tmp_path / RUN_ID_FILE).exists()
+    client = mlflow_client()
+    run = client.get_run(begun)
+    assert (run.info.status, run.data.params) == ("FINISHED", {"a.b": "1"})
+    assert run.data.tags["stage"] == "stage"
+    history = sorted(client.get_metric_history(begun, "loss"), key=lambda metric: metric.step)
+    assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5)]
+    assert stage(tmp_path, 0) != begun
+
+
+def test_a_failed_stage_is_a_failed_run_with_its_metrics(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="boom"):
+        stage(tmp_path, 0, ValueError("boom"))
+    run = mlflow_client().get_run((tmp_path / RUN_ID_FILE).read_text())
+    assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 1.0})

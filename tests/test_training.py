@@ -1,0 +1,364 @@
+"""Both stages on a toy world: who learns, who never does, and that a killed run loses nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deid.errors import DeidError
+from deid.images import to_pixels, to_tensor
+from deid.latents.shards import Index, images_path, w_path, write_index
+from deid.model import Deidentifier
+from deid.params import StageOneParams, StageTwoParams, WorldParams
+from deid.seeds import torch_generator
+from deid.training import stage_one as stage_one_module
+from deid.training import stage_two as stage_two_module
+from deid.training.stage_one import StageOne, train_stage_one
+from deid.training.stage_two import StageTwo, diversify, train_stage_two
+from tests.toy import toy_world
+
+ONE = StageOneParams(
+    steps=30,
+    batch_size=4,
+    threads=1,
+    mapping_widths=(32, 32, 32),
+    discriminator_widths=(16, 16, 16),
+    checkpoint_every=10,
+)
+TWO = StageTwoParams(
+    steps=30, batch_size=4, threads=1, adversarial_widths=(32, 32, 32), checkpoint_every=10
+)
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from tests.test_training import ONE, TWO, use_toy_world, train_one, train_two
+from deid.training.stage_one import StageOne
+from deid.training.stage_two import StageTwo
+use_toy_world()
+stage, root = sys.argv[1], Path(sys.argv[2])
+def dying(step):
+    def wrapped(self, index):
+        if index == 17:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, index)
+    return wrapped
+StageOne.step, StageTwo.step = dying(StageOne.step), dying(StageTwo.step)
+{"one": train_one, "two": train_two}[stage](root, "killed")
+"""
+
+
+class Recorder:
+    """Stands for MLflow's run."""
+
+    def metrics(self, step: int, **values: float) -> None:
+        assert all(np.isfinite(list(values.values())))
+
+    def artifact(self, path: Path) -> None:
+        assert path.exists()
+
+
+@contextmanager
+def recorded(*_: Any, **__: Any) -> Iterator[Recorder]:
+    yield Recorder()
+
+
+def use_toy_world() -> None:
+    """Put the toy world, and no MLflow, under both stages."""
+    import deid.tracking
+
+    deid.tracking.tracked_run = recorded  # type: ignore[assignment]
+    for module in (stage_one_module, stage_two_module):
+        module.load_world = lambda _: toy_world()  # type: ignore[attr-defined]
+
+
+def train_one(root: Path, out: str) -> Path:
+    train_stage_one(ONE, WorldParams(), root / "latents", root / out)
+    return root / out
+
+
+def train_two(root: Path, out: str) -> Path:
+    train_stage_two(TWO, WorldParams(), root / "latents", root / "one", root / out)
+    return root / out
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deid.tracking.tracked_run", recorded)
+    for module in (stage_one_module, stage_two_module):
+        monkeypatch.setattr(module, "load_world", lambda _: toy_world())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 64 pairs and an undisturbed training of both stages."""
+    root, world = tmp_path_factory.mktemp("training"), toy_world()
+    latents, generator = root / "latents", world.generator
+    latents.mkdir()
+    z = torch.randn(64, generator.z_dim, generator=torch_generator("test/pairs"))
+    w = generator.mapping(z)
+    np.save(images_path(latents, 0), to_pixels(generator.synthesis(w)))
+    np.save(w_path(latents, 0), w.numpy())
+    index = Index(
+        world="toy",
+        weights_sha256=world.weights_sha256,
+        seed=0,
+        truncation=1.0,
+        count=64,
+        shard_size=64,
+        resolution=world.resolution,
+        w_dim=generator.w_dim,
+    )
+    write_index(latents, index)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deid.tracking.tracked_run", recorded)
+        for module in (stage_one_module, stage_two_module):
+            patch.setattr(module, "load_world", lambda _: toy_world())
+        train_one(root, "one")
+        train_two(root, "two")
+    return root
+
+
+def values(*modules: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{number}.{name}": tensor.clone()
+        for number, module in enumerate(modules)
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def frozen_networks() -> list[Any]:
+    world = toy_world()
+    return [
+        world.generator,
+        world.identity,
+        world.expression_trunk,
+        world.landmarks,
+        world.perceptual,
+        *world.held_out.values(),
+    ]
+
+
+def trainable_stage_one(root: Path) -> StageOne:
+    stage = StageOne(ONE, toy_world(), root / "latents")
+    return stage
+
+
+def test_stage_one_trains_the_expression_encoder_m_and_d_w(root: Path) -> None:
+    stage = trainable_stage_one(root)
+    model = stage.model
+    parts = {"En_expr": model.expression_encoder, "M": model.mapping, "D_W": stage.discriminator}
+    before = {name: values(part) for name, part in parts.items()}
+    stage.step(0)
+    for name, part in parts.items():
+        assert changed(before[name], values(part)), name
+
+
+@pytest.mark.parametrize("stage_name", ["one", "two"])
+def test_frozen_networks_never_get_a_gradient_and_never_change(root: Path, stage_name: str) -> None:
+    before = values(*frozen_networks())
+    stage: StageOne | StageTwo
+    if stage_name == "one":
+        stage = trainable_stage_one(root)
+    else:
+        stage = StageTwo(TWO, toy_world(), root / "latents", root / "one")
+    for index in range(3):
+        stage.step(index)
+    for network in frozen_networks():
+        for parameter in network.parameters():
+            assert parameter.grad is None
+            assert not parameter.requires_grad
+    assert not changed(before, values(*frozen_networks()))
+
+
+def test_the_adversarial_updates_are_separate(root: Path) -> None:
+    stage = trainable_stage_one(root)
+    stage._set_rates(20)
+    faces, others, real = stage._batch(1, same=False)
+    code = stage.model.code(faces, others).detach()
+    model, discriminator = values(stage.model), values(stage.discriminator)
+    stage._discriminator_update(real, code, 0)
+    assert not changed(model, values(stage.model))
+    assert changed(discriminator, values(stage.discriminator))
+
+    discriminator, encoder = values(stage.discriminator), values(stage.model.expression_encoder)
+    stage._adversarial_update(code)
+    assert changed(model, values(stage.model))
+    assert not changed(encoder, values(stage.model.expression_encoder))
+    assert not changed(discriminator, values(stage.discriminator))
+
+
+def test_only_same_face_steps_reconstruct(root: Path) -> None:
+    stage = trainable_stage_one(root)
+    for index in range(4):
+        faces, others, _ = stage._batch(index, same=index % ONE.same_face_every == 0)
+        losses = stage.step(index)
+        assert ("reconstruct" in losses) == torch.equal(faces, others) == (index % 2 == 0)
+
+
+def test_stage_two_trains_m_adv_alone_and_starts_from_the_reconstruction(root: Path) -> None:
+    stage = StageTwo(TWO, toy_world(), root / "latents", root / "one")
+    faces = to_tensor(stage.pairs.images(np.arange(4)))
+    w = stage.model.latent(faces, faces)
+    assert torch.allclose(stage.model.adversarial_latent(w), w, atol=1e-5)
+    before = values(stage.model.expression_encoder, stage.model.mapping)
+    mapping = values(stage.mapping)
+    for index in range(2):
+        stage.step(index)
+    assert not changed(before, values(stage.model.expression_encoder, stage.model.mapping))
+    assert changed(mapping, values(stage.mapping))
+
+
+def test_stage_two_lowers_the_similarity_and_stays_within_delta(root: Path) -> None:
+    params = TWO.model_copy(update={"steps": 80, "similarity_floor": -1.0, "delta": 0.5})
+    stage = StageTwo(params, toy_world(), root / "latents", root / "one")
+    similarities = [stage.step(index)["similarity"] for index in range(params.steps)]
+    assert np.mean(similarities[-10:]) < np.mean(similarities[:10]) - 0.05
+    faces = to_tensor(stage.pairs.images(np.arange(32)))
+    w = stage.model.latent(faces, faces)
+    moved = stage.model.standardise(stage.model.adversarial_latent(w)) - stage.model.standardise(w)
+    assert 0.01 < moved.abs().max().item() <= 0.5 + 1e-4
+
+
+def test_stage_one_learns_to_reconstruct(root: Path) -> None:
+    params = ONE.model_copy(update={"steps": 150, "same_face_every": 1})
+    stage = StageOne(params, toy_world(), root / "latents")
+    losses = [stage.step(index)["reconstruct"] for index in range(params.steps)]
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_a_run_killed_midway_ends_with_the_bytes_of_an_undisturbed_one(
+    root: Path, stage: str
+) -> None:
+    command = [sys.executable, "-c", DIES, stage, str(root)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    partial = root / "killed.partial"
+    assert not (root / "killed").exists()
+    assert (partial / "checkpoint.pt").is_file()  # of step 10, seven steps before the end
+
+    train = {"one": train_one, "two": train_two}[stage]
+    resumed, whole = train(root, "killed"), root / stage
+    assert not partial.exists()
+    assert sorted(p.name for p in resumed.iterdir()) == sorted(p.name for p in whole.iterdir())
+    for path in whole.iterdir():
+        assert (resumed / path.name).read_bytes() == path.read_bytes(), path.name
+    for path in resumed.iterdir():
+        path.unlink()
+    resumed.rmdir()
+
+
+def test_a_stage_leaves_model_description_curves_and_sheet(root: Path) -> None:
+    names = {"model.safetensors", "model.json", "losses.csv", "losses.png", "sheet.png"}
+    assert {p.name for p in (root / "one").iterdir()} == names
+    assert {p.name for p in (root / "two").iterdir()} == names
+    header, *rows = (root / "one/losses.csv").read_text().splitlines()
+    assert header.startswith("step,total,identity,landmark")
+    assert [row.split(",")[0] for row in rows] == ["20", "30"]
+
+
+def test_the_trained_model_loads_and_serves_all_three_uses(root: Path) -> None:
+    world = toy_world()
+    model = Deidentifier.load(root / "one", root / "two", world)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    faces = to_tensor(world.test_faces(3, 1, 5).pixels)
+    for pictures in (model.swap(faces.flip(0), faces), model.adversarial(faces)):
+        assert pictures.shape == faces.shape
+        assert pictures.abs().max() <= 1.0
+    assert torch.equal(model.reconstruct(faces), model.swap(faces, faces))
+    assert not torch.equal(model.adversarial(faces), model.reconstruct(faces))
+
+
+def test_identity_and_expression_reach_w(root: Path) -> None:
+    world = toy_world()
+    model = Deidentifier.load(root / "one", None, world)
+    a, b = to_tensor(world.test_faces(2, 1, 6).pixels).split(1)
+    w = model.latent(a, b)
+    assert not torch.allclose(w, model.latent(b, b))
+    assert not torch.allclose(w, model.latent(a, a))
+
+
+def test_an_adversarial_picture_needs_stage_two(root: Path) -> None:
+    model = Deidentifier.load(root / "one", None, toy_world())
+    with pytest.raises(DeidError, match="stage two"):
+        model.adversarial(torch.zeros(1, 3, 64, 64))
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    target.mkdir()
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def test_damaged_missing_or_foreign_weights_are_refused(root: Path, tmp_path: Path) -> None:
+    world, two = toy_world(), root / "two"
+    damaged = copy_of(root / "one", tmp_path / "damaged")
+    content = bytearray((damaged / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (damaged / "model.safetensors").write_bytes(content)
+    with pytest.raises(DeidError, match=r"model\.safetensors.*hash"):
+        Deidentifier.load(damaged, None, world)
+    (damaged / "model.safetensors").unlink()
+    with pytest.raises(DeidError, match="missing"):
+        Deidentifier.load(damaged, None, world)
+    with pytest.raises(DeidError, match="not stage_one"):
+        Deidentifier.load(two, None, world)
+
+    foreign = copy_of(root / "one", tmp_path / "foreign")
+    text = (foreign / "model.json").read_text()
+    (foreign / "model.json").write_text(text.replace("0" * 64, "1" * 64))
+    with pytest.raises(DeidError, match="other weights"):
+        Deidentifier.load(foreign, None, world)
+
+
+def test_a_stage_two_of_another_stage_one_is_refused(root: Path, tmp_path: Path) -> None:
+    params = ONE.model_copy(update={"seed": 1, "steps": 2})
+    train_stage_one(params, WorldParams(), root / "latents", tmp_path / "other")
+    with pytest.raises(DeidError, match="another stage one"):
+        Deidentifier.load(tmp_path / "other", root / "two", toy_world())
+
+
+def test_a_damaged_checkpoint_is_named(root: Path, tmp_path: Path) -> None:
+    stage = trainable_stage_one(root)
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    from deid.training.loop import train
+
+    with pytest.raises(DeidError, match=r"checkpoint\.pt: damaged"):
+        train(stage, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deid.training.loop import train
+
+    stage = trainable_stage_one(root)
+    monkeypatch.setattr(stage, "step", lambda index: {"total": float("nan")})
+    with pytest.raises(DeidError, match="step 0: loss total is nan"):
+        train(stage, tmp_path)
+
+
+def test_input_diversity_moves_pictures_and_keeps_gradients() -> None:
+    images = torch.rand(4, 3, 64, 64, generator=torch_generator("test/images")) * 2 - 1
+    images.requires_grad_()
+    once = diversify(images, torch_generator("test/diversity"))
+    assert torch.equal(once, diversify(images, torch_generator("test/diversity")))
+    assert once.shape == images.shape
+    assert not torch.allclose(once, images, atol=0.1)
+    once.sum().backward()
+    assert images.grad is not None and images.grad.abs().mean() > 0.3

@@ -1,0 +1,171 @@
+"""A toy world for tests: every network tiny, random, deterministic and differentiable.
+
+Its pictures are blobs, not people; it has the shapes, ranges and gradients of a real world, and
+that is all a test of what stands above a world needs.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deid.images import Pixels, to_pixels
+from deid.seeds import torch_generator
+from deid.worlds.world import Faces, TestFaces, World
+
+RESOLUTION = 64
+
+
+def _random(*shape: int, name: str, scale: float = 1.0) -> nn.Parameter:
+    values = torch.randn(shape, generator=torch_generator(f"toy/{name}")) * scale
+    return nn.Parameter(values, requires_grad=False)
+
+
+class ToyGenerator(nn.Module):
+    """Modulated convolutions from 8 to 64 pixels; a style at each of four sizes."""
+
+    z_dim, w_dim, num_ws, resolution = 16, 16, 4, RESOLUTION
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.matrix = _random(16, 16, name="mapping", scale=0.25)
+        self.constant = _random(1, width, 8, 8, name="constant")
+        self.styles = _random(4, 16, width, name="styles", scale=0.25)
+        self.kernels = _random(4, width, width, 3, 3, name="kernels", scale=(9 * width) ** -0.5)
+        self.colours = _random(3, width, 1, 1, name="colours", scale=width**-0.5)
+
+    def mapping(self, z: Tensor) -> Tensor:
+        return F.leaky_relu(z @ self.matrix, 0.2) * 1.5
+
+    def synthesis(self, w: Tensor) -> Tensor:
+        ws = w[:, None].expand(-1, self.num_ws, -1) if w.ndim == 2 else w
+        x = self.constant.expand(len(ws), -1, -1, -1)
+        for i in range(self.num_ws):
+            if i:
+                x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
+            x = x * (1 + ws[:, i] @ self.styles[i])[:, :, None, None]
+            x = F.leaky_relu(F.conv2d(x, self.kernels[i], padding=1), 0.2) * 1.4
+        x = x / x.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
+        return torch.tanh(F.conv2d(x, self.colours)) * 0.8
+
+
+class ToyEmbedder(nn.Module):
+    """16 × 16 thumbnail → one hidden layer → vector; of unit length where `unit`."""
+
+    def __init__(self, name: str, dim: int = 32, unit: bool = True) -> None:
+        super().__init__()
+        self.dim, self.unit = dim, unit
+        self.hidden = _random(768, 64, name=f"{name}/hidden", scale=768**-0.5)
+        self.out = _random(64, dim, name=f"{name}/out", scale=64**-0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        thumbnail = F.interpolate(images, size=(16, 16), mode="area").flatten(1)
+        features = torch.tanh(thumbnail @ self.hidden) @ self.out
+        return F.normalize(features, dim=1) if self.unit else features
+
+
+def _template() -> Tensor:
+    """68 landmarks of an FFHQ-aligned face in a unit square."""
+
+    def arc(x: float, y: float, rx: float, ry: float, start: float, turn: float, n: int) -> Tensor:
+        angles = torch.linspace(start, start + turn, n + (abs(turn) > 6))[:n]
+        return torch.stack([x + rx * torch.cos(angles), y + ry * torch.sin(angles)], dim=1)
+
+    pi = math.pi
+    nose = torch.tensor([[0.5, y] for y in (0.47, 0.52, 0.57, 0.61)])
+    parts = [
+        arc(0.5, 0.5, 0.32, 0.42, pi, -pi, 17),
+        arc(0.375, 0.42, 0.09, 0.04, pi, pi, 5),
+        arc(0.625, 0.42, 0.09, 0.04, pi, pi, 5),
+        nose,
+        arc(0.5, 0.62, 0.06, 0.02, pi, -pi, 5),
+        arc(0.375, 0.4725, 0.05, 0.02, pi, 2 * pi, 6),
+        arc(0.625, 0.4725, 0.05, 0.02, pi, 2 * pi, 6),
+        arc(0.5, 0.7475, 0.11, 0.05, pi, 2 * pi, 12),
+        arc(0.5, 0.7475, 0.08, 0.02, pi, 2 * pi, 8),
+    ]
+    return torch.cat(parts)
+
+
+class ToyLandmarks(nn.Module):
+    """A mean face, moved by up to some pixels as the picture has it."""
+
+    template: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets = ToyEmbedder("landmarks", dim=136, unit=False)
+        self.register_buffer("template", _template())
+
+    def forward(self, images: Tensor) -> Tensor:
+        moved = self.template + 0.03 * torch.tanh(self.offsets(images)).view(-1, 68, 2)
+        return moved * images.new_tensor([images.shape[3], images.shape[2]])
+
+
+class ToyDetector:
+    """One face in the middle of any picture whose grey values vary; none in a flat one."""
+
+    name = "toy"
+
+    def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
+        return [self._detect(picture) for picture in pictures]
+
+    def _detect(self, picture: Pixels) -> Faces:
+        height, width = picture.shape[:2]
+        contrast = float(picture.mean(axis=2).std())
+        found = int(contrast > 4.0)
+        size = np.array([width, height], dtype=np.float32)
+        box = np.array([[0.18, 0.3, 0.82, 0.92]], dtype=np.float32) * np.tile(size, 2)
+        unit = [[0.375, 0.4725], [0.625, 0.4725], [0.5, 0.62], [0.39, 0.7475], [0.61, 0.7475]]
+        points = np.array([unit], dtype=np.float32) * size
+        score = np.array([min(contrast / 20.0, 1.0)], dtype=np.float32)
+        return Faces(boxes=box[:found], scores=score[:found], points=points[:found])
+
+
+class ToyPerceptual(nn.Module):
+    """Features of a random embedder; their squared distance."""
+
+    fid_label, lpips_label = "FID (toy features)", "LPIPS (toy features)"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = ToyEmbedder("perceptual", unit=False)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        features: Tensor = self.features(images)
+        return features
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return (self.pooled(a) - self.pooled(b)).square().mean(1)
+
+
+def _test_faces(generator: ToyGenerator, identities: int, views: int, seed: int) -> TestFaces:
+    random = torch_generator("toy/test faces", seed=seed)
+    people = torch.randn(identities, generator.z_dim, generator=random).repeat_interleave(views, 0)
+    z = people + 0.2 * torch.randn(people.shape, generator=random)
+    pixels = to_pixels(generator.synthesis(generator.mapping(z)))
+    return TestFaces(pixels, np.repeat(np.arange(identities, dtype=np.int64), views))
+
+
+@cache
+def toy_world() -> World:
+    """The same world at every call and in every process."""
+    generator = ToyGenerator().eval()
+    return World(
+        name="toy",
+        resolution=RESOLUTION,
+        generator=generator,
+        identity=ToyEmbedder("identity").eval(),
+        expression_trunk=ToyEmbedder("expression", dim=24, unit=False).eval(),
+        expression_dim=24,
+        landmarks=ToyLandmarks().eval(),
+        detector=ToyDetector(),
+        held_out={"first": ToyEmbedder("held out 1").eval(), "second": ToyEmbedder("two").eval()},
+        perceptual=ToyPerceptual().eval(),
+        test_faces=lambda identities, views, seed: _test_faces(generator, identities, views, seed),
+        weights_sha256="0" * 64,
+    )
