@@ -17,19 +17,23 @@ from deid.errors import DeidError
 from deid.params import RegisterParams, load_params
 from deid.serve.registry import CHALLENGER, Contest, Registration
 
+REGISTER = "register"  # the last stage; DVC runs what comes before it
 REGISTERED = Path("data/registered.json")
 
 
-@task(retries=1, retry_delay_seconds=20)
-def reproduce(target: str, force: bool = False) -> None:
-    """`dvc repro TARGET` in the current directory; its output goes to the run's log."""
+@task(retries=1, retry_delay_seconds=5)
+def pipeline(force: bool = False) -> Registration:
+    """`dvc repro register` here, with its output in the run's log; returns what was registered.
+
+    Stages go on where they were killed, so that another attempt costs little.
+    """
     log = get_run_logger()
     here = str(Path(sys.executable).parent)  # the stages call `deid`, which is installed there
     environment = os.environ | {
         "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]),
         "DVC_NO_ANALYTICS": "1",
     }
-    command = [sys.executable, "-m", "dvc", "repro", target, *(["--force"] if force else [])]
+    command = [sys.executable, "-m", "dvc", "repro", REGISTER, *(["--force"] if force else [])]
     lines: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -39,13 +43,9 @@ def reproduce(target: str, force: bool = False) -> None:
             lines.append(line.rstrip())
             log.info(lines[-1])
     if process.returncode != 0:
-        said = next((line for line in reversed(lines) if line.startswith("deid:")), lines[-1:])
-        raise DeidError(f"dvc repro {target}: exit code {process.returncode}: {said}")
-
-
-@task
-def registration() -> Registration:
-    """What the `register` stage did."""
+        ours = [line for line in lines if line.startswith("deid:")]
+        said = (ours or lines or ["no output"])[-1]
+        raise DeidError(f"dvc repro {REGISTER}: exit code {process.returncode}: {said}")
     return Registration(**json.loads(REGISTERED.read_text()))
 
 
@@ -80,10 +80,8 @@ def retrain(promote: bool = True, force: bool = False) -> str:
     root, whose params.yaml, data and registry it uses. Raises `DeidError` when a stage or, with
     `promote`, a gate fails.
     """
-    reproduce("evaluate", force)
-    reproduce("register")
+    done = pipeline(force)
     params = load_params().register_
-    done = registration()
     if done.alias != CHALLENGER:
         return f"{done.model} version {done.version} is {done.alias}; nothing to promote"
     judged = judge(params)

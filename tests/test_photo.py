@@ -36,7 +36,7 @@ from deid.privacy.verify import (
     Judge,
     Verifier,
     build_verifier,
-    impostor_similarities,
+    pair_similarities,
     threshold_at,
 )
 from deid.worlds.world import Faces
@@ -591,9 +591,23 @@ def test_the_threshold_lets_a_thousandth_of_impostors_pass() -> None:
     vectors = rng.normal(size=(300, 16))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     people = np.arange(300) // 2
-    cosines = impostor_similarities(vectors, people)
+    genuine, cosines = pair_similarities(vectors, people)
+    assert len(genuine) == 150
     assert len(cosines) == 300 * 299 // 2 - 150
     assert abs((cosines > threshold_at(cosines)).mean() - 1e-3) < 2e-4
+
+
+def test_a_judge_that_knows_nobody_again_is_refused() -> None:
+    class Blind(torch.nn.Module):
+        dim = 2
+
+        def forward(self, images: Tensor) -> Tensor:
+            angle = images.sum(dim=(1, 2, 3)) * 1e4  # unit vectors that say nothing of the face
+            return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+    blind = replace(toy_world(), held_out={"blind": Blind()})
+    with pytest.raises(DeidError, match="blind"):
+        build_verifier((), blind)
 
 
 def test_the_same_picture_is_never_safe() -> None:

@@ -37,22 +37,19 @@ ONE = StageOneParams(
 TWO = StageTwoParams(
     steps=30, batch_size=4, threads=1, adversarial_widths=(32, 32, 32), checkpoint_every=10
 )
+KILLED_AT = 17  # seven steps after a checkpoint
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from tests.test_training import ONE, TWO, use_toy_world, train_one, train_two
-from deid.training.stage_one import StageOne
-from deid.training.stage_two import StageTwo
+from tests.test_training import KILLED_AT, StageOne, train_one, use_toy_world
+step = StageOne.step
+def dying(self, index):
+    if index == KILLED_AT:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, index)
+StageOne.step = dying
 use_toy_world()
-stage, root = sys.argv[1], Path(sys.argv[2])
-def dying(step):
-    def wrapped(self, index):
-        if index == 17:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, index)
-    return wrapped
-StageOne.step, StageTwo.step = dying(StageOne.step), dying(StageTwo.step)
-{"one": train_one, "two": train_two}[stage](root, "killed")
+train_one(Path(sys.argv[1]), "killed")
 """
 
 
@@ -152,8 +149,7 @@ def frozen_networks() -> list[Any]:
 
 
 def trainable_stage_one(root: Path) -> StageOne:
-    stage = StageOne(ONE, toy_world(), root / "latents")
-    return stage
+    return StageOne(ONE, toy_world(), root / "latents")
 
 
 def test_stage_one_trains_the_expression_encoder_m_and_d_w(root: Path) -> None:
@@ -239,27 +235,39 @@ def test_stage_one_learns_to_reconstruct(root: Path) -> None:
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
 
 
-@pytest.mark.parametrize("stage", ["one", "two"])
-def test_a_run_killed_midway_ends_with_the_bytes_of_an_undisturbed_one(
-    root: Path, stage: str
-) -> None:
-    command = [sys.executable, "-c", DIES, stage, str(root)]
+def same_files(folder: Path, wanted: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in wanted.iterdir())
+    for path in wanted.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_killed_stage_one_ends_with_the_bytes_of_an_undisturbed_one(root: Path) -> None:
+    command = [sys.executable, "-c", DIES, str(root)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     killed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    partial = root / "killed.partial"
     assert not (root / "killed").exists()
-    assert (partial / "checkpoint.pt").is_file()  # of step 10, seven steps before the end
+    assert (root / "killed.partial" / "checkpoint.pt").is_file()
+    same_files(train_one(root, "killed"), root / "one")
+    assert not (root / "killed.partial").exists()
 
-    train = {"one": train_one, "two": train_two}[stage]
-    resumed, whole = train(root, "killed"), root / stage
-    assert not partial.exists()
-    assert sorted(p.name for p in resumed.iterdir()) == sorted(p.name for p in whole.iterdir())
-    for path in whole.iterdir():
-        assert (resumed / path.name).read_bytes() == path.read_bytes(), path.name
-    for path in resumed.iterdir():
-        path.unlink()
-    resumed.rmdir()
+
+def test_a_stage_two_that_failed_midway_goes_on_to_the_same_bytes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, steps = StageTwo.step, []
+
+    def failing(self: StageTwo, index: int) -> dict[str, float]:
+        steps.append(index)
+        if steps.count(KILLED_AT) == 1 and index == KILLED_AT:
+            raise OSError("no space left on device")
+        return step(self, index)
+
+    monkeypatch.setattr(StageTwo, "step", failing)
+    with pytest.raises(OSError, match="no space"):
+        train_two(root, "failed")
+    same_files(train_two(root, "failed"), root / "two")
+    assert steps == [*range(KILLED_AT + 1), *range(10, TWO.steps)]  # on from the checkpoint
 
 
 def test_a_stage_leaves_model_description_curves_and_sheet(root: Path) -> None:
@@ -361,4 +369,5 @@ def test_input_diversity_moves_pictures_and_keeps_gradients() -> None:
     assert once.shape == images.shape
     assert not torch.allclose(once, images, atol=0.1)
     once.sum().backward()
-    assert images.grad is not None and images.grad.abs().mean() > 0.3
+    assert images.grad is not None
+    assert images.grad.abs().mean() > 0.3

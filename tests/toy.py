@@ -26,7 +26,10 @@ def _random(*shape: int, name: str, scale: float = 1.0) -> nn.Parameter:
 
 
 class ToyGenerator(nn.Module):
-    """Modulated convolutions from 8 to 64 pixels; a style at each of four sizes."""
+    """Modulated convolutions from 8 to 64 pixels, a style at each of four sizes; a light oval in
+    the middle, as if it were a face."""
+
+    oval: Tensor
 
     z_dim, w_dim, num_ws, resolution = 16, 16, 4, RESOLUTION
 
@@ -36,7 +39,9 @@ class ToyGenerator(nn.Module):
         self.constant = _random(1, width, 8, 8, name="constant")
         self.styles = _random(4, 16, width, name="styles", scale=0.25)
         self.kernels = _random(4, width, width, 3, 3, name="kernels", scale=(9 * width) ** -0.5)
-        self.colours = _random(3, width, 1, 1, name="colours", scale=width**-0.5)
+        self.colours = _random(3, width, 1, 1, name="colours", scale=0.7 * width**-0.5)
+        y, x = torch.meshgrid(*[torch.linspace(-1, 1, RESOLUTION)] * 2, indexing="ij")
+        self.register_buffer("oval", torch.exp(-((x / 0.6) ** 2) - (y / 0.8) ** 2) * 1.5 - 0.6)
 
     def mapping(self, z: Tensor) -> Tensor:
         return F.leaky_relu(z @ self.matrix, 0.2) * 1.5
@@ -50,7 +55,7 @@ class ToyGenerator(nn.Module):
             x = x * (1 + ws[:, i] @ self.styles[i])[:, :, None, None]
             x = F.leaky_relu(F.conv2d(x, self.kernels[i], padding=1), 0.2) * 1.4
         x = x / x.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
-        return torch.tanh(F.conv2d(x, self.colours)) * 0.8
+        return torch.tanh(F.conv2d(x, self.colours) + self.oval) * 0.8
 
 
 class ToyEmbedder(nn.Module):

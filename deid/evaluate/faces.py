@@ -1,6 +1,6 @@
 """Held-out faces and everything the metrics need to know about them, computed once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ class Encoded:
 
     identity: Features  # En_id, the attacked recogniser
     held_out: Mapping[str, Features]
-    expression: Features  # the frozen trunk of En_expr
     pooled: Features  # for FID
 
 
@@ -36,6 +35,7 @@ class HeldOut:
     images: Tensor  # [N,3,R,R]
     identities: NDArray[np.int64]
     encoded: Encoded
+    expression: Features  # of the frozen trunk of En_expr
     places: NDArray[np.float32]  # [N,4], the box of each face's landmarks
     impostors: Mapping[str, FloatArray]  # scores of different people, by held-out recogniser
 
@@ -57,6 +57,7 @@ def held_out_faces(world: World, params: EvaluateParams, seed: int) -> HeldOut:
         images=images,
         identities=faces.identities,
         encoded=encoded,
+        expression=expressions(world, images, params.batch_size),
         places=_places(world, images, params.batch_size),
         impostors={
             name: impostor_scores(features, faces.identities)
@@ -67,30 +68,25 @@ def held_out_faces(world: World, params: EvaluateParams, seed: int) -> HeldOut:
 
 @torch.no_grad()
 def encode(world: World, images: Tensor, batch_size: int) -> Encoded:
-    """Run every encoder over `images [N,3,R,R]`."""
-    parts = [_encode(world, batch) for batch in torch.split(images, batch_size)]
-    return join(parts)
+    """What recognisers and perceptual network say of `images [N,3,R,R]`."""
 
+    def run(network: Callable[[Tensor], Tensor]) -> Features:
+        parts = [network(batch) for batch in torch.split(images, batch_size)]
+        return torch.cat(parts).numpy()
 
-def join(parts: list[Encoded]) -> Encoded:
-    """Batches in a row → one."""
     return Encoded(
-        identity=np.concatenate([p.identity for p in parts]),
-        held_out={
-            name: np.concatenate([p.held_out[name] for p in parts]) for name in parts[0].held_out
-        },
-        expression=np.concatenate([p.expression for p in parts]),
-        pooled=np.concatenate([p.pooled for p in parts]),
+        identity=run(world.identity),
+        held_out={name: run(network) for name, network in world.held_out.items()},
+        pooled=run(world.perceptual.pooled),
     )
 
 
-def _encode(world: World, images: Tensor) -> Encoded:
-    return Encoded(
-        identity=world.identity(images).numpy(),
-        held_out={name: network(images).numpy() for name, network in world.held_out.items()},
-        expression=world.expression_trunk(images).flatten(1).numpy(),
-        pooled=world.perceptual.pooled(images).numpy(),
-    )
+@torch.no_grad()
+def expressions(world: World, images: Tensor, batch_size: int) -> Features:
+    """Features of the expression trunk as it was before fine-tuning, `[N,dim]`."""
+    parts = [world.expression_trunk(batch) for batch in torch.split(images, batch_size)]
+    features: Features = torch.cat(parts).flatten(1).numpy()
+    return features
 
 
 @torch.no_grad()

@@ -65,9 +65,9 @@ def _few(faces: HeldOut) -> HeldOut:
         encoded=type(encoded)(
             encoded.identity[chosen],
             {name: features[chosen] for name, features in encoded.held_out.items()},
-            encoded.expression[chosen],
             encoded.pooled[chosen],
         ),
+        expression=faces.expression[chosen],
         places=faces.places[chosen],
         impostors=faces.impostors,
     )
@@ -122,18 +122,32 @@ def _swap_grid(bench: Bench, faces: HeldOut) -> "Figure":
 def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
     """A dot a method: how similar to the original, how far from its distribution."""
     figure, axis = _axes(6.4, 4.2)
-    for table in metrics.values():
-        for method, row in table.items():
-            if method in REFERENCES:
-                continue
-            x, y = row["id_similarity"], row["fid"]
-            at, colour = (x["mean"], y["mean"]), COLOURS[method]
-            axis.errorbar(*at, xerr=x["std"], yerr=y["std"], fmt="o", color=colour)
-            axis.annotate(method, at, (6, 4), textcoords="offset points", fontsize=9)
+    rows = {name: row for table in metrics.values() for name, row in table.items()}
+    points = {}
+    for method in [name for name in rows if name not in REFERENCES]:
+        x, y = rows[method]["id_similarity"], rows[method]["fid"]
+        points[method], colour = (x["mean"], y["mean"]), COLOURS[method]
+        axis.errorbar(*points[method], xerr=x["std"], yerr=y["std"], fmt="o", color=colour)
     axis.set(xlabel="identity similarity with the original, held-out recognisers (lower is safer)")
     axis.set(ylabel=f"{fid_label}\n(lower is nearer to real)", yscale="log")
     axis.margins(0.14)
+    _label(axis, points)
     return figure
+
+
+def _label(axis: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
+    """Names beside the dots, from the lowest up, each pushed above those it would cover."""
+    axis.figure.draw_without_rendering()
+    placed: list[tuple[float, float]] = []
+    for method, point in sorted(points.items(), key=lambda item: item[1][1]):
+        x, y = axis.transData.transform(point)
+        top = y
+        for other_x, other_y in sorted(placed, key=lambda place: place[1]):
+            if abs(other_x - x) < 90 and abs(other_y - top) < 15:  # a label's size, in dots
+                top = other_y + 15
+        placed.append((x, top))
+        offset = (7.0, 0.72 * (top - y) - 3.0)
+        axis.annotate(method, point, offset, textcoords="offset points", fontsize=9)
 
 
 def _histogram(faces: HeldOut, cells: Mapping[str, Cell]) -> "Figure":

@@ -29,12 +29,12 @@ class Column:
     percent: bool = False
 
     def text(self, parts: Parts) -> str:
-        scale, unit = (100.0, " %") if self.percent else (1.0, "")
+        scale, unit = (100.0, "%") if self.percent else (1.0, "")
         mean, std = (f"{parts[name] * scale:.{self.digits}f}" for name in ("mean", "std"))
         return f"{mean} ± {std}{unit}"
 
     def published(self, value: float) -> str:
-        return f"{value * 100:.{self.digits}f} %" if self.percent else f"{value:.{self.digits}f}"
+        return f"{value * 100:.{self.digits}f}%" if self.percent else f"{value:.{self.digits}f}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ def columns(table: str, world: World) -> list[Column]:
             Column("source_id_similarity", "similarity to donor, held out", "↑"),
             Column("target_expression_loss", "target expression loss", "↓"),
             *privacy,
-            detect,
         ]
     return [
         fid,

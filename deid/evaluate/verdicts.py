@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from deid.evaluate.faces import FALSE_ACCEPT_RATE
+
 Metrics = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
-MATCHED_BY_CHANCE = 0.01  # ten times the false accept rate: no better than a lucky attacker
+FEW_MATCHES = 10 * FALSE_ACCEPT_RATE
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def _detection(rate: float) -> Verdict:
     return Verdict(
         "good" if enough else "bad",
         f"The detector finds a face in {rate:.1%} of the adversarial mapping’s pictures, "
-        f"{'at least' if enough else 'fewer than'} the 99 % asked for.",
+        f"{'at least' if enough else 'fewer than'} the 99% asked for.",
     )
 
 
@@ -67,16 +69,13 @@ def _matched(
     before: Mapping[str, Mapping[str, float]],
 ) -> Verdict:
     after, originally = row["reidentification"]["mean"], before["reidentification"]["mean"]
-    safe = after <= MATCHED_BY_CHANCE
-    meaning = (
-        "about what chance would give"
-        if safe
-        else "who owns other pictures of a person can still find some of them"
-    )
+    safe = after <= FEW_MATCHES
+    warning = "" if safe else " Who owns other pictures of a person can still find some of them."
     return Verdict(
         "good" if safe else "bad",
         f"{subject}: at worst, a held-out recogniser matches {after:.1%} of the outputs with "
-        f"another picture of the same person ({originally:.1%} before): {meaning}.",
+        f"another picture of the same person ({originally:.1%} before; strangers: "
+        f"{FALSE_ACCEPT_RATE:.1%}).{warning}",
     )
 
 

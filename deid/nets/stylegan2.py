@@ -114,8 +114,8 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         # Three outputs: here modulating the weights is cheaper, as one small product per picture.
         weight = self.weight[:, :, 0, 0].t() * (self.style(w)[:, :, None] * self.scale)
-        rgb = x.permute(0, 2, 3, 1).flatten(1, 2) @ weight
-        return rgb.float().add(self.bias).transpose(1, 2).unflatten(2, x.shape[2:])
+        rgb: Tensor = (x.permute(0, 2, 3, 1).flatten(1, 2) @ weight).float() + self.bias
+        return rgb.transpose(1, 2).reshape(len(x), 3, *x.shape[2:])
 
 
 class StyleGAN2(nn.Module):

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from deid.alignment import Points, apply_affine, crop_to_picture, five_points
 from deid.images import Pixels
-from deid.photo.align import Window, native_side, place_face
+from deid.photo.align import Window, place_face
 
 OPAQUE_GREY = 96
-FEATHER = 0.06  # of the FFHQ square's side
+FEATHER = 0.03  # of the FFHQ square's side
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 
 
@@ -39,15 +39,20 @@ def hull_of_landmarks(landmarks: Points) -> Points:
     """Convex hull `[M,2]` of 68 landmarks of an upright crop, carried up over the forehead."""
     brows = landmarks[17:27]
     forehead = brows.copy()
-    forehead[:, 1] -= 0.8 * (landmarks[30, 1] - brows[:, 1].mean())
+    forehead[:, 1] -= 0.65 * (landmarks[30, 1] - brows[:, 1].mean())
     everything = np.concatenate([landmarks, forehead]).astype(np.float32)
     return np.asarray(cv2.convexHull(everything)[:, 0])
 
 
 def hull_of_points(points: Points) -> Points:
     """An ellipse `[M,2]` over a usual face, in picture pixels, from five points `[5,2]`."""
+    return _ellipse(points, middle=0.565, across=0.32, down=0.39)
+
+
+def _ellipse(points: Points, middle: float, across: float, down: float) -> Points:
+    """Shares of the FFHQ square, whose eyes are at 0.47 and mouth at 0.75 of its height."""
     angle = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
-    unit = np.stack([0.5 + 0.34 * np.cos(angle), 0.56 + 0.40 * np.sin(angle)], axis=-1)
+    unit = np.stack([0.5 + across * np.cos(angle), middle + down * np.sin(angle)], axis=-1)
     return apply_affine(crop_to_picture(points, 1), unit)
 
 
@@ -84,7 +89,7 @@ def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: b
     old = canvas[y0:y1, x0:x1]
     new = place_face(crop, points, region.window).astype(np.float32)
     if match:
-        new = _match_colours(new, old.astype(np.float32), region, native_side(points))
+        new = _match_colours(new, old.astype(np.float32), points, region)
     alpha = region.alpha[..., None]
     mixed = np.rint(old * (1.0 - alpha) + new * alpha).clip(0, 255).astype(np.uint8)
     canvas[y0:y1, x0:x1] = np.where(alpha > 0, mixed, old)
@@ -104,18 +109,17 @@ def is_filled(canvas: Pixels, region: Region) -> bool:
 
 
 def _match_colours(
-    new: NDArray[np.float32], old: NDArray[np.float32], region: Region, side: float
+    new: NDArray[np.float32], old: NDArray[np.float32], points: Points, region: Region
 ) -> NDArray[np.float32]:
-    """Shift and stretch each channel of `new` to the skin just inside the seam, within bounds."""
-    whole = (region.alpha >= 1.0).astype(np.uint8)
-    depth = cv2.distanceTransform(np.pad(whole, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    band = (depth > 0) & (depth <= max(2.0, FEATHER * side))
-    if band.sum() < 16:
+    """Bring the mean colour of cheeks, nose and mouth to what it was, so that the neck fits.
+
+    By a gain, as a change of light would: a shift would stain the whites of the eyes.
+    """
+    skin = _filled(_ellipse(points, middle=0.62, across=0.16, down=0.2), region.window) > 0
+    if not skin.any():
         return new
-    mean_new, mean_old = new[band].mean(axis=0), old[band].mean(axis=0)
-    gain = np.clip((old[band].std(axis=0) + 1) / (new[band].std(axis=0) + 1), 0.85, 1.18)
-    shift = np.clip(mean_old - mean_new, -48, 48)
-    return np.asarray((new - mean_new) * gain + mean_new + shift, dtype=np.float32)
+    gain = (old[skin].mean(axis=0) + 1) / (new[skin].mean(axis=0) + 1)
+    return np.asarray(new * np.clip(gain, 0.5, 2.0), dtype=np.float32)
 
 
 def _window(outline: Points, shape: tuple[int, ...], margin: int) -> Window:

@@ -21,6 +21,8 @@ from deid.images import Pixels, to_tensor
 from deid.worlds.world import FaceEmbedder, World
 
 FALSE_ACCEPT_RATE = 1e-3
+LEAST_TRUE_ACCEPT_RATE = 0.3
+CALIBRATION = (60, 2, 0)  # people, views each, seed
 
 Embed = Callable[[Pixels, Points], NDArray[np.float32]]
 """Aligned `uint8 [N,S,S,3]` faces and their five points `[N,5,2]` in them → unit `[N,dim]`."""
@@ -74,28 +76,35 @@ def threshold_at(similarities: NDArray[Any], rate: float = FALSE_ACCEPT_RATE) ->
     return float(np.quantile(similarities, 1.0 - rate))
 
 
-def impostor_similarities(
+def pair_similarities(
     embeddings: NDArray[Any], identities: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Cosines `[M]` of all pairs of different persons among unit `embeddings` `[N,dim]`."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosines of all pairs of one person, and of different persons, among unit `[N,dim]`."""
     rows, columns = np.triu_indices(len(embeddings), k=1)
-    others = identities[rows] != identities[columns]
-    cosines = embeddings @ embeddings.T
-    return np.asarray(cosines[rows[others], columns[others]], dtype=np.float32)
+    same = identities[rows] == identities[columns]
+    cosines = np.asarray((embeddings @ embeddings.T)[rows, columns], dtype=np.float32)
+    return cosines[same], cosines[~same]
 
 
 def world_verifier(world: World) -> Verifier:
     """Judges from the world's held-out recognisers, at a false accept rate of 1e-3.
 
-    Thresholds come from pairs of different people among faces that no training has seen.
+    Thresholds come from pairs of different people among faces that no training has seen. A judge
+    that does not know people again would let every face pass, so it is refused (`DeidError`).
     """
-    faces = world.test_faces(100, 2, 0)
+    faces = world.test_faces(*CALIBRATION)
     judges = []
     for name, network in world.held_out.items():
         embed = _world_embed(network)
-        empty = np.zeros((len(faces.pixels), 5, 2), np.float32)
-        embedded = embed(faces.pixels, empty)
-        threshold = threshold_at(impostor_similarities(embedded, faces.identities))
+        nowhere = np.zeros((len(faces.pixels), 5, 2), np.float32)
+        genuine, impostor = pair_similarities(embed(faces.pixels, nowhere), faces.identities)
+        threshold = threshold_at(impostor)
+        known = float((genuine > threshold).mean())
+        if not known >= LEAST_TRUE_ACCEPT_RATE:
+            raise DeidError(
+                f"recogniser {world.name}/{name}: knows only {known:.0%} of people again, too few "
+                "to judge by; restore its weights or train them with `make pretrain`"
+            )
         judges.append(Judge(f"{world.name}/{name}", round(threshold, 4), embed))
     return Verifier(tuple(judges), world.resolution)
 

@@ -49,9 +49,7 @@ def _placements(
     scale = 1.0 + rng.uniform(-jitter.scale, jitter.scale, count)
     shift = rng.uniform(-jitter.shift, jitter.shift, (count, 2)) * size / 64
     cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
-    linear = np.stack(
-        [np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], 1
-    )
+    linear = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], 1)
     centre = np.full(2, size / 2)
     offset = centre + shift - linear @ centre
     return np.concatenate([linear, offset[:, :, None]], axis=2)

@@ -52,7 +52,7 @@ class Hair:
         return low * (1 - self.bare * torch.sigmoid((-0.72 - hit.y) * 9)) * self.density
 
     def fall(self, u: Tensor, v: Tensor, width: Tensor) -> Tensor:
-        """Signed distance `[N,P]` inside the hair that hangs behind; u, v from the skull's middle."""
+        """Signed distance `[N,P]` inside the hanging hair; u, v from the skull's middle."""
         end = 0.3 + 1.9 * self.long
         r = (v.clamp_min(0.0) / end).clamp_max(1.0)
         half = width * (0.92 + 0.9 * self.thick) * (1 - r**4).clamp_min(1e-4).sqrt()

@@ -96,7 +96,7 @@ def _relief(c: Columns, f: Features, bottom: Tensor) -> tuple[Tensor, Tensor]:
     deep = c.uniform("eye_depth", 0.3, 1.8) + 0.2 * f.male
     full = c.uniform("cheeks", 0.6, 1.3) + 0.9 * f.smile.clamp_min(0)
     lips, gape = f.mouth_y, f.opening
-    rows = [
+    rows: list[tuple[Tensor | float, ...]] = [
         (0.15 * bridge, 0.0, 0.08, 0.15, 0.30),
         (0.17 * bridge, 0.0, 0.36 * nose / 0.6, 0.15 * wide.sqrt(), 0.20),
         (0.17 + 0.06 * f.nose_tip, 0.0, nose - 0.02 - 0.03 * f.nose_tip, 0.145 * wide, 0.14),

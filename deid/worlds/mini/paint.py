@@ -175,11 +175,11 @@ class FacePainter:
         canvas = blend(canvas, self.p.skin * _DEEP, seam * self.front)
         part = torch.sigmoid((f.opening - 0.055) * 90)
         inside = self.edge(torch.minimum(torch.minimum(y - upper, lower - y), ends)) * part
-        cave = linear(62, 16, 18).expand_as(canvas)
+        cave = linear(50, 12, 15).expand_as(canvas)
         tongue = self.edge(y - (lower - 0.12 * f.opening - 0.03), 0.02) * torch.sigmoid(
             (f.opening - 0.2) * 30
         )
-        cave = blend(cave, linear(150, 66, 66), tongue * (1 - u * u).clamp(0, 1) * 0.8)
+        cave = blend(cave, linear(118, 44, 46), tongue * (1 - u * u).clamp(0, 1) * 0.8)
         row = 0.04 + 0.07 * torch.sigmoid(3 * f.smile)
         teeth = self.edge(upper + row - y) * torch.sigmoid((0.86 - u) * 16)
         cave = blend(cave, linear(236, 230, 218), teeth * 0.92)

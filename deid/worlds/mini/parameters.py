@@ -1,8 +1,8 @@
 """The numbers that make one picture of the mini world, and how they are drawn.
 
-A picture is one point of `[P]`, distributed as N(0, I), in five groups: who it is (`identity`), what
-the face does (`expression`), where it looks (`pose`), the `light`, and everything behind and around
-it (`background`: the backdrop, the clothes and the glasses, which come and go with the picture).
+A picture is one point of `[P]`, distributed as N(0, I), in five groups: who it is (`identity`),
+what the face does (`expression`), where it looks (`pose`), the `light`, and everything behind and
+around it (`background`: the backdrop, the clothes, and the glasses, which come and go).
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,25 @@ from torch import Tensor
 
 from deid.seeds import numpy_generator
 
-_NAMES: dict[str, list[str]] = {
-    "identity": ["sex", "age", "skin_tone", "skin_hue", "face_width", "jaw_width", "chin_length", "chin_shape", "cheeks", "forehead", "eye_size", "eye_spacing", "eye_tilt", "eye_roundness", "eye_depth", "eye_colour", "nose_length", "nose_width", "nose_bridge", "nose_tip", "mouth_width", "upper_lip", "lower_lip", "lip_colour", "mouth_height", "brow_thickness", "brow_arch", "brow_height", "brow_tilt", "hair_lightness", "hair_red", "hair_volume", "hair_length", "baldness", "fringe", "parting", "beard", "blush"],
-    "expression": ["smile", "mouth_open", "brow_raise", "frown", "eye_open", "gaze_x", "gaze_y", "pucker"],
-    "pose": ["yaw", "pitch", "roll"],
-    "light": ["azimuth", "elevation", "ambient", "warmth"],
-    "background": ["back_lightness", "back_red", "back_blue", "back_direction", "back_gradient", "cloth_lightness", "cloth_red", "cloth_blue", "glasses", "glasses_size", "glasses_colour"],
-}  # fmt: skip
+_GROUP_NAMES = {
+    "identity": """
+        sex age skin_tone skin_hue face_width jaw_width chin_length chin_shape cheeks forehead
+        eye_size eye_spacing eye_tilt eye_roundness eye_depth eye_colour
+        nose_length nose_width nose_bridge nose_tip
+        mouth_width upper_lip lower_lip lip_colour mouth_height
+        brow_thickness brow_arch brow_height brow_tilt
+        hair_lightness hair_red hair_volume hair_length baldness fringe parting beard blush
+    """,
+    "expression": "smile mouth_open brow_raise frown eye_open gaze_x gaze_y pucker",
+    "pose": "yaw pitch roll",
+    "light": "azimuth elevation ambient warmth",
+    "background": """
+        back_lightness back_red back_blue back_direction back_gradient
+        cloth_lightness cloth_red cloth_blue
+        glasses glasses_size glasses_colour
+    """,
+}
+_NAMES = {group: names.split() for group, names in _GROUP_NAMES.items()}
 
 
 def _slices() -> dict[str, slice]:

@@ -120,7 +120,7 @@ def _places(
 
 @torch.no_grad()
 def _stand(canvas: Tensor, row: Tensor, person: Person, place: NDArray[np.float64]) -> None:
-    """Draw one person into `canvas` `[1,3,H,W]`, the head only where there can be something of it."""
+    """Draw one person into `canvas` `[1,3,H,W]`, the head only where it can be."""
     x0, y0, x1, y1 = _window(place, _BODY, canvas)
     hx0, hy0, hx1, hy1 = _window(place, _HEAD, canvas)
     if x0 >= x1 or y0 >= y1 or hx0 >= hx1 or hy0 >= hy1:
@@ -154,4 +154,4 @@ def _into(place: NDArray[np.float64], x: int, y: int) -> NDArray[np.float64]:
     """The map `[1,2,3]` from pixels counted from (x, y) to camera coordinates."""
     to_camera = invert_affine(place)
     to_camera[:, 2] += to_camera[:, :2] @ np.array([x, y])
-    return to_camera[None]
+    return np.asarray(to_camera[None], np.float64)

@@ -4,7 +4,7 @@ z is N(0, I) and means the renderer's parameters; the generator learns to draw w
 draws. Two single-threaded processes share each batch, which on two cores is faster than one process
 with two threads and suffers less beside other work. A killed run goes on from `<out>.partial`.
 
-    python -m deid.worlds.mini.train_generator --data data/mini/renders --out data/mini/trained/generator
+    python -m deid.worlds.mini.train_generator --steps 10000 --out data/mini/trained/generator
 """
 
 import argparse
@@ -23,6 +23,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from deid.images import to_pixels, to_tensor
@@ -101,7 +102,7 @@ class Trainer:
             generated = self.forward(z)
         loss = distillation_loss(generated, rendered, regions(landmarks, self.net.resolution))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.step += 1
         self._follow()
@@ -135,10 +136,9 @@ class Trainer:
     @torch.no_grad()
     def validate(self, sheet: Path) -> dict[str, float]:
         """PSNR on people never trained on; some of them beside their renders in `sheet`."""
-        first = len(self.renders) - self.options.validation
-        chunks = np.array_split(
-            np.arange(first, len(self.renders)), self.options.validation // 64 + 1
-        )
+        held_out = self.renders.split("validation")
+        held_out = held_out[:: max(1, len(held_out) // VALIDATION)]
+        chunks = np.array_split(held_out, len(held_out) // 64 + 1)
         pairs = [(self.average(z), x, p) for z, x, p in (load(self.renders, c) for c in chunks)]
         generated, rendered, landmarks = (torch.cat(part) for part in zip(*pairs, strict=True))
         masks = regions(landmarks, self.net.resolution)
@@ -160,8 +160,8 @@ def load(renders: Renders, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor, 
 def write_sheet(path: Path, rendered: Tensor, generated: Tensor, columns: int = 8) -> None:
     """Pairs, render left and generated right, twice as large."""
     pairs = to_pixels(torch.cat([rendered, generated], 3))
-    count, height, width = pairs.shape[:3]
-    grid = pairs.reshape(count // columns, columns, height, width, 3).swapaxes(1, 2)
+    rows, (height, width) = len(pairs) // columns, pairs.shape[1:3]
+    grid = pairs[: rows * columns].reshape(rows, columns, height, width, 3).swapaxes(1, 2)
     picture = Image.fromarray(grid.reshape(-1, columns * width, 3))
     picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
 
@@ -174,7 +174,7 @@ def train(working: Path, data: Path, options: Options, checkpoint_every: int) ->
     if options.processes == 1:
         _process(0, *arguments)
     else:
-        torch.multiprocessing.spawn(_process, arguments, nprocs=options.processes)  # type: ignore[no-untyped-call]
+        spawn(_process, arguments, options.processes)  # type: ignore[no-untyped-call]
     rendezvous.unlink(missing_ok=True)
 
 

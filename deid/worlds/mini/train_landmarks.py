@@ -27,7 +27,9 @@ JITTER = Jitter(shift=4.0, scale=0.1, roll=8.0)
 _WEIGHT = torch.ones(68, 1).index_fill_(0, torch.arange(17), 0.4)  # the jaw counts less
 
 
-def loss(renders: Renders, batches: Batches, schedule: Schedule, model: nn.Module, step: int) -> Tensor:
+def loss(
+    renders: Renders, batches: Batches, schedule: Schedule, model: nn.Module, step: int
+) -> Tensor:
     """Mean distance along each axis in pixels, smooth near 0, the jaw at a lower weight."""
     indices = batches(step)
     rng = numpy_generator("mini/landmarks/augment", step, schedule.seed)

@@ -68,7 +68,12 @@ def margin_logits(cosines: Tensor, labels: Tensor, margin: Margin, share: float)
 
 
 def loss(
-    renders: Renders, batches: Batches, margin: Margin, schedule: Schedule, model: nn.Module, step: int
+    renders: Renders,
+    batches: Batches,
+    margin: Margin,
+    schedule: Schedule,
+    model: nn.Module,
+    step: int,
 ) -> Tensor:
     """Margin softmax over the people, and mean squared error of the identity numbers."""
     assert isinstance(model, Classifier)

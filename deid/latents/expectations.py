@@ -1,0 +1,180 @@
+"""Tables against expectations, by Great Expectations, with Data Docs that open without a network.
+
+The library takes many seconds to import and likes to talk to its makers: it is imported when
+tables are checked, with that switched off, and its pages lose whatever they would fetch.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Check:
+    """An expectation: what it means in words, its class in `great_expectations.expectations`."""
+
+    meaning: str
+    expectation: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a `Check`."""
+
+    table: str
+    meaning: str
+    expectation: str
+    expected: Mapping[str, Any]
+    observed: str
+    success: bool
+
+    def __str__(self) -> str:
+        wanted = ", ".join(f"{key}={value}" for key, value in self.expected.items())
+        return f"{self.table}: {self.meaning}: {self.expectation}({wanted}): {self.observed}"
+
+
+Tables = Mapping[str, tuple[pd.DataFrame, Sequence[Check]]]
+
+
+def check_tables(tables: Tables, docs: Path) -> list[Outcome]:
+    """Check every table; Data Docs of all of them in `docs`, to be opened at `index.html`."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+
+    context = _context(gx, docs)
+    outcomes: list[Outcome] = []
+    for name, (frame, checks) in tables.items():
+        outcomes += _check_table(gx, context, name, frame, checks)
+    _write_offline(docs, outcomes)
+    return outcomes
+
+
+def _context(gx: Any, docs: Path) -> Any:
+    """A context that lives in memory and writes its pages to `docs`, nothing anywhere else."""
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    for site in list(context.variables.data_docs_sites):
+        context.delete_data_docs_site(site)
+    site = {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "store_backend": {
+            "class_name": "TupleFilesystemStoreBackend",
+            "base_directory": str(docs.resolve()),
+        },
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+    }
+    context.add_data_docs_site(site_name="docs", site_config=site)
+    return context
+
+
+def _check_table(
+    gx: Any, context: Any, name: str, frame: pd.DataFrame, checks: Sequence[Check]
+) -> list[Outcome]:
+    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+    suite = gx.ExpectationSuite(name=name)
+    for check in checks:
+        make = getattr(gx.expectations, check.expectation)
+        suite.add_expectation(make(**check.arguments, notes=check.meaning))
+    definition = gx.ValidationDefinition(
+        name=name,
+        data=asset.add_batch_definition_whole_dataframe(name),
+        suite=context.suites.add(suite),
+    )
+    update = gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["docs"])
+    checkpoint = gx.Checkpoint(
+        name=name,
+        validation_definitions=[context.validation_definitions.add(definition)],
+        actions=[update],
+    )
+    run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
+    (validation,) = run.run_results.values()
+    results = {result.expectation_config.notes: result for result in validation.results}
+    return [_outcome(name, check, results[check.meaning]) for check in checks]
+
+
+def _outcome(table: str, check: Check, result: Any) -> Outcome:
+    return Outcome(
+        table=table,
+        meaning=check.meaning,
+        expectation=check.expectation,
+        expected=dict(check.arguments),
+        observed=_observed(result),
+        success=bool(result.success),
+    )
+
+
+def _observed(result: Any) -> str:
+    """One phrase for what was seen: a value, or how many rows are wrong and the first of them."""
+    found = result.result
+    if "observed_value" in found:
+        value = found["observed_value"]
+        return f"observed {value:.6g}" if isinstance(value, float) else f"observed {value}"
+    if "unexpected_count" not in found:
+        return f"could not be checked: {result.exception_info}"
+    count, rows = found["unexpected_count"], found["element_count"]
+    if not count:
+        return f"all {rows} rows"
+    row, value = found["partial_unexpected_index_list"][0], found["partial_unexpected_list"][0]
+    return f"{count} of {rows} rows fail, first row {row}: {value}"
+
+
+_FETCHED = (
+    (r"<script\b.*?</script>", ""),  # those in the page serve those that are fetched
+    (r"<link\b[^>]*\bhref=\"https?:[^>]*>", ""),
+    (r"<img\b[^>]*\bsrc=\"https?:[^>]*>", ""),
+    (r"url\('https?:[^)]*\)", "none"),
+    (r"<footer>.*?</footer>", ""),
+)
+
+_STYLE = """<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }
+table { border-collapse: collapse; } td, th { padding: .3em .8em; text-align: left; }
+tr { border-bottom: 1px solid #ddd; vertical-align: top; } .failed { background: #fdd; }
+.btn-group { display: none; } .fa-check-circle::before { content: "✓"; }
+.fa-times::before { content: "✗"; }
+</style>"""
+
+
+def _write_offline(docs: Path, outcomes: Sequence[Outcome]) -> None:
+    """Rid the pages of what they would fetch, and replace the index, which is drawn by fetched
+    scripts, by a table of our own."""
+    shutil.rmtree(docs / "static", ignore_errors=True)
+    for page in docs.rglob("*.html"):
+        text = page.read_text()
+        for pattern, replacement in _FETCHED:
+            text = re.sub(pattern, replacement, text, flags=re.DOTALL)
+        page.write_text(text.replace("</head>", f"{_STYLE}</head>", 1))
+    (docs / "index.html").write_text(_index_page(docs, outcomes))
+
+
+def _index_page(docs: Path, outcomes: Sequence[Outcome]) -> str:
+    pages = {page.relative_to(docs).parts[1]: page for page in docs.glob("validations/*/**/*.html")}
+    rows = []
+    for outcome in outcomes:
+        link = escape(pages[outcome.table].relative_to(docs).as_posix())
+        wanted = ", ".join(f"{key} = {value}" for key, value in outcome.expected.items())
+        mark = "passed" if outcome.success else "failed"
+        cells = (outcome.meaning, outcome.expectation, wanted, outcome.observed, mark)
+        rows.append(
+            f'<tr class="{mark}"><td><a href="{link}">{escape(outcome.table)}</a></td>'
+            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            + "</tr>"
+        )
+    failed = sum(not outcome.success for outcome in outcomes)
+    summary = f"{failed} of {len(outcomes)} failed" if failed else f"all {len(outcomes)} passed"
+    heads = ("table", "meaning", "expectation", "expected", "observed", "result")
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Validation</title>'
+        f"{_STYLE}</head><body><h1>Sampled pairs: {summary}</h1><table><tr>"
+        + "".join(f"<th>{head}</th>" for head in heads)
+        + f"</tr>{''.join(rows)}</table></body></html>\n"
+    )

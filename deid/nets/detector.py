@@ -1,0 +1,154 @@
+"""A small face detector: one convolutional net over a picture pyramid (after CenterNet, Zhou 2019).
+
+At every cell of stride 4 the net says how likely a face is centred there, and where its box's sides
+and five points would be. It knows faces of about 12 to 28 pixels; pictures are halved until larger
+ones have come down to that, so one small net serves faces of any size.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deid.images import Pixels, to_tensor
+from deid.nets.backbones import convolution
+from deid.worlds.world import Faces
+
+STRIDE = 4
+UNIT = 16.0
+"""Distances leave the net in units of this many pixels."""
+OUTPUTS = 1 + 4 + 10
+"""Score (logit); distances to left, top, right, bottom; five points relative to the cell."""
+
+
+class CentreNet(nn.Module):
+    """`[N,3,H,W]` in [-1, 1], H and W multiples of 16 → `[N,15,H/4,W/4]`."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(convolution(3, 16, 3, 2), convolution(16, 32, 3, 2))
+        self.middle = nn.Sequential(convolution(32, width, 3, 2), convolution(width, width))
+        self.coarse = nn.Sequential(
+            convolution(width, 2 * width, 3, 2), convolution(2 * width, width)
+        )
+        self.join = nn.ModuleList([convolution(width, width), convolution(32 + width, width)])
+        self.head = nn.Conv2d(width, OUTPUTS, 1)
+        nn.init.constant_(self.head.bias[:1], -4.0)  # faces are rare
+
+    def forward(self, images: Tensor) -> Tensor:
+        fine = self.fine(images.contiguous(memory_format=torch.channels_last))
+        middle = self.middle(fine)
+        up = nn.functional.interpolate(self.coarse(middle), scale_factor=2.0, mode="bilinear")
+        middle = self.join[0](middle + up)
+        up = nn.functional.interpolate(middle, scale_factor=2.0, mode="bilinear")
+        found: Tensor = self.head(self.join[1](torch.cat([fine, up], 1)))
+        return found
+
+
+class CentreDetector:
+    """Faces in pictures of any size; satisfies `deid.worlds.world.FaceDetector`."""
+
+    def __init__(
+        self, net: nn.Module, name: str = "mini", threshold: float = 0.5, overlap: float = 0.35
+    ) -> None:
+        """`threshold`: the lowest score kept; `overlap`: the IoU above which faces are one."""
+        self.net, self.name, self.threshold, self.overlap = net, name, threshold, overlap
+
+    def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
+        """One `Faces` for each `uint8 [H,W,3]` picture, in order; best score first."""
+        candidates: list[list[NDArray[np.float32]]] = [[] for _ in pictures]
+        for batch in _batches(pictures):
+            stack = np.stack([pictures[i] for i in batch])
+            for scale, level in _pyramid(stack):
+                for i, rows in zip(batch, self._candidates(level, scale), strict=True):
+                    candidates[i].append(rows)
+        sizes = [picture.shape[:2] for picture in pictures]
+        return [self._merge(rows, size) for rows, size in zip(candidates, sizes, strict=True)]
+
+    @torch.no_grad()
+    def _candidates(self, level: Pixels, scale: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """`[K,15]` rows (score, box, points) in picture pixels, for each picture of a level."""
+        output = self.net(to_tensor(_padded(level))).float()
+        score = output[:, :1].sigmoid()
+        peak = nn.functional.max_pool2d(score, 3, 1, 1) == score
+        keep = (peak & (score > self.threshold))[:, 0]
+        return [
+            _decoded(output[i, :, mask].t().numpy(), mask.nonzero().numpy(), scale)
+            for i, mask in enumerate(keep)
+        ]
+
+    def _merge(self, parts: list[NDArray[np.float32]], size: tuple[int, ...]) -> Faces:
+        rows = np.concatenate(parts) if parts else np.zeros((0, OUTPUTS), np.float32)
+        rows = rows[np.argsort(-rows[:, 0], kind="stable")]
+        rows = rows[suppress(rows[:, 1:5], self.overlap)]
+        limit = np.array([size[1], size[0]] * 2, np.float32)
+        boxes = np.clip(rows[:, 1:5], 0, limit)
+        return Faces(boxes, rows[:, 0], rows[:, 5:].reshape(-1, 5, 2))
+
+
+def suppress(boxes: NDArray[np.float32], overlap: float) -> NDArray[np.int64]:
+    """Which boxes `[K,4]`, best first, overlap no better one.
+
+    Overlap is intersection over union, or 0.7 of the smaller box: half a face is no second face.
+    """
+    area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
+    kept: list[int] = []
+    for i in range(len(boxes)):
+        others = np.array(kept, np.int64)
+        low = np.maximum(boxes[i, :2], boxes[others, :2])
+        high = np.minimum(boxes[i, 2:], boxes[others, 2:])
+        common = (high - low).clip(0).prod(1)
+        union = area[i] + area[others] - common
+        inside = common > 0.7 * np.minimum(area[i], area[others])
+        if not ((common > overlap * union) | inside).any():
+            kept.append(i)
+    return np.array(kept, np.int64)
+
+
+def _decoded(
+    rows: NDArray[np.float32], cells: NDArray[np.int64], scale: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Network rows `[K,15]` at cells `[K,2]` (row, column) → score, box and points in the picture."""
+    centre = (cells[:, ::-1] + 0.5).astype(np.float32) * STRIDE
+    score = 1 / (1 + np.exp(-rows[:, :1]))
+    low, high = centre - rows[:, 1:3] * UNIT, centre + rows[:, 3:5] * UNIT
+    points = centre[:, None] + rows[:, 5:].reshape(-1, 5, 2) * UNIT
+    corners = np.concatenate([low, high], 1) * np.tile(scale, 2)
+    return np.concatenate([score, corners, (points * scale).reshape(-1, 10)], 1).astype(np.float32)
+
+
+def _batches(pictures: Sequence[Pixels], limit: int = 1 << 22) -> list[list[int]]:
+    """Indices of pictures of one size, at most about `limit` pixels together."""
+    of_size: dict[tuple[int, ...], list[int]] = {}
+    for i, picture in enumerate(pictures):
+        of_size.setdefault(picture.shape, []).append(i)
+    batches = []
+    for shape, members in of_size.items():
+        count = min(64, max(1, limit // max(1, shape[0] * shape[1])))
+        batches += [members[i : i + count] for i in range(0, len(members), count)]
+    return batches
+
+
+def _pyramid(stack: Pixels) -> list[tuple[NDArray[np.float32], Pixels]]:
+    """(picture pixels per level pixel `[x, y]`, `uint8 [N,h,w,3]`): halves, down to about 24."""
+    height, width = stack.shape[1:3]
+    levels = []
+    for halvings in range(12):
+        size = (max(1, round(width / 2**halvings)), max(1, round(height / 2**halvings)))
+        if halvings and max(size) < 24:
+            break
+        smaller = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in stack]
+        scale = np.array([width / size[0], height / size[1]], np.float32)
+        levels.append((scale, np.stack(smaller).astype(np.uint8)))
+    return levels
+
+
+def _padded(level: Pixels, multiple: int = 16) -> Pixels:
+    """Repeat the border on the right and below up to a multiple, so that halves fit together."""
+    height, width = level.shape[1:3]
+    return np.pad(
+        level, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge"
+    )

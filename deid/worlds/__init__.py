@@ -1,0 +1,14 @@
+"""Worlds: bundles of pretrained networks behind one interface (`deid.worlds.world.World`)."""
+
+from deid.params import WorldParams
+from deid.worlds.world import World
+
+
+def load_world(params: WorldParams) -> World:
+    """The world named in `params`, every weight file verified.
+
+    Raises DeidError naming a file that is missing, unreadable or changed, and the remedy.
+    """
+    from deid.worlds.mini.world import load_mini_world
+
+    return load_mini_world(params.weights)

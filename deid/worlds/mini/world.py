@@ -1,0 +1,61 @@
+"""Loads the mini world from its verified weight files."""
+
+import hashlib
+from pathlib import Path
+from typing import TypeVar
+
+from torch import nn
+
+from deid.nets.attributes import AttributeRegressor, PerceptualNet
+from deid.nets.detector import CentreDetector
+from deid.worlds.mini import networks
+from deid.worlds.mini.cards import read_verified
+from deid.worlds.mini.dataset import test_faces
+from deid.worlds.mini.generator import mini_generator
+from deid.worlds.mini.train_attributes import columns
+from deid.worlds.world import World
+
+Net = TypeVar("Net", bound=nn.Module)
+
+FID_LABEL = "FID (mini features)"
+LPIPS_LABEL = "LPIPS-form distance (mini features)"
+
+
+def load_mini_world(folder: Path) -> World:
+    """The world whose weights and cards are in `folder`; networks frozen, in eval mode.
+
+    Raises DeidError for a file that is missing, unreadable or not what its card says.
+    """
+    hashes: list[str] = []
+
+    def trained(name: str, network: Net) -> Net:
+        state, sha256 = read_verified(folder, name)
+        hashes.append(sha256)
+        network.load_state_dict(state)
+        return network.float().eval().requires_grad_(False)
+
+    def attributes(name: str) -> AttributeRegressor:
+        trunk = networks.attribute_trunk(name)
+        return trained(name, AttributeRegressor(trunk, len(columns(name))))
+
+    generator = trained("generator", mini_generator())
+    identity = trained("identity", networks.recogniser("identity"))
+    expression = attributes("expression").trunk
+    landmarks = trained("landmarks", networks.landmark_net())
+    detector = CentreDetector(trained("detector", networks.centre_net()))
+    held_out = {name: trained(name, networks.recogniser(name)) for name in networks.HELD_OUT}
+    perceptual = PerceptualNet(attributes("perceptual").trunk, FID_LABEL, LPIPS_LABEL)
+    return World(
+        name="mini",
+        resolution=generator.resolution,
+        generator=generator,
+        identity=identity,
+        expression_trunk=expression,
+        expression_dim=expression.dim,
+        landmarks=landmarks,
+        detector=detector,
+        held_out=held_out,
+        perceptual=perceptual.eval(),
+        test_faces=test_faces,
+        weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
+    )

@@ -1,0 +1,348 @@
+"""Evaluation: each metric against an independent formula, and a whole report in the toy world."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.linalg import sqrtm
+
+from deid.anonymize import ModelPaths
+from deid.evaluate.cells import TABLES, Bench, Cell, face_seeds, pairing, produce
+from deid.evaluate.faces import HeldOut, detected, held_out_faces
+from deid.evaluate.metrics import (
+    cosine,
+    frechet_distance,
+    impostor_scores,
+    match_rate,
+    mean_absolute,
+    mean_distance,
+    overlap,
+    threshold_at,
+)
+from deid.evaluate.report import Column, lines
+from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarise
+from deid.evaluate.verdicts import verdicts
+from deid.params import AnonymizeParams, EvaluateParams, WorldParams
+from tests.toy import toy_world
+from tests.toy_model import save_toy_model
+
+WORLD = toy_world()
+PARAMS = EvaluateParams(identities=6, views=3, seeds=2, batch_size=7)
+ANONYMIZE = AnonymizeParams()
+PROMISED: Mapping[str, tuple[list[str], list[str]]] = {
+    "table1": (
+        ["fgsm-0.03", "fgsm-0.1", "pgd", "adversarial"],
+        ["detect_rate", "id_similarity", "fid", "reidentification"],
+    ),
+    "table2": (["swap"], ["fid", "source_id_loss", "target_expression_loss"]),
+    "table3": (["reconstruction"], ["fid", "lpips", "id_loss", "expression_loss"]),
+}
+
+
+def features(name: int, n: int, d: int) -> np.ndarray:
+    return np.random.default_rng(name).normal(size=(n, d))
+
+
+def with_moments(sample: np.ndarray, mean: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """`sample` moved so that its mean is exactly `mean` and its covariance `root @ root.T`."""
+    centred = sample - sample.mean(0)
+    whitener = np.linalg.inv(np.linalg.cholesky(np.cov(centred.T)))
+    return centred @ whitener.T @ root.T + mean
+
+
+class TestFrechetDistance:
+    def test_of_diagonal_gaussians_is_the_closed_form(self) -> None:
+        a, b = np.array([1.0, 2.0, 0.5]), np.array([0.2, 2.5, 3.0])
+        shift = np.array([1.0, -2.0, 0.0])
+        first = with_moments(features(0, 200, 3), np.zeros(3), np.diag(a))
+        second = with_moments(features(1, 300, 3), shift, np.diag(b))
+        assert frechet_distance(first, second) == pytest.approx(5.0 + np.square(a - b).sum())
+
+    def test_of_any_gaussians_is_the_published_formula(self) -> None:
+        first = features(2, 100, 6) @ features(3, 6, 6)
+        second = features(4, 80, 6) @ features(5, 6, 6) + 0.5
+        a, b = np.cov(first.T), np.cov(second.T)
+        expected = np.square(first.mean(0) - second.mean(0)).sum()
+        expected += np.trace(a + b - 2 * sqrtm(a @ b).real)
+        assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)
+
+    def test_of_a_set_with_itself_is_zero_also_with_fewer_rows_than_columns(self) -> None:
+        for n, d in ((200, 10), (8, 40)):
+            same = features(6, n, d)
+            assert frechet_distance(same, same[::-1]) == pytest.approx(0.0, abs=1e-6)
+
+    def test_is_symmetric_and_finite_for_constant_features(self) -> None:
+        spread, constant = features(7, 50, 5), np.full((50, 5), 2.0)
+        there, back = frechet_distance(spread, constant), frechet_distance(constant, spread)
+        expected = np.square(spread.mean(0) - 2.0).sum() + np.trace(np.cov(spread.T))
+        assert there == pytest.approx(expected)
+        assert back == pytest.approx(expected)
+
+
+def test_pair_distances_are_those_of_torch() -> None:
+    a, b = features(0, 9, 5), features(1, 9, 5)
+    x, y = torch.from_numpy(a), torch.from_numpy(b)
+    assert cosine(a, b) == pytest.approx(torch.cosine_similarity(x, y).numpy())
+    assert mean_absolute(a, b) == pytest.approx(float(torch.nn.functional.l1_loss(x, y)))
+    expected = float(torch.nn.functional.pairwise_distance(x, y, eps=0).mean())
+    assert mean_distance(a, b) == pytest.approx(expected)
+
+
+def test_impostor_scores_are_every_pair_of_different_people_once() -> None:
+    e = features(2, 8, 4)
+    people = np.array([0, 0, 1, 1, 1, 2, 3, 3])
+    expected = [float(e[i] @ e[j]) for i in range(8) for j in range(i) if people[i] != people[j]]
+    assert sorted(impostor_scores(e, people)) == pytest.approx(sorted(expected))
+
+
+@pytest.mark.parametrize("far", [1e-3, 0.01, 0.5])
+def test_threshold_lets_through_the_rate_and_no_more(far: float) -> None:
+    scores = np.random.default_rng(3).normal(size=2_000)
+    threshold = threshold_at(far, scores)
+    assert (scores > threshold).mean() <= far
+    lower = np.nextafter(threshold, -math.inf)
+    assert (scores > lower).mean() > far - 1e-12
+
+
+def test_match_rate_is_that_of_counting_by_hand() -> None:
+    probes, gallery = features(4, 7, 3), features(5, 7, 3)
+    people = np.array([0, 0, 0, 1, 1, 2, 3])  # 2 and 3 have one picture each
+    hits = []
+    for i in range(7):
+        others = [j for j in range(7) if people[j] == people[i] and j != i] or [i]
+        hits += [float(probes[i] @ gallery[j]) > 0.2 for j in others]
+    assert len(hits) == 10
+    assert match_rate(probes, gallery, people, 0.2) == pytest.approx(np.mean(hits))
+
+
+def test_overlap_is_that_of_counting_pixels() -> None:
+    def pixels(box: list[int]) -> np.ndarray:
+        grid = np.zeros((30, 30), dtype=bool)
+        grid[box[1] : box[3], box[0] : box[2]] = True
+        return grid
+
+    place, boxes = [5, 4, 15, 20], [[5, 4, 15, 20], [10, 10, 30, 30], [16, 0, 20, 5], [0, 0, 9, 9]]
+    expected = [
+        (pixels(place) & pixels(b)).sum() / (pixels(place) | pixels(b)).sum() for b in boxes
+    ]
+    assert overlap(np.array(place, float), np.array(boxes, float)) == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
+    return save_toy_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def faces() -> HeldOut:
+    return held_out_faces(WORLD, PARAMS, seed=0)
+
+
+@pytest.fixture(scope="module")
+def report(models: ModelPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("report")
+    evaluate_world(PARAMS, ANONYMIZE, WORLD, models, work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def metrics(report: Path) -> Metrics:
+    content = json.loads((report / "metrics.json").read_text())
+    return {table: content[table] for table in TABLES}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("identities", "views"), [(2, 1), (2, 4), (5, 3)])
+def test_every_face_gets_another_person_as_donor(identities: int, views: int, seed: int) -> None:
+    params = EvaluateParams(identities=identities, views=views)
+    faces = held_out_faces(WORLD, params, seed)
+    shuffled = np.random.default_rng(seed).permutation(len(faces))
+    faces = replace(faces, identities=faces.identities[shuffled])
+    donors = pairing(faces)
+    assert sorted(donors) == list(range(len(faces)))
+    assert (faces.identities[donors] != faces.identities).all()
+
+
+def test_repetitions_differ_in_faces_and_seeds(faces: HeldOut) -> None:
+    other = held_out_faces(WORLD, PARAMS, seed=1)
+    assert not torch.equal(faces.images, other.images)
+    assert not set(face_seeds(faces)) & set(face_seeds(other))
+
+
+def test_a_face_counts_as_detected_only_at_its_place(faces: HeldOut) -> None:
+    assert detected(WORLD, faces.images, faces.places).all()
+    flat = torch.zeros_like(faces.images)
+    assert not detected(WORLD, flat, faces.places).any()
+    corner = np.tile(np.array([0, 0, 9, 9], dtype=np.float32), (len(faces), 1))
+    assert not detected(WORLD, faces.images, corner).any()
+
+
+@pytest.mark.parametrize("method", [m for methods in TABLES.values() for m in methods])
+def test_batch_size_does_not_change_what_is_measured(
+    method: str, models: ModelPaths, faces: HeldOut
+) -> None:
+    small, large = (
+        produce(Bench(WORLD, models, ANONYMIZE, n), method, faces).images for n in (4, 18)
+    )
+    assert ((small - large).abs() < 0.02).float().mean() > 0.999  # one 8-bit step is 0.008
+    levels = small.double().add(1).mul(127.5)
+    assert (levels - levels.round()).abs().max() < 1e-4  # what a file would hold
+
+
+def test_metrics_hold_every_promised_figure(metrics: Metrics) -> None:
+    for table, (methods, figures) in PROMISED.items():
+        for method in methods:
+            for figure in figures:
+                parts = metrics[table][method][figure]
+                assert set(parts) == {"mean", "std"}
+                assert all(math.isfinite(value) for value in parts.values())
+                assert parts["std"] >= 0.0
+    for rows in metrics.values():
+        for row in rows.values():
+            recognisers = {key for key in row if key.startswith("id_similarity_")}
+            assert recognisers == {
+                f"id_similarity_{name}" for name in [*WORLD.held_out, "attacked"]
+            }
+
+
+def test_references_stand_where_they_must(metrics: Metrics) -> None:
+    original, unchanged = metrics["table1"]["original"], metrics["table2"]["unchanged"]
+    assert original["id_similarity"]["mean"] == pytest.approx(1.0)
+    assert original["fid"]["mean"] == pytest.approx(0.0, abs=1e-6)
+    assert original["detect_rate"]["mean"] == 1.0
+    assert unchanged["target_expression_loss"]["mean"] == 0.0
+    assert metrics["table1"]["mask"]["detect_rate"]["mean"] == 0.0
+    # The attacked recogniser is fooled more by the larger ε.
+    small, large = (metrics["table1"][f"fgsm-{e}"]["id_similarity_attacked"] for e in (0.03, 0.1))
+    assert large["mean"] < small["mean"] < 1.0
+
+
+def test_losses_are_recomputed_from_the_pictures(
+    metrics: Metrics, models: ModelPaths, faces: HeldOut
+) -> None:
+    bench = Bench(WORLD, models, ANONYMIZE, 50)
+    expected = []
+    for seed in range(PARAMS.seeds):
+        repetition = held_out_faces(WORLD, PARAMS, seed)
+        swapped = produce(bench, "swap", repetition).images
+        donors = repetition.images[torch.from_numpy(pairing(repetition))]
+        expected.append(float((WORLD.identity(donors) - WORLD.identity(swapped)).abs().mean()))
+    parts = metrics["table2"]["swap"]["source_id_loss"]
+    assert parts["mean"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert parts["std"] == pytest.approx(np.std(expected, ddof=1), rel=1e-2)
+
+
+def test_one_repetition_has_no_spread() -> None:
+    cells = {(t, m, 0): Cell({"fid": 2.5}, []) for t, methods in TABLES.items() for m in methods}
+    assert summarise(cells)["table1"]["pgd"] == {"fid": {"mean": 2.5, "std": 0.0}}
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    report: Path, models: ModelPaths, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(report, work)
+    for name in ("metrics.json", "index.html"):
+        (work / name).unlink()
+    kept, lost = sorted((work / CELLS).iterdir())[::2], sorted((work / CELLS).iterdir())[1::2]
+    stamps = {path: path.stat().st_mtime_ns for path in kept}
+    for path in lost:
+        path.unlink()
+    evaluate_world(PARAMS, ANONYMIZE, WORLD, models, work)
+    assert {path: path.stat().st_mtime_ns for path in kept} == stamps
+    written = [p for p in report.rglob("*") if p.is_file()]
+    assert len(written) > 30
+    for path in written:
+        assert (work / path.relative_to(report)).read_bytes() == path.read_bytes(), path
+
+
+def test_the_page_stands_alone_and_names_everything(report: Path) -> None:
+    page = (report / "index.html").read_text()
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == len(list((report / "figures").glob("*.png"))) == 6
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    text = re.sub(r'src="[^"]*"', "", page)
+    for outside in ("http:", "https:", "//", "<script", "<link", "@import", "url("):
+        assert outside not in text
+    for name in [m for methods in TABLES.values() for m in methods]:
+        assert f'<th scope="row">{name}' in text
+    assert WORLD.perceptual.fid_label in text
+    assert WORLD.perceptual.lpips_label in text
+    for label in ("Inception", "AlexNet"):
+        assert label not in text
+    assert "0.531" in text
+    assert "not comparable" in text
+
+
+def test_figures_are_pictures_that_show_something(report: Path) -> None:
+    for path in (report / "figures").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) >= 200
+            assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_the_best_of_a_column_is_bold_and_references_are_not() -> None:
+    def row(value: float) -> dict[str, dict[str, float]]:
+        return {"fid": {"mean": value, "std": 0.1}}
+
+    rows = {"original": row(0.0), "pgd": row(2.0), "blur": row(1.0), "mask": row(3.0)}
+    for arrow, best in (("↓", "blur"), ("↑", "mask")):
+        shown = lines("table1", rows, [Column("fid", "FID", arrow)])
+        assert [line.name for line in shown if line.cells[0][1]] == [best]
+    assert [line.kind for line in shown] == ["reference"] + ["ours"] * 3 + ["paper"] * 3
+
+
+def changed(metrics: Metrics, table: str, method: str, figure: str, mean: float) -> Metrics:
+    copy: Metrics = json.loads(json.dumps(metrics))
+    copy[table][method][figure] = {"mean": mean, "std": 0.01}
+    return copy
+
+
+def test_verdicts_follow_the_figures(metrics: Metrics) -> None:
+    metrics = changed(metrics, "table1", "fgsm-0.1", "id_similarity", 0.5)
+    for mean, mark, word in (
+        (0.2, "good", "lower"),
+        (0.9, "bad", "higher"),
+        (0.51, "even", "level"),
+    ):
+        first = verdicts(changed(metrics, "table1", "adversarial", "id_similarity", mean), "FID")[0]
+        assert (first.mark, word in first.text) == (mark, True)
+        assert f"{mean:.3f} against 0.500" in first.text
+    for rate, mark in ((1.0, "good"), (0.98, "bad")):
+        third = verdicts(changed(metrics, "table1", "adversarial", "detect_rate", rate), "FID")[2]
+        assert third.mark == mark
+    for rate, mark in ((0.001, "good"), (0.3, "bad")):
+        fourth = verdicts(
+            changed(metrics, "table1", "adversarial", "reidentification", rate), "FID"
+        )[3]
+        assert (fourth.mark, f"{rate:.1%}" in fourth.text) == (mark, True)
+
+
+def test_the_stage_leaves_only_its_results_and_a_finished_run(
+    models: ModelPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("deid.worlds.load_world", lambda params: WORLD)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
+    params = EvaluateParams(identities=3, views=2, seeds=1)
+    assert models.stage_two is not None
+    out = tmp_path / "reports"
+    evaluate(params, ANONYMIZE, WorldParams(), models.stage_one, models.stage_two, out)
+    assert sorted(path.name for path in out.iterdir()) == ["figures", "index.html", "metrics.json"]
+    assert not out.with_name("reports.partial").exists()
+
+    from deid.tracking import experiment_id, mlflow_client
+
+    client = mlflow_client()
+    (run,) = client.search_runs([experiment_id(client)])
+    assert run.info.status == "FINISHED"
+    logged = json.loads((out / "metrics.json").read_text())["table1"]["fgsm-0.1"]["fid"]["mean"]
+    assert run.data.metrics["table1.fgsm-0.1.fid.mean"] == pytest.approx(logged)
