@@ -61,6 +61,14 @@ def landmark_loss(source: Tensor, output: Tensor, size: int) -> Tensor:
     return offset.square().sum(2).mean()
 
 
+def expression_loss(source: Tensor, output: Tensor) -> Tensor:
+    """Not in the paper: mean squared difference of frozen expression features `[N,dim]`.
+
+    Landmarks do not show where the eyes look or whence the light comes; these features do.
+    """
+    return F.mse_loss(output, source)
+
+
 def reconstruction_loss(source: Tensor, output: Tensor, alpha: float, same: bool) -> Tensor:
     """Equation (7): the mix loss where identity and expression come from one face, else 0."""
     return mix_loss(source, output, alpha) if same else output.new_zeros(())

@@ -72,6 +72,7 @@ class StageOneParams(Section):
     lambda_id: Weight = 1.0  # λ1
     lambda_landmark: Weight = 0.06  # λ2, for squared hundredths of the picture's side
     lambda_reconstruct: Weight = 2.0  # λ3
+    lambda_expression: Weight = 0.1  # not in the paper: gaze and light, which no landmark shows
     alpha: Share = 0.84  # α of equation (8)
     r1_gamma: Weight = 10.0  # γ of equation (2)
     r1_every: Positive = 4

@@ -93,6 +93,12 @@ def test_equation_6_does_not_depend_on_the_resolution() -> None:
     assert small.item() == pytest.approx(large.item(), rel=1e-5)
 
 
+def test_the_expression_term_is_the_mean_squared_difference_of_features() -> None:
+    a, b = randn(3, 6, name="a"), randn(3, 6, name="b")
+    wanted = np.square(a.numpy() - b.numpy()).mean()
+    assert losses.expression_loss(a, b).item() == pytest.approx(wanted, rel=1e-5)
+
+
 def test_equation_7_counts_only_where_both_faces_are_one() -> None:
     a, b = pictures("a"), pictures("b")
     assert losses.reconstruction_loss(a, b, 0.84, same=False).item() == 0.0

@@ -29,6 +29,7 @@ from deid.photo.detect import (
     build_detector,
     unite,
 )
+from deid.photo.example import GAP, LABEL, example_sheet
 from deid.photo.paste import OPAQUE_GREY, hard_region, hull_of_points, hull_with_box, soft_region
 from deid.photo.picture import Tools, deidentify_picture
 from deid.photo.run import RunSettings, Summary, Workshop, build_workshop, deidentify_path
@@ -710,3 +711,18 @@ def test_a_judge_of_real_faces_knows_a_person_again(assets: Path) -> None:
     same = verifier.judges[0].embed(np.stack([crops[0], mirrored]), np.stack([points[0], swapped]))
     assert same[0] @ same[1] > 0.8
     assert verifier.compare(crops[0], crops[1], points[0]).safe
+
+
+def test_the_example_sheet_shows_what_all_folders_hold(tmp_path: Path) -> None:
+    for name, shade in (("before", 200), ("after", 50)):
+        save(tmp_path / name / "a.png", np.full((90, 120, 3), shade, np.uint8))
+    save(tmp_path / "before/only.png", noise(1))
+    folders = {name: tmp_path / name for name in ("before", "after")}
+    example_sheet(folders, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.asarray(sheet)
+    assert (pixels[90, -20] == 200).all()
+    assert (pixels[-90, -20] == 50).all()
+    assert pixels.shape[1] == LABEL + 240 + GAP
+    with pytest.raises(DeidError, match="no picture"):
+        example_sheet({"x": tmp_path / "nowhere"}, tmp_path / "none.png")

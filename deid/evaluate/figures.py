@@ -131,13 +131,13 @@ def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
     axis.set(xlabel="identity similarity with the original, held-out recognisers (lower is safer)")
     axis.set(ylabel=f"{fid_label}\n(lower is nearer to real)", yscale="log")
     axis.margins(0.14)
+    figure.draw_without_rendering()  # settles the layout, without which labels cannot be placed
     _label(axis, points)
     return figure
 
 
 def _label(axis: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
     """Names beside the dots, from the lowest up, each pushed above those it would cover."""
-    axis.figure.draw_without_rendering()
     placed: list[tuple[float, float]] = []
     for method, point in sorted(points.items(), key=lambda item: item[1][1]):
         x, y = axis.transData.transform(point)

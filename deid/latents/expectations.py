@@ -59,10 +59,8 @@ def check_tables(tables: Tables, docs: Path) -> list[Outcome]:
 
 def _context(gx: Any, docs: Path) -> Any:
     """A context that lives in memory and writes its pages to `docs`, nothing anywhere else."""
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    for site in list(context.variables.data_docs_sites):
-        context.delete_data_docs_site(site)
+    from great_expectations.data_context.types import base
+
     site = {
         "class_name": "SiteBuilder",
         "show_how_to_buttons": False,
@@ -72,8 +70,13 @@ def _context(gx: Any, docs: Path) -> Any:
         },
         "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
     }
-    context.add_data_docs_site(site_name="docs", site_config=site)
-    return context
+    config = base.DataContextConfig(
+        store_backend_defaults=base.InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        data_docs_sites={"docs": site},
+        progress_bars=base.ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
+    )
+    return gx.get_context(mode="ephemeral", project_config=config)
 
 
 def _check_table(

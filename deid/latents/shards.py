@@ -138,7 +138,8 @@ def w_statistics(root: Path, index: Index) -> tuple[NDArray[np.float64], NDArray
         w[start:end] = open_rows(w_path(root, shard))
     blocks = [w[i : i + _STATISTICS_ROWS] for i in range(0, index.count, _STATISTICS_ROWS)]
     mean = np.sum([b.sum(0, dtype=np.float64) for b in blocks], axis=0) / index.count
-    square = np.sum([np.square(b - mean).sum(0) for b in blocks], axis=0) / index.count
+    with np.errstate(invalid="ignore"):  # infinities are for `validate` to report
+        square = np.sum([np.square(b - mean).sum(0) for b in blocks], axis=0) / index.count
     return mean, np.sqrt(square)
 
 

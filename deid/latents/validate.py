@@ -121,14 +121,14 @@ def pairs_table(dataset: LatentDataset) -> pd.DataFrame:
 
 
 def _measure_rows(images: Pixels, w: NDArray[np.float32]) -> pd.DataFrame:
-    finite: NDArray[np.bool_] = np.isfinite(w).all(axis=1)
-    w64 = np.where(finite[:, None], w, np.nan).astype(np.float64)
+    finite = np.isfinite(w).all(axis=1, keepdims=True)
+    w64 = np.where(finite, w, np.nan).astype(np.float64)
     # The sum of three channels fits 16 bits, and is 765 for white.
     grey = images[..., 0].astype(np.uint16) + images[..., 1] + images[..., 2]
     grey = grey.reshape(len(grey), -1).astype(np.float32)
     return pd.DataFrame(
         {
-            "w_finite": finite,
+            "w_finite": finite.ravel(),
             "w_norm": np.linalg.norm(w64, axis=1),
             "w_mean": w64.mean(axis=1),
             "w_std": w64.std(axis=1),
@@ -148,7 +148,8 @@ def dimensions_table(dataset: LatentDataset, latents: Path) -> pd.DataFrame:
     """A row a dimension of w: mean and deviation over all pairs, and how far the recorded
     statistics are from them, in deviations."""
     mean, std = w_statistics(latents, dataset.index)
-    error = np.maximum(abs(dataset.w_mean.numpy() - mean), abs(dataset.w_std.numpy() - std))
+    with np.errstate(invalid="ignore"):  # of infinities, which the checks of w report
+        error = np.maximum(abs(dataset.w_mean.numpy() - mean), abs(dataset.w_std.numpy() - std))
     return pd.DataFrame({"mean": mean, "std": std, "error": error / np.maximum(std, 1e-12)})
 
 

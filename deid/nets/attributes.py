@@ -12,7 +12,7 @@ from deid.nets.backbones import Backbone
 
 
 class Trunk(nn.Module):
-    """`[N,3,H,W]` → features `[N,dim]`: a residual backbone and a linear layer over its last map."""
+    """`[N,3,H,W]` → features `[N,dim]`: a residual backbone, a linear layer over its last map."""
 
     def __init__(self, channels: Sequence[int], blocks: Sequence[int], dim: int = 128) -> None:
         super().__init__()

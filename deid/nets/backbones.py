@@ -55,7 +55,7 @@ class Residual(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen with 1×1, filter depthwise with 3×3, narrow with 1×1; no activation at the narrow end."""
+    """Widen with 1×1, filter depthwise with 3×3, narrow with 1×1, without activation."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, expansion: int = 3) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class LargeKernel(nn.Module):
 
 
 class Backbone(nn.Module):
-    """`[N,3,H,W]` → one map a stage; the first at `INPUT_SIZE / stem`, each next at half the size."""
+    """`[N,3,H,W]` → one map a stage: the first a half or a quarter of 64 wide, then halving."""
 
     def __init__(self, family: Family, channels: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()

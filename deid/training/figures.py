@@ -21,8 +21,8 @@ def held_out_faces(model: Deidentifier, people: int = PEOPLE, views: int = VIEWS
 @torch.no_grad()
 def stage_one_figures(model: Deidentifier) -> Losses:
     """Cosines of the swap with donor and attribute face in each recogniser, the landmarks' distance
-    to the attribute face's and, as a yardstick, the donor's to them (pixels); same-face L1 and, as
-    a yardstick, that of the mean picture."""
+    to the attribute face's and, as a yardstick, the donor's to them (pixels); the same in
+    expression features; same-face L1 and, as a yardstick, that of the mean picture."""
     world = model.world
     faces = held_out_faces(model)
     donors = faces.roll(VIEWS, 0)
@@ -35,6 +35,9 @@ def stage_one_figures(model: Deidentifier) -> Losses:
         figures[f"same_face_cosine_{name}"] = _cosine(
             recogniser(reconstructions), recogniser(faces)
         )
+    for name, pictures in (("", swaps), ("_unrelated", donors)):
+        features, wanted = world.expression_trunk(pictures), world.expression_trunk(faces)
+        figures[f"expression{name}"] = float(F.mse_loss(features, wanted))
     figures["landmark_px"] = _landmark_px(world, swaps, faces)
     figures["landmark_px_unrelated"] = _landmark_px(world, donors, faces)
     figures["same_face_l1"] = F.l1_loss(reconstructions, faces).item()

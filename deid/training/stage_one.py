@@ -16,6 +16,7 @@ from deid.images import to_tensor
 from deid.latents.shards import LatentDataset
 from deid.losses import (
     discriminator_loss,
+    expression_loss,
     identity_loss,
     landmark_loss,
     mapping_adversarial_loss,
@@ -155,16 +156,26 @@ class StageOne:
             output = model.synthesise(model.unstandardise(model.mapping(code))).float()
             points, output_points = world.landmarks(attribute_faces), world.landmarks(output)
             output_identity = world.identity(output)
+            expression = self._expression(attribute_faces, output)
         dim = world.identity.dim
         identity = identity_loss(code[:, :dim].detach() / dim**0.5, output_identity)
         landmark = landmark_loss(points, output_points, size)
         reconstruct = reconstruction_loss(attribute_faces, output, params.alpha, same)
         weights = (params.lambda_id, params.lambda_landmark, params.lambda_reconstruct)
         total = non_adversarial_loss((identity, landmark, reconstruct), weights)
+        total = total + params.lambda_expression * expression
         self._update(self.optimiser, total)
         losses = {"total": total, "identity": identity, "landmark": landmark}
+        losses["expression"] = expression
         losses |= {"reconstruct": reconstruct} if same else {}
         return {name: loss.item() for name, loss in losses.items()}, code.detach()
+
+    def _expression(self, attribute_faces: Tensor, output: Tensor) -> Tensor:
+        """The extra term in the features of En_expr as it was before training; 0 at weight 0."""
+        if self.params.lambda_expression == 0.0:
+            return output.new_zeros(())
+        trunk = self.world.expression_trunk
+        return expression_loss(trunk(attribute_faces), trunk(output))
 
     def _discriminator_update(self, real: Tensor, code: Tensor, index: int) -> Losses:
         """One step of equation (2) for D_W; R1 is lazy: rare, and as much stronger."""

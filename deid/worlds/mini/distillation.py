@@ -42,14 +42,25 @@ def _ellipse(points: Tensor, size: int, grow: float, margin: float) -> Tensor:
     return torch.sigmoid((1.1 - distance) * 10.0)[:, None]
 
 
-def distillation_loss(generated: Tensor, rendered: Tensor, masks: Regions) -> Tensor:
-    """Weighted L1 of the colours and of their differences between neighbours; scalar."""
+def distillation_loss(
+    generated: Tensor, rendered: Tensor, masks: Regions, absolute: float
+) -> Tensor:
+    """Weighted error of the colours and of their differences between neighbours; scalar.
+
+    `absolute` in [0, 1] blends from squared to absolute errors.
+    """
     weight = 1.0 + 2.0 * masks.face + 8.0 * masks.eyes + 8.0 * masks.mouth
     error = generated - rendered
-    colour = (weight * error.abs()).mean()
-    across = (weight[..., 1:] * error.diff(dim=-1).abs()).mean()
-    down = (weight[..., 1:, :] * error.diff(dim=-2).abs()).mean()
-    return colour + across + down
+    terms = (
+        (error, weight),
+        (error.diff(dim=-1), weight[..., 1:]),
+        (error.diff(dim=-2), weight[..., 1:, :]),
+    )
+    return torch.stack([(w * _penalty(e, absolute)).mean() for e, w in terms]).sum()
+
+
+def _penalty(error: Tensor, absolute: float) -> Tensor:
+    return (1 - absolute) * 4.0 * error.square() + absolute * error.abs()
 
 
 def psnr(generated: Tensor, rendered: Tensor, mask: Tensor | None = None) -> float:

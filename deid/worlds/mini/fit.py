@@ -43,7 +43,7 @@ class Schedule:
         return self.learning_rate * 0.5 * (1 + cos(pi * (step - rise) / max(1, self.steps - rise)))
 
     def precision(self) -> AbstractContextManager[object]:
-        """bfloat16 for the convolutions where asked; losses are computed in float32."""
+        """For the network's forward pass: bfloat16 where asked. Losses stay in float32."""
         return torch.autocast("cpu", torch.bfloat16) if self.bfloat16 else nullcontext()
 
 
@@ -111,8 +111,7 @@ def _run(
         for step in range(first, schedule.steps):
             for group in optimiser.param_groups:
                 group["lr"] = schedule.rate(step)
-            with schedule.precision():
-                value = loss(model, step)
+            value = loss(model, step)
             optimiser.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)

@@ -1,6 +1,6 @@
 """Trains the expression trunk and the perceptual network by regression of the renderer's numbers.
 
-    python -m deid.worlds.mini.train_attributes expression --out data/mini/trained/expression --steps 5000
+    python -m deid.worlds.mini.train_attributes expression --out data/mini/trained/expression --steps N
 
 `expression` learns expression, pose and light, and is made blind to nothing else on purpose: the
 trunk is fine-tuned in stage one. `perceptual` learns every number there is.
@@ -44,7 +44,9 @@ def loss(
     rng = numpy_generator(f"mini/{name}/augment", step, schedule.seed)
     images, _ = augment(renders.images(indices), Jitter(), rng)
     truth = torch.from_numpy(renders.parameters(indices)[:, columns(name)])
-    return F.mse_loss(model(images).float(), truth)
+    with schedule.precision():
+        found = model(images)
+    return F.mse_loss(found.float(), truth)
 
 
 def measure(name: str, renders: Renders, model: nn.Module) -> tuple[nn.Module, Card]:

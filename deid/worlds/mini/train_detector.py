@@ -142,7 +142,7 @@ class Targets:
 
 
 def targets(picture: Picture) -> Targets:
-    """Faces of known sizes are wanted; a little beyond, either answer will do; large ones are not."""
+    """Faces of known sizes are wanted; a little beyond, either answer will do."""
     cells = WINDOW // STRIDE
     heat, near = np.zeros((cells, cells), np.float32), np.zeros((cells, cells), np.float32)
     care, distances = np.ones_like(heat), np.zeros((14, cells, cells), np.float32)
@@ -202,7 +202,8 @@ class Lessons:
 def loss(lessons: Lessons, model: nn.Module, step: int) -> Tensor:
     """Penalty-reduced focal loss of the heat (CornerNet, equation 1) and L1 of the distances."""
     images, (heat, care, near, distances) = lessons(step)
-    output = model(images).float()
+    with lessons.schedule.precision():
+        output = model(images).float()
     logit = output[:, 0]
     score = logit.sigmoid()
     hit = (heat == 1.0).float()

@@ -35,12 +35,14 @@ def loss(
     rng = numpy_generator("mini/landmarks/augment", step, schedule.seed)
     images, maps = augment(renders.images(indices), JITTER, rng)
     truth = torch.from_numpy(apply_affine(maps, renders.landmarks(indices)))
-    error = nn.functional.smooth_l1_loss(model(images), truth, reduction="none", beta=0.5)
+    with schedule.precision():
+        found = model(images)
+    error = nn.functional.smooth_l1_loss(found, truth, reduction="none", beta=0.5)
     return (error * _WEIGHT).mean()
 
 
 def landmark_errors(found: Tensor, truth: Tensor) -> dict[str, float]:
-    """Mean error of the 51 inner points `[N,68,2]`: pixels, and shares of the inter-ocular distance.
+    """Mean error of the 51 inner points `[N,68,2]`: pixels, and in inter-ocular distances.
 
     Inter-ocular is from the centre of one eye (mean of its six points) to that of the other.
     """

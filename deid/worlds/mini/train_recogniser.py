@@ -1,11 +1,11 @@
 """Trains one of the mini world's three recognisers.
 
-    python -m deid.worlds.mini.train_recogniser identity --out data/mini/trained/identity --steps 8000
+    python -m deid.worlds.mini.train_recogniser identity --out data/mini/trained/identity --steps N
 
 `identity` is attacked (CosFace, Wang et al. 2018); `mobile` (ArcFace, Deng et al. 2019) and
-`convnext` (NormFace, Wang et al. 2017) are held out: other architectures, other losses, other seeds.
-All also tell the renderer's identity numbers from the embedding, which brings the first minutes
-forward: a class is seen only a few times in a budget of minutes.
+`convnext` (NormFace, Wang et al. 2017) are held out: other architectures, losses and seeds. All also
+tell the renderer's identity numbers from the embedding: a class is seen only a few times in a budget
+of minutes, and this teaches from the first picture on.
 """
 
 import argparse
@@ -80,13 +80,14 @@ def loss(
     indices = batches(step)
     rng = numpy_generator(f"mini/{batches.name}/augment", step, schedule.seed)
     images, _ = augment(renders.images(indices), Jitter(), rng)
-    raw = model.net.raw(images).float()
+    with schedule.precision():
+        raw = model.net.raw(images).float()
     labels = torch.from_numpy(renders.identities[indices])
     cosines = F.linear(F.normalize(raw), F.normalize(model.directions))
     share = min(1.0, step / (0.5 * schedule.steps))
-    who = F.cross_entropy(margin_logits(cosines.float(), labels, margin, share), labels)
+    who = F.cross_entropy(margin_logits(cosines, labels, margin, share), labels)
     numbers = torch.from_numpy(renders.parameters(indices)[:, GROUPS["identity"]])
-    return who + 2.0 * F.mse_loss(model.numbers(raw).float(), numbers)
+    return who + 2.0 * F.mse_loss(model.numbers(raw), numbers)
 
 
 @torch.no_grad()
