@@ -75,6 +75,71 @@ def evaluate(params: ParamsFile = Path("params.yaml")) -> None:
     evaluate(p.evaluate, p.anonymize, p.world, STAGE_ONE, STAGE_TWO, REPORTS)
 
 
+@app.command()
+def register(params: ParamsFile = Path("params.yaml")) -> None:
+    """Make the trained anonymiser a version of the registered model."""
+    from deid.serve.bundle import local_bundle
+    from deid.serve.registry import register
+
+    p = load_params(params)
+    done = register(p.register_, local_bundle(p), REPORTS / "metrics.json", REGISTERED)
+    typer.echo(f"{done.model} version {done.version} is {done.alias}, validation {done.validation}")
+
+
+@app.command()
+def promote(params: ParamsFile = Path("params.yaml")) -> None:
+    """Make the challenger champion, if every gate in params.yaml holds."""
+    from deid.serve.registry import promote
+
+    typer.echo(promote(load_params(params).register_))
+
+
+@app.command()
+def rollback(params: ParamsFile = Path("params.yaml")) -> None:
+    """Give the alias champion back to the version that had it before."""
+    from deid.serve.registry import rollback
+
+    typer.echo(rollback(load_params(params).register_))
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Argument(help="A picture or a folder of pictures.")],
+    destination: Annotated[Path, typer.Argument(help="The folder, or for one picture the file.")],
+    method: Annotated[
+        str, typer.Option(help="swap, adversarial, fgsm, pgd, blur, pixelate or mask.")
+    ] = "swap",
+    detector: Annotated[
+        str | None, typer.Option(help="scrfd=FILE or yunet=FILE; needed for photographs.")
+    ] = None,
+    recogniser: Annotated[
+        list[str] | None,
+        typer.Option(help="Who verifies: foamliu=FILE or arcface=FILE; needed for photographs."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed gives other faces.")] = 0,
+    allow_no_face: Annotated[
+        bool, typer.Option(help="Write pictures without a face, re-encoded without metadata.")
+    ] = False,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """De-identify pictures: detect, align, anonymise, verify, paste back, write."""
+    from deid.photo.run import RunSettings, deidentify_path
+    from deid.serve.bundle import local_bundle, open_workshop
+
+    asked = RunSettings(
+        method=method,
+        detector=detector,
+        recognisers=tuple(recogniser or ()),
+        seed=seed,
+        allow_no_face=allow_no_face,
+    )
+    workshop = open_workshop(local_bundle(load_params(params)), asked)
+    summary = deidentify_path(source, destination, workshop)
+    typer.echo(summary.text())
+    if summary.failed:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; what a person can mend is one line on standard error."""
     # A training started by hand must not pick up more threads than the machine has cores.

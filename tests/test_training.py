@@ -275,7 +275,7 @@ def test_a_stage_leaves_model_description_curves_and_sheet(root: Path) -> None:
     assert {p.name for p in (root / "one").iterdir()} == names
     assert {p.name for p in (root / "two").iterdir()} == names
     header, *rows = (root / "one/losses.csv").read_text().splitlines()
-    assert header.startswith("step,total,identity,landmark")
+    assert header.startswith("step,total,expression,identity,landmark,reconstruct")
     assert [row.split(",")[0] for row in rows] == ["20", "30"]
 
 

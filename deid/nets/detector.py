@@ -20,6 +20,8 @@ from deid.worlds.world import Faces
 STRIDE = 4
 UNIT = 16.0
 """Distances leave the net in units of this many pixels."""
+MARGIN = 8
+"""Pixels by which the border is repeated, so that a face at the edge looks like any other."""
 OUTPUTS = 1 + 4 + 10
 """Score (logit); distances to left, top, right, bottom; five points relative to the cell."""
 
@@ -111,8 +113,8 @@ def suppress(boxes: NDArray[np.float32], overlap: float) -> NDArray[np.int64]:
 def _decoded(
     rows: NDArray[np.float32], cells: NDArray[np.int64], scale: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Network rows `[K,15]` at cells `[K,2]` (row, column) → score, box and points in the picture."""
-    centre = (cells[:, ::-1] + 0.5).astype(np.float32) * STRIDE
+    """Rows `[K,15]` at cells `[K,2]` (row, column) → score, box, points in the picture."""
+    centre = (cells[:, ::-1] + 0.5).astype(np.float32) * STRIDE - MARGIN
     score = 1 / (1 + np.exp(-rows[:, :1]))
     low, high = centre - rows[:, 1:3] * UNIT, centre + rows[:, 3:5] * UNIT
     points = centre[:, None] + rows[:, 5:].reshape(-1, 5, 2) * UNIT
@@ -147,8 +149,8 @@ def _pyramid(stack: Pixels) -> list[tuple[NDArray[np.float32], Pixels]]:
 
 
 def _padded(level: Pixels, multiple: int = 16) -> Pixels:
-    """Repeat the border on the right and below up to a multiple, so that halves fit together."""
-    height, width = level.shape[1:3]
-    return np.pad(
-        level, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge"
-    )
+    """Repeat the border by `MARGIN`, and further right and below, so that halves fit together."""
+    height, width = (n + 2 * MARGIN for n in level.shape[1:3])
+    rows = (MARGIN, MARGIN + -height % multiple)
+    columns = (MARGIN, MARGIN + -width % multiple)
+    return np.pad(level, ((0, 0), rows, columns, (0, 0)), mode="edge")

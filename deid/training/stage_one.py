@@ -149,26 +149,29 @@ class StageOne:
         self, identity_faces: Tensor, attribute_faces: Tensor, same: bool
     ) -> tuple[Losses, Tensor]:
         """One step of equation (4) for En_expr and M; also returns z, detached."""
-        params, world, model = self.params, self.world, self.model
-        size = attribute_faces.shape[-1]
+        params, model = self.params, self.model
         with self.fabric.autocast():
             code = model.code(identity_faces, attribute_faces)
             output = model.synthesise(model.unstandardise(model.mapping(code))).float()
-            points, output_points = world.landmarks(attribute_faces), world.landmarks(output)
-            output_identity = world.identity(output)
+            terms = self._terms(code.detach(), attribute_faces, output, same)
             expression = self._expression(attribute_faces, output)
-        dim = world.identity.dim
-        identity = identity_loss(code[:, :dim].detach() / dim**0.5, output_identity)
-        landmark = landmark_loss(points, output_points, size)
-        reconstruct = reconstruction_loss(attribute_faces, output, params.alpha, same)
         weights = (params.lambda_id, params.lambda_landmark, params.lambda_reconstruct)
-        total = non_adversarial_loss((identity, landmark, reconstruct), weights)
-        total = total + params.lambda_expression * expression
+        total = non_adversarial_loss(terms, weights) + params.lambda_expression * expression
         self._update(self.optimiser, total)
-        losses = {"total": total, "identity": identity, "landmark": landmark}
-        losses["expression"] = expression
-        losses |= {"reconstruct": reconstruct} if same else {}
-        return {name: loss.item() for name, loss in losses.items()}, code.detach()
+        names = ("identity", "landmark", "reconstruct") if same else ("identity", "landmark")
+        losses = {"total": total.item(), "expression": expression.item()}
+        return losses | {n: t.item() for n, t in zip(names, terms, strict=False)}, code.detach()
+
+    def _terms(
+        self, code: Tensor, attribute_faces: Tensor, output: Tensor, same: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """L_id, L_landmark and L_reconstruct of an output."""
+        world, dim = self.world, self.world.identity.dim
+        identity = identity_loss(code[:, :dim] / dim**0.5, world.identity(output))
+        points, moved = world.landmarks(attribute_faces), world.landmarks(output)
+        landmark = landmark_loss(points, moved, attribute_faces.shape[-1])
+        mix = reconstruction_loss(attribute_faces, output, self.params.alpha, same)
+        return identity, landmark, mix
 
     def _expression(self, attribute_faces: Tensor, output: Tensor) -> Tensor:
         """The extra term in the features of En_expr as it was before training; 0 at weight 0."""

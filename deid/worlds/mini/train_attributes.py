@@ -1,6 +1,6 @@
 """Trains the expression trunk and the perceptual network by regression of the renderer's numbers.
 
-    python -m deid.worlds.mini.train_attributes expression --out data/mini/trained/expression --steps N
+    python -m deid.worlds.mini.train_attributes expression --out OUT --steps 900
 
 `expression` learns expression, pose and light, and is made blind to nothing else on purpose: the
 trunk is fine-tuned in stage one. `perceptual` learns every number there is.

@@ -3,9 +3,9 @@
     python -m deid.worlds.mini.train_recogniser identity --out data/mini/trained/identity --steps N
 
 `identity` is attacked (CosFace, Wang et al. 2018); `mobile` (ArcFace, Deng et al. 2019) and
-`convnext` (NormFace, Wang et al. 2017) are held out: other architectures, losses and seeds. All also
-tell the renderer's identity numbers from the embedding: a class is seen only a few times in a budget
-of minutes, and this teaches from the first picture on.
+`convnext` (NormFace, Wang et al. 2017) are held out: other architectures, losses and seeds. All
+also tell the renderer's identity numbers from the embedding: in a budget of minutes a class is seen
+only a few times, and this teaches from the first picture on.
 """
 
 import argparse
