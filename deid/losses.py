@@ -80,9 +80,12 @@ def mix_loss(source: Tensor, output: Tensor, alpha: float) -> Tensor:
     return alpha * structure + (1.0 - alpha) * F.l1_loss(output, source)
 
 
-def model_identity_loss(source: Tensor, output: Tensor) -> Tensor:
-    """Equation (9): mean cosine between identity codes `[N,dim]`; stage two drives it down."""
-    return F.cosine_similarity(source, output).mean()
+def model_identity_loss(source: Tensor, output: Tensor, floor: float = -1.0) -> Tensor:
+    """Equation (9): mean cosine between identity codes `[N,dim]`; stage two drives it down.
+
+    A cosine below `floor` counts as `floor`: who is a stranger already need not change further.
+    """
+    return F.cosine_similarity(source, output).clamp_min(floor).mean()
 
 
 def visual_identity_loss(source: Tensor, output: Tensor, size: int) -> Tensor:

@@ -147,7 +147,8 @@ def _s3_client() -> "S3Client":
         response_checksum_validation="when_required",
     )
     with _s3_errors("S3"):
-        return boto3.client("s3", config=settings)
+        # A session of its own: boto3's default one keeps old credentials and is no thread's friend.
+        return boto3.session.Session().client("s3", config=settings)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger, task, unmapped
@@ -17,10 +18,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from deid.errors import DeidError
 from deid.params import load_params
-from deid.storage import open_storage, overlap
+from deid.storage import S3_SCHEME, open_storage, overlap
 
 if TYPE_CHECKING:
-    from deid.photo.run import Workshop
+    from deid.photo.run import RunSettings, Workshop
+    from deid.serve.bundle import Bundle
     from flows.batch import Line, Task
 
 _mine = threading.local()
@@ -28,15 +30,13 @@ _mine = threading.local()
 
 @dataclass(frozen=True)
 class Request:
-    """What a batch was asked to do."""
+    """What a batch was asked to do, and with which networks: a promotion midway changes nothing."""
 
     source: str
     destination: str
-    method: str = "swap"
-    seed: int = 0
-    detector: str | None = None
-    recognisers: tuple[str, ...] = ()
-    allow_no_face: bool = False
+    asked: "RunSettings"
+    bundle: "Bundle"
+    content: str  # hash of the bundle: equal paths may hold other networks by now
 
 
 @task(cache_policy=NO_CACHE)
@@ -46,8 +46,6 @@ def plan_shards(request: Request, shard_size: int) -> "tuple[list[list[Task]], i
 
     source, destination = open_storage(request.source), open_storage(request.destination)
     todo, done = plan(source, destination, _workshop(request).fingerprint)
-    if not todo and not done:
-        raise DeidError(f"{request.source}: no file in it; correct the path or prefix")
     return [todo[i : i + shard_size] for i in range(0, len(todo), shard_size)], done
 
 
@@ -76,20 +74,28 @@ def deidentify(
 ) -> dict[str, int]:
     """De-identify `source` into `destination`; returns how many inputs ended in which state.
 
-    Either is a folder or `s3://bucket/prefix`. Raises `DeidError` when they overlap, when there is
-    nothing to do, or, after all others are done, when a shard failed: run it again to go on.
+    Either is a folder or `s3://bucket/prefix`. Raises `DeidError` when they overlap, when the
+    source is not there, or, after all others are done, when a shard failed: run it again to go on.
     """
+    from deid.photo.run import RunSettings
+    from flows.batch import merge
+
     if overlap(source, destination):
         raise DeidError(f"{destination}: overlaps the originals in {source}; choose another place")
-    request = Request(
-        source, destination, method, seed, detector, tuple(recognisers), allow_no_face
+    if not source.startswith(S3_SCHEME) and not Path(source).is_dir():
+        raise DeidError(f"{source}: no such folder; correct the path")
+    asked = RunSettings(
+        method=method,
+        seed=seed,
+        detector=detector,
+        recognisers=tuple(recognisers),
+        allow_no_face=allow_no_face,
     )
+    request = _request(source, destination, asked)
     shards, done = plan_shards(request, shard_size)
     futures = deidentify_shard.map(unmapped(request), shards)
     futures.wait()
     results: list[Any] = [future.result(raise_on_failure=False) for future in futures]
-    from flows.batch import merge
-
     merge(open_storage(destination))
     failures = [result for result in results if isinstance(result, BaseException)]
     lines = [line for result in results if isinstance(result, list) for line in result]
@@ -103,23 +109,21 @@ def deidentify(
     return dict(counts)
 
 
+def _request(source: str, destination: str, asked: "RunSettings") -> Request:
+    from deid.serve.bundle import content_sha256, local_bundle
+    from deid.serve.registry import champion_bundle
+
+    params = load_params()
+    bundle = champion_bundle(params.register_.model) or local_bundle(params)
+    return Request(source, destination, asked, bundle, content_sha256(bundle))
+
+
 def _workshop(request: Request) -> "Workshop":
     """One set of networks a thread: not every detector may be shared."""
     if getattr(_mine, "request", None) != request:
-        from deid.photo.run import RunSettings
-        from deid.serve.bundle import local_bundle, open_workshop
-        from deid.serve.registry import champion_bundle
+        from deid.serve.bundle import open_workshop
 
-        params = load_params()
-        bundle = champion_bundle(params.register_.model) or local_bundle(params)
-        asked = RunSettings(
-            method=request.method,
-            detector=request.detector,
-            recognisers=request.recognisers,
-            seed=request.seed,
-            allow_no_face=request.allow_no_face,
-        )
-        _mine.workshop, _mine.request = open_workshop(bundle, asked), request
+        _mine.workshop, _mine.request = open_workshop(request.bundle, request.asked), request
     workshop: Workshop = _mine.workshop
     return workshop
 
@@ -134,7 +138,7 @@ def _report(
     text = "\n".join(
         [f"# {request.destination}", "", "| files | |", "|---|---|", *rows, "", *problems]
     )
-    create_markdown_artifact(key="deidentified", markdown=text, description=request.method)
+    create_markdown_artifact(key="deidentified", markdown=text, description=request.asked.method)
     get_run_logger().info(", ".join(f"{count} {status}" for status, count in counts.items()))
 
 

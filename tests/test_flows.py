@@ -281,7 +281,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         )
 
     with service(command, home / "server.log", env=os.environ | environment):
-        wait_until(healthy, 150, f"Prefect's server answers; {home}/server.log")
+        wait_until(healthy, 300, f"Prefect's server answers; {home}/server.log")
         yield environment
 
 
@@ -295,13 +295,14 @@ def here(server: dict[str, str]) -> Iterator[None]:
 
 
 def test_a_shard_that_fails_leaves_the_others_alone(
-    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: None, s3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import deidentify as module
 
     make_project(tmp_path, monkeypatch)
     monkeypatch.setattr(deid.worlds, "load_world", lambda _: toy_world(), raising=False)
-    source, destination = LocalStorage(tmp_path / "in"), LocalStorage(tmp_path / "out")
+    boto3.client("s3").create_bucket(Bucket="flow")
+    source, destination = LocalStorage(tmp_path / "in"), open_storage("s3://flow/out")
     for n in range(4):
         source.write(f"{n}.png", picture(n))
     read, broken = LocalStorage.read, ["2.png"]
@@ -316,13 +317,15 @@ def test_a_shard_that_fails_leaves_the_others_alone(
     monkeypatch.setattr(module, "deidentify_shard", once)
     run_flow = partial(module.deidentify, method="mask", shard_size=1)
     with pytest.raises(DeidError, match=r"1 of 4 shards failed.*Input/output error"):
-        run_flow("in", "out")
+        run_flow("in", "s3://flow/out")
     assert set(lines_of(destination)) == {"0.png", "1.png", "3.png"}
     broken.clear()
-    assert run_flow("in", "out") == {"written": 1, "done": 3}
+    assert run_flow("in", "s3://flow/out") == {"written": 1, "done": 3}
     assert set(lines_of(destination)) == {f"{n}.png" for n in range(4)}
     with pytest.raises(DeidError, match="overlaps the originals"):
         run_flow("in", "in/out")
+    with pytest.raises(DeidError, match="elsewhere: no such folder"):
+        run_flow("elsewhere", "s3://flow/out")
 
 
 STAGE = '''
@@ -387,12 +390,13 @@ def make_project(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str = "1 
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    run("dvc", "init", "--no-scm", "--quiet")
-    for name in ("core.analytics", "core.check_update"):
-        run("dvc", "config", name, "false")
+    (folder / ".dvc").mkdir()
+    options = {"no_scm": "true", "analytics": "false", "check_update": "false"}
+    text = "".join(f"    {name} = {value}\n" for name, value in options.items())
+    (folder / ".dvc/config").write_text(f"[core]\n{text}")
 
 
-def run(*command: str, environment: Mapping[str, str] | None = None) -> str:
+def run(*command: str, environment: Mapping[str, str]) -> str:
     """`python -m COMMAND` in the current directory."""
     done = subprocess.run(
         [sys.executable, "-m", *command], capture_output=True, text=True, env=environment
@@ -401,6 +405,7 @@ def run(*command: str, environment: Mapping[str, str] | None = None) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(1200)
 def test_retraining_promotes_what_passes_and_says_why_it_does_not(
     here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,6 +425,7 @@ def test_retraining_promotes_what_passes_and_says_why_it_does_not(
     assert registry.champion_version(RegisterParams().model) == 2
 
 
+@pytest.mark.timeout(1200)  # a minute or two when nothing else runs
 def test_a_server_runs_both_deployments_on_their_schedules(
     server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,7 +455,7 @@ def test_a_server_runs_both_deployments_on_their_schedules(
     with service(
         [*PREFECT, "worker", "start", "--pool", "deid"], tmp_path / "worker.log", env=environment
     ):
-        wait_until(both_ended, 240, f"a scheduled run of each ends; {tmp_path}")
+        wait_until(both_ended, 600, f"a scheduled run of each ends; {tmp_path}")
     assert {name: kind for name, (kind, _) in ended.items()} == {
         "nightly": "COMPLETED",
         "hourly": "COMPLETED",

@@ -156,6 +156,8 @@ def test_equation_9_is_the_cosine_of_the_codes() -> None:
     ]
     assert losses.model_identity_loss(a, b).item() == pytest.approx(np.mean(wanted), rel=1e-4)
     assert losses.model_identity_loss(a, 3 * a).item() == pytest.approx(1.0, rel=1e-5)
+    with_floor = np.maximum(wanted, 0.1).mean()
+    assert losses.model_identity_loss(a, b, 0.1).item() == pytest.approx(with_floor, rel=1e-4)
 
 
 @settings(max_examples=50, deadline=None)

@@ -153,8 +153,8 @@ class StageOne:
         with self.fabric.autocast():
             code = model.code(identity_faces, attribute_faces)
             output = model.synthesise(model.unstandardise(model.mapping(code))).float()
-            terms = self._terms(code.detach(), attribute_faces, output, same)
             expression = self._expression(attribute_faces, output)
+        terms = self._terms(code.detach(), attribute_faces, output, same)
         weights = (params.lambda_id, params.lambda_landmark, params.lambda_reconstruct)
         total = non_adversarial_loss(terms, weights) + params.lambda_expression * expression
         self._update(self.optimiser, total)
@@ -167,8 +167,11 @@ class StageOne:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """L_id, L_landmark and L_reconstruct of an output."""
         world, dim = self.world, self.world.identity.dim
-        identity = identity_loss(code[:, :dim] / dim**0.5, world.identity(output))
-        points, moved = world.landmarks(attribute_faces), world.landmarks(output)
+        with self.fabric.autocast():
+            output_code = world.identity(output)
+            points, moved = world.landmarks(attribute_faces), world.landmarks(output)
+        # The losses are in full precision: MS-SSIM subtracts squares.
+        identity = identity_loss(code[:, :dim] / dim**0.5, output_code)
         landmark = landmark_loss(points, moved, attribute_faces.shape[-1])
         mix = reconstruction_loss(attribute_faces, output, self.params.alpha, same)
         return identity, landmark, mix

@@ -121,11 +121,9 @@ class StageTwo:
             output_code = world.identity(diversify(output, random))
             output_points = world.landmarks(output)
             perceptual = world.perceptual.distance(reconstruction, output).mean()
-        model = model_identity_loss(code, output_code)
+        model = model_identity_loss(code, output_code, params.similarity_floor)
         visual = visual_identity_loss(points, output_points, faces.shape[-1])
-        # Equation (12), but the similarity counts only as far as it must fall.
-        wanted = model.clamp_min(params.similarity_floor)
-        total = adversarial_mapping_loss((wanted, visual), (params.lambda_id, params.lambda_visual))
+        total = adversarial_mapping_loss((model, visual), (params.lambda_id, params.lambda_visual))
         total = total + params.lambda_perceptual * perceptual
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(total)

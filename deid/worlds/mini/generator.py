@@ -1,9 +1,6 @@
 """The mini world's generator: a small StyleGAN2 whose z are the renderer's parameters."""
 
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_file
 
 from deid.nets.stylegan2 import MappingNetwork, StyleGAN2
 from deid.worlds.mini.parameters import PARAMETERS
@@ -26,10 +23,3 @@ def mini_generator() -> StyleGAN2:
             if name.endswith("style.weight"):
                 parameter.mul_(0.25)
     return net
-
-
-def load_generator(weights: Path) -> StyleGAN2:
-    """The trained generator in `weights` (safetensors, any float type), frozen, float32."""
-    net = mini_generator()
-    net.load_state_dict(load_file(weights))
-    return net.float().eval().requires_grad_(False)

@@ -8,7 +8,7 @@ from deid.nets.recogniser import Recogniser
 
 _RECOGNISERS: dict[str, tuple[Family, tuple[int, ...], tuple[int, ...]]] = {
     "identity": ("resnet", (24, 48, 96, 160), (1, 1, 2, 1)),
-    "mobile": ("mobile", (24, 40, 80, 160), (1, 1, 2, 2)),
+    "mobile": ("mobile", (16, 40, 80, 160), (1, 2, 2, 2)),
     "convnext": ("convnext", (48, 96, 192), (2, 2, 2)),
 }
 HELD_OUT = ("mobile", "convnext")

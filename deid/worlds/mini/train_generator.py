@@ -160,6 +160,7 @@ def load(renders: Renders, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor, 
 def write_sheet(path: Path, rendered: Tensor, generated: Tensor, columns: int = 8) -> None:
     """Pairs, render left and generated right, twice as large."""
     pairs = to_pixels(torch.cat([rendered, generated], 3))
+    columns = min(columns, len(pairs))
     rows, (height, width) = len(pairs) // columns, pairs.shape[1:3]
     grid = pairs[: rows * columns].reshape(rows, columns, height, width, 3).swapaxes(1, 2)
     picture = Image.fromarray(grid.reshape(-1, columns * width, 3))

@@ -3,9 +3,11 @@
     python -m deid.worlds.mini.train_recogniser identity --out data/mini/trained/identity --steps N
 
 `identity` is attacked (CosFace, Wang et al. 2018); `mobile` (ArcFace, Deng et al. 2019) and
-`convnext` (NormFace, Wang et al. 2017) are held out: other architectures, losses and seeds. All
-also tell the renderer's identity numbers from the embedding: in a budget of minutes a class is seen
-only a few times, and this teaches from the first picture on.
+`convnext` (NormFace, Wang et al. 2017) are held out: other architectures, losses and seeds.
+
+A class centre is not a free vector: a small network makes it from the person's identity numbers.
+Free vectors must be seen many times each; this one network learns from every picture for all people,
+and reached in 400 steps a TAR of 0.84 where free vectors reached 0.02.
 """
 
 import argparse
@@ -39,22 +41,27 @@ class Margin:
     scale: float
 
 
+_GROUP = GROUPS["identity"]
+CANDIDATES = 1_024
+"""Classes in a step's softmax: those of the batch, and others by chance."""
+
 RECIPES: dict[str, tuple[Margin, int, bool]] = {  # margin, seed, bfloat16
     "identity": (Margin(0.0, 0.35, 24.0), 1, True),
     "mobile": (Margin(0.35, 0.0, 24.0), 2, False),
-    "convnext": (Margin(0.0, 0.0, 16.0), 3, True),
+    "convnext": (Margin(0.0, 0.0, 24.0), 3, True),
 }
 
 
 class Classifier(nn.Module):
-    """A recogniser, a direction for each person in training, and a reader of identity numbers."""
+    """A recogniser, and a network from identity numbers `[P,K]` to class centres `[P,dim]`."""
 
-    def __init__(self, net: Recogniser, people: int) -> None:
+    def __init__(self, net: Recogniser) -> None:
         super().__init__()
         self.net = net
-        self.directions = nn.Parameter(torch.randn(people, net.dim) * 0.1)
-        group = GROUPS["identity"]
-        self.numbers = nn.Linear(net.dim, group.stop - group.start)
+        self.centres = nn.Sequential(
+            nn.Linear(_GROUP.stop - _GROUP.start, 256), nn.ReLU(), nn.Linear(256, net.dim)
+        )
+        self.numbers = nn.Linear(net.dim, _GROUP.stop - _GROUP.start)
 
 
 def margin_logits(cosines: Tensor, labels: Tensor, margin: Margin, share: float) -> Tensor:
@@ -67,27 +74,43 @@ def margin_logits(cosines: Tensor, labels: Tensor, margin: Margin, share: float)
     return logits * margin.scale
 
 
-def loss(
-    renders: Renders,
-    batches: Batches,
-    margin: Margin,
-    schedule: Schedule,
-    model: nn.Module,
-    step: int,
-) -> Tensor:
-    """Margin softmax over the people, and mean squared error of the identity numbers."""
+class Lessons:
+    """The renders, and the identity numbers `[P,K]` of the people to be told apart."""
+
+    def __init__(self, name: str, renders: Renders, schedule: Schedule) -> None:
+        self.name, self.renders, self.schedule = name, renders, schedule
+        indices = renders.split("train")
+        self.batches = Batches(indices, schedule, name)
+        first_views = indices[:: renders.settings.views]
+        self.people = torch.from_numpy(renders.parameters(first_views)[:, _GROUP].copy())
+
+    def candidates(
+        self, identities: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Identity numbers of the classes in the softmax, and the row of each picture's own."""
+        present, labels = np.unique(identities, return_inverse=True)
+        count = min(CANDIDATES, len(self.people))
+        others = np.setdiff1d(rng.choice(len(self.people), count, replace=False), present)
+        return self.people[np.concatenate([present, others])], torch.from_numpy(labels)
+
+
+def loss(lessons: Lessons, model: nn.Module, step: int) -> Tensor:
+    """Margin softmax over people, and mean squared error of the identity numbers read back.
+
+    The margin grows from 0 during the first half.
+    """
     assert isinstance(model, Classifier)
-    indices = batches(step)
-    rng = numpy_generator(f"mini/{batches.name}/augment", step, schedule.seed)
-    images, _ = augment(renders.images(indices), Jitter(), rng)
+    margin, schedule = RECIPES[lessons.name][0], lessons.schedule
+    rng = numpy_generator(f"mini/{lessons.name}/augment", step, schedule.seed)
+    indices = lessons.batches(step)
+    images, _ = augment(lessons.renders.images(indices), Jitter(), rng)
     with schedule.precision():
         raw = model.net.raw(images).float()
-    labels = torch.from_numpy(renders.identities[indices])
-    cosines = F.linear(F.normalize(raw), F.normalize(model.directions))
+    people, labels = lessons.candidates(lessons.renders.identities[indices], rng)
+    cosines = F.linear(F.normalize(raw), F.normalize(model.centres(people)))
     share = min(1.0, step / (0.5 * schedule.steps))
     who = F.cross_entropy(margin_logits(cosines, labels, margin, share), labels)
-    numbers = torch.from_numpy(renders.parameters(indices)[:, GROUPS["identity"]])
-    return who + 2.0 * F.mse_loss(model.numbers(raw), numbers)
+    return who + 2.0 * F.mse_loss(model.numbers(raw), people[labels])
 
 
 @torch.no_grad()
@@ -122,7 +145,7 @@ def measure(name: str, renders: Renders, model: nn.Module) -> tuple[nn.Module, C
     return model.net, {
         "network": f"face recogniser, {type(model.net).__name__}, {name}",
         "objective": f"margin softmax (angular {margin.angular}, additive {margin.additive}, "
-        f"scale {margin.scale}) + 2 MSE of the identity numbers",
+        f"scale {margin.scale}) to centres made from identity numbers + 2 MSE of those numbers",
         "data": f"{train_count} renders of {train_count // renders.settings.views} people",
         "test": f"{len(test)} renders of {len(test) // renders.settings.views} other people",
         "figures": {key: round(value, 5) for key, value in figures.items()},
@@ -131,16 +154,12 @@ def measure(name: str, renders: Renders, model: nn.Module) -> tuple[nn.Module, C
 
 def train_recogniser(name: str, data: Path, out: Path, steps: int) -> None:
     """Train recogniser `name` on the renders in `data`, into the folder `out`."""
-    margin, seed, bfloat16 = RECIPES[name]
-    renders = Renders(data)
-    schedule = Schedule(steps, seed, bfloat16=bfloat16)
-    indices = renders.split("train")
-    people = len(indices) // renders.settings.views
-
+    _, seed, bfloat16 = RECIPES[name]
+    renders, schedule = Renders(data), Schedule(steps, seed, bfloat16=bfloat16)
     train(
         name,
-        lambda: Classifier(recogniser(name), people),
-        partial(loss, renders, Batches(indices, schedule, name), margin, schedule),
+        lambda: Classifier(recogniser(name)),
+        partial(loss, Lessons(name, renders, schedule)),
         partial(measure, name, renders),
         schedule,
         out,
