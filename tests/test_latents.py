@@ -73,11 +73,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(pairs: Path, tmp_path: Path) -> 
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, cwd=tmp_path, env=environment
     )
-    while process.poll() is None and len(list(partial.glob("images-*.npy"))) < 2:
-        time.sleep(0.01)
-    process.kill()
+    try:
+        while process.poll() is None and len(list(partial.glob("images-*.npy"))) < 2:
+            time.sleep(0.01)
+    finally:
+        process.kill()
     # Workers hold the pipe too: it ends only when they have ended with their parent.
-    process.communicate(timeout=60)
+    process.communicate()
     assert process.returncode == -9
     finished = {path.name: path.stat().st_mtime_ns for path in partial.glob("images-*.npy")}
     assert 2 <= len(finished) < 21

@@ -1,6 +1,7 @@
 """The world bundle: what every network of it must do, and how good the mini world's are."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from deid.nets.detector import suppress
 from deid.params import WorldParams
 from deid.seeds import seed_of
 from deid.worlds import load_world
+from deid.worlds.mini import dataset
 from deid.worlds.mini.augment import Jitter, augment
 from deid.worlds.mini.dataset import Renders, RenderSettings, make_renders
 from deid.worlds.mini.dataset import test_faces as held_out_faces
@@ -161,6 +163,15 @@ def test_a_changed_weight_file_is_refused(tmp_path: Path) -> None:
         load_world(WorldParams(weights=weights))
 
 
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    shutil.copytree(WEIGHTS, weights)
+    for suffix in ("safetensors", "json"):
+        shutil.copy(weights / f"landmarks.{suffix}", weights / f"detector.{suffix}")
+    with pytest.raises(DeidError, match=r"detector\.safetensors: shapes"):
+        load_world(WorldParams(weights=weights))
+
+
 def test_the_worlds_hash_is_that_of_its_files(world: World) -> None:
     assert world.weights_sha256 == load_world(WorldParams(weights=WEIGHTS)).weights_sha256
     assert sum(f.stat().st_size for f in WEIGHTS.glob("*.safetensors")) <= 40e6
@@ -174,14 +185,14 @@ def test_every_recogniser_accepts_nine_of_ten_at_one_false_in_a_thousand(
 ) -> None:
     faces = to_tensor(unseen.pixels)
     for name, net in {"identity": world.identity, **world.held_out}.items():
-        embeddings = torch.cat([net(part) for part in faces.split(100)])
+        embeddings = torch.cat([net(part) for part in faces.tensor_split(8)])
         assert verification(embeddings, unseen.identities)["tar_at_far_1e-3"] >= 0.90, name
 
 
 def test_landmarks_are_within_three_hundredths_of_the_distance_of_the_eyes(
     world: World, unseen: Unseen
 ) -> None:
-    found = torch.cat([world.landmarks(part) for part in to_tensor(unseen.pixels).split(100)])
+    found = torch.cat([world.landmarks(part) for part in to_tensor(unseen.pixels).tensor_split(8)])
     assert landmark_errors(found, unseen.landmarks)["inner_error"] <= 0.03
 
 
@@ -215,11 +226,23 @@ def test_the_detector_finds_nothing_in_noise_and_flat_colour(world: World) -> No
 # What the networks learn from.
 
 
-def test_renders_go_on_after_a_kill_and_end_with_the_same_bytes(tmp_path: Path) -> None:
+def test_renders_go_on_after_a_kill_and_end_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = RenderSettings(identities=13, views=16, seed=3)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    make_renders(settings, whole, workers=1)
-    make_renders(settings, resumed, workers=2)
+    make_renders(settings, whole, workers=2)
+
+    def killed(chunks: list[int], working: Path, *_: object) -> Iterator[int]:
+        yield dataset._render_chunk(working, settings, chunks[-1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_rendered", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_renders(settings, resumed)
+    assert not resumed.exists()
+    make_renders(settings, resumed, workers=1)
     for name in ("images", "parameters", "landmarks"):
         assert (whole / f"{name}.npy").read_bytes() == (resumed / f"{name}.npy").read_bytes()
     renders = Renders(whole)
@@ -289,7 +312,8 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_result(
         if step == stop:
             raise KeyboardInterrupt
         x = torch.from_numpy(batches(step)).float()[:, None] / 32
-        return (model(x) - x.square()).square().mean()
+        error: Tensor = model(x) - x.square()
+        return error.square().mean()
 
     def run(out: Path, stop: int = 99) -> None:
         train(

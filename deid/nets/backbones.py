@@ -91,7 +91,8 @@ class LargeKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.down(x)
-        return x + self.body(x)
+        y: Tensor = self.body(x)
+        return x + y
 
 
 class Backbone(nn.Module):

@@ -38,6 +38,7 @@ class CentreNet(nn.Module):
         )
         self.join = nn.ModuleList([convolution(width, width), convolution(32 + width, width)])
         self.head = nn.Conv2d(width, OUTPUTS, 1)
+        assert self.head.bias is not None
         nn.init.constant_(self.head.bias[:1], -4.0)  # faces are rare
 
     def forward(self, images: Tensor) -> Tensor:

@@ -112,5 +112,5 @@ def _compress(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     for i in np.flatnonzero(rng.random(len(pixels)) < 0.2):
         quality = int(rng.integers(50, 95))
         _, code = cv2.imencode(".jpg", result[i], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        result[i] = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        result[i] = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
     return result

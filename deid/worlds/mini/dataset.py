@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -117,15 +117,14 @@ def make_renders(settings: RenderSettings, out: Path, workers: int = 2) -> None:
         (working / _SETTINGS).write_text(json.dumps(asdict(settings)) + "\n")
 
 
-def _prepare(working: Path, settings: RenderSettings, chunks: int) -> NDArray[np.uint8]:
+def _prepare(working: Path, settings: RenderSettings, chunks: int) -> np.memmap[Any, Any]:
     """Create the empty arrays once; the map of finished chunks comes last and vouches for them."""
     path = working / "done.npy"
     if not path.is_file():
         for name, (dtype, shape) in _arrays(settings.count).items():
             open_memmap(working / f"{name}.npy", "w+", dtype=dtype, shape=shape).flush()
         open_memmap(path, "w+", dtype="|u1", shape=(chunks,)).flush()
-    done: NDArray[np.uint8] = np.load(path, mmap_mode="r+")
-    return done
+    return open_memmap(path, "r+")
 
 
 def _rendered(
@@ -159,9 +158,8 @@ def _render_chunk(working: Path, settings: RenderSettings, chunk: int) -> int:
 def test_faces(identities: int, views: int, seed: int) -> TestFaces:
     """Renders of people who are in no training: their seeds come from another stream."""
     parameters = identity_views(range(identities), views, seed_of("mini/test_faces", 0, seed))
-    pictures = [
-        to_pixels(render(part, SIZE).images) for part in torch.from_numpy(parameters).split(64)
-    ]
+    parts = torch.from_numpy(parameters).tensor_split(max(1, len(parameters) // 64))
+    pictures = [to_pixels(render(part, SIZE).images) for part in parts]
     return TestFaces(np.concatenate(pictures), np.repeat(np.arange(identities), views))
 
 

@@ -127,8 +127,9 @@ def covered(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def _sides(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The root of each box's area, `[K]`."""
     extent = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
-    return np.sqrt(extent[:, 0] * extent[:, 1])
+    return np.asarray(np.sqrt(extent[:, 0] * extent[:, 1]), np.float32)
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def loss(lessons: Lessons, model: nn.Module, step: int) -> Tensor:
     """Penalty-reduced focal loss of the heat (CornerNet, equation 1) and L1 of the distances."""
     images, (heat, care, near, distances) = lessons(step)
     with lessons.schedule.precision():
-        output = model(images).float()
+        output: Tensor = model(images).float()
     logit = output[:, 0]
     score = logit.sigmoid()
     hit = (heat == 1.0).float()

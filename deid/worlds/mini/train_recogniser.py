@@ -6,7 +6,7 @@
 `convnext` (NormFace, Wang et al. 2017) are held out: other architectures, losses and seeds.
 
 A class centre is not a free vector: a small network makes it from the person's identity numbers.
-Free vectors must be seen many times each; this one network learns from every picture for all people,
+Free vectors must be seen many times each; this one network learns from every picture for everyone,
 and reached in 400 steps a TAR of 0.84 where free vectors reached 0.02.
 """
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from deid.errors import DeidError
 from deid.nets.attributes import AttributeRegressor, PerceptualNet
 from deid.nets.detector import CentreDetector
 from deid.worlds.mini import networks
@@ -31,7 +32,13 @@ def load_mini_world(folder: Path) -> World:
     def trained(name: str, network: Net) -> Net:
         state, sha256 = read_verified(folder, name)
         hashes.append(sha256)
-        network.load_state_dict(state)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError:
+            raise DeidError(
+                f"{folder / name}.safetensors: shapes are not those of this version's network; "
+                f"restore it with `git checkout -- {folder}` or train it again with `make pretrain`"
+            ) from None
         return network.float().eval().requires_grad_(False)
 
     def attributes(name: str) -> AttributeRegressor:
