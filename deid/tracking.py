@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "face-deid"
+SQLITE = "sqlite:///"
 RUN_ID_FILE = "mlflow_run_id"
 BATCH = 500  # metrics held back: SQLite takes as long for one as for a thousand
 SECONDS_BETWEEN_BATCHES = 10.0
@@ -35,16 +36,30 @@ def mlflow_client() -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     uri = tracking_uri()
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    if client.get_experiment_by_name(EXPERIMENT) is None:
-        local = uri.startswith("sqlite")
-        location = (Path.cwd() / "mlartifacts").as_uri() if local else None
-        try:
-            client.create_experiment(EXPERIMENT, artifact_location=location)
-        except MlflowException:  # another process was faster
-            if client.get_experiment_by_name(EXPERIMENT) is None:
-                raise
+    with _alone(uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            local = uri.startswith(SQLITE)
+            location = (Path.cwd() / "mlartifacts").as_uri() if local else None
+            try:
+                client.create_experiment(EXPERIMENT, artifact_location=location)
+            except MlflowException:  # on a server another process may be faster
+                if client.get_experiment_by_name(EXPERIMENT) is None:
+                    raise
     return client
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Two processes that make the same SQLite store at once break each other's migrations."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    import fcntl
+
+    with Path(f"{uri.removeprefix(SQLITE)}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def experiment_id(client: "MlflowClient") -> str:

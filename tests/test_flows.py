@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -288,12 +289,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 @pytest.fixture
 def here(server: dict[str, str]) -> Iterator[None]:
     """Flows called in this process report to that server."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: server["PREFECT_API_URL"]}):
         yield
+        EventsWorker.drain_all()  # or they look for the server long after it is gone
+        APILogWorker.drain_all()
 
 
+@pytest.mark.timeout(1200)
 def test_a_shard_that_fails_leaves_the_others_alone(
     here: None, s3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,9 +438,10 @@ def test_a_server_runs_both_deployments_on_their_schedules(
     make_project(tmp_path, monkeypatch)
     LocalStorage(tmp_path / "data/inbox").write("one.png", picture())
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    soon = (datetime.now(UTC) + timedelta(seconds=25)).isoformat()
     for deployment in deployments["deployments"]:
         assert [set(s) for s in deployment["schedules"]] == [{"cron", "timezone"}]
-        deployment["schedules"] = [{"interval": 30}]
+        deployment["schedules"] = [{"interval": 60, "anchor_date": soon}]
     deployments["deployments"][1]["parameters"] |= {"method": "mask", "allow_no_face": True}
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(deployments))
     environment = os.environ | server | {"PREFECT_WORKER_QUERY_SECONDS": "2"}

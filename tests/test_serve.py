@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -289,6 +291,12 @@ def test_a_killed_stage_goes_on_in_its_run_and_a_finished_one_does_not(tmp_path:
     history = sorted(client.get_metric_history(begun, "loss"), key=lambda metric: metric.step)
     assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5)]
     assert stage(tmp_path, 0) != begun
+
+
+def test_processes_that_start_together_share_one_new_store(tmp_path: Path) -> None:
+    code = "from deid.tracking import mlflow_client; mlflow_client()"
+    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
+    assert [process.wait(300) for process in both] == [0, 0]
 
 
 def test_a_failed_stage_is_a_failed_run_with_its_metrics(tmp_path: Path) -> None:

@@ -216,11 +216,22 @@ def test_the_detector_finds_the_people_of_a_scene_and_little_else(world: World) 
     assert sum(false for _, false in matches) <= 0.05 * len(scenes)
 
 
-def test_the_detector_finds_nothing_in_noise_and_flat_colour(world: World) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (128, 160, 3), np.uint8)
-    flat = np.full((64, 64, 3), 90, np.uint8)
+def test_the_detector_finds_next_to_nothing_in_noise_and_flat_colour(world: World) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (96, 112, 3), np.uint8) for _ in range(40)]
+    grey = [np.clip(rng.normal(128, 30, (96, 112, 3)), 0, 255).astype(np.uint8) for _ in range(40)]
+    assert sum(len(f) > 0 for f in world.detector.detect(noise + grey)) <= 2
+    flat = [np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 255)]
     tiny = np.zeros((1, 1, 3), np.uint8)
-    assert [len(f) for f in world.detector.detect([noise, flat, tiny])] == [0, 0, 0]
+    assert sum(len(f) for f in world.detector.detect([*flat, tiny])) == 0
+    assert world.detector.detect([]) == []
+
+
+def test_the_detector_finds_no_face_under_an_opaque_mask(world: World, unseen: Unseen) -> None:
+    masked = unseen.pixels[::8].copy()
+    for picture in masked:
+        cv2.ellipse(picture, (32, 36), (20, 26), 0, 0, 360, (0, 0, 0), -1)
+    assert np.mean([len(f) > 0 for f in world.detector.detect(list(masked))]) <= 0.02
 
 
 # What the networks learn from.

@@ -2,8 +2,8 @@
 
     python -m deid.worlds.mini.train_detector --out data/mini/trained/detector --steps 5000
 
-It sees windows of scenes and aligned renders at the sizes of the pyramid's levels, empty backdrops,
-and faces covered as a mask would cover them, which are no faces.
+It sees windows of scenes and aligned renders at the sizes of the pyramid's levels; and, where no
+face is, empty backdrops, noise of every grain, and faces covered as a mask would cover them.
 """
 
 import argparse
@@ -126,6 +126,20 @@ def covered(picture: Picture, rng: np.random.Generator) -> Picture:
     return Picture(pixels, picture.boxes[:0], picture.points[:0], picture.clear[:0])
 
 
+def texture(rng: np.random.Generator) -> Picture:
+    """Coloured noise of some grain and contrast; nobody is in it."""
+    grain = int(rng.choice([WINDOW, WINDOW, 48, 32, 16, 8, 4]))
+    low, high = np.sort(rng.integers(0, 256, 2))
+    coarse = rng.integers(low, high + 1, (grain, grain, 3), np.uint8)
+    kind = cv2.INTER_NEAREST if rng.random() < 0.5 else cv2.INTER_CUBIC
+    pixels = np.asarray(cv2.resize(coarse, (WINDOW, WINDOW), interpolation=kind), np.uint8)
+    if rng.random() < 0.5:
+        pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.5, 3.0)).astype(np.uint8)
+    return Picture(
+        pixels, np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.bool_)
+    )
+
+
 def _sides(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     """The root of each box's area, `[K]`."""
     extent = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
@@ -192,6 +206,8 @@ class Lessons:
         return images, [torch.from_numpy(np.stack(values)) for values in stacks]
 
     def _window(self, rng: np.random.Generator) -> Picture:
+        if rng.random() < 0.12:
+            return texture(rng)
         if rng.random() < 0.5:
             picture = self.scenes[rng.integers(len(self.scenes))]
         else:
@@ -242,8 +258,14 @@ def figures(detector: CentreDetector, renders: Renders, scenes: list[Picture]) -
         "scene_false_faces": sum(false for _, false in matches) / len(scenes),
         "aligned_64": float(np.mean([len(f) > 0 for f in at_64])),
         "aligned_64_more_than_one": float(np.mean([len(f) > 1 for f in at_64])),
+        "noise_with_a_face": float(np.mean([len(f) > 0 for f in detector.detect(_noise())])),
         "aligned_256": float(np.mean([len(f) > 0 for f in at_256])),
     }
+
+
+def _noise(count: int = 100) -> list[Pixels]:
+    """Pictures of textures with nobody in them."""
+    return [texture(numpy_generator("mini/textures/test", i)).pixels for i in range(count)]
 
 
 def measure(renders: Renders, model: nn.Module) -> tuple[nn.Module, Card]:
@@ -253,7 +275,7 @@ def measure(renders: Renders, model: nn.Module) -> tuple[nn.Module, Card]:
     return model, {
         "network": "anchor-free face detector, stride 4, over a pyramid of halves",
         "objective": "focal loss of centres, L1 of box sides and five points",
-        "data": "windows of rendered scenes and of aligned renders",
+        "data": "windows of rendered scenes and of aligned renders, textures",
         "test": "120 other scenes (IoU 0.5), up to 1000 aligned renders of other people",
         "figures": {key: round(value, 5) for key, value in result.items()},
     }

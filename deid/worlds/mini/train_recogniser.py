@@ -7,7 +7,7 @@
 
 A class centre is not a free vector: a small network makes it from the person's identity numbers.
 Free vectors must be seen many times each; this one network learns from every picture for everyone,
-and reached in 400 steps a TAR of 0.84 where free vectors reached 0.02.
+and reached in 400 steps a TAR of 0.84 (FAR 1e-3) where free vectors reached 0.02.
 """
 
 import argparse
