@@ -52,7 +52,7 @@ class ValidateParams(Section):
     brightness: tuple[Share, Share] = (0.15, 0.85)  # darkest and lightest mean of an image
     min_contrast: Share = 0.03  # deviation of an image's grey values, white being 1
     min_in_range: Share = 0.999  # share of the images within these ranges
-    max_w_abs_mean: Weight = 10.0
+    max_w_abs_mean: Weight = 20.0
     min_w_std: Weight = 0.01
 
 
