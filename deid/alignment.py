@@ -11,7 +11,7 @@ Points = NDArray[np.floating]
 
 
 def five_points(landmarks: Points) -> Points:
-    """68 landmarks `[...,68,2]` → `[...,5,2]`: eye centres, nose tip, mouth corners (left first)."""
+    """68 landmarks `[...,68,2]` → `[...,5,2]`: eyes, nose tip, mouth corners; left ones first."""
     return np.stack(
         [
             landmarks[..., 36:42, :].mean(axis=-2),

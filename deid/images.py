@@ -14,7 +14,7 @@ Pixels = NDArray[np.uint8]
 
 
 def to_tensor(pixels: NDArray[Any]) -> Tensor:
-    """`uint8 [N,H,W,3]` or `[H,W,3]` → `float32 [N,3,H,W]` in [-1, 1]; a single picture gets N=1."""
+    """`uint8 [N,H,W,3]` or `[H,W,3]` → `float32 [N,3,H,W]` in [-1, 1]; one picture gets N=1."""
     batch = torch.from_numpy(np.ascontiguousarray(pixels))
     if batch.ndim == 3:
         batch = batch[None]

@@ -49,7 +49,7 @@ class ValidateParams(Section):
     images: Positive = 2_000
     min_detection_rate: Share = 0.98
     max_duplicates: int = Field(default=0, ge=0)
-    brightness: tuple[Share, Share] = (0.15, 0.85)  # darkest and lightest mean of an image
+    brightness: tuple[Share, Share] = (0.08, 0.92)  # darkest and lightest mean of an image
     min_contrast: Share = 0.03  # deviation of an image's grey values, white being 1
     min_in_range: Share = 0.999  # share of the images within these ranges
     max_w_abs_mean: Weight = 20.0
@@ -60,7 +60,7 @@ class StageOneParams(Section):
     """Disentanglement: equations (1)–(8)."""
 
     seed: int = 0
-    steps: Positive = 2_000
+    steps: Positive = 900
     batch_size: Positive = 16
     threads: Positive = 2
     precision: Precision = "32-true"
@@ -84,7 +84,7 @@ class StageTwoParams(Section):
     """The adversarial mapping: equations (9)–(12)."""
 
     seed: int = 0
-    steps: Positive = 600
+    steps: Positive = 400
     batch_size: Positive = 16
     threads: Positive = 2
     precision: Precision = "32-true"

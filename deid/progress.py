@@ -32,7 +32,7 @@ class Bar:
 
 @contextmanager
 def progress(description: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """Show `description` with count, bar, elapsed and remaining time; `done` counts from a resume."""
+    """Show `description` with count, bar, elapsed and remaining time; `done` is what was before."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -16,6 +16,7 @@ from typing import Any
 
 import boto3
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -59,12 +60,12 @@ def service(command: list[str], log: Path, **options: Any) -> Iterator[None]:
         try:
             yield
         finally:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
             process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _, stubborn = psutil.wait_procs(family, timeout=20)
+            for member in stubborn:  # a worker's flow runs have sessions of their own
+                member.kill()
+            process.wait()
 
 
 def answers(port: int) -> bool:
@@ -452,8 +453,7 @@ def test_a_server_runs_both_deployments_on_their_schedules(
     def both_ended() -> bool:
         for name in ("nightly", "hourly"):
             body = {"deployments": {"name": {"any_": [name]}}}
-            url = f"{server['PREFECT_API_URL']}/flow_runs/filter"
-            runs = httpx.post(url, json=body, timeout=60).json()
+            runs = api.post("flow_runs/filter", json=body).json()
             assert all(run["auto_scheduled"] for run in runs)
             for state in [run["state"] for run in runs if run["state_type"] in OVER]:
                 ended[name] = (state["type"], str(state["message"]))

@@ -55,7 +55,7 @@ class CentreDetector:
     """Faces in pictures of any size; satisfies `deid.worlds.world.FaceDetector`."""
 
     def __init__(
-        self, net: nn.Module, name: str = "mini", threshold: float = 0.5, overlap: float = 0.35
+        self, net: nn.Module, name: str = "mini", threshold: float = 0.55, overlap: float = 0.35
     ) -> None:
         """`threshold`: the lowest score kept; `overlap`: the IoU above which faces are one."""
         self.net, self.name, self.threshold, self.overlap = net, name, threshold, overlap
