@@ -93,8 +93,8 @@ class StageTwoParams(Section):
     delta: Annotated[float, Field(gt=0.0)] = 0.7  # δ of equation (10), in deviations of w
     lambda_id: Weight = 1.0  # λ4
     lambda_visual: Weight = 0.06  # λ5, for squared hundredths of the picture's side
-    lambda_perceptual: Weight = 0.5  # not in the paper: likeness to a human's eye
-    similarity_floor: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0  # lower is no better
+    lambda_perceptual: Weight = 1.0  # not in the paper: likeness to a human's eye
+    similarity_floor: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.2  # lower is no better
     checkpoint_every: Positive = 200
 
 

@@ -448,6 +448,7 @@ def test_a_server_runs_both_deployments_on_their_schedules(
     environment = os.environ | server | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
     run("prefect", "work-pool", "create", "deid", "--type", "process", environment=environment)
     run("prefect", "--no-prompt", "deploy", "--all", environment=environment)
+    api = httpx.Client(base_url=server["PREFECT_API_URL"], timeout=300)
     ended: dict[str, tuple[str, str]] = {}
 
     def both_ended() -> bool:
@@ -459,9 +460,8 @@ def test_a_server_runs_both_deployments_on_their_schedules(
                 ended[name] = (state["type"], str(state["message"]))
         return len(ended) == 2
 
-    with service(
-        [*PREFECT, "worker", "start", "--pool", "deid"], tmp_path / "worker.log", env=environment
-    ):
+    worker = [*PREFECT, "worker", "start", "--pool", "deid"]
+    with api, service(worker, tmp_path / "worker.log", env=environment):
         wait_until(both_ended, 600, f"a scheduled run of each ends; {tmp_path}")
     assert {name: kind for name, (kind, _) in ended.items()} == {
         "nightly": "COMPLETED",
