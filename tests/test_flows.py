@@ -16,7 +16,7 @@ from typing import Any
 
 import boto3
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
 
