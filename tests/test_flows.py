@@ -437,13 +437,14 @@ def test_a_server_runs_both_deployments_on_their_schedules(
     server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_project(tmp_path, monkeypatch)
-    LocalStorage(tmp_path / "data/inbox").write("one.png", picture())
+    original = (ROOT / "data/samples/pair.png").read_bytes()
+    LocalStorage(tmp_path / "data/inbox").write("one.png", original)
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     soon = (datetime.now(UTC) + timedelta(seconds=25)).isoformat()
     for deployment in deployments["deployments"]:
         assert [set(s) for s in deployment["schedules"]] == [{"cron", "timezone"}]
         deployment["schedules"] = [{"interval": 60, "anchor_date": soon}]
-    deployments["deployments"][1]["parameters"] |= {"method": "mask", "allow_no_face": True}
+    deployments["deployments"][1]["parameters"] |= {"method": "mask"}
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(deployments))
     environment = os.environ | server | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
     run("prefect", "work-pool", "create", "deid", "--type", "process", environment=environment)
@@ -468,4 +469,4 @@ def test_a_server_runs_both_deployments_on_their_schedules(
         "hourly": "COMPLETED",
     }, ended
     assert registry.champion_version(RegisterParams().model) == 1
-    assert (tmp_path / "out/inbox/one.png").read_bytes() != picture()
+    assert (tmp_path / "out/inbox/one.png").read_bytes() != original
