@@ -60,7 +60,7 @@ class StageOneParams(Section):
     """Disentanglement: equations (1)–(8)."""
 
     seed: int = 0
-    steps: Positive = 900
+    steps: Positive = 1_500
     batch_size: Positive = 16
     threads: Positive = 2
     precision: Precision = "32-true"
@@ -90,11 +90,11 @@ class StageTwoParams(Section):
     precision: Precision = "32-true"
     adversarial_widths: Hidden = (512, 512, 512)
     learning_rate: Rate = 1e-3
-    delta: Annotated[float, Field(gt=0.0)] = 0.7  # δ of equation (10), in deviations of w
+    delta: Annotated[float, Field(gt=0.0)] = 1.5  # δ of equation (10), in deviations of w
     lambda_id: Weight = 1.0  # λ4
     lambda_visual: Weight = 0.06  # λ5, for squared hundredths of the picture's side
-    lambda_perceptual: Weight = 1.0  # not in the paper: likeness to a human's eye
-    similarity_floor: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.2  # lower is no better
+    lambda_perceptual: Weight = 2.0  # not in the paper: likeness to a human's eye
+    similarity_floor: Annotated[float, Field(ge=-1.0, le=1.0)] = -0.2  # lower is no better
     checkpoint_every: Positive = 200
 
 

@@ -43,8 +43,8 @@ def test_the_committed_params_are_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("  delta: 0.7", "  dleta: 0.7", "stage_two.dleta: unknown key"),
-        ("  delta: 0.7", "  delta: -1", "stage_two.delta"),
+        ("  delta: 1.5", "  dleta: 0.7", "stage_two.dleta: unknown key"),
+        ("  delta: 1.5", "  delta: -1", "stage_two.delta"),
         ("  count: 70000", "  count: many", "sample.count"),
         ("sample:", "smaple:", "smaple: unknown key"),
         ("sample:", "sample: [", "not readable as YAML"),
