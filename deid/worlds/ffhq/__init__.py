@@ -1,0 +1,1 @@
+"""The paper's world: public checkpoints, downloaded, hash-checked and read safely."""
