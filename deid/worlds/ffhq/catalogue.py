@@ -37,6 +37,7 @@ class Source:
 
     url: str
     member: str | None = None
+    size: int | None = None  # bytes of the archive, where known
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class WeightFile:
     sha256: str | None = None
     sha256_prefix: str | None = None  # torchvision's habit: first hex digits in the file's name
     size: int | None = None  # bytes, rounded where only that is published; an estimate, no check
+
+    @property
+    def download_size(self) -> int | None:
+        """Bytes the first address sends, where known; of an archive, all of it."""
+        return (self.sources[0].size if self.sources else None) or self.size
 
 
 MIT, APACHE, BSD = "MIT", "Apache-2.0", "BSD-3-Clause"
@@ -246,8 +252,8 @@ _RECOGNISERS = (
         learnt_from="WebFace600K",
         convention="RGB, (x - 127.5) / 127.5, 112 px aligned; output not normalised",
         sources=(
-            Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_l.zip", member="w600k_r50.onnx"),
-            Source(f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_l.zip", member="w600k_r50.onnx"),
+            Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_l.zip", "w600k_r50.onnx", 288_621_354),
+            Source(f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_l.zip", "w600k_r50.onnx"),
             Source(f"{_HUGGING_FACE}/immich-app/buffalo_l/resolve/main/recognition/model.onnx"),
         ),
         sha256="4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
@@ -316,8 +322,8 @@ _DETECTORS = (
         learnt_from="WIDER FACE",
         convention=_MTCNN,
         sources=(
-            Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_sc.zip", member="det_500m.onnx"),
-            Source(f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_sc.zip", member="det_500m.onnx"),
+            Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_sc.zip", "det_500m.onnx"),
+            Source(f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_sc.zip", "det_500m.onnx"),
             Source(f"{_HUGGING_FACE}/immich-app/buffalo_s/resolve/main/detection/model.onnx"),
         ),
         sha256="5e4447f50245bbd7966bd6c0fa52938c61474a04ec7def48753668a9d8b4ea3a",
