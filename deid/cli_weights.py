@@ -117,6 +117,7 @@ def _asked(names: list[str] | None, world: str | None, commercial: bool) -> "lis
 
 
 def _fetch_one(entry: "WeightFile", store: "Store", accept_licence: bool) -> None:
+    from deid.worlds.ffhq.catalogue import size_text
     from deid.worlds.ffhq.fetch import fetch, must_accept
 
     if not store.path(entry).exists():
@@ -165,16 +166,11 @@ def _progress(entry: "WeightFile") -> "Iterator[Report]":
         )
 
 
-def size_text(size: int | None) -> str:
-    """`174 MB`, or that nobody knows."""
-    from rich.filesize import decimal
-
-    return "size not published" if size is None else decimal(size)
-
-
 def _print_table(files: "tuple[WeightFile, ...]", store: "Store") -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from deid.worlds.ffhq.catalogue import size_text
 
     table = Table(header_style="bold", show_edge=False)
     for heading in ("name", "role", "licence", "commercial", "here", "size"):

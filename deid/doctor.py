@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
-from deid.worlds.ffhq.catalogue import WeightFile, find, needs
+from deid.worlds.ffhq.catalogue import WeightFile, find, needs, size_text
 from deid.worlds.ffhq.store import Store, check, default_store, remedy
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.networks import HELD_OUT
@@ -80,8 +80,6 @@ class Diagnosis:
         return "\n".join([*lines, self._verdict()])
 
     def _downloads(self) -> list[str]:
-        from deid.cli_weights import size_text
-
         if not self.to_fetch:
             return ["nothing to download"]
         sizes = [entry.download_size for entry in self.to_fetch]

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.filesize import decimal
+
 from deid.errors import DeidError
 
 Role = Literal[
@@ -436,12 +438,17 @@ _COMMERCIAL: Mapping[Role, tuple[str, ...]] = {
 }
 
 
-def find(name: str, files: Iterable[WeightFile] = FILES) -> WeightFile:
+def find(name: str) -> WeightFile:
     """The entry called `name` (or with that file name); DeidError names it where there is none."""
-    for entry in files:
+    for entry in FILES:
         if name in (entry.name, entry.file):
             return entry
     raise DeidError(f"{name}: no such weight file; `deid weights list` shows all names")
+
+
+def size_text(size: int | None) -> str:
+    """`174.4 MB`, or that nobody knows."""
+    return "size not published" if size is None else decimal(size)
 
 
 def needs(

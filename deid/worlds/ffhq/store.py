@@ -107,9 +107,9 @@ def check(entry: WeightFile, path: Path, store: Store) -> str:
 def remedy(entry: WeightFile, store: Store) -> str:
     """How a person gets the file, in a few words."""
     if store.offline:
-        return f"put it there ({OFFLINE_VARIABLE} is set, so nothing is downloaded)"
+        return f"put {entry.file} there ({OFFLINE_VARIABLE} is set, so nothing is downloaded)"
     if not entry.sources:
-        return f"get it by hand ({entry.by_hand}) and put it there"
+        return f"get {entry.file} by hand ({entry.by_hand}) and put it there"
     return f"run `deid weights fetch {entry.name}`"
 
 
