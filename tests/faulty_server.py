@@ -20,6 +20,7 @@ class Served:
     faults: list[str] = field(default_factory=list)
     rate: int | None = None  # bytes a second
     asked: list[str | None] = field(default_factory=list)  # the Range of each request
+    conditions: list[str | None] = field(default_factory=list)  # and its If-Range
 
 
 class FaultyServer:
@@ -70,6 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         if served is None:
             return self.send_error(404)
         served.asked.append(self.headers.get("Range"))
+        served.conditions.append(self.headers.get("If-Range"))
         fault = served.faults.pop(0) if served.faults else ""
         self.close_connection = True
         if fault.isdecimal():

@@ -99,6 +99,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(server: FaultyServer, store:
     assert get(entry(url), store).read_bytes() == DATA
     half, rest = len(DATA) // 2, len(DATA) - len(DATA) // 2
     assert server.asked("a") == [None, f"bytes={half}-", f"bytes={half + rest // 2}-"]
+    assert server.paths["/a"].conditions == [None, '"one"', '"one"']
 
 
 def test_a_server_that_always_cuts_still_serves_if_each_try_brings_more(
@@ -610,6 +611,28 @@ def test_fetch_shows_the_licence_first_and_asks_where_it_must(
     assert (tmp_path / "mine/strict.pth").read_bytes() == OTHER
     record = json.loads((tmp_path / "mine/strict.pth.json").read_text())
     assert record["accepted"] == "--accept-licence"
+
+
+@pytest.mark.parametrize(("answer", "here"), [("n", False), ("y", True)])
+def test_a_person_at_a_terminal_is_asked(
+    near: Near,
+    deid: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    here: bool,
+) -> None:
+    terminal = io.StringIO(f"{answer}\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    code, out, said = deid("weights", "fetch", "strict")
+    assert "for monks alone" in out
+    assert "Do you accept" in out + said
+    assert (tmp_path / "mine/strict.pth").exists() == here
+    assert code == (0 if here else 1)
+    if here:
+        record = json.loads((tmp_path / "mine/strict.pth.json").read_text())
+        assert record["accepted"] == "at the prompt"
 
 
 def test_verify_names_the_corrupt_file(near: Near, deid: Run, tmp_path: Path) -> None:
