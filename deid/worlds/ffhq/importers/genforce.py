@@ -1,0 +1,5 @@
+"""To be filled in."""
+
+from deid.worlds.ffhq.importers.base import Format
+
+GENFORCE_FORMATS: tuple[Format, ...] = ()
