@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from deid.nets.style import GAIN, EqualLinear, MappingNetwork, StyleGenerator
 
-
 FUSED_FROM = 128
 """The smallest picture whose doubling convolution is a transposed one ("fused scale: auto")."""
 
@@ -43,7 +42,8 @@ class StyledLayer(nn.Module):
         x = x - x.mean((2, 3), keepdim=True)
         x = x / torch.sqrt(x.square().mean((2, 3), keepdim=True) + self.epsilon)
         gain, offset = self.style(w)[:, :, None, None].chunk(2, 1)
-        return x * (gain + 1.0) + offset
+        styled: Tensor = x * (gain + 1.0) + offset
+        return styled
 
 
 class Convolution(nn.Module):
@@ -70,6 +70,19 @@ class Convolution(nn.Module):
         taps = F.pad(weight.flip(2, 3), (1, 1, 1, 1))
         taps = taps[..., 1:, 1:] + taps[..., :-1, 1:] + taps[..., 1:, :-1] + taps[..., :-1, :-1]
         return _blur(F.conv_transpose2d(x, taps.transpose(0, 1), self.bias, stride=2, padding=1))
+
+
+class ToRGB(nn.Module):
+    """1×1 convolution to RGB, without style."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.scale = 1.0 / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.scale) + self.bias[:, None, None]
 
 
 def _blur(x: Tensor) -> Tensor:
@@ -104,17 +117,15 @@ class StyleGAN1(StyleGenerator):
             self.convolutions.append(Convolution(width, width, None, early_bias))
             self.layers.append(StyledLayer(width, 4 << index, w_dim, epsilon))
             before = width
-        self.to_rgb = nn.Conv2d(before, 3, 1)  # no style; scaled like the rest
-        nn.init.normal_(self.to_rgb.weight)
-        self.rgb_scale = 1.0 / math.sqrt(before)
+        self.to_rgb = ToRGB(before)
 
     def draw(self, ws: Tensor) -> Tensor:
         """Layer i takes the i-th w."""
         x = self.layers[0](self.constant.expand(len(ws), -1, -1, -1), ws[:, 0])
         for index, convolution in enumerate(self.convolutions, start=1):
             x = self.layers[index](convolution(x), ws[:, index])
-        rgb = F.conv2d(x, self.to_rgb.weight * self.rgb_scale)
-        return rgb + self.to_rgb.bias[:, None, None]
+        image: Tensor = self.to_rgb(x)
+        return image
 
 
 def stylegan1(
