@@ -42,12 +42,12 @@ def load_storage(data: Any) -> torch.storage.TypedStorage:
 
 
 def _check_archive(source: Path | io.BytesIO) -> None:
-    if not zipfile.is_zipfile(source):
-        return
     try:
+        if not zipfile.is_zipfile(source):
+            return
         with zipfile.ZipFile(source) as archive:
             packed = [e for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, ValueError) as error:
         raise DeidError(f"a damaged archive ({error})") from None
     finally:
         if isinstance(source, io.BytesIO):
