@@ -91,7 +91,7 @@ def gradient(network: StyleGenerator, wplus: Tensor) -> Tensor:
 
 
 def without_noise(network: StyleGenerator, w: Tensor) -> Tensor:
-    saved = network.state_dict()
+    saved = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     silent = {n: t * 0 if n.endswith("noise_strength") else t for n, t in saved.items()}
     network.load_state_dict(silent)
     images = network.synthesis(w)
