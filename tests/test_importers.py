@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from deid.errors import DeidError
 from deid.nets.style import StyleGenerator
@@ -240,6 +241,96 @@ def test_the_same_network_in_another_layout_is_the_same(
     io = outputs(folder)
     pictures = generator(other).synthesis(io["wplus"])
     assert error(pictures, io["img_wplus_const"]) < 1e-4
+
+
+WIDTHS = (8, 8, 8, 6, 6, 4)
+"""Of a style-based network for 128 px, whose last doubling is a transposed convolution."""
+
+
+def style_based_content() -> Content:
+    """rosinality's style-based layout: 128 px trained, layers for 256 px as initialised."""
+    torch.manual_seed(1)
+    state: Content = {"generator.progression.0.conv1.input": torch.randn(1, 8, 4, 4)}
+    before = 8
+    for block, width in enumerate((*WIDTHS, 4)):
+        stem = f"generator.progression.{block}"
+        trained = float(block < len(WIDTHS))
+        if 0 < block < 5:
+            state[f"{stem}.conv1.1.conv.weight_orig"] = torch.randn(width, before, 3, 3)
+            state[f"{stem}.conv1.1.conv.bias"] = torch.randn(width) * trained
+        elif block:
+            state[f"{stem}.conv1.0.weight"] = torch.randn(before, width, 3, 3)
+            state[f"{stem}.conv1.0.bias"] = torch.randn(width) * trained
+        state[f"{stem}.conv2.conv.weight_orig"] = torch.randn(width, width, 3, 3)
+        state[f"{stem}.conv2.conv.bias"] = torch.randn(width) * trained
+        for number in (1, 2):
+            state[f"{stem}.noise{number}.weight_orig"] = torch.randn(1, width, 1, 1) * trained
+            state[f"{stem}.adain{number}.style.linear.weight_orig"] = torch.randn(2 * width, 8)
+            state[f"{stem}.adain{number}.style.linear.bias"] = torch.randn(2 * width)
+        state[f"generator.to_rgb.{block}.conv.weight_orig"] = torch.randn(3, width, 1, 1)
+        state[f"generator.to_rgb.{block}.conv.bias"] = torch.randn(3) * trained
+        before = width
+    for layer in (1, 3):
+        state[f"style.{layer}.linear.weight_orig"] = torch.randn(8, 8)
+        state[f"style.{layer}.linear.bias"] = torch.randn(8)
+    return {"g_running": state}
+
+
+def style_based(state: Content, z: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
+    """What that file means, as a plain formula; `noise(size)` is that of both layers of a size."""
+
+    def scaled(name: str) -> Tensor:
+        weight = state[name]
+        return weight * (2.0 / weight[0].numel()) ** 0.5
+
+    def styled(x: Tensor, stem: str, number: int) -> Tensor:
+        x = F.leaky_relu(x + scaled(f"{stem}.noise{number}.weight_orig") * noise(x.shape[-1]), 0.2)
+        line = f"{stem}.adain{number}.style.linear"
+        gamma, beta = F.linear(w, scaled(f"{line}.weight_orig"), state[f"{line}.bias"]).chunk(2, 1)
+        return gamma[:, :, None, None] * F.instance_norm(x) + beta[:, :, None, None]
+
+    def blurred(x: Tensor) -> Tensor:
+        kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(x.shape[1], 1, 3, 3) / 16
+        return F.conv2d(x, kernel, padding=1, groups=x.shape[1])
+
+    w = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
+    for layer in (1, 3):
+        line = f"style.{layer}.linear"
+        w = F.leaky_relu(F.linear(w, scaled(f"{line}.weight_orig"), state[f"{line}.bias"]), 0.2)
+    x = state["generator.progression.0.conv1.input"].expand(len(z), -1, -1, -1)
+    for block in range(len(WIDTHS)):
+        stem = f"generator.progression.{block}"
+        if 0 < block < 5:
+            line = f"{stem}.conv1.1.conv"
+            x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            x = F.conv2d(x, scaled(f"{line}.weight_orig"), state[f"{line}.bias"], padding=1)
+            x = blurred(x)
+        elif block:
+            weight = state[f"{stem}.conv1.0.weight"] * (2.0 / (9 * WIDTHS[block - 1])) ** 0.5
+            mean = F.conv2d(
+                weight.flatten(0, 1)[:, None], torch.full((1, 1, 2, 2), 0.25), padding=1
+            )
+            taps = mean.reshape(*weight.shape[:2], 4, 4)
+            x = F.conv_transpose2d(x, taps, state[f"{stem}.conv1.0.bias"], stride=2, padding=1)
+            x = blurred(x)
+        x = styled(x, stem, 1)
+        line = f"{stem}.conv2.conv"
+        x = F.conv2d(x, scaled(f"{line}.weight_orig"), state[f"{line}.bias"], padding=1)
+        x = styled(x, stem, 2)
+    line = f"generator.to_rgb.{len(WIDTHS) - 1}.conv"
+    return F.conv2d(x, scaled(f"{line}.weight_orig"), state[f"{line}.bias"])
+
+
+def test_a_style_based_file_gives_what_its_formula_says() -> None:
+    content = style_based_content()
+    imported = import_content(content, "style-based")
+    network = generator(imported)
+    assert network.resolution == 128
+    assert any("128 px" in note for note in imported.notes)
+    by_size = {t.shape[-1]: t for n, t in imported.state.items() if n.endswith(".noise")}
+    z = torch.randn(2, 8)
+    wanted = style_based(content["g_running"], z, by_size.__getitem__)
+    assert error(network(z), wanted) < 1e-4
 
 
 def tiny(**options: Any) -> StyleGAN2:

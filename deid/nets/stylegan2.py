@@ -155,8 +155,8 @@ class StyleGAN2(StyleGenerator):
 
     def draw(self, ws: Tensor) -> Tensor:
         """A layer's ToRGB shares the w of the next convolution."""
-        x = self.constant.expand(len(ws), -1, -1, -1)
-        x = x.contiguous(memory_format=torch.channels_last)
+        memory = torch.contiguous_format if self.fused else torch.channels_last
+        x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=memory)
         image: Tensor | None = None
         for index, convolution in enumerate(self.convolutions):
             x = convolution(x, ws[:, index])

@@ -24,6 +24,7 @@ def load_torch(source: Path | bytes) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(opened, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever a crafted file sets off, it is refused
         detail = " ".join(str(error).split())
