@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deid.nets.stylegan2 import MappingNetwork, StyleGAN2
+from deid.nets.style import MappingNetwork
+from deid.nets.stylegan2 import StyleGAN2
 from deid.worlds.mini import train_generator
 from deid.worlds.mini.dataset import Renders, RenderSettings, make_renders
 from deid.worlds.mini.distillation import distillation_loss, psnr, regions

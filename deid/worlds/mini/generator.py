@@ -2,7 +2,8 @@
 
 import torch
 
-from deid.nets.stylegan2 import MappingNetwork, StyleGAN2
+from deid.nets.style import MappingNetwork
+from deid.nets.stylegan2 import StyleGAN2
 from deid.worlds.mini.parameters import PARAMETERS
 
 RESOLUTION = 64

@@ -1,0 +1,98 @@
+"""What StyleGAN1 and StyleGAN2 share: equalised layers, the mapping network, how w is used."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GAIN = math.sqrt(2.0)
+"""Leaky ReLU's gain: keeps the variance of the activations."""
+
+
+class EqualLinear(nn.Module):
+    """Linear layer with equalised learning rate: the weight is N(0, 1) and scaled when used."""
+
+    def __init__(self, inputs: int, outputs: int, bias: float = 0.0, rate: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), bias))
+        self.scale = rate / math.sqrt(inputs)
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+
+
+class MappingNetwork(nn.Module):
+    """z → w. With `skip`, a linear map of z is added, so that w begins as a rotation of z.
+
+    `rate` is StyleGAN's learning-rate multiplier (0.01 there). `normalise` is PixelNorm on z; leave
+    it off where the length of z, or of parts of it, means something.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], rate: float = 0.01, normalise: bool = True, skip: bool = False
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EqualLinear(a, b, rate=rate) for a, b in pairwise(widths))
+        self.skip = EqualLinear(widths[0], widths[-1]) if skip else None
+        self.normalise = normalise
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8) if self.normalise else z
+        start = x
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2) * GAIN
+        return x if self.skip is None else x + self.skip(start)
+
+
+class StyleGenerator(nn.Module):
+    """z → mapping → w → synthesis → picture; satisfies `deid.worlds.world.Generator`.
+
+    A subclass draws the picture, in `draw`, from `num_ws` = 2 log2 R - 2 of w. The noise of every
+    layer is a buffer, so the same w gives the same picture.
+    """
+
+    w_mean: Tensor
+
+    def __init__(self, resolution: int, mapping: MappingNetwork, z_dim: int, w_dim: int) -> None:
+        super().__init__()
+        self.resolution, self.z_dim, self.w_dim = resolution, z_dim, w_dim
+        self.num_ws = 2 * (resolution.bit_length() - 2)
+        self.mapping_network = mapping
+        self.register_buffer("w_mean", torch.zeros(w_dim))  # for truncation
+
+    def draw(self, ws: Tensor) -> Tensor:
+        """`w+ [N,num_ws,w_dim]` → images `[N,3,R,R]`."""
+        raise NotImplementedError
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """`z [N,z_dim]` → `w [N,w_dim]`."""
+        w: Tensor = self.mapping_network(z)
+        return w
+
+    def truncate(self, w: Tensor, psi: float, layers: int | None = None) -> Tensor:
+        """Towards the mean of w: `w̄ + ψ (w − w̄)`, at the first `layers` layers or at all.
+
+        `w [N,w_dim]` or `w+ [N,num_ws,w_dim]`. With `layers` the result is w+, otherwise of w's
+        own shape. NVIDIA calls `layers` a cutoff, genforce `trunc_layers`; rosinality has none.
+        """
+        if layers is None:
+            return torch.lerp(self.w_mean, w, psi)
+        ws = self.spread(w)
+        return torch.cat((torch.lerp(self.w_mean, ws[:, :layers], psi), ws[:, layers:]), 1)
+
+    def spread(self, w: Tensor) -> Tensor:
+        """`w [N,w_dim]` at every layer: w+ `[N,num_ws,w_dim]`; w+ stays as it is."""
+        return w.unsqueeze(1).expand(-1, self.num_ws, -1) if w.ndim == 2 else w
+
+    def synthesis(self, w: Tensor) -> Tensor:
+        """`w [N,w_dim]` or `w+ [N,num_ws,w_dim]` → images `[N,3,R,R]`, about [-1, 1]."""
+        return self.draw(self.spread(w))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`z [N,z_dim]` → images `[N,3,R,R]`."""
+        return self.synthesis(self.mapping(z))
