@@ -20,7 +20,7 @@ from deid.nets.perceptual import lpips
 from deid.nets.vggface2 import VGGFace2ResNet
 from deid.worlds.ffhq.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
 from deid.worlds.ffhq.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
-from deid.worlds.ffhq.importers import NETWORKS, build, import_content
+from deid.worlds.ffhq.importers import NETWORKS, build, read_checkpoint
 from deid.worlds.world import FaceEmbedder, LandmarkNetwork, PerceptualNetwork
 
 SMALL: dict[str, Any] = {"blocks": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "dim": 12}
@@ -169,8 +169,7 @@ def test_the_expression_trunk_gives_2048_features_and_passes_gradients() -> None
 @pytest.fixture(scope="module")
 def recogniser(assets: Path) -> Embedder:
     file = assets / "weights/foamliu_mobilefacenet.pt"
-    content = torch.load(file, weights_only=True, map_location="cpu")
-    return embedder("mobilefacenet", build(import_content(content, str(file))))
+    return embedder("mobilefacenet", build(read_checkpoint(file)))
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 is not such a network is refused."""
 
 import io
+import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -20,8 +19,9 @@ from deid.nets.inception_resnet import InceptionResnetV1
 from deid.nets.iresnet import IResNet
 from deid.nets.mobilefacenet68 import MobileFaceNetLandmarks
 from deid.nets.vggface2 import VGGFace2ResNet
-from deid.worlds.ffhq.importers import FORMATS, build, import_content
-from deid.worlds.ffhq.importers.onnx_graph import is_onnx, read_onnx
+from deid.worlds.ffhq.importers import FORMATS, build, import_content, read_checkpoint
+from deid.worlds.ffhq.onnx_graph import read_onnx
+from tests.onnx_files import exported, run_onnx
 
 SMALL: dict[str, Any] = {"blocks": (1, 2, 1, 1), "widths": (8, 8, 16, 16), "dim": 12}
 
@@ -40,33 +40,6 @@ def filled(network: nn.Module, seed: int = 0) -> nn.Module:
             module.running_mean = 0.1 * draw(module.bias)
             module.running_var = 1 + 0.2 * draw(module.bias).abs()
     return network.eval()
-
-
-def exported(network: nn.Module, shape: tuple[int, ...], folder: Path, **options: Any) -> Path:
-    """The network as ONNX, by the exporter InsightFace used."""
-    file = folder / "network.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            network,
-            (torch.zeros(shape),),
-            file,
-            dynamo=False,
-            input_names=["input.1"],
-            dynamic_axes={"input.1": {0: "n"}},
-            **options,
-        )
-    return file
-
-
-def run_onnx(file: Path, images: Tensor) -> Tensor:
-    """Its outputs by ONNX Runtime, picture by picture."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    rows = [session.run(None, {name: image[None].numpy()})[0] for image in images]
-    return torch.from_numpy(np.concatenate(rows))
 
 
 def assert_close(found: Tensor, wanted: Tensor, relative: float = 1e-5) -> None:
@@ -143,13 +116,11 @@ def test_tensors_outside_the_onnx_file_are_refused(tmp_path: Path) -> None:
 
 def test_foamlius_two_files_are_one_network(assets: Path) -> None:
     folder = assets / "weights"
-    onnx_file = folder / "foamliu_mobilefacenet.onnx"
-    assert is_onnx(onnx_file.read_bytes()[:4])
-    content = torch.load(folder / "foamliu_mobilefacenet.pt", weights_only=True, map_location="cpu")
+    files = [folder / f"foamliu_mobilefacenet.{suffix}" for suffix in ("pt", "onnx")]
     images = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
-    wanted = run_onnx(onnx_file, images)
-    for source in (content, read_onnx(onnx_file)):
-        network = build(import_content(source, "foamliu"))
+    wanted = run_onnx(files[1], images)
+    for file in files:
+        network = build(read_checkpoint(file))
         assert_close(network(images), wanted, relative=1e-4)
 
 
@@ -161,11 +132,13 @@ def arrays(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {n: v.numpy() for n, v in state.items() if not n.endswith("num_batches_tracked")}
 
 
-def test_cydonias_arrays_and_a_state_dict_give_the_same_network() -> None:
+def test_cydonias_pickle_and_a_state_dict_give_the_same_network(tmp_path: Path) -> None:
     network = filled(VGGFace2ResNet((1, 1, 1, 1), 8))
     head = {"fc.weight": torch.zeros(8631, 256), "fc.bias": torch.zeros(8631)}
     state = network.state_dict() | head
-    ours, theirs = (import_content(c, "vggface2") for c in (state, arrays(state)))
+    torch.save(state, tmp_path / "a")
+    (tmp_path / "b").write_bytes(pickle.dumps(arrays(state), protocol=2))
+    ours, theirs = (read_checkpoint(tmp_path / name) for name in "ab")
     assert ours.config == theirs.config == {"blocks": (1, 1, 1, 1), "width": 8}
     images = torch.randn(1, 3, 64, 64)
     for imported in (ours, theirs):

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from deid.worlds.ffhq.conventions import CONVENTIONS
 from deid.worlds.ffhq.faces import Trunk
-from deid.worlds.ffhq.importers import build, import_content
+from deid.worlds.ffhq.importers import build, import_content, read_checkpoint
 from deid.worlds.ffhq.importers.base import Imported
+from tests.onnx_files import exported
 
 RELATIVE = 1e-4
 
@@ -115,10 +116,15 @@ def test_vggface2_features_and_classes(fixture: Load) -> None:
     assert slope.abs().amax((1, 2, 3)).min() > 0
 
 
-def test_arcface_embedding_and_gradient(fixture: Load) -> None:
+def test_arcface_embedding_and_gradient_and_those_of_its_export(
+    fixture: Load, tmp_path: Path
+) -> None:
     known = fixture("arcface_iresnet50_recipe")
     image = noise((2, 3, 112, 112), scale=0.5).requires_grad_()
-    embedding = known.network()(image)
+    network = known.network()
+    embedding = network(image)
+    file = exported(network, (1, 3, 112, 112), tmp_path, opset_version=11)
+    known.agrees("emb", build(read_checkpoint(file))(image))
     known.agrees("emb", embedding)
     known.agrees("grad_x", gradient(embedding, noise((2, 512), 3), image))
 

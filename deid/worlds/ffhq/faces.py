@@ -5,6 +5,7 @@ Each adapter is a network and its `Convention`; a world's pictures go in as they
 
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,7 +52,10 @@ class Trunk(nn.Module):
         self.dim = dim
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network(self.convention(images))
+        # Inception is about 1.2 times as fast in this layout on a CPU, and no weight has to change
+        # its own for it; the recognisers gain nothing (benchmarks/inception.py).
+        pictures = self.convention(images).contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.network(pictures)
         return features
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from deid.errors import DeidError
 from deid.nets.iresnet import SIDE
 from deid.worlds.ffhq.importers.base import Format, Imported
-from deid.worlds.ffhq.importers.onnx_graph import KEY, Graph, Node
 from deid.worlds.ffhq.importers.states import (
     State,
     completed,
@@ -23,6 +22,7 @@ from deid.worlds.ffhq.importers.states import (
     stages,
     state_of,
 )
+from deid.worlds.ffhq.onnx_graph import KEY, Graph, Node
 
 EPSILON = 1e-5
 """Of our batch norms."""

@@ -11,8 +11,8 @@ from deid.errors import DeidError
 from deid.nets.mobilefacenet import MobileFaceNetRecogniser
 from deid.worlds.ffhq.importers.base import Format, Imported
 from deid.worlds.ffhq.importers.insightface import identity_norm
-from deid.worlds.ffhq.importers.onnx_graph import KEY, Graph, Node
 from deid.worlds.ffhq.importers.states import State, completed, shape_of, size_of, state_of
+from deid.worlds.ffhq.onnx_graph import KEY, Graph, Node
 
 
 def _is_foamliu(content: Mapping[str, Any]) -> bool:
