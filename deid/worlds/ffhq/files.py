@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from deid.errors import DeidError
 from deid.worlds.ffhq.allowed import NUMPY, NVIDIA
+from deid.worlds.ffhq.onnx_graph import is_onnx, read_onnx
 from deid.worlds.ffhq.pickles import read_pickle
 from deid.worlds.ffhq.tensors import load_torch
 
@@ -94,5 +95,6 @@ READERS: tuple[Reader, ...] = (
         "tar", lambda head: head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar", _read_archive
     ),
     Reader("pickle", lambda head: head[:1] in (b"\x80", b"(", b"}", b"c"), _read_pickle),
+    Reader("onnx", is_onnx, read_onnx),
 )
 """Asked in order."""

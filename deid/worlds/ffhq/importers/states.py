@@ -1,0 +1,82 @@
+"""What importers of plain state dicts share: unwrapping, dropping classifiers, completing."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deid.errors import DeidError
+
+State = dict[str, Tensor]
+COUNTER = "num_batches_tracked"  # of batch norm
+
+
+def state_of(content: Mapping[str, Any]) -> State:
+    """The tensors of a checkpoint, whether bare or under `state_dict`, without `module.`.
+
+    NumPy arrays (as the VGGFace2 pickles hold) become tensors; whatever is neither is left out.
+    """
+    inner = content.get("state_dict")
+    if isinstance(inner, Mapping):
+        content = inner
+    found: State = {}
+    for name, value in content.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+            value = torch.from_numpy(
+                np.ascontiguousarray(value).astype(value.dtype.newbyteorder("="))
+            )
+        if isinstance(value, Tensor):
+            found[str(name).removeprefix("module.")] = value.detach()
+    return found
+
+
+def shape_of(content: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
+    """A tensor's shape in a checkpoint, bare or wrapped as `state_of` takes it; None: not there."""
+    inner = content.get("state_dict")
+    for source in (inner, content) if isinstance(inner, Mapping) else (content,):
+        for key in (name, f"module.{name}"):
+            if hasattr(source.get(key), "shape"):
+                return tuple(int(n) for n in source[key].shape)
+    return None
+
+
+def without(state: State, *prefixes: str) -> State:
+    """The state less what begins with one of `prefixes`."""
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}
+
+
+def stages(state: State, name: str = "layer") -> tuple[int, ...]:
+    """Blocks in each of the stages `layer1`, `layer2`, … by the tensors' names."""
+    counts: dict[int, int] = {}
+    for key in state:
+        if found := re.match(rf"{name}(\d+)\.(\d+)\.", key):
+            stage, block = int(found[1]), int(found[2])
+            counts[stage] = max(counts.get(stage, 0), block + 1)
+    if sorted(counts) != list(range(1, len(counts) + 1)):
+        raise DeidError(f"stages {sorted(counts)} are not numbered from 1 without a gap")
+    return tuple(counts[stage] for stage in sorted(counts))
+
+
+def size_of(state: State, name: str, axis: int) -> int:
+    """One side of a tensor that must be there."""
+    if name not in state:
+        raise DeidError(f"tensor {name} is missing; fetch the file again")
+    return state[name].shape[axis]
+
+
+def completed(state: State) -> State:
+    """float32 copies, and batch norm's counters as 0: several formats lack them, nobody reads them.
+
+    Copies, since a view of a file's one large storage would keep all of it in memory.
+    """
+    result: State = {}
+    for name, value in state.items():
+        if name.endswith(COUNTER):
+            continue
+        result[name] = value.to(torch.float32, copy=True).contiguous()
+        if name.endswith("running_mean"):
+            result[name.removesuffix("running_mean") + COUNTER] = torch.zeros((), dtype=torch.long)
+    return result
