@@ -8,6 +8,7 @@ al. 2019, section 3.1).
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -50,12 +51,11 @@ def _views(generator: Generator, identities: int, views: int, seed: int) -> torc
 
 
 def _w(generator: Generator, name: str, count: int, seed: int) -> torch.Tensor:
-    z = [torch.randn(generator.z_dim, generator=torch_generator(name, i, seed)) for i in range(count)]
-    return generator.mapping(torch.stack(z).to(_device(generator))).cpu()
-
-
-def _device(generator: Generator) -> torch.device:
-    return next(generator.parameters()).device if isinstance(generator, torch.nn.Module) else torch.device("cpu")
+    z = [
+        torch.randn(generator.z_dim, generator=torch_generator(name, i, seed)) for i in range(count)
+    ]
+    device = next(cast(torch.nn.Module, generator).parameters()).device
+    return generator.mapping(torch.stack(z).to(device))
 
 
 def photographed_faces(folder: Path, resolution: int) -> Draw:

@@ -49,7 +49,9 @@ class Files:
     """The verified files of every role, and the networks in them."""
 
     def __init__(self, params: WorldParams, store: Store) -> None:
-        wanted = needs("ffhq", params.commercial, cast(Mapping[Role, tuple[str, ...]], params.files))
+        wanted = needs(
+            "ffhq", params.commercial, cast(Mapping[Role, tuple[str, ...]], params.files)
+        )
         self.paths: dict[Role, dict[str, Path]] = {
             role: {name: weight_path(name, store) for name in names}
             for role, names in wanted.items()
