@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from deid.worlds.world import CPU
+
 
 class Anonymizer(Protocol):
     """Takes the identity out of aligned face crops.
@@ -43,7 +45,7 @@ class Guarded:
 
     inner: Anonymizer
     name: str  # as asked for, with its ε
-    device: torch.device = torch.device("cpu")  # where the inner one computes
+    device: torch.device = CPU  # where the inner one computes
 
     @property
     def resolution(self) -> int | None:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from deid.images import Pixels
 
+CPU = torch.device("cpu")
+
 
 class Generator(Protocol):
     """StyleGAN: z → mapping → w, w → synthesis → picture."""
@@ -111,7 +113,7 @@ class World:
     perceptual: PerceptualNetwork
     test_faces: Callable[[int, int, int], TestFaces]  # (identities, views each, seed)
     weights_sha256: str  # one hash over every weight file, for provenance
-    device: torch.device = torch.device("cpu")  # where the networks compute
+    device: torch.device = CPU  # where the networks compute
 
     def to(self, device: torch.device) -> "World":
         """The same world on `device`; its networks are moved, not copied."""

@@ -88,9 +88,7 @@ class Convention:
         pictures = cut(images, self.crop, self.size, self.antialias)
         if self.bgr:
             pictures = pictures.flip(1)
-        mean, deviation = (
-            pictures.new_tensor(v)[:, None, None] for v in (self.mean, self.deviation)
-        )
+        mean, deviation = (pictures.new_tensor(v)[:, None, None] for v in (self.mean, self.deviation))
         return (pictures * 127.5 + (127.5 - mean)) / deviation
 
     def to_picture(self, points: Tensor, width: int, height: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loads the paper's world from public checkpoints, every file verified and read without its code."""
+"""Loads the paper's world from public checkpoints, every file verified."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

@@ -25,9 +25,7 @@ def state_of(content: Mapping[str, Any]) -> State:
     found: State = {}
     for name, value in content.items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-            value = torch.from_numpy(
-                np.ascontiguousarray(value).astype(value.dtype.newbyteorder("="))
-            )
+            value = torch.from_numpy(np.ascontiguousarray(value).astype(value.dtype.newbyteorder("=")))
         if isinstance(value, Tensor):
             found[str(name).removeprefix("module.")] = value.detach()
     return found
