@@ -25,8 +25,8 @@ def frechet_distance(a: Array, b: Array) -> float:
 def _root(features: Array) -> FloatArray:
     """R `[min(N,D),D]` with RᵀR = Σ, the covariance of `features`."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    triangle: FloatArray = np.linalg.qr(centred / np.sqrt(max(len(features) - 1, 1)), mode="r")
-    return triangle
+    scaled = centred / np.sqrt(max(len(features) - 1, 1))
+    return np.asarray(np.linalg.qr(scaled, mode="r"), np.float64)
 
 
 def cosine(a: Array, b: Array) -> FloatArray:
