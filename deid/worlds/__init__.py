@@ -1,12 +1,16 @@
 """Worlds: bundles of pretrained networks behind one interface (`deid.worlds.world.World`)."""
 
-import torch
+from typing import TYPE_CHECKING
 
 from deid.params import WorldParams
-from deid.worlds.world import World
+
+if TYPE_CHECKING:
+    import torch
+
+    from deid.worlds.world import World
 
 
-def load_world(params: WorldParams) -> World:
+def load_world(params: WorldParams) -> "World":
     """The world named in `params`, every weight file verified, on the GPU where there is one.
 
     Raises DeidError naming a file that is missing, unreadable or changed, and the remedy.
@@ -20,6 +24,8 @@ def load_world(params: WorldParams) -> World:
     return load_mini_world(params.weights).to(best_device())
 
 
-def best_device() -> torch.device:
+def best_device() -> "torch.device":
     """The GPU, or the CPU of a machine without one."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

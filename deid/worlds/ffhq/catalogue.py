@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.filesize import decimal
+
 from deid.errors import DeidError
 
 Role = Literal[
@@ -37,6 +39,7 @@ class Source:
 
     url: str
     member: str | None = None
+    size: int | None = None  # bytes of the archive, where known
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class WeightFile:
     sha256: str | None = None
     sha256_prefix: str | None = None  # torchvision's habit: first hex digits in the file's name
     size: int | None = None  # bytes, rounded where only that is published; an estimate, no check
+
+    @property
+    def download_size(self) -> int | None:
+        """Bytes the first address sends, where known; of an archive, all of it."""
+        return (self.sources[0].size if self.sources else None) or self.size
 
 
 MIT, APACHE, BSD = "MIT", "Apache-2.0", "BSD-3-Clause"
@@ -246,8 +254,8 @@ _RECOGNISERS = (
         learnt_from="WebFace600K",
         convention="RGB, (x - 127.5) / 127.5, 112 px aligned; output not normalised",
         sources=(
-            Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_l.zip", member="w600k_r50.onnx"),
-            Source(f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_l.zip", member="w600k_r50.onnx"),
+            Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_l.zip", "w600k_r50.onnx", 288_621_354),
+            Source(f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_l.zip", "w600k_r50.onnx"),
             Source(f"{_HUGGING_FACE}/immich-app/buffalo_l/resolve/main/recognition/model.onnx"),
         ),
         sha256="4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
@@ -316,8 +324,8 @@ _DETECTORS = (
         learnt_from="WIDER FACE",
         convention=_MTCNN,
         sources=(
-            Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_sc.zip", member="det_500m.onnx"),
-            Source(f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_sc.zip", member="det_500m.onnx"),
+            Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_sc.zip", "det_500m.onnx"),
+            Source(f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_sc.zip", "det_500m.onnx"),
             Source(f"{_HUGGING_FACE}/immich-app/buffalo_s/resolve/main/detection/model.onnx"),
         ),
         sha256="5e4447f50245bbd7966bd6c0fa52938c61474a04ec7def48753668a9d8b4ea3a",
@@ -424,18 +432,25 @@ _PAPER: Mapping[Role, tuple[str, ...]] = {
 _COMMERCIAL: Mapping[Role, tuple[str, ...]] = {
     **_PAPER,
     "generator": ("stylegan1-ffhq256-genforce",),
-    # No public 68-point network has a licence that allows it: the mini world's own takes its place.
+    # No 68-point network here has a licence that allows it, so the mini world's own serves. It
+    # learnt from rendered faces: on photographs its points are off by a tenth of the eyes' distance
+    # (200 synthetic portraits, eyes, nose and mouth corners against YuNet's).
     "landmarks": (),
     "held_out": ("foamliu-mobilefacenet", "facenet-vggface2"),
 }
 
 
-def find(name: str, files: Iterable[WeightFile] = FILES) -> WeightFile:
+def find(name: str) -> WeightFile:
     """The entry called `name` (or with that file name); DeidError names it where there is none."""
-    for entry in files:
+    for entry in FILES:
         if name in (entry.name, entry.file):
             return entry
     raise DeidError(f"{name}: no such weight file; `deid weights list` shows all names")
+
+
+def size_text(size: int | None) -> str:
+    """`174.4 MB`, or that nobody knows."""
+    return "size not published" if size is None else decimal(size)
 
 
 def needs(

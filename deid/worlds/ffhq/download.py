@@ -152,7 +152,7 @@ def _receive(
     report(done, total)
     since, then = time.monotonic(), done
     with part.path.open("ab") as file:
-        for chunk in answer.iter_raw(1 << 16):
+        for chunk in answer.iter_raw():  # as they come: a chunk size would hold bytes back
             file.write(chunk)
             done += len(chunk)
             report(done, total)

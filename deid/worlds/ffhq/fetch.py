@@ -105,10 +105,11 @@ def _settle(entry: WeightFile, source: Source, part: Part, store: Store) -> str:
         _sync(fresh)
         fresh.replace(target)
     except DeidError as error:
-        if fresh != part.path:
-            fresh.unlink(missing_ok=True)
         part.discard()
         raise MirrorFault(f"wrong bytes ({str(error).partition(';')[0]})") from None
+    finally:
+        if fresh != part.path:
+            fresh.unlink(missing_ok=True)
     part.discard()
     return sha256
 

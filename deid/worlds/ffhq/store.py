@@ -2,9 +2,10 @@
 
 Downloads go to a folder of the user's own (`DEID_WEIGHTS_STORE` names another). With
 `DEID_WEIGHTS_DIR` set, the machine counts as offline: files are taken from that folder by name,
-verified all the same, and nothing is ever downloaded. Beside each file lies a record,
-`<file>.json`: address, hash, licence, time and how the licence was accepted. A file whose hash
-nobody published is held to the one in its record.
+verified all the same, nothing is ever downloaded and nothing is written there. Beside each file
+lies a record, `<file>.json`: address, hash, licence, time and how the licence was accepted (of
+files in an offline folder: in the user's own). A file whose hash nobody published is held to the
+one in its record.
 """
 
 import json
@@ -106,9 +107,9 @@ def check(entry: WeightFile, path: Path, store: Store) -> str:
 def remedy(entry: WeightFile, store: Store) -> str:
     """How a person gets the file, in a few words."""
     if store.offline:
-        return f"put it there ({OFFLINE_VARIABLE} is set, so nothing is downloaded)"
+        return f"put {entry.file} there ({OFFLINE_VARIABLE} is set, so nothing is downloaded)"
     if not entry.sources:
-        return f"get it by hand ({entry.by_hand}) and put it there"
+        return f"get {entry.file} by hand ({entry.by_hand}) and put it there"
     return f"run `deid weights fetch {entry.name}`"
 
 
@@ -130,7 +131,7 @@ def read_record(entry: WeightFile, store: Store) -> Record | None:
 
 
 def write_record(entry: WeightFile, store: Store, known: Mapping[str, Any]) -> None:
-    """Write `<file>.json` beside the file, or in the user's own folder if that is read-only."""
+    """Write `<file>.json` into the user's folder, never into one that was given as offline."""
     record = {
         "name": entry.name,
         "file": entry.file,
@@ -141,15 +142,14 @@ def write_record(entry: WeightFile, store: Store, known: Mapping[str, Any]) -> N
         **known,
     }
     data = (json.dumps(record, indent=2) + "\n").encode()
-    beside, *elsewhere = _record_paths(entry, store)
-    try:
-        write_atomically(beside, data)
-    except OSError:
-        if not elsewhere:
-            raise
-        write_atomically(elsewhere[0], data)
+    write_atomically(store.folder / _record_name(entry), data)
 
 
 def _record_paths(entry: WeightFile, store: Store) -> list[Path]:
+    """Where a record may be; one that came with an offline folder goes first."""
     folders = dict.fromkeys([store.place, store.folder])
-    return [folder / f"{entry.file}.json" for folder in folders]
+    return [folder / _record_name(entry) for folder in folders]
+
+
+def _record_name(entry: WeightFile) -> str:
+    return f"{entry.file}.json"
