@@ -99,4 +99,4 @@ class MobileFaceNetLandmarks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.output_layer(self.features(x))
-        return out.unflatten(1, (-1, 2))
+        return out.reshape(len(out), -1, 2)

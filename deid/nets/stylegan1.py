@@ -4,6 +4,10 @@ Numerics follow genforce/genforce: convolution (after doubling the size, blur), 
 ReLU without gain, instance norm, style. Weights here all mean "nearest-neighbour doubling, then
 correlation"; importers flip those of layers that the original ran as a transposed convolution.
 The ToRGB layers of smaller pictures served growing only and are left out.
+
+Operations keep genforce's order, though norm and style could be one affine map: instance norm
+amplifies rounding, and where a float's last bit decides a leaky ReLU's sign, a gradient jumps. So
+the same torch gives genforce's very bits.
 """
 
 import math
@@ -14,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deid.nets.style import GAIN, EqualLinear, MappingNetwork, StyleGenerator
+
+FUSED_FROM = 128
+"""The smallest picture whose doubling convolution is a transposed one ("fused scale: auto")."""
 
 
 class StyledLayer(nn.Module):
@@ -30,41 +37,58 @@ class StyledLayer(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        shift = self.noise_strength[:, None, None] * self.noise + self.bias[:, None, None]
-        x = F.leaky_relu(x + shift.to(x.dtype), 0.2)
-        variance, mean = torch.var_mean(x.float(), (2, 3), correction=0, keepdim=True)
-        gain, offset = self.style(w).float()[:, :, None, None].chunk(2, 1)
-        # Norm and style are one affine map of each channel: two passes over x instead of six.
-        gain = (gain + 1.0) * torch.rsqrt(variance + self.epsilon)
-        return torch.addcmul((offset - mean * gain).to(x.dtype), x, gain.to(x.dtype))
+        x = x + self.noise * self.noise_strength[:, None, None]
+        x = F.leaky_relu(x + self.bias[:, None, None], 0.2)
+        x = x - x.mean((2, 3), keepdim=True)
+        x = x / torch.sqrt(x.square().mean((2, 3), keepdim=True) + self.epsilon)
+        gain, offset = self.style(w)[:, :, None, None].chunk(2, 1)
+        styled: Tensor = x * (gain + 1.0) + offset
+        return styled
 
 
 class Convolution(nn.Module):
-    """3×3 convolution, with `up` to twice the size and blurred with [1,2,1]."""
+    """3×3 convolution, with `size` after doubling to that size, and blurred with [1,2,1].
 
-    def __init__(self, inputs: int, outputs: int, up: bool, early_bias: bool) -> None:
+    From 128 px on, doubling and convolving are one transposed convolution, as in the original.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int | None, early_bias: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         # Before the blur, unlike the layer's own bias: differs along the picture's edge.
-        self.bias = nn.Parameter(torch.zeros(outputs)) if up and early_bias else None
+        self.bias = nn.Parameter(torch.zeros(outputs)) if size and early_bias else None
         self.scale = GAIN / math.sqrt(inputs * 9)
-        self.up = up
+        self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.scale
-        if not self.up:
+        if self.size is None:
             return F.conv2d(x, weight, padding=1)
-        # Doubling and convolving at once: each output needs 4 of 16 taps instead of 9.
-        taps = F.pad(weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
-        taps = taps[..., 1:, :] + taps[..., :-1, :]
-        taps = taps[..., 1:] + taps[..., :-1]
-        return _blur(F.conv_transpose2d(x, taps, self.bias, stride=2, padding=1))
+        if self.size < FUSED_FROM:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            return _blur(F.conv2d(x, weight, self.bias, padding=1))
+        taps = F.pad(weight.flip(2, 3), (1, 1, 1, 1))
+        taps = taps[..., 1:, 1:] + taps[..., :-1, 1:] + taps[..., 1:, :-1] + taps[..., :-1, :-1]
+        return _blur(F.conv_transpose2d(x, taps.transpose(0, 1), self.bias, stride=2, padding=1))
+
+
+class ToRGB(nn.Module):
+    """1×1 convolution to RGB, without style."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.scale = 1.0 / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.scale) + self.bias[:, None, None]
 
 
 def _blur(x: Tensor) -> Tensor:
     """FIR [1,2,1] in both directions, zero padding."""
     taps = x.new_tensor([0.25, 0.5, 0.25])
-    kernel = (taps[:, None] * taps).expand(x.shape[1], 1, 3, 3)
+    kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(x, kernel, padding=1, groups=x.shape[1])
 
 
@@ -88,22 +112,20 @@ class StyleGAN1(StyleGenerator):
         before = channels[0]
         for index, width in enumerate(channels):
             if index > 0:
-                self.convolutions.append(Convolution(before, width, True, early_bias))
+                self.convolutions.append(Convolution(before, width, 4 << index, early_bias))
             self.layers.append(StyledLayer(width, 4 << index, w_dim, epsilon))
-            self.convolutions.append(Convolution(width, width, False, early_bias))
+            self.convolutions.append(Convolution(width, width, None, early_bias))
             self.layers.append(StyledLayer(width, 4 << index, w_dim, epsilon))
             before = width
-        self.to_rgb = nn.Conv2d(before, 3, 1)  # no style; scaled like the rest
-        nn.init.normal_(self.to_rgb.weight)
-        self.rgb_scale = 1.0 / math.sqrt(before)
+        self.to_rgb = ToRGB(before)
 
     def draw(self, ws: Tensor) -> Tensor:
         """Layer i takes the i-th w."""
-        x = self.constant.expand(len(ws), -1, -1, -1)
-        x = self.layers[0](x.contiguous(memory_format=torch.channels_last), ws[:, 0])
+        x = self.layers[0](self.constant.expand(len(ws), -1, -1, -1), ws[:, 0])
         for index, convolution in enumerate(self.convolutions, start=1):
             x = self.layers[index](convolution(x), ws[:, index])
-        return F.conv2d(x, self.to_rgb.weight * self.rgb_scale, self.to_rgb.bias).float()
+        image: Tensor = self.to_rgb(x)
+        return image
 
 
 def stylegan1(

@@ -88,7 +88,9 @@ class Convention:
         pictures = cut(images, self.crop, self.size, self.antialias)
         if self.bgr:
             pictures = pictures.flip(1)
-        mean, deviation = (pictures.new_tensor(v)[:, None, None] for v in (self.mean, self.deviation))
+        mean, deviation = (
+            pictures.new_tensor(v)[:, None, None] for v in (self.mean, self.deviation)
+        )
         return (pictures * 127.5 + (127.5 - mean)) / deviation
 
     def to_picture(self, points: Tensor, width: int, height: int) -> Tensor:
@@ -123,8 +125,8 @@ def cut(images: Tensor, crop: Crop, size: int, antialias: bool = True) -> Tensor
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _grey(mean: float, deviation: float) -> dict[str, tuple[float, float, float]]:
-    return {"mean": (mean,) * 3, "deviation": (deviation,) * 3}
+def _all(value: float) -> tuple[float, float, float]:
+    return (value, value, value)
 
 
 CONVENTIONS: Mapping[str, Convention] = {
@@ -137,9 +139,9 @@ CONVENTIONS: Mapping[str, Convention] = {
         bgr=True,
     ),
     # InsightFace's `norm_crop`: a similarity onto five points.
-    "iresnet": Convention(112, template(ARCFACE_POINTS, 112), **_grey(127.5, 127.5)),
+    "iresnet": Convention(112, template(ARCFACE_POINTS, 112), _all(127.5), _all(127.5)),
     # facenet-pytorch's `extract_face`: the box without margin, stretched to a square.
-    "inception_resnet_v1": Convention(160, box(*FACE_BOX), **_grey(127.5, 128.0)),
+    "inception_resnet_v1": Convention(160, box(*FACE_BOX), _all(127.5), _all(128.0)),
     "mobilefacenet": Convention(
         112,
         template(ARCFACE_POINTS, 112),
@@ -147,11 +149,11 @@ CONVENTIONS: Mapping[str, Convention] = {
         deviation=(58.395, 57.12, 57.375),
     ),
     # The repository's own demonstration: a square of 1.2 times the box's shorter side.
-    "mobilefacenet68": Convention(112, square(_WIDTH * 1.2), **_grey(0.0, 255.0), bgr=True),
+    "mobilefacenet68": Convention(112, square(_WIDTH * 1.2), _all(0.0), _all(255.0), bgr=True),
     # What torchvision's `transform_input` makes of ImageNet's mean and deviation: [-1, 1].
-    "inception_v3": Convention(299, WHOLE, **_grey(127.5, 127.5)),
+    "inception_v3": Convention(299, WHOLE, _all(127.5), _all(127.5)),
     # pytorch-fid: bilinear without antialiasing; a FID from another resize has other values.
-    "fid_inception": Convention(299, WHOLE, **_grey(127.5, 127.5), antialias=False),
+    "fid_inception": Convention(299, WHOLE, _all(127.5), _all(127.5), antialias=False),
 }
 """By the network's name in `deid.worlds.ffhq.importers.NETWORKS`. LPIPS takes a world's pictures as
 they are."""

@@ -17,6 +17,7 @@ from torch import nn
 
 from deid.errors import DeidError
 from deid.worlds.ffhq.importers.base import Format, Imported
+from deid.worlds.ffhq.importers.faces import FACE_FORMATS, FACE_NETWORKS
 from deid.worlds.ffhq.importers.genforce import GENFORCE_FORMATS
 from deid.worlds.ffhq.importers.nvidia import NVIDIA_FORMATS
 from deid.worlds.ffhq.importers.rosinality import ROSINALITY_FORMATS
@@ -27,12 +28,14 @@ FORMATS: tuple[Format, ...] = (
     *NVIDIA_FORMATS,
     *GENFORCE_FORMATS,
     *STYLE_BASED_FORMATS,
+    *FACE_FORMATS,
 )
 """Asked in order; at most one matches a file."""
 
 NETWORKS: Mapping[str, str] = {
     "stylegan1": "deid.nets.stylegan1:stylegan1",
     "stylegan2": "deid.nets.stylegan2:stylegan2",
+    **FACE_NETWORKS,
 }
 """A network's name → where its builder is, `module:function`, imported when it is built. Its
 keyword arguments are plain JSON values, since cards hold them."""

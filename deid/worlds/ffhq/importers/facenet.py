@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deid.nets.inception_resnet import InceptionResnetV1
 from deid.worlds.ffhq.importers.base import Format, Imported
-from deid.worlds.ffhq.importers.states import fitted, shape_of, size_of, state_of, without
+from deid.worlds.ffhq.importers.states import completed, shape_of, size_of, state_of, without
 
 
 def _matches(content: Mapping[str, Any]) -> bool:
@@ -15,8 +14,9 @@ def _matches(content: Mapping[str, Any]) -> bool:
 def _convert(content: Mapping[str, Any]) -> Imported:
     state = without(state_of(content), "logits.")
     config = {"dim": size_of(state, "last_linear.weight", 0)}
-    fit = fitted(state, lambda: InceptionResnetV1(**config))
-    return Imported("inception_resnet_v1", config, fit, ("the classifier was dropped",))
+    return Imported(
+        "inception_resnet_v1", config, completed(state), ("the classifier was dropped",)
+    )
 
 
 FACENET_FORMATS = (Format("InceptionResnetV1 (facenet-pytorch)", _matches, _convert),)

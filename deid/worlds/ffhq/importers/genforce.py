@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deid.errors import DeidError
 from deid.nets.style import GAIN
+from deid.nets.stylegan1 import FUSED_FROM
 from deid.worlds.ffhq.importers.base import Format, Imported
 from deid.worlds.ffhq.importers.layout import (
     Rule,
@@ -27,9 +28,6 @@ from deid.worlds.ffhq.importers.layout import (
 )
 
 _KEYS = ("generator_smooth", "generator")
-_FUSED_FROM = 128
-"""The smallest picture whose doubling layer is a transposed convolution ("fused scale: auto")."""
-
 _BOTH: tuple[Rule, ...] = (
     (r"mapping\.dense(\d+)\.(\w+)", lambda m: f"mapping_network.layers.{m[1]}.{m[2]}"),
     (r"truncation\.w_avg", lambda m: "w_mean"),
@@ -85,7 +83,7 @@ def _stylegan1(content: Mapping[str, Any]) -> Imported:
             state[name] = tensor / GAIN
         elif match := re.fullmatch(r"convolutions\.(\d+)\.weight", name):
             index = int(match[1])
-            fused = index % 2 == 1 and 4 << (index + 1) // 2 >= _FUSED_FROM
+            fused = index % 2 == 1 and 4 << (index + 1) // 2 >= FUSED_FROM
             state[name] = tensor.flip(2, 3) if fused else tensor
     return _finished(state, channels)
 

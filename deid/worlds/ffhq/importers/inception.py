@@ -7,9 +7,8 @@ The two have the same names for their trunks. FID's is told by its 1008 classes,
 from collections.abc import Mapping
 from typing import Any
 
-from deid.nets.inception import fid_inception, inception_v3
 from deid.worlds.ffhq.importers.base import Format, Imported
-from deid.worlds.ffhq.importers.states import fitted, shape_of, state_of, without
+from deid.worlds.ffhq.importers.states import completed, shape_of, state_of, without
 
 FID_CLASSES = 1008
 NOTES = ("the classifiers were dropped",)
@@ -26,12 +25,12 @@ def _is_fid(content: Mapping[str, Any]) -> bool:
 
 def _from_fid(content: Mapping[str, Any]) -> Imported:
     state = without(state_of(content), "fc.")
-    return Imported("fid_inception", {}, fitted(state, fid_inception), NOTES)
+    return Imported("fid_inception", {}, completed(state), NOTES)
 
 
 def _from_torchvision(content: Mapping[str, Any]) -> Imported:
     state = without(state_of(content), "fc.", "AuxLogits.")
-    return Imported("inception_v3", {}, fitted(state, inception_v3), NOTES)
+    return Imported("inception_v3", {}, completed(state), NOTES)
 
 
 INCEPTION_FORMATS = (

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from deid.errors import DeidError
-from deid.nets.iresnet import SIDE, IResNet
+from deid.nets.iresnet import SIDE
 from deid.worlds.ffhq.importers.base import Format, Imported
 from deid.worlds.ffhq.importers.onnx_graph import KEY, Graph, Node
 from deid.worlds.ffhq.importers.states import (
     State,
-    fitted,
+    completed,
     shape_of,
     size_of,
     stages,
@@ -40,8 +40,12 @@ def _convert(content: Mapping[str, Any]) -> Imported:
 def _imported(state: State, notes: tuple[str, ...]) -> Imported:
     blocks = stages(state)
     widths = tuple(size_of(state, f"layer{i + 1}.0.conv2.weight", 0) for i in range(len(blocks)))
-    config = {"blocks": blocks, "widths": widths, "dim": size_of(state, "fc.weight", 0)}
-    return Imported("iresnet", config, fitted(state, lambda: IResNet(**config)), notes)
+    config: dict[str, Any] = {
+        "blocks": blocks,
+        "widths": widths,
+        "dim": size_of(state, "fc.weight", 0),
+    }
+    return Imported("iresnet", config, completed(state), notes)
 
 
 def _matches_onnx(content: Mapping[str, Any]) -> bool:
@@ -49,8 +53,9 @@ def _matches_onnx(content: Mapping[str, Any]) -> bool:
     if not isinstance(graph, Graph):
         return False
     ops = [node.op for node in graph.nodes]
-    flat = [graph.constants[n.inputs[1]].shape for n in graph.nodes if n.op == "Gemm"]
-    return ops.count("PRelu") > 4 and len(flat) == 1 and SIDE**2 * 512 in flat[0]
+    linear = [graph.constants.get(n.inputs[1]) for n in graph.nodes if n.op == "Gemm"]
+    flat = [max(weight.shape) % SIDE**2 == 0 for weight in linear if weight is not None]
+    return ops.count("PRelu") > 4 and flat == [True]
 
 
 def _convert_onnx(content: Mapping[str, Any]) -> Imported:
@@ -114,14 +119,16 @@ class _Walk:
         here = ", ".join(n.op for n in self.graph.consumers(tensor)) or "nothing"
         raise DeidError(f"expected {' or '.join(ops)} after {tensor!r}, found {here}")
 
-    def weights(self, node: Node) -> list[Tensor]:
-        """The node's stored constants."""
+    def weights(self, node: Node, *counts: int) -> list[Tensor]:
+        """The node's stored constants, of which there must be as many as one of `counts`."""
+        if len(node.inputs) - 1 not in counts:
+            raise DeidError(f"{node.op} at {node.outputs[0]!r} has {len(node.inputs) - 1} weights")
         return [self.graph.constant(name) for name in node.inputs[1:]]
 
     def convolution(self, tensor: str, conv: str, norm: str) -> str:
         """A convolution and its batch norm, folded or not."""
         node = self.need(tensor, "Conv")
-        weight, *bias = self.weights(node)
+        weight, *bias = self.weights(node, 1, 2)
         self.state[f"{conv}.weight"] = weight
         if not bias:
             return self.norm(node.outputs[0], norm)
@@ -134,7 +141,7 @@ class _Walk:
     def norm(self, tensor: str, name: str) -> str:
         """A batch norm that the export kept."""
         node = self.need(tensor, "BatchNormalization")
-        gain, bias, mean, var = self.weights(node)
+        gain, bias, mean, var = self.weights(node, 4)
         # Our ε may not be the file's; the sum is what counts.
         var = var + (float(node.attributes.get("epsilon", 1e-5)) - EPSILON)
         self.state |= {
@@ -148,13 +155,13 @@ class _Walk:
     def prelu(self, tensor: str, name: str) -> str:
         """PReLU; ONNX keeps its slopes as `[C,1,1]`."""
         node = self.need(tensor, "PRelu")
-        self.state[f"{name}.weight"] = self.weights(node)[0].flatten()
+        self.state[f"{name}.weight"] = self.weights(node, 1)[0].flatten()
         return node.outputs[0]
 
     def linear(self, tensor: str) -> str:
         """The embedding's linear layer."""
         node = self.need(tensor, "Gemm")
-        weight, bias = self.weights(node)
+        weight, bias = self.weights(node, 2)
         transposed = bool(node.attributes.get("transB", 0))
         self.state |= {"fc.weight": weight if transposed else weight.T, "fc.bias": bias}
         return node.outputs[0]

@@ -100,7 +100,7 @@ def fill_mean(state: dict[str, Tensor], widths: list[int], rate: float = 0.01) -
         ) from None
     z = torch.randn(MEAN_ROWS, widths[0], generator=torch_generator("w_mean"))
     with torch.inference_mode():
-        total = sum(network(rows).double().sum(0) for rows in z.split(1000))
+        total = sum(network(rows).double().sum(0) for rows in z.reshape(10, -1, widths[0]))
     state["w_mean"] = (torch.as_tensor(total) / MEAN_ROWS).float().clone()
     return [f"mean w: not in the file; the mean of w for {MEAN_ROWS:,} z, seeded by name"]
 

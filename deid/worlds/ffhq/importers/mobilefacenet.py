@@ -9,11 +9,10 @@ from typing import Any
 
 from deid.errors import DeidError
 from deid.nets.mobilefacenet import MobileFaceNetRecogniser
-from deid.nets.mobilefacenet68 import MobileFaceNetLandmarks
 from deid.worlds.ffhq.importers.base import Format, Imported
 from deid.worlds.ffhq.importers.insightface import identity_norm
 from deid.worlds.ffhq.importers.onnx_graph import KEY, Graph, Node
-from deid.worlds.ffhq.importers.states import State, fitted, shape_of, size_of, state_of
+from deid.worlds.ffhq.importers.states import State, completed, shape_of, size_of, state_of
 
 
 def _is_foamliu(content: Mapping[str, Any]) -> bool:
@@ -26,12 +25,11 @@ def _from_foamliu(content: Mapping[str, Any]) -> Imported:
 
 
 def _recogniser(state: State, notes: tuple[str, ...]) -> Imported:
-    config = {
+    config: dict[str, Any] = {
         "dim": size_of(state, "conv3.weight", 0),
         "head": size_of(state, "conv3.weight", 1),
     }
-    fit = fitted(state, lambda: MobileFaceNetRecogniser(**config))
-    return Imported("mobilefacenet", config, fit, notes)
+    return Imported("mobilefacenet", config, completed(state), notes)
 
 
 def _convolutions(graph: Graph) -> list[Node]:
@@ -74,8 +72,7 @@ def _from_cunjian(content: Mapping[str, Any]) -> Imported:
     outputs = size_of(state, "output_layer.linear.weight", 0)
     if outputs != 136:
         raise DeidError(f"{outputs} outputs, not 136: this is no 68-point landmark network")
-    fit = fitted(state, MobileFaceNetLandmarks)
-    return Imported("mobilefacenet68", {}, fit)
+    return Imported("mobilefacenet68", {}, completed(state))
 
 
 MOBILEFACENET_FORMATS = (

@@ -6,12 +6,13 @@ so a bare state dict has none, unless it says `conv_clamp` beside `G_ema`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deid.errors import DeidError
 from deid.worlds.ffhq.importers.base import Format, Imported
 from deid.worlds.ffhq.importers.layout import Rule, part, renamed, stylegan2
+from deid.worlds.ffhq.pickles import Module
 
 _NAMES = {"affine": "style", "noise_const": "noise"}
 
@@ -42,20 +43,72 @@ def _generator(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return part(content, ("G_ema",), "synthesis.b4.const")
 
 
+def _matches(content: Mapping[str, Any]) -> bool:
+    return isinstance(content.get("G_ema"), Module) or _generator(content) is not None
+
+
 def _convert(content: Mapping[str, Any]) -> Imported:
-    state = renamed(_generator(content) or {}, _RULES, taps=(1, 3, 3, 1))
+    network = content.get("G_ema")
     clamp = content.get("conv_clamp")
+    told = "conv_clamp" in content or isinstance(network, Module)
+    if isinstance(network, Module):
+        layers = dict(_layers(network))
+        theirs: Mapping[str, Any] = _tensors(layers)
+        clamp = _clamp(layers)
+    else:
+        theirs = _generator(content) or {}
     if clamp is not None and not (isinstance(clamp, int | float) and clamp > 0):
-        raise DeidError(f"conv_clamp is {type(clamp).__name__}, not a positive number")
-    told = clamp is not None or "conv_clamp" in content
+        raise DeidError(f"conv_clamp is a {type(clamp).__name__}, not a positive number")
+    state = renamed(theirs, _RULES, taps=(1, 3, 3, 1))
     notes = () if told else ("conv_clamp: not in the file; none",)
     return stylegan2(state, None if clamp is None else float(clamp), notes)
+
+
+def _layers(network: Module, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Module]]:
+    """Every module with its name's prefix (`synthesis.b4.`), the network's own first."""
+    yield prefix, network
+    for name, child in (network.state.get("_modules") or {}).items():
+        # A crafted file may hold a module within itself: names end somewhere, then.
+        if not isinstance(child, Module) or not isinstance(name, str) or depth > 4:
+            raise DeidError(f"a network of strange parts, at {prefix!r}")
+        yield from _layers(child, f"{prefix}{name}.", depth + 1)
+
+
+def _tensors(layers: Mapping[str, Module]) -> dict[str, Any]:
+    """The state dict, as torch would make it."""
+    return {
+        f"{prefix}{name}": tensor
+        for prefix, module in layers.items()
+        for kind in ("_parameters", "_buffers")
+        for name, tensor in (module.state.get(kind) or {}).items()
+        if tensor is not None
+    }
+
+
+def _clamp(layers: Mapping[str, Module]) -> Any:
+    """What the layers say of themselves: one clamp for all; else it is another network."""
+    said = [
+        module.state.get("conv_clamp")
+        for module in layers.values()
+        if module.class_name in ("SynthesisLayer", "ToRGBLayer")
+    ]
+    if not said or any(value != said[0] for value in said):
+        raise DeidError("its layers differ in conv_clamp")
+    for name, wanted in (("activation", "lrelu"), ("architecture", "skip")):
+        found = {
+            str(module.state[name])
+            for prefix, module in layers.items()
+            if name in module.state and not prefix.endswith("affine.")
+        }
+        if found - {wanted}:
+            raise DeidError(f"its {name} is not {wanted!r} throughout, which is the one known here")
+    return said[0]
 
 
 NVIDIA_FORMATS = (
     Format(
         "NVIDIA StyleGAN2",
-        lambda content: _generator(content) is not None,
+        _matches,
         _convert,
     ),
 )

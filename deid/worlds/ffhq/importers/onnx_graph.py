@@ -52,30 +52,28 @@ def is_onnx(head: bytes) -> bool:
 
 
 def read_onnx(path: Path) -> dict[str, Any]:
-    """`{KEY: Graph}`. Raises DeidError for a file that is not ONNX or keeps its tensors elsewhere."""
+    """`{KEY: Graph}`. Raises DeidError for what is not ONNX or keeps its tensors in other files."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        model = onnx.load_model(str(path), load_external_data=False)
-    except (DecodeError, ValueError) as error:
-        raise DeidError(f"{path}: not an ONNX file ({error}); fetch it again") from None
-    except OSError as error:
-        raise DeidError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        return {KEY: _graph(model.graph)}
-    except DeidError as error:
-        raise DeidError(f"{path}: {error}") from None
+        # What is stored in other files stays unread: their names could lead anywhere.
+        return {KEY: _graph(onnx.load_model(str(path), load_external_data=False).graph)}
+    except (DecodeError, ValueError, TypeError, IndexError) as error:
+        raise DeidError(f"not an ONNX file, or a damaged one ({error}); fetch it again") from None
 
 
 def _graph(graph: Any) -> Graph:
     constants = {tensor.name: _tensor(tensor) for tensor in graph.initializer}
+    same: dict[str, str] = {}  # what Identity, or Dropout in use, merely passes on
     nodes: list[Node] = []
     for raw in graph.node:
-        node = _node(raw)
+        node = _node(raw, same)
         # Exporters name a shared weight twice through Identity, and store small ones as nodes.
         if node.op == "Identity" and node.inputs[0] in constants:
             constants[node.outputs[0]] = constants[node.inputs[0]]
+        elif node.op in ("Identity", "Dropout"):
+            same[node.outputs[0]] = node.inputs[0]
         elif node.op == "Constant" and isinstance(node.attributes.get("value"), Tensor):
             constants[node.outputs[0]] = node.attributes["value"]
         else:
@@ -83,10 +81,11 @@ def _graph(graph: Any) -> Graph:
     inputs = [value.name for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise DeidError(f"{len(inputs)} inputs and {len(graph.output)} outputs instead of one each")
-    return Graph(tuple(nodes), constants, inputs[0], graph.output[0].name)
+    output = graph.output[0].name
+    return Graph(tuple(nodes), constants, inputs[0], same.get(output, output))
 
 
-def _node(raw: Any) -> Node:
+def _node(raw: Any, same: Mapping[str, str]) -> Node:
     from onnx import AttributeProto, helper
 
     plain = {}
@@ -95,7 +94,8 @@ def _node(raw: Any) -> Node:
             plain[attribute.name] = _tensor(attribute.t)
         elif attribute.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
             plain[attribute.name] = helper.get_attribute_value(attribute)
-    return Node(raw.op_type, tuple(raw.input), tuple(raw.output), plain)
+    inputs = tuple(same.get(name, name) for name in raw.input)
+    return Node(raw.op_type, inputs, tuple(raw.output), plain)
 
 
 def _tensor(raw: Any) -> Tensor:

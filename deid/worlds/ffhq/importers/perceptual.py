@@ -6,13 +6,11 @@ A torchvision file gives the backbone; the linear heads are then the package's o
 from collections.abc import Mapping
 from typing import Any
 
-from deid.errors import DeidError
 from deid.nets.perceptual import Backbone, lpips
 from deid.worlds.ffhq.importers.base import Format, Imported
-from deid.worlds.ffhq.importers.states import State, shape_of, state_of, without
+from deid.worlds.ffhq.importers.states import completed, shape_of, state_of, without
 
 STEMS: Mapping[tuple[int, ...], Backbone] = {(64, 3, 11, 11): "alex", (64, 3, 3, 3): "vgg"}
-HEADS = ("lin", "scaling_layer.")
 
 
 def _backbone(content: Mapping[str, Any], stem: str) -> Backbone | None:
@@ -27,11 +25,12 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
 def _from_whole(content: Mapping[str, Any]) -> Imported:
     net = _backbone(content, "net.slice1.0.weight")
     assert net is not None
-    return Imported("lpips", {"net": net}, _fitted(state_of(content), net))
+    return Imported("lpips", {"net": net}, completed(state_of(content)))
 
 
 def _is_torchvision(content: Mapping[str, Any]) -> bool:
-    # VGG-16 has its last convolution at 28; VGG-19 and those with batch norm do not.
+    # A VGG-16 has its last convolution at 28, unless it has batch norms; VGG-19's further layers
+    # are refused by name when the state is checked.
     last = {"alex": "features.10.weight", "vgg": "features.28.weight"}
     net = _backbone(content, "features.0.weight")
     return net is not None and len(shape_of(content, last[net]) or ()) == 4
@@ -40,29 +39,14 @@ def _is_torchvision(content: Mapping[str, Any]) -> bool:
 def _from_torchvision(content: Mapping[str, Any]) -> Imported:
     net = _backbone(content, "features.0.weight")
     assert net is not None
-    convolutions = without(state_of(content), "classifier.")
-    state: State = {}
-    for name, value in lpips(net, heads=True).state_dict().items():
-        # `net.slice2.3.weight` is `features.3.weight`: the package keeps torchvision's numbers.
-        ours = "features." + name.split(".", 2)[-1] if name.startswith("net.") else name
-        state[name] = convolutions.pop(ours, value) if name.startswith("net.") else value
-        if name.startswith("net.") and state[name] is value:
-            raise DeidError(f"tensor {ours} is missing; fetch the file again")
-    if convolutions:
-        raise DeidError(f"tensor {min(convolutions)} belongs to another network")
+    # `net.slice2.3.weight` is `features.3.weight`: the package keeps torchvision's numbers.
+    places = {name.split(".", 2)[2]: name for name in lpips(net).state_dict() if "slice" in name}
+    heads = lpips(net, heads=True).state_dict()
+    state = {name: value for name, value in heads.items() if not name.startswith("net.")}
+    for name, value in without(state_of(content), "classifier.").items():
+        state[places.get(name.removeprefix("features."), name)] = value
     notes = ("linear heads: those of the lpips package, version 0.1", "the classifier was dropped")
-    return Imported("lpips", {"net": net}, _fitted(state, net), notes)
-
-
-def _fitted(state: State, net: Backbone) -> State:
-    """As `states.fitted`; the package's constructor cannot run without memory ("meta")."""
-    wanted = lpips(net).state_dict()
-    for name, like in wanted.items():
-        if name not in state or state[name].shape != like.shape:
-            raise DeidError(f"tensor {name} is missing or misshapen; fetch the file again")
-    if extra := sorted(set(state) - set(wanted)):
-        raise DeidError(f"tensor {extra[0]} belongs to another network ({len(extra)} such)")
-    return {name: state[name].to(like.dtype, copy=True) for name, like in wanted.items()}
+    return Imported("lpips", {"net": net}, completed(state), notes)
 
 
 LPIPS_FORMATS = (

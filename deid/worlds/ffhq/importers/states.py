@@ -1,17 +1,17 @@
-"""What importers of plain state dicts share: unwrapping, dropping classifiers, a strict check."""
+"""What importers of plain state dicts share: unwrapping, dropping classifiers, completing."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deid.errors import DeidError
 
 State = dict[str, Tensor]
-COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"  # of batch norm
 
 
 def state_of(content: Mapping[str, Any]) -> State:
@@ -25,7 +25,9 @@ def state_of(content: Mapping[str, Any]) -> State:
     found: State = {}
     for name, value in content.items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-            value = torch.from_numpy(np.ascontiguousarray(value).astype(value.dtype.newbyteorder("=")))
+            value = torch.from_numpy(
+                np.ascontiguousarray(value).astype(value.dtype.newbyteorder("="))
+            )
         if isinstance(value, Tensor):
             found[str(name).removeprefix("module.")] = value.detach()
     return found
@@ -65,27 +67,16 @@ def size_of(state: State, name: str, axis: int) -> int:
     return state[name].shape[axis]
 
 
-def fitted(state: State, build: Callable[[], nn.Module]) -> State:
-    """`state` in the order, shapes and float32 of the network that `build` makes, exactly.
+def completed(state: State) -> State:
+    """float32 copies, and batch norm's counters as 0: several formats lack them, nobody reads them.
 
-    Batch norm's counters, which several formats lack and nothing here uses, become 0. Raises
-    DeidError naming the first tensor that is missing, not wanted, or of another shape.
+    Copies, since a view of a file's one large storage would keep all of it in memory.
     """
-    with torch.device("meta"):
-        wanted = build().state_dict()
     result: State = {}
-    for name, like in wanted.items():
-        if name not in state and name.endswith(COUNTER):
-            result[name] = torch.zeros((), dtype=torch.long)
+    for name, value in state.items():
+        if name.endswith(COUNTER):
             continue
-        if name not in state:
-            raise DeidError(f"tensor {name} is missing; fetch the file again")
-        value = state[name]
-        if value.shape != like.shape:
-            was, should = list(value.shape), list(like.shape)
-            raise DeidError(f"tensor {name} is {was}, not {should}; this is another network")
-        # A copy: a view of a file's one large storage would keep all of it in memory.
-        result[name] = value.to(like.dtype, copy=True).contiguous()
-    if extra := sorted(set(state) - set(wanted)):
-        raise DeidError(f"tensor {extra[0]} belongs to another network ({len(extra)} such)")
+        result[name] = value.to(torch.float32, copy=True).contiguous()
+        if name.endswith("running_mean"):
+            result[name.removesuffix("running_mean") + COUNTER] = torch.zeros((), dtype=torch.long)
     return result

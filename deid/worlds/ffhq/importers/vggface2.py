@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from deid.errors import DeidError
-from deid.nets.vggface2 import VGGFace2ResNet
 from deid.worlds.ffhq.importers.base import Format, Imported
 from deid.worlds.ffhq.importers.states import (
     State,
-    fitted,
+    completed,
     shape_of,
     size_of,
     stages,
@@ -72,8 +71,7 @@ def _imported(state: State) -> Imported:
     if "feat_extract.weight" in state:
         config["reduced"] = size_of(state, "feat_extract.weight", 0)
         config["reduced_bias"] = "feat_extract.bias" in state
-    fit = fitted(state, lambda: VGGFace2ResNet(**config))
-    return Imported("vggface2_resnet50", config, fit, ("the classifier was dropped",))
+    return Imported("vggface2_resnet50", config, completed(state), ("the classifier was dropped",))
 
 
 VGGFACE2_FORMATS = (

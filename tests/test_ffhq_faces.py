@@ -1,0 +1,204 @@
+"""Public face networks behind the world's protocols: crops, numbers, units, gradients, attacks."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deid.anonymize.gradient import FGSM, PGD
+from deid.images import to_tensor
+from deid.nets.inception import fid_inception, inception_v3
+from deid.nets.inception_resnet import InceptionResnetV1
+from deid.nets.iresnet import IResNet
+from deid.nets.mobilefacenet import MobileFaceNetRecogniser
+from deid.nets.mobilefacenet68 import MobileFaceNetLandmarks
+from deid.nets.perceptual import lpips
+from deid.nets.vggface2 import VGGFace2ResNet
+from deid.worlds.ffhq.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
+from deid.worlds.ffhq.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
+from deid.worlds.ffhq.importers import NETWORKS, build, import_content
+from deid.worlds.world import FaceEmbedder, LandmarkNetwork, PerceptualNetwork
+
+SMALL: dict[str, Any] = {"blocks": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "dim": 12}
+
+
+def ramps(height: int, width: int) -> Tensor:
+    """A picture that says in its first two channels where each pixel is, in pixels."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack([x, y, torch.zeros_like(x)])[None]
+
+
+def random_faces(count: int, height: int, width: int) -> Tensor:
+    """Smooth noise in [-1, 1]."""
+    drawn = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return torch.tanh(nn.functional.interpolate(drawn, size=(height, width), mode="bicubic"))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (256, 256), (1024, 1024), (200, 260)])
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_a_crop_shows_the_part_of_the_picture_its_points_are_mapped_to(
+    name: str, size: tuple[int, int]
+) -> None:
+    convention = CONVENTIONS[name]
+    side = convention.size
+    shown = cut(ramps(*size), convention.crop, side, convention.antialias)[0, :2].permute(1, 2, 0)
+    inputs = ramps(side, side)[0, :2].permute(1, 2, 0) / side
+    wanted = convention.to_picture(inputs, width=size[1], height=size[0])
+    # At the picture's edge its outermost pixels are repeated, as far as a shrinking filter reaches.
+    margin = 1 + 2 * max(1.0, max(size) / side)
+    far = torch.tensor([size[1] - margin, size[0] - margin])
+    inside = ((wanted > margin) & (wanted < far)).all(-1)
+    assert inside.float().mean() > 0.8
+    assert (shown - wanted)[inside].abs().max() < 0.1  # pixels: a filter of few taps has a bias
+
+
+def test_the_five_points_come_to_lie_on_arcfaces_template() -> None:
+    convention = CONVENTIONS["iresnet"]
+    template = (torch.tensor(ARCFACE_POINTS) + 0.5) / 112
+    found = convention.to_picture(template, 512, 512)
+    # The two templates are no similar figures; less than 2 % of the width remains of each point.
+    assert (found - torch.tensor(FFHQ_POINTS)).norm(dim=1).max() < 0.02 * 512
+
+
+RED = (1.0, 0.0, -1.0)  # RGB of one colour in [-1, 1]: 255, 127.5, 0
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("vggface2_resnet50", (0 - 91.4953, 127.5 - 103.8827, 255 - 131.0912)),
+        ("iresnet", (1.0, 0.0, -1.0)),
+        ("inception_resnet_v1", (127.5 / 128, 0.0, -127.5 / 128)),
+        ("mobilefacenet", ((1 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0 - 0.406) / 0.225)),
+        ("mobilefacenet68", (0.0, 0.5, 1.0)),
+        ("inception_v3", (1.0, 0.0, -1.0)),
+        ("fid_inception", (1.0, 0.0, -1.0)),
+    ],
+)
+def test_channels_means_and_deviations(name: str, wanted: tuple[float, float, float]) -> None:
+    colour = torch.tensor(RED)[None, :, None, None].expand(1, 3, 90, 90)
+    seen = CONVENTIONS[name](colour)
+    side = CONVENTIONS[name].size
+    expected = torch.tensor(wanted)[None, :, None, None].expand(1, 3, side, side)
+    torch.testing.assert_close(seen, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_every_network_but_lpips_has_a_convention() -> None:
+    from deid.worlds.ffhq.importers.faces import FACE_NETWORKS
+
+    assert set(CONVENTIONS) == set(FACE_NETWORKS) - {"lpips"}
+    assert set(FACE_NETWORKS) <= set(NETWORKS)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (256, 256), (96, 80), (33, 47)])
+def test_recognisers_give_unit_vectors_and_gradients_for_faces_of_any_size(
+    size: tuple[int, int],
+) -> None:
+    torch.manual_seed(0)
+    networks = {
+        "vggface2_resnet50": VGGFace2ResNet((1, 1, 1, 1), 8),
+        "iresnet": IResNet(**SMALL),
+        "mobilefacenet": MobileFaceNetRecogniser(16, 32),
+        "inception_resnet_v1": InceptionResnetV1(),
+    }
+    faces = random_faces(2, *size).requires_grad_()
+    for name, network in networks.items():
+        recogniser: FaceEmbedder = embedder(name, network)
+        vectors = recogniser(faces)
+        assert vectors.shape == (2, recogniser.dim)
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+        (slope,) = torch.autograd.grad((vectors * torch.randn(vectors.shape)).sum(), faces)
+        assert slope.isfinite().all(), name
+        assert (slope.abs().amax((1, 2, 3)) > 0).all(), name
+        assert not any(
+            p.requires_grad or m.training for m in network.modules() for p in [*m.parameters()]
+        )
+
+
+def test_no_pixel_of_a_large_picture_is_without_influence_inside_the_crop() -> None:
+    torch.manual_seed(0)
+    faces = random_faces(1, 512, 512).requires_grad_()
+    recogniser = embedder("mobilefacenet", MobileFaceNetRecogniser(16, 32))
+    (slope,) = torch.autograd.grad(recogniser(faces)[:, 0].sum(), faces)
+    assert (slope[0, :, 200:350, 160:350].abs().sum(0) > 0).float().mean() > 0.99
+
+
+def test_landmarks_are_in_pixels_of_the_input_whatever_its_size() -> None:
+    torch.manual_seed(0)
+    network: LandmarkNetwork = landmarks(MobileFaceNetLandmarks())
+    small = random_faces(2, 112, 112)
+    large = nn.functional.interpolate(small, size=(224, 336), mode="bilinear")
+    found, again = network(small), network(large)
+    assert found.shape == (2, 68, 2)
+    assert (again / torch.tensor([3.0, 2.0]) - found).abs().max() < 1.0
+    faces = small.requires_grad_()
+    (slope,) = torch.autograd.grad(network(faces).sum(), faces)
+    assert slope.abs().max() > 0
+
+
+def test_the_perceptual_network_is_fids_and_lpips_and_says_so() -> None:
+    torch.manual_seed(0)
+    network: PerceptualNetwork = perceptual(fid_inception(), lpips("alex", heads=True))
+    assert (network.fid_label, network.lpips_label) == ("FID", "LPIPS (AlexNet)")
+    a, b = random_faces(2, 64, 64).split(1)
+    assert network.pooled(a).shape == (1, 2048)
+    pair = torch.cat([a, b]).requires_grad_()
+    distance = network.distance(pair, torch.cat([a, a]))
+    assert distance.shape == (2,)
+    assert distance[0].abs() < 1e-6 < distance[1]
+    (slope,) = torch.autograd.grad(distance.sum(), pair)
+    assert slope[1].abs().max() > 0
+
+
+def test_the_expression_trunk_gives_2048_features_and_passes_gradients() -> None:
+    trunk = expression_trunk(inception_v3())
+    face = random_faces(1, 64, 64).requires_grad_()
+    features = trunk(face)
+    assert features.shape == (1, 2048) == (1, trunk.dim)
+    (slope,) = torch.autograd.grad(features.sum(), face)
+    assert slope.abs().max() > 0
+
+
+# On pictures of people
+
+
+@pytest.fixture(scope="module")
+def recogniser(assets: Path) -> Embedder:
+    file = assets / "weights/foamliu_mobilefacenet.pt"
+    content = torch.load(file, weights_only=True, map_location="cpu")
+    return embedder("mobilefacenet", build(import_content(content, str(file))))
+
+
+@pytest.fixture(scope="module")
+def people(assets: Path) -> Tensor:
+    """Six faces, each of another person."""
+    files = sorted((assets / "photoreal").glob("*.jpg"))[:120:20]
+    if not files:
+        pytest.skip(f"no pictures in {assets / 'photoreal'}")
+    return to_tensor(np.stack([cv2.imread(str(f))[..., ::-1] for f in files]))
+
+
+def test_a_trained_recogniser_knows_a_mirrored_face_from_another(
+    recogniser: Embedder, people: Tensor
+) -> None:
+    vectors, mirrored = recogniser(people), recogniser(people.flip(3))
+    cosines = vectors @ mirrored.T
+    same, other = cosines.diagonal(), cosines[~torch.eye(len(people), dtype=torch.bool)]
+    assert same.min() > 0.7
+    assert other.max() < 0.6
+
+
+def test_white_box_attacks_make_people_unrecognisable_to_the_attacked_network(
+    recogniser: Embedder, people: Tensor
+) -> None:
+    seeds = range(len(people))
+    original = recogniser(people)
+    for attack, bound in ((FGSM(recogniser, 0.03), 0.75), (PGD(recogniser, 0.03, 8), 0.3)):
+        changed = attack(people, seeds)
+        assert (changed - people).abs().max() <= 2 * 0.03 + 1e-6
+        similarity = (recogniser(changed) * original).sum(1)
+        assert similarity.max() < bound, attack.name
