@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +43,7 @@ from deid.worlds import load_world
 from deid.worlds.ffhq import store
 from deid.worlds.ffhq import world as ffhq
 from deid.worlds.ffhq.test_faces import photographed_faces
+from deid.worlds.ffhq.world import load_ffhq_world
 from deid.worlds.world import World
 from tests.conftest import ROOT
 
@@ -67,7 +67,8 @@ def recipe(assets: Path, fixture: str) -> dict[str, torch.Tensor]:
     """The full-size state of a fixture; what the constructor sets itself is 0."""
     folder = assets / "fixtures"
     spec = importlib.util.spec_from_file_location("recipe", folder / "recipe.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     rows = json.loads((folder / f"{fixture}_recipe/inventory.json").read_text())
@@ -107,7 +108,7 @@ def recipe_world(folder: Path) -> World:
     """The world of `folder`; also in a sampling process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "check", unpublished)
-        return ffhq.load_ffhq_world(WORLD, store.Store(folder))
+        return load_ffhq_world(WORLD, store.Store(folder))
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ def test_photographs_go_through_the_same_run(
     summary = deidentify_path(source, tmp_path / "out", workshop)
     assert summary.counts == {"written": 1}
     before, after = (
-        np.asarray(Image.open(p / "one.png").convert("RGB"), int) for p in (source, tmp_path / "out")
+        np.asarray(Image.open(p / "one.png").convert("RGB"), int)
+        for p in (source, tmp_path / "out")
     )
     assert abs(before - after)[140:200, 120:200].mean() > 2.0
     assert (before - after)[:8].any() == np.False_
@@ -208,12 +210,12 @@ def test_a_registered_model_holds_no_public_weights(lab: Lab, tmp_path: Path) ->
 def test_the_commercial_variant_refuses_what_its_licences_forbid(tmp_path: Path) -> None:
     forbidden = WORLD.model_copy(update={"commercial": True})
     with pytest.raises(DeidError, match=r"stylegan2-ffhq256-rosinality.*licence"):
-        ffhq.load_ffhq_world(forbidden, store.Store(tmp_path))
+        load_ffhq_world(forbidden, store.Store(tmp_path))
 
 
 def test_a_missing_file_is_named_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(DeidError, match=r"ffhq-res256-mirror.*deid weights fetch"):
-        ffhq.load_ffhq_world(WorldParams(name="ffhq"), store.Store(tmp_path))
+        load_ffhq_world(WorldParams(name="ffhq"), store.Store(tmp_path))
 
 
 def test_the_profile_is_a_whole_set_of_parameters() -> None:
@@ -245,5 +247,3 @@ class TestPhotographedFaces:
             photographed_faces(folder, 16)(2, 2, 0)
         with pytest.raises(DeidError, match="no such folder"):
             photographed_faces(tmp_path / "none", 16)(2, 2, 0)
-
-

@@ -93,10 +93,10 @@ def _landmarks(files: Files, params: WorldParams) -> LandmarkNetwork:
 
 
 def _detector(files: Files) -> FaceDetector:
+    from deid.photo.detection.detector import OneLook
     from deid.photo.detection.mtcnn import load_mtcnn
 
-    folder = {path.parent for path in files.paths["detector"].values()}
-    return load_mtcnn(folder.pop())
+    return OneLook(load_mtcnn(next(iter(files.paths["detector"].values())).parent))
 
 
 def _perceptual(files: Files) -> faces.Perceptual:
