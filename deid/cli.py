@@ -112,7 +112,15 @@ def run(
         str, typer.Option(help="swap, adversarial, fgsm, pgd, blur, pixelate or mask.")
     ] = "swap",
     detector: Annotated[
-        str | None, typer.Option(help="scrfd=FILE or yunet=FILE; needed for photographs.")
+        list[str] | None,
+        typer.Option(
+            help="scrfd=FILE, yunet=FILE or mtcnn=FOLDER; needed for photographs. "
+            "Given several times: a face that any of them finds counts."
+        ),
+    ] = None,
+    detect_size: Annotated[
+        int | None,
+        typer.Option(help="Look once, the longer side so many pixels: faster, misses more."),
     ] = None,
     recogniser: Annotated[
         list[str] | None,
@@ -130,7 +138,8 @@ def run(
 
     asked = RunSettings(
         method=method,
-        detector=detector,
+        detectors=tuple(detector or ()),
+        detect_size=detect_size,
         recognisers=tuple(recogniser or ()),
         seed=seed,
         allow_no_face=allow_no_face,

@@ -123,7 +123,7 @@ class Deidentifier(nn.Module):
             model.load_state_dict(tensors)
         except RuntimeError as error:
             raise DeidError(f"{stage_one}: weights do not fit: {error}; train it again") from None
-        return model.requires_grad_(False)
+        return model.requires_grad_(False).to(world.device)
 
     def attach(self, adversarial_widths: Sequence[int], delta: float) -> AdversarialMapping:
         """Give the model a fresh M_adv, with which w_adv = w, and return it."""

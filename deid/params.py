@@ -28,8 +28,11 @@ class Section(BaseModel):
 class WorldParams(Section):
     """Which pretrained networks everything runs on."""
 
-    name: Literal["mini"] = "mini"
-    weights: Path = Path("data/mini/weights")
+    name: Literal["mini", "ffhq"] = "mini"
+    weights: Path = Path("data/mini/weights")  # of the mini world
+    commercial: bool = False  # ffhq: refuse every file whose licence forbids commercial use
+    files: dict[str, tuple[str, ...]] = {}  # ffhq: role → other files of `deid weights list`
+    faces: Path | None = None  # ffhq: aligned test faces, a folder a person; None: drawn by G
 
 
 class SampleParams(Section):

@@ -67,7 +67,7 @@ def deidentify(
     destination: str,
     method: str = "swap",
     seed: int = 0,
-    detector: str | None = None,
+    detectors: tuple[str, ...] = (),
     recognisers: tuple[str, ...] = (),
     allow_no_face: bool = False,
     shard_size: int = 64,
@@ -87,7 +87,7 @@ def deidentify(
     asked = RunSettings(
         method=method,
         seed=seed,
-        detector=detector,
+        detectors=tuple(detectors),
         recognisers=tuple(recognisers),
         allow_no_face=allow_no_face,
     )

@@ -22,13 +22,7 @@ from deid.photo import picture as picture_module
 from deid.photo import run as run_module
 from deid.photo.align import crop_face, place_face
 from deid.photo.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
-from deid.photo.detect import (
-    SCRFD_THRESHOLD,
-    ScrfdDetector,
-    YunetDetector,
-    build_detector,
-    unite,
-)
+from deid.photo.detection import build_detector
 from deid.photo.example import GAP, LABEL, example_sheet
 from deid.photo.paste import OPAQUE_GREY, hard_region, hull_of_points, hull_with_box, soft_region
 from deid.photo.picture import Tools, deidentify_picture
@@ -575,10 +569,10 @@ def test_wrong_names_are_refused_before_any_picture(tmp_path: Path) -> None:
     broken.write_bytes(b"not a network")
     wrong = [
         (RunSettings(method="vanish"), "vanish"),
-        (RunSettings(method="blur", detector="haar=x"), "haar"),
-        (RunSettings(method="blur", detector="scrfd=missing.onnx"), "missing.onnx"),
-        (RunSettings(method="blur", detector=f"scrfd={broken}"), "broken.onnx"),
-        (RunSettings(method="blur", detector=f"yunet={broken}"), "broken.onnx"),
+        (RunSettings(method="blur", detectors=("haar=x",)), "haar"),
+        (RunSettings(method="blur", detectors=("scrfd=missing.onnx",)), "missing.onnx"),
+        (RunSettings(method="blur", detectors=(f"scrfd={broken}",)), "broken.onnx"),
+        (RunSettings(method="blur", detectors=(f"yunet={broken}",)), "broken.onnx"),
         (RunSettings(method="blur", recognisers=("eyes=x",)), "eyes"),
         (RunSettings(method="blur", recognisers=(f"arcface={broken}",)), "broken.onnx"),
     ]
@@ -621,13 +615,6 @@ def test_the_same_picture_is_never_safe() -> None:
     assert all(value > 0.999 for value in verdict.similarities.values())
 
 
-def test_of_overlapping_boxes_the_most_certain_stays() -> None:
-    boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]], float)
-    found = unite(boxes, np.array([0.5, 0.9, 0.7]), np.zeros((3, 5, 2)))
-    assert found.scores.tolist() == pytest.approx([0.9, 0.7])
-    assert found.boxes[:, 0].tolist() == [1, 20]
-
-
 def photograph(assets: Path, sides: Sequence[int]) -> tuple[Pixels, list[tuple[int, int, int]]]:
     """Portraits of the given sides, side by side on grey."""
     height, width = max(sides) + 40, sum(sides) + 20 * (len(sides) + 1)
@@ -641,30 +628,6 @@ def photograph(assets: Path, sides: Sequence[int]) -> tuple[Pixels, list[tuple[i
     return canvas, places
 
 
-@pytest.mark.parametrize("kind", ["scrfd", "yunet"])
-def test_public_detectors_find_small_and_large_faces(assets: Path, kind: str) -> None:
-    file = {"scrfd": "scrfd_2.5g_bnkps.onnx", "yunet": "face_detection_yunet_2023mar.onnx"}[kind]
-    detector = build_detector(f"{kind}={assets / 'weights' / file}", toy_world())
-    picture, places = photograph(assets, [700, 256, 60, 120])
-    found = detector.detect([picture])[0]
-    assert len(found) == len(places)
-    for x, y, side in places:
-        nose = found.points[:, 2]
-        inside = (np.abs(nose - [x + side / 2, y + 0.62 * side]) < 0.12 * side).all(axis=1)
-        assert inside.sum() == 1, f"the face of {side} pixels"
-        left, right, _, left_mouth, right_mouth = found.points[inside][0]
-        assert left[0] < right[0]
-        assert left_mouth[0] < right_mouth[0]
-        assert left[1] < left_mouth[1]
-
-
-def test_thresholds_are_ours_and_not_the_libraries(assets: Path) -> None:
-    scrfd = ScrfdDetector(assets / "weights/scrfd_2.5g_bnkps.onnx")
-    assert scrfd.network.det_thresh == SCRFD_THRESHOLD == 0.4
-    yunet = YunetDetector(assets / "weights/face_detection_yunet_2023mar.onnx")
-    assert yunet.network.getScoreThreshold() == pytest.approx(0.6)
-
-
 @pytest.mark.parametrize("method", ["blur", "pixelate", "mask", "fgsm"])
 def test_photographs_are_judged_by_a_recogniser_of_real_faces(
     assets: Path, tmp_path: Path, method: str
@@ -672,7 +635,7 @@ def test_photographs_are_judged_by_a_recogniser_of_real_faces(
     weights = assets / "weights"
     settings = RunSettings(
         method=method,
-        detector=f"scrfd={weights / 'scrfd_2.5g_bnkps.onnx'}",
+        detectors=(f"scrfd={weights / 'det_500m.onnx'}",),
         recognisers=(f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
     )
     picture, places = photograph(assets, [200, 90])
@@ -699,7 +662,7 @@ def test_photographs_are_judged_by_a_recogniser_of_real_faces(
 def test_a_judge_of_real_faces_knows_a_person_again(assets: Path) -> None:
     spec = f"foamliu={assets / 'weights/foamliu_mobilefacenet.onnx'}"
     verifier = build_verifier((spec,), toy_world())
-    detector = build_detector(f"scrfd={assets / 'weights/scrfd_2.5g_bnkps.onnx'}", toy_world())
+    detector = build_detector([f"scrfd={assets / 'weights/det_500m.onnx'}"], toy_world())
     picture, _ = photograph(assets, [256, 256])
     found = detector.detect([picture])[0]
     crops = [crop_face(picture, points, 256) for points in found.points]

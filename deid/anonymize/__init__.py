@@ -66,7 +66,7 @@ def build(
         raise DeidError(f"method {method!r}: unknown; choose one of {', '.join(METHODS)}")
     if dash:
         settings = settings.model_copy(update={f"{base}_epsilon": _epsilon(method, epsilon)})
-    return Guarded(BUILDERS[base](world, models, settings), method)
+    return Guarded(BUILDERS[base](world, models, settings), method, world.device)
 
 
 def _epsilon(method: str, text: str) -> float:

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from deid.worlds.world import CPU
+
 
 class Anonymizer(Protocol):
     """Takes the identity out of aligned face crops.
@@ -43,6 +45,7 @@ class Guarded:
 
     inner: Anonymizer
     name: str  # as asked for, with its ε
+    device: torch.device = CPU  # where the inner one computes
 
     @property
     def resolution(self) -> int | None:
@@ -63,7 +66,7 @@ class Guarded:
             raise FloatingPointError(f"{self.name}: the input holds values that are not finite")
         if len(faces) == 0:
             return faces.clone()
-        output = self.inner(faces, seeds)
+        output = self.inner(faces.to(self.device), seeds).to(faces.device)
         if output.shape != faces.shape:
             raise ValueError(f"{self.name}: gave {tuple(output.shape)} for {tuple(faces.shape)}")
         if not torch.isfinite(output).all():

@@ -61,4 +61,5 @@ class Swap:
                 for seed in seeds
             ]
         )
-        return generator.synthesis(generator.mapping(z)).clamp(-1.0, 1.0)
+        w = generator.mapping(z.to(self.world.device))
+        return generator.synthesis(w).clamp(-1.0, 1.0)

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from deid.anonymize import Anonymizer, ModelPaths, build
 from deid.anonymize.swap import Swap
-from deid.evaluate.faces import Encoded, HeldOut, detected, encode, expressions
+from deid.evaluate.faces import (
+    Encoded,
+    HeldOut,
+    detected,
+    encode,
+    expressions,
+    over_batches,
+)
 from deid.evaluate.metrics import (
     FloatArray,
     cosine,
@@ -152,8 +159,12 @@ def _expression(bench: Bench, faces: HeldOut, images: Tensor) -> float:
 
 @torch.no_grad()
 def _perceptual(bench: Bench, a: Tensor, b: Tensor) -> float:
-    pairs = zip(torch.split(a, bench.batch_size), torch.split(b, bench.batch_size), strict=True)
-    return float(torch.cat([bench.world.perceptual.distance(x, y) for x, y in pairs]).mean())
+    world = bench.world
+
+    def distance(pairs: Tensor) -> Tensor:
+        return world.perceptual.distance(pairs[:, 0], pairs[:, 1])
+
+    return float(over_batches(world, distance, torch.stack([a, b], 1), bench.batch_size).mean())
 
 
 def _batches(
@@ -163,7 +174,8 @@ def _batches(
 ) -> Tensor:
     seeds, made = face_seeds(faces), []
     for indices in torch.split(torch.arange(len(faces)), bench.batch_size):
-        made.append(make(faces.images[indices], [seeds[i] for i in indices.tolist()], indices))
+        batch = faces.images[indices].to(bench.world.device)
+        made.append(make(batch, [seeds[i] for i in indices.tolist()], indices).cpu())
     return quantise(torch.cat(made))
 
 
@@ -173,7 +185,7 @@ def _swap(bench: Bench, faces: HeldOut) -> Output:
 
     @torch.no_grad()
     def make(batch: Tensor, _: list[int], indices: Tensor) -> Tensor:
-        return model.swap(faces.images[donors[indices]], batch)
+        return model.swap(faces.images[donors[indices]].to(batch), batch)
 
     return Output(_batches(bench, faces, make), _take(faces.encoded, donors.numpy()))
 
@@ -189,7 +201,7 @@ def _swap_sampled(bench: Bench, faces: HeldOut) -> Output:
         return model.swap(donors[-1], batch)
 
     images = _batches(bench, faces, make)
-    return Output(images, encode(bench.world, torch.cat(donors), bench.batch_size))
+    return Output(images, encode(bench.world, torch.cat(donors).cpu(), bench.batch_size))
 
 
 @torch.no_grad()
@@ -197,10 +209,11 @@ def _samples(bench: Bench, faces: HeldOut) -> Tensor:
     generator = bench.world.generator
     random = torch_generator("unrelated", 0, faces.seed)
     z = torch.randn(len(faces), generator.z_dim, generator=random)
-    parts = [
-        generator.synthesis(generator.mapping(part)) for part in torch.split(z, bench.batch_size)
-    ]
-    return torch.cat(parts)
+
+    def drawn(z: Tensor) -> Tensor:
+        return generator.synthesis(generator.mapping(z))
+
+    return over_batches(bench.world, drawn, z, bench.batch_size)
 
 
 def _take(encoded: Encoded, indices: NDArray[np.int64]) -> Encoded:

@@ -66,13 +66,20 @@ def held_out_faces(world: World, params: EvaluateParams, seed: int) -> HeldOut:
     )
 
 
+def over_batches(
+    world: World, network: Callable[[Tensor], Tensor], images: Tensor, batch_size: int
+) -> Tensor:
+    """`network` of all `images [N,...]`, computed on the world's device, answered on the CPU."""
+    parts = [network(batch.to(world.device)).cpu() for batch in torch.split(images, batch_size)]
+    return torch.cat(parts)
+
+
 @torch.no_grad()
 def encode(world: World, images: Tensor, batch_size: int) -> Encoded:
     """What recognisers and perceptual network say of `images [N,3,R,R]`."""
 
     def run(network: Callable[[Tensor], Tensor]) -> Features:
-        parts = [network(batch) for batch in torch.split(images, batch_size)]
-        return torch.cat(parts).numpy()
+        return over_batches(world, network, images, batch_size).numpy()
 
     return Encoded(
         identity=run(world.identity),
@@ -84,14 +91,14 @@ def encode(world: World, images: Tensor, batch_size: int) -> Encoded:
 @torch.no_grad()
 def expressions(world: World, images: Tensor, batch_size: int) -> Features:
     """Features of the expression trunk as it was before fine-tuning, `[N,dim]`."""
-    parts = [world.expression_trunk(batch) for batch in torch.split(images, batch_size)]
-    features: Features = torch.cat(parts).flatten(1).numpy()
+    trunk = over_batches(world, world.expression_trunk, images, batch_size)
+    features: Features = trunk.flatten(1).numpy()
     return features
 
 
 @torch.no_grad()
 def _places(world: World, images: Tensor, batch_size: int) -> NDArray[np.float32]:
-    points = torch.cat([world.landmarks(batch) for batch in torch.split(images, batch_size)])
+    points = over_batches(world, world.landmarks, images, batch_size)
     return torch.cat([points.amin(dim=1), points.amax(dim=1)], dim=1).numpy()
 
 

@@ -12,27 +12,21 @@ FloatArray = NDArray[np.float64]
 def frechet_distance(a: Array, b: Array) -> float:
     """|μa − μb|² + tr(Σa + Σb − 2 (Σa Σb)^½) of two sets of features `[N,D]` (Heusel et al. 2017).
 
-    In float64, with unbiased covariances. The trace of the root is the sum of the roots of the
-    eigenvalues of Σa^½ Σb Σa^½, which is symmetric, so that no complex root has to be cut off.
+    In float64, with unbiased covariances. With Σ = RᵀR the trace of the root is the sum of the
+    singular values of Ra Rbᵀ, so that no matrix root is taken and few pictures cost little.
     """
-    mean_a, root_a = a.mean(axis=0, dtype=np.float64), _root(_covariance(a))
-    mean_b, covariance_b = b.mean(axis=0, dtype=np.float64), _covariance(b)
-    middle = root_a @ covariance_b @ root_a
-    cross = np.sqrt(np.clip(np.linalg.eigvalsh((middle + middle.T) / 2), 0.0, None)).sum()
-    spread = np.square(root_a).sum() + np.trace(covariance_b) - 2.0 * cross
-    return float(max(np.square(mean_a - mean_b).sum() + spread, 0.0))
+    root_a, root_b = _root(a), _root(b)
+    cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    spread = np.square(root_a).sum() + np.square(root_b).sum() - 2.0 * cross
+    means = a.mean(axis=0, dtype=np.float64) - b.mean(axis=0, dtype=np.float64)
+    return float(max(np.square(means).sum() + spread, 0.0))
 
 
-def _covariance(features: Array) -> FloatArray:
+def _root(features: Array) -> FloatArray:
+    """R `[min(N,D),D]` with RᵀR = Σ, the covariance of `features`."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    covariance: FloatArray = centred.T @ centred / max(len(features) - 1, 1)
-    return covariance
-
-
-def _root(covariance: FloatArray) -> FloatArray:
-    values, vectors = np.linalg.eigh(covariance)
-    root: FloatArray = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
-    return root
+    scaled = centred / np.sqrt(max(len(features) - 1, 1))
+    return np.asarray(np.linalg.qr(scaled, mode="r"), np.float64)
 
 
 def cosine(a: Array, b: Array) -> FloatArray:

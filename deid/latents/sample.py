@@ -32,7 +32,7 @@ from deid.progress import progress
 from deid.seeds import torch_generator
 from deid.staging import resumable_directory
 from deid.worlds import load_world
-from deid.worlds.world import Generator, World
+from deid.worlds.world import World
 
 Shard = tuple[int, int, int]  # number, first row, end row
 _MEAN_ROWS = 10_000
@@ -72,25 +72,26 @@ def sample_from(params: SampleParams, load: Callable[[], World], out: Path) -> N
 
 @torch.inference_mode()
 def draw_rows(
-    generator: Generator, params: SampleParams, start: int, end: int
+    world: World, params: SampleParams, start: int, end: int
 ) -> Iterator[tuple[Pixels, NDArray[np.float32]]]:
     """Images and w of the rows `start` to `end`, in order, an aligned block or its part at a time.
 
     With truncation ψ < 1, w is moved towards its mean: `w̄ + ψ (w − w̄)`.
     """
     size, psi = params.batch_size, params.truncation
-    mean = None if psi == 1.0 else _draw_w(generator, "truncation", range(_MEAN_ROWS), 0).mean(0)
+    mean = None if psi == 1.0 else _draw_w(world, "truncation", range(_MEAN_ROWS), 0).mean(0)
     for first in range(start - start % size, end, size):
         wanted = slice(max(start - first, 0), min(end - first, size))
-        w = _draw_w(generator, "latents", range(first, first + size), params.seed)
+        w = _draw_w(world, "latents", range(first, first + size), params.seed)
         w = w if mean is None else mean + psi * (w - mean)
-        images = to_pixels(generator.synthesis(w))
-        yield images[wanted], w.numpy()[wanted]
+        images = to_pixels(world.generator.synthesis(w))
+        yield images[wanted], w.cpu().numpy()[wanted]
 
 
-def _draw_w(generator: Generator, name: str, rows: range, seed: int) -> Tensor:
-    z = [torch.randn(generator.z_dim, generator=torch_generator(name, i, seed)) for i in rows]
-    return generator.mapping(torch.stack(z))
+def _draw_w(world: World, name: str, rows: range, seed: int) -> Tensor:
+    z_dim = world.generator.z_dim
+    z = [torch.randn(z_dim, generator=torch_generator(name, i, seed)) for i in rows]
+    return world.generator.mapping(torch.stack(z).to(world.device))
 
 
 def _draw_shards(
@@ -128,7 +129,7 @@ def _draw_shards(
 class _Worker:
     """What a sampling process keeps between shards."""
 
-    generator: Generator
+    world: World
     params: SampleParams
     working: Path
     drawn: Any  # multiprocessing's Value: rows drawn by all workers
@@ -143,7 +144,7 @@ def _start_worker(
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _worker = _Worker(load().generator, params, working, drawn)
+    _worker = _Worker(load(), params, working, drawn)
 
 
 def _end_with_parent() -> None:
@@ -157,13 +158,13 @@ def _end_with_parent() -> None:
 def _draw_shard(shard: Shard) -> None:
     """Write both files of a shard; the images' name appears last and says that it is finished."""
     number, start, end = shard
-    generator, folder = _worker.generator, _worker.working
+    generator, folder = _worker.world.generator, _worker.working
     size, count = generator.resolution, end - start
     with (
         _array_file(images_path(folder, number), np.uint8, (count, size, size, 3)) as images_file,
         _array_file(w_path(folder, number), np.float32, (count, generator.w_dim)) as w_file,
     ):
-        for images, w in draw_rows(generator, _worker.params, start, end):
+        for images, w in draw_rows(_worker.world, _worker.params, start, end):
             images_file.write(images.tobytes())
             w_file.write(w.tobytes())
             with _worker.drawn.get_lock():

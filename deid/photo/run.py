@@ -17,7 +17,7 @@ from deid.errors import DeidError
 from deid.images import Pixels
 from deid.params import AnonymizeParams
 from deid.photo.codec import SUFFIXES, Decoded, decode, encode
-from deid.photo.detect import build_detector
+from deid.photo.detection import build_detector, weights_of
 from deid.photo.manifest import NAME, FileRecord, Manifest
 from deid.photo.picture import FaceRecord, Tools, deidentify_picture
 from deid.privacy.ladder import OPAQUE, ladder
@@ -38,7 +38,8 @@ class RunSettings:
     """What a person asks for."""
 
     method: str = "swap"
-    detector: str | None = None  # scrfd=FILE, yunet=FILE; None: the world's own
+    detectors: tuple[str, ...] = ()  # scrfd=FILE, yunet=FILE, mtcnn=FOLDER; none: the world's own
+    detect_size: int | None = None  # the longer side at the only look; None: careful
     recognisers: tuple[str, ...] = ()  # foamliu=FILE, arcface=FILE; none: the world's own
     anonymize: AnonymizeParams = field(default_factory=AnonymizeParams)
     seed: int = 0
@@ -59,12 +60,11 @@ class Workshop:
         """Changes with everything that shapes an output, save the picture itself."""
         asked = asdict(self.settings) | {"anonymize": self.settings.anonymize.model_dump()}
         files = {
-            spec: file_sha256(Path(spec.partition("=")[2]))
-            for spec in (self.settings.detector, *self.settings.recognisers)
-            if spec
+            spec: [file_sha256(file) for file in weights_of(spec)]
+            for spec in (*self.settings.detectors, *self.settings.recognisers)
         }
-        judges = self.tools.verifier.description
-        return fingerprint([VERSION, asked, files, judges, self.model])
+        judges, detector = self.tools.verifier.description, self.tools.detector.name
+        return fingerprint([VERSION, asked, files, judges, detector, self.model])
 
 
 @dataclass
@@ -111,8 +111,8 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
         for n, rung in enumerate(ladder(settings.method))
         if rung != OPAQUE
     }
-    detector = build_detector(settings.detector, world)
-    own = detector is world.detector
+    detector = build_detector(settings.detectors, world, settings.detect_size)
+    own = not settings.detectors
     verifier = build_verifier(settings.recognisers, world)
     tools = Tools(detector, world.landmarks, world.resolution, own, anonymizers, verifier)
     notes: tuple[str, ...] = ()

@@ -1,6 +1,8 @@
 """What a version of the registered model holds: both stages, the world's weights, the settings.
 
-A bundle needs nothing of the checkout that made it, only the installed `deid` package.
+A bundle needs nothing of the checkout that made it, only the installed `deid` package. Public
+weights of the ffhq world are not in it, since most licences forbid handing them on: they come from
+the machine's own store, and the model refuses to load on others than it was trained on.
 """
 
 import hashlib
@@ -51,11 +53,7 @@ def open_workshop(bundle: Bundle, asked: "RunSettings") -> "Workshop":
 
 def bundle_files(bundle: Bundle) -> dict[str, Path]:
     """Name inside the bundle → file, sorted; a folder that is not there has no files."""
-    folders = {
-        STAGE_ONE: bundle.stage_one,
-        STAGE_TWO: bundle.stage_two,
-        WEIGHTS: bundle.world.weights,
-    }
+    folders = _folders(bundle)
     return {
         f"{name}/{file.relative_to(folder).as_posix()}": file
         for name, folder in folders.items()
@@ -75,7 +73,7 @@ def content_sha256(bundle: Bundle) -> str:
 def write_bundle(bundle: Bundle, folder: Path) -> None:
     """Copy the bundle's files to `folder`; `DeidError` when one of its parts was never made."""
     files = bundle_files(bundle)
-    for name in (STAGE_ONE, STAGE_TWO, WEIGHTS):
+    for name in _folders(bundle):
         if not any(f.startswith(f"{name}/") and f.endswith(".safetensors") for f in files):
             raise DeidError(f"{name}: no .safetensors to register; run `dvc repro` to train first")
     for name, file in files.items():
@@ -98,9 +96,16 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder / STAGE_ONE, folder / STAGE_TWO, world, anonymize)
 
 
+def _folders(bundle: Bundle) -> dict[str, Path]:
+    """A bundle's parts; the mini world's weights serve the commercial variant of ffhq too."""
+    own = bundle.world.name == "mini" or bundle.world.commercial
+    weights = {WEIGHTS: bundle.world.weights} if own else {}
+    return {STAGE_ONE: bundle.stage_one, STAGE_TWO: bundle.stage_two, **weights}
+
+
 def _settings(bundle: Bundle) -> bytes:
     settings = {
-        "world": bundle.world.model_dump(mode="json", exclude={"weights"}),
+        "world": bundle.world.model_dump(mode="json", exclude={"weights", "faces"}),
         "anonymize": bundle.anonymize.model_dump(mode="json"),
     }
     return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()

@@ -3,18 +3,22 @@
 Everything above `deid.worlds` (sampling, training, evaluation, anonymising, serving) knows these
 types and never which world it has. All networks take FFHQ-aligned faces, `float32 [N,3,H,W]`, RGB,
 [-1, 1], of any size (each resizes to what it needs, differentiably), and are frozen and in eval
-mode. Gradients flow through them to their input.
+mode. Gradients flow through them to their input. Tensors are to be on the world's device; the
+detector takes pixels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deid.images import Pixels
+
+CPU = torch.device("cpu")
 
 
 class Generator(Protocol):
@@ -109,6 +113,15 @@ class World:
     perceptual: PerceptualNetwork
     test_faces: Callable[[int, int, int], TestFaces]  # (identities, views each, seed)
     weights_sha256: str  # one hash over every weight file, for provenance
+    device: torch.device = CPU  # where the networks compute
+
+    def to(self, device: torch.device) -> "World":
+        """The same world on `device`; its networks are moved, not copied."""
+        parts = (self.generator, self.identity, self.landmarks, self.perceptual)
+        for network in (*parts, self.expression_trunk, *self.held_out.values()):
+            if isinstance(network, nn.Module):
+                network.to(device)
+        return replace(self, device=device)
 
 
 INNER = slice(17, 68)

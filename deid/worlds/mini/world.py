@@ -9,6 +9,7 @@ from torch import nn
 from deid.errors import DeidError
 from deid.nets.attributes import AttributeRegressor, PerceptualNet
 from deid.nets.detector import CentreDetector
+from deid.nets.landmark import LandmarkNet
 from deid.worlds.mini import networks
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.dataset import test_faces
@@ -30,16 +31,9 @@ def load_mini_world(folder: Path) -> World:
     hashes: list[str] = []
 
     def trained(name: str, network: Net) -> Net:
-        state, sha256 = read_verified(folder, name)
+        filled, sha256 = _filled(folder, name, network)
         hashes.append(sha256)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError:
-            raise DeidError(
-                f"{folder / name}.safetensors: shapes are not those of this version's network; "
-                f"restore it with `git checkout -- {folder}` or train it again with `make pretrain`"
-            ) from None
-        return network.float().eval().requires_grad_(False)
+        return filled
 
     def attributes(name: str) -> AttributeRegressor:
         trunk = networks.attribute_trunk(name)
@@ -66,3 +60,20 @@ def load_mini_world(folder: Path) -> World:
         test_faces=test_faces,
         weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
     )
+
+
+def load_mini_landmarks(folder: Path) -> LandmarkNet:
+    """The mini world's landmark network alone; errors as those of `load_mini_world`."""
+    return _filled(folder, "landmarks", networks.landmark_net())[0]
+
+
+def _filled(folder: Path, name: str, network: Net) -> tuple[Net, str]:
+    state, sha256 = read_verified(folder, name)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError:
+        raise DeidError(
+            f"{folder / name}.safetensors: shapes are not those of this version's network; "
+            f"restore it with `git checkout -- {folder}` or train it again with `make pretrain`"
+        ) from None
+    return network.float().eval().requires_grad_(False), sha256

@@ -1,0 +1,73 @@
+"""Finding faces in photographs: the world's own network, or public ones from files, or several.
+
+All give five points with the person's right eye and mouth corner first, which for an upright face
+is our order too: left of the picture first. A turned face keeps that order, so that its aligned
+crop is upright.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from deid.errors import DeidError
+from deid.nets.mtcnn import NAMES
+from deid.photo.detection.detector import Detector
+from deid.photo.detection.finder import Careful, Finder
+from deid.photo.detection.mtcnn import load_mtcnn
+from deid.photo.detection.scrfd import ScrfdFinder
+from deid.photo.detection.yunet import YunetFinder
+from deid.worlds.world import FaceDetector, World
+
+__all__ = ["KINDS", "Detector", "Finder", "build_detector", "build_finder", "weights_of"]
+
+KINDS: dict[str, Callable[[Path], Finder]] = {
+    "scrfd": ScrfdFinder,
+    "yunet": YunetFinder,
+    "mtcnn": load_mtcnn,
+}
+USAGE = "mini, scrfd=FILE, yunet=FILE or mtcnn=FOLDER"
+SIZES = (64, 4096)
+
+
+def build_detector(
+    specs: Sequence[str] | None, world: World, size: int | None = None
+) -> FaceDetector:
+    """The union of the detectors that `specs` name, or the world's own where there are none.
+
+    A spec is `scrfd=FILE`, `yunet=FILE`, `mtcnn=FOLDER`, or the world's name. `size`: one look with
+    that longer side, for speed; None: the careful mode. `DeidError` names what is unknown, missing
+    or broken.
+    """
+    if size is not None and not SIZES[0] <= size <= SIZES[1]:
+        raise DeidError(f"detection size {size}: out of range; choose {SIZES[0]} to {SIZES[1]}")
+    own = world.detector
+    if not specs and not isinstance(own, Careful):
+        return own  # it knows only whole pictures
+    finders = [build_finder(spec, world) for spec in dict.fromkeys(specs or (world.name,))]
+    return Detector(finders, size)
+
+
+def weights_of(spec: str) -> list[Path]:
+    """The files that a spec `KIND=PATH` names; none for a world's own network."""
+    kind, named, file = spec.partition("=")
+    if kind == "mtcnn":
+        return [Path(file) / f"{part}.pt" for part in NAMES]
+    return [Path(file)] if named else []
+
+
+def build_finder(spec: str, world: World) -> Finder:
+    """The network that one spec names."""
+    kind, _, file = spec.partition("=")
+    if spec == world.name and isinstance(world.detector, Careful):
+        return world.detector.finder()
+    if kind not in KINDS or not file:
+        raise DeidError(f"detector {spec!r}: unknown; write {USAGE}")
+    path = Path(file)
+    if not (path.is_dir() if kind == "mtcnn" else path.is_file()):
+        raise DeidError(f"{path}: no such detector; write {USAGE}")
+    try:
+        return KINDS[kind](path)
+    except DeidError:
+        raise
+    except Exception as error:
+        reason = str(error).split("\n")[0][:160]
+        raise DeidError(f"{path}: not a {kind} detector ({reason}); download it again") from None

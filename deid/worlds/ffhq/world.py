@@ -1,0 +1,107 @@
+"""Loads the paper's world from public checkpoints, every file verified."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from deid.errors import DeidError
+from deid.params import WorldParams
+from deid.staging import file_sha256
+from deid.worlds.ffhq import faces
+from deid.worlds.ffhq.catalogue import Role, needs
+from deid.worlds.ffhq.importers import build, read_checkpoint
+from deid.worlds.ffhq.store import Store, default_store, weight_path
+from deid.worlds.ffhq.test_faces import drawn_faces, photographed_faces
+from deid.worlds.world import FaceDetector, FaceEmbedder, Generator, LandmarkNetwork, World
+
+
+def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
+    """The world whose files the catalogue and `params.files` name; networks frozen, in eval mode.
+
+    Raises DeidError naming a file that is missing, changed or unreadable, a file that
+    `params.commercial` forbids, or a role without a network.
+    """
+    files = Files(params, store or default_store())
+    generator = cast(Generator, files.network("generator"))
+    trunk = faces.expression_trunk(files.network("expression"))
+    return World(
+        name="ffhq",
+        resolution=generator.resolution,
+        generator=generator,
+        identity=files.recognisers("identity")[0][1],
+        expression_trunk=trunk,
+        expression_dim=trunk.dim,
+        landmarks=_landmarks(files, params),
+        detector=_detector(files),
+        held_out=dict(files.recognisers("held_out")),
+        perceptual=_perceptual(files),
+        test_faces=photographed_faces(params.faces, generator.resolution)
+        if params.faces
+        else drawn_faces(generator),
+        weights_sha256=files.sha256(),
+    )
+
+
+class Files:
+    """The verified files of every role, and the networks in them."""
+
+    def __init__(self, params: WorldParams, store: Store) -> None:
+        wanted = needs(
+            "ffhq", params.commercial, cast(Mapping[Role, tuple[str, ...]], params.files)
+        )
+        self.paths: dict[Role, dict[str, Path]] = {
+            role: {name: weight_path(name, store) for name in names}
+            for role, names in wanted.items()
+        }
+        self.mini = params.weights / "landmarks.safetensors"  # where a role's list is empty
+
+    def network(self, role: Role) -> nn.Module:
+        """The one network of a role."""
+        return next(self.networks(role))[2]
+
+    def networks(self, role: Role) -> Iterator[tuple[str, str, nn.Module]]:
+        """Catalogue name, network name and network for each file of a role."""
+        if not self.paths[role]:
+            raise DeidError(f"world.files.{role}: empty; name a file, see `deid weights list`")
+        for name, path in self.paths[role].items():
+            imported = read_checkpoint(path)
+            yield name, imported.network, build(imported)
+
+    def recognisers(self, role: Role) -> list[tuple[str, FaceEmbedder]]:
+        """Face recognisers by catalogue name."""
+        return [
+            (name, faces.embedder(network, built)) for name, network, built in self.networks(role)
+        ]
+
+    def sha256(self) -> str:
+        """One hash over every file, in the order of roles and names."""
+        paths = [path for files in self.paths.values() for path in files.values()]
+        paths += [] if self.paths["landmarks"] else [self.mini]
+        return hashlib.sha256("".join(map(file_sha256, paths)).encode()).hexdigest()
+
+
+def _landmarks(files: Files, params: WorldParams) -> LandmarkNetwork:
+    if files.paths["landmarks"]:
+        return faces.landmarks(files.network("landmarks"))
+    # The commercial variant: no public 68-point network has a licence that allows it.
+    from deid.worlds.mini.world import load_mini_landmarks
+
+    return load_mini_landmarks(params.weights)
+
+
+def _detector(files: Files) -> FaceDetector:
+    from deid.photo.detection.detector import OneLook
+    from deid.photo.detection.mtcnn import load_mtcnn
+
+    return OneLook(load_mtcnn(next(iter(files.paths["detector"].values())).parent))
+
+
+def _perceptual(files: Files) -> faces.Perceptual:
+    networks = {network: built for _, network, built in files.networks("perceptual")}
+    for needed in ("fid_inception", "lpips"):
+        if needed not in networks:
+            raise DeidError(f"world.files.perceptual: no {needed} among them; add its file")
+    return faces.perceptual(networks["fid_inception"], networks["lpips"])

@@ -1,0 +1,493 @@
+"""Detection: nothing is missed, whatever its size, turn or place, and the work stays bounded."""
+
+import json
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.detection import match, native_scene
+from deid.errors import DeidError
+from deid.images import Pixels
+from deid.nets.mtcnn import NAMES, mtcnn_net
+from deid.photo.detection import Detector, build_detector, weights_of
+from deid.photo.detection import views as views_module
+from deid.photo.detection.boxes import overlap, suppress
+from deid.photo.detection.detector import Look, unite
+from deid.photo.detection.finder import no_faces
+from deid.photo.detection.mtcnn import load_mtcnn
+from deid.photo.detection.scrfd import ScrfdFinder
+from deid.photo.detection.views import (
+    EIGHTHS,
+    TILE,
+    careful_levels,
+    careful_views,
+    resized,
+    single_view,
+    tiles,
+    turned,
+)
+from deid.photo.detection.yunet import YunetFinder
+from deid.photo.run import RunSettings, build_workshop
+from deid.worlds.ffhq.importers.mtcnn import MTCNN_FORMATS, convert
+from deid.worlds.world import Faces, World
+from tests.scenes import ALIGNED_FACE, Composed, Trials, compose, photographs, rendered
+from tests.toy import toy_world
+
+SCRFD, YUNET = "weights/det_500m.onnx", "weights/face_detection_yunet_2023mar.onnx"
+RED, GREEN = (250, 10, 10), (10, 250, 10)
+
+
+@dataclass
+class Markers:
+    """Finds one red square, its eyes from a green dot in its upper left: where, and which way up."""
+
+    name: str = "markers"
+    threshold: float = 0.5
+    sure: float = 0.5
+    any_size: bool = False
+    knows_up: bool = True
+
+    def find(self, picture: Pixels) -> Faces:
+        r, g, b = np.moveaxis(picture, 2, 0)
+        red, green = (r > 150) & (g < 100) & (b < 100), (g > 150) & (r < 100) & (b < 100)
+        if red.sum() < 30 or not green.any():
+            return no_faces()
+        low, high = _extent(red | green)
+        dot = (np.argwhere(green).mean(0) + 0.5)[::-1]
+        box = np.concatenate([low, high]).astype(np.float32)
+        return Faces(box[None], np.ones(1, np.float32), np.tile(dot, (1, 5, 1)).astype(np.float32))
+
+
+def _extent(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    at = np.argwhere(mask)[:, ::-1]
+    return at.min(0).astype(float), at.max(0) + 1.0
+
+
+def marked(height: int, width: int, x: int, y: int, side: int) -> Pixels:
+    """A grey picture with one marker of `side` pixels, its dot a quarter as wide."""
+    picture = np.full((height, width, 3), 128, np.uint8)
+    picture[y : y + side, x : x + side] = RED
+    quarter = side // 4
+    picture[y + quarter : y + 2 * quarter, x + quarter : x + 2 * quarter] = GREEN
+    return picture
+
+
+@dataclass
+class Scripted:
+    """Answers nothing, and counts what it is shown."""
+
+    name: str = "scripted"
+    threshold: float = 0.5
+    sure: float = 0.5
+    any_size: bool = False
+    knows_up: bool = True
+    shown: int = 0
+    largest: int = 0
+
+    def find(self, picture: Pixels) -> Faces:
+        self.shown += picture.shape[0] * picture.shape[1]
+        self.largest = max(self.largest, *picture.shape[:2])
+        return no_faces()
+
+
+def faces(*rows: tuple[float, Sequence[float]]) -> Faces:
+    """Faces of given scores and boxes; their points are the boxes' middles."""
+    boxes = np.array([box for _, box in rows], np.float32).reshape(-1, 4)
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    scores = np.array([score for score, _ in rows], np.float32)
+    return Faces(boxes, scores, np.repeat(middle[:, None], 5, 1))
+
+
+# Where a view's faces lie in the picture
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    side=st.integers(24, 80),
+    x=st.integers(0, 220),
+    y=st.integers(0, 120),
+    scale=st.sampled_from([0.5, 0.75, 1.0, 2.0]),
+    degrees=st.sampled_from(EIGHTHS),
+)
+def test_what_is_found_in_a_turned_view_lies_where_it_is_in_the_picture(
+    side: int, x: int, y: int, scale: float, degrees: int
+) -> None:
+    picture = marked(200, 300, x, y, side)
+    view = turned(views_module.View(*resized(picture, scale)), degrees)
+    found = view.to_faces(Markers().find(view.pixels))
+    assert len(found) == 1
+    middle = (found.boxes[0, :2] + found.boxes[0, 2:]) / 2
+    slack = 1.0 + 0.6 / scale  # a pixel of the view, and the soft edge of a warp
+    assert np.abs(middle - [x + side / 2, y + side / 2]).max() < slack
+    dot = [x + side // 4 * 1.5, y + side // 4 * 1.5]
+    assert np.abs(found.points[0] - dot).max() < slack
+    if degrees % 90 == 0:
+        assert np.abs(found.boxes[0] - [x, y, x + side, y + side]).max() < slack
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_quarter_turns_are_exact(degrees: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
+    view = turned(views_module.View(*resized(picture, 1.0)), degrees)
+    for row in range(view.pixels.shape[0]):
+        for column in range(view.pixels.shape[1]):
+            x, y = view.to_picture @ [column + 0.5, row + 0.5, 1.0]
+            assert np.array_equal(view.pixels[row, column], picture[int(y), int(x)])
+
+
+@settings(deadline=None, max_examples=15)
+@given(x=st.integers(0, 3400), y=st.integers(0, 240), side=st.integers(20, 60))
+def test_a_marker_in_a_large_picture_is_found_once_and_exactly(x: int, y: int, side: int) -> None:
+    picture = marked(300, 3500, x, y, side)
+    plan = [views_module.Level(1.0, (0,))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views_module, "careful_levels", lambda *_: plan)
+        found = Detector([Markers()]).detect([picture])[0]
+    assert len(found) == 1
+    assert found.boxes[0].tolist() == [x, y, x + side, y + side]
+
+
+@settings(deadline=None, max_examples=30)
+@given(height=st.integers(1, 40), width=st.integers(1, 20000))
+def test_tiles_cover_every_pixel_and_none_is_larger_than_allowed(height: int, width: int) -> None:
+    for turned_over in (False, True):
+        _check_tiles(*((width, height) if turned_over else (height, width)))
+
+
+def _check_tiles(height: int, width: int) -> None:
+    seen = np.zeros((height, width), np.bool_)
+    blank = np.broadcast_to(np.uint8(0), (height, width, 3))
+    for tile in tiles(views_module.View(blank, np.eye(2, 3))):
+        x, y = tile.to_picture[:, 2].astype(int)
+        assert max(tile.pixels.shape[:2]) <= TILE
+        seen[y : y + tile.pixels.shape[0], x : x + tile.pixels.shape[1]] = True
+    assert seen.all()
+
+
+def test_the_careful_mode_finds_a_marker_once_though_it_looks_many_times() -> None:
+    picture = marked(300, 400, 150, 90, 40)
+    for any_size in (False, True):
+        found = Detector([Markers(any_size=any_size)]).detect([picture])[0]
+        assert len(found) == 1
+        assert overlap(found.boxes[0], np.array([[150, 90, 190, 130]], np.float32))[0] > 0.8
+
+
+# How much is shown
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(8000, 10000), (30000, 2600), (2, 30000), (1, 1), (4000, 6000), (1000, 2000), (300, 400)],
+)
+@pytest.mark.parametrize("any_size", [False, True])
+def test_the_work_is_bounded_for_every_picture(height: int, width: int, any_size: bool) -> None:
+    """Counted by the plan, because a picture of 80 megapixels takes its time to be turned."""
+    shown = 0.0
+    for level in careful_levels(height, width, any_size):
+        h, w = level.scale * height, level.scale * width
+        eighths = sum(t % 90 != 0 for t in level.turns)
+        shown += (len(level.turns) - eighths) * h * w + eighths * (h + w) ** 2 / 2
+        assert h * w <= max(views_module.ENLARGE, height * width) * 1.01
+    assert shown < max(40.0 * height * width, 250e6)
+    assert shown < 250e6
+
+
+def test_a_bomb_of_a_picture_is_shown_in_tiles_of_bounded_number() -> None:
+    finder = Scripted()
+    assert len(Detector([finder]).detect([np.zeros((30, 30000, 3), np.uint8)])[0]) == 0
+    assert finder.largest <= TILE
+    assert finder.shown < 60e6
+
+
+def test_the_single_mode_looks_once_at_the_size_it_is_told() -> None:
+    finder = Scripted()
+    Detector([finder], size=320).detect([np.zeros((300, 600, 3), np.uint8)])
+    assert (finder.shown, finder.largest) == (320 * 160, 320)
+    view = single_view(marked(300, 600, 100, 100, 60), 320)
+    found = view.to_faces(Markers().find(view.pixels))
+    assert np.abs(found.boxes[0] - [100, 100, 160, 160]).max() < 2.5
+
+
+def test_every_pixel_of_a_large_picture_is_shown_at_full_resolution() -> None:
+    finest = careful_levels(4000, 6000, any_size=False)[0]
+    assert finest.scale >= 1.0
+    finest = careful_levels(1000, 1500, any_size=False)[0]
+    assert finest.scale >= 2.0
+
+
+# One face, one answer
+
+
+def test_of_boxes_that_overlap_the_most_certain_stays() -> None:
+    found = faces((0.5, (0, 0, 10, 10)), (0.9, (1, 1, 11, 11)), (0.7, (20, 20, 30, 30)))
+    united = unite([Look(found, 1.0, 0.4)], (50, 50))
+    assert united.scores.tolist() == pytest.approx([0.9, 0.7])
+    assert united.boxes[:, 0].tolist() == [1, 20]
+    assert united.points[0, 0].tolist() == [6, 6]
+
+
+def test_a_part_of_a_face_is_no_second_face_and_the_whole_stays_covered() -> None:
+    """A network that is surer of the eyes than of the face must not leave the chin uncovered."""
+    parts = faces((0.9, (22, 20, 48, 45)), (0.6, (20, 18, 50, 58)), (0.5, (25, 40, 40, 50)))
+    united = unite([Look(parts, 1.0, 0.4)], (100, 100))
+    assert united.boxes.tolist() == [[20, 18, 50, 58]]
+
+
+def test_a_small_certain_box_does_not_swallow_a_much_larger_face() -> None:
+    pair = faces((0.9, (40, 40, 60, 60)), (0.7, (0, 0, 100, 100)))
+    assert len(unite([Look(pair, 1.0, 0.4)], (100, 100))) == 2
+
+
+def test_a_doubtful_face_counts_when_another_scale_agrees() -> None:
+    doubtful = faces((0.3, (10, 10, 40, 50)))
+    once = Look(doubtful, 1.0, 0.5)
+    assert len(unite([once], (100, 100))) == 0
+    assert len(unite([once, Look(doubtful, 1.0, 0.5)], (100, 100))) == 0
+    assert len(unite([once, Look(doubtful, 2.0, 0.5)], (100, 100))) == 1
+    assert len(unite([Look(doubtful, 1.0, 0.3)], (100, 100))) == 1
+
+
+def test_what_is_not_a_number_or_outside_the_frame_is_no_face() -> None:
+    odd = faces((0.9, (-30, 10, -5, 40)), (0.9, (np.nan, 0, 1, 1)), (0.9, (90, 90, 140, 140)))
+    united = unite([Look(odd, 1.0, 0.5)], (100, 100))
+    assert united.boxes.tolist() == [[90, 90, 100, 100]]
+    assert len(unite([], (100, 100))) == 0
+
+
+def test_suppression_agrees_with_comparing_all_pairs() -> None:
+    random = np.random.default_rng(0)
+    low = random.uniform(0, 200, (300, 2))
+    boxes = np.concatenate([low, low + random.uniform(10, 60, (300, 2))], 1).astype(np.float32)
+    scores = random.random(300).astype(np.float32)
+    kept: list[int] = []
+    for index in np.argsort(-scores):
+        if all(overlap(boxes[index], boxes[[other]])[0] <= 0.4 for other in kept):
+            kept.append(int(index))
+    assert suppress(boxes, scores, 0.4).tolist() == kept
+
+
+# Specs
+
+
+def test_a_detector_says_what_it_is_and_from_which_score_it_believes(world: World) -> None:
+    careful, once = build_detector(None, world), build_detector((), world, 640)
+    assert careful.name == "mini@0.35/0.55, careful"
+    assert once.name == "mini@0.35/0.55, 640 px"
+    assert build_detector(None, toy_world()) is toy_world().detector
+
+
+@pytest.mark.parametrize("size", [0, -5, 63, 5000])
+def test_a_senseless_detection_size_is_refused(world: World, size: int) -> None:
+    with pytest.raises(DeidError, match="detection size"):
+        build_detector(None, world, size)
+
+
+@pytest.mark.parametrize("spec", ["haar=x", "scrfd", "mtcnn=", "toy=3", ""])
+def test_an_unknown_detector_is_refused(world: World, spec: str) -> None:
+    with pytest.raises(DeidError, match="unknown"):
+        build_detector([spec], world)
+
+
+def test_missing_or_wrong_mtcnn_files_are_named(tmp_path: Path, world: World) -> None:
+    with pytest.raises(DeidError, match="no such detector"):
+        build_detector([f"mtcnn={tmp_path / 'nowhere'}"], world)
+    with pytest.raises(DeidError, match=r"pnet\.pt: missing"):
+        build_detector([f"mtcnn={tmp_path}"], world)
+    torch.save(mtcnn_net("rnet").state_dict(), tmp_path / "pnet.pt")
+    with pytest.raises(DeidError, match=r"pnet\.pt: is rnet"):
+        build_detector([f"mtcnn={tmp_path}"], world)
+    ran = tmp_path / "ran"
+    (tmp_path / "pnet.pt").write_bytes(pickle.dumps(_Touch(ran)))
+    with pytest.raises(DeidError, match=r"pnet\.pt: not MTCNN"):
+        build_detector([f"mtcnn={tmp_path}"], world)
+    assert not ran.exists()
+
+
+class _Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_the_union_finds_what_any_of_its_detectors_finds() -> None:
+    class At:
+        threshold = sure = 0.5
+        any_size, knows_up = False, True
+
+        def __init__(self, name: str, box: Sequence[float]) -> None:
+            self.name, self.box = name, box
+
+        def find(self, picture: Pixels) -> Faces:
+            return faces((0.8, self.box))
+
+    first, second = At("first", (10, 10, 40, 40)), At("second", (60, 60, 90, 90))
+    picture = np.zeros((100, 100, 3), np.uint8)
+    united = Detector([first, second], size=100)
+    assert united.name == "first@0.5/0.5 + second@0.5/0.5, 100 px"
+    found = united.detect([picture, picture])
+    assert [len(f) for f in found] == [2, 2]
+    assert sorted(found[0].boxes[:, 0].tolist()) == [10, 60]
+
+
+def test_thresholds_are_ours_and_not_the_libraries(assets: Path) -> None:
+    scrfd, yunet = ScrfdFinder(assets / SCRFD), YunetFinder(assets / YUNET)
+    assert scrfd.network.det_thresh == scrfd.threshold == 0.25
+    assert scrfd.sure == 0.4
+    assert yunet.network.getScoreThreshold() == pytest.approx(yunet.threshold)
+    assert (yunet.threshold, yunet.sure) == (0.3, 0.5)
+    for finder in (scrfd, yunet):
+        assert f"@{finder.threshold}/{finder.sure}" in Detector([finder]).name
+
+
+def test_the_detector_and_its_mode_are_part_of_the_settings_on_record(assets: Path) -> None:
+    specs = (f"scrfd={assets / SCRFD}", f"mtcnn={assets / 'weights'}")
+    assert [file.name for file in weights_of(specs[1])] == [f"{part}.pt" for part in NAMES]
+    asked = [
+        RunSettings(method="mask", detectors=specs),
+        RunSettings(method="mask", detectors=specs[:1]),
+        RunSettings(method="mask", detectors=specs, detect_size=640),
+        RunSettings(method="mask"),
+    ]
+    built = [build_workshop(settings, toy_world(), None) for settings in asked]
+    assert len({workshop.fingerprint for workshop in built}) == len(asked)
+    name = "scrfd:det_500m@0.25/0.4 + mtcnn@0.7/0.9, careful"
+    assert built[0].tools.detector.name == name
+
+
+# MTCNN
+
+
+@pytest.mark.parametrize("part", NAMES)
+def test_mtcnn_networks_agree_with_the_reference(assets: Path, part: str) -> None:
+    fixture = assets / "fixtures/mtcnn_facenet_real"
+    arrays = np.load(fixture / "io.npz")
+    net = load_mtcnn(assets / "weights").nets[part]
+    inventory = json.loads((fixture / "inventory.json").read_text())[part]
+    assert [[name, list(t.shape)] for name, t in net.state_dict().items()] == inventory
+    with torch.no_grad():
+        outputs = net(torch.from_numpy(arrays[f"{part}_x"]))
+    for index, output in enumerate(outputs):
+        wanted = arrays[f"{part}_out{index}"]
+        assert np.abs(output.numpy() - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("part", NAMES)
+def test_the_importer_tells_mtcnn_files_apart_and_says_what_is_wrong(part: str) -> None:
+    state = mtcnn_net(part).state_dict()
+    known = MTCNN_FORMATS[0]
+    assert known.matches(state)
+    assert not known.matches({"conv1.weight": state["conv1.weight"]})
+    imported = known.convert({**state, "extra": 3})
+    assert (imported.network, dict(imported.config)) == ("mtcnn", {"part": part})
+    assert imported.notes == ("left out: extra",)
+    mtcnn_net(part).load_state_dict(dict(imported.state), strict=True)
+    with pytest.raises(DeidError, match=r"conv2\.bias is missing"):
+        convert({name: t for name, t in state.items() if name != "conv2.bias"})
+    with pytest.raises(DeidError, match=r"conv2\.bias has shape"):
+        convert({**state, "conv2.bias": torch.zeros(3)})
+    with pytest.raises(DeidError, match="not finite"):
+        convert({**state, "conv2.bias": state["conv2.bias"] * torch.nan})
+    with pytest.raises(DeidError, match="is none of"):
+        convert({"weight": torch.zeros(3)})
+
+
+def test_mtcnn_is_bounded_in_noise_and_finds_nothing_in_flat_colour(assets: Path) -> None:
+    finder = load_mtcnn(assets / "weights")
+    assert len(finder.find(np.full((90, 120, 3), 127, np.uint8))) == 0
+    assert len(finder.find(np.zeros((5, 400, 3), np.uint8))) == 0
+
+
+# Scenes with known truth
+
+
+def test_composed_scenes_are_reproducible_and_tell_the_truth() -> None:
+    heads = rendered(3, side=64)
+    first, again = (compose(5, heads, 4, (200, 260)) for _ in range(2))
+    assert np.array_equal(first.pixels, again.pixels)
+    assert np.array_equal(first.boxes, again.boxes)
+    assert not np.array_equal(first.pixels, compose(6, heads, 4, (200, 260)).pixels)
+    plain = Trials(turned=0, hidden=0, cut=0)
+    upright = compose(1, heads, 3, (200, 260), plain, background="gradient")
+    assert (np.abs(upright.angles) <= 15).all()
+    assert (upright.hidden == 0).all()
+    assert (upright.cut < 0.02).all()
+    tall = upright.boxes[:, 3] - upright.boxes[:, 1]
+    assert (np.abs(tall - upright.heights) < 0.1 * upright.heights).all()
+    cut = compose(2, heads, 6, (200, 260), Trials(turned=0, hidden=0, cut=1), sizes=(20, 40))
+    assert ((cut.cut > 0.03) & (cut.cut < 0.5)).all()
+
+
+def test_a_face_counts_as_found_only_where_it_is() -> None:
+    box = np.array([[20, 20, 60, 70]], np.float32)
+    one, none = np.ones(1, np.float32), np.zeros(1, np.float32)
+    truth = Composed(np.zeros((100, 100, 3), np.uint8), box, 50 * one, none, none, none, "none")
+    assert match(truth, faces((0.9, (20, 20, 60, 70))))[0].tolist() == [True]
+    hits, _, _, false = match(truth, faces((0.9, (80, 80, 99, 99)), (0.8, (37, 40, 43, 48))))
+    assert hits.tolist() == [False]
+    assert false == 2
+    assert match(truth, no_faces())[0].tolist() == [False]
+
+
+def recall(detector: object, scenes: Sequence[Composed]) -> float:
+    hits = [match(s, detector.detect([s.pixels])[0])[0][s.heights >= 20] for s in scenes]  # type: ignore[attr-defined]
+    return float(np.concatenate(hits).mean())
+
+
+def test_the_embedded_detector_finds_turned_and_cut_people_of_its_world(world: World) -> None:
+    heads = rendered(8, side=128)
+    trials = Trials(turned=0.5, hidden=0, cut=0.3)
+    scenes = [
+        compose(seed, heads, 5, (240, 320), trials, background="renderer") for seed in range(3)
+    ]
+    detector = build_detector(None, world)
+    assert recall(detector, scenes) >= 0.93
+    assert recall(detector, [native_scene(1, 4, (200, 260))]) == 1.0
+    once = build_detector(None, world, 320)
+    assert recall(once, scenes) < recall(detector, scenes)
+
+
+@pytest.mark.parametrize("kind", ["scrfd", "yunet", "mtcnn"])
+def test_public_detectors_find_turned_small_and_large_faces(assets: Path, kind: str) -> None:
+    file = {"scrfd": SCRFD, "yunet": YUNET, "mtcnn": "weights"}[kind]
+    detector = build_detector([f"{kind}={assets / file}"], toy_world())
+    heads = photographs(assets / "photoreal", 8)
+    trials = Trials(turned=0.5, hidden=0, cut=0.2)
+    scenes = [compose(seed, heads, 4, (220, 280), trials, background="gradient") for seed in (1, 2)]
+    assert recall(detector, scenes) == 1.0
+    head = heads[0]
+    found = detector.detect([head.rgb])[0]
+    assert len(found) == 1
+    assert overlap(np.array(ALIGNED_FACE, np.float32) * 256, found.boxes)[0] > 0.5
+    left, right, nose, left_mouth, right_mouth = found.points[0]
+    assert left[0] < nose[0] < right[0]
+    assert left_mouth[0] < right_mouth[0]
+    assert left[1] < nose[1] < left_mouth[1]
+
+
+def test_points_of_a_turned_face_keep_the_persons_order(assets: Path) -> None:
+    """So that its aligned crop is upright."""
+    heads = photographs(assets / "photoreal", 1)
+    upside_down = heads[0].rgb[::-1, ::-1].copy()
+    detector = build_detector([f"yunet={assets / YUNET}"], toy_world())
+    left, right, nose, *_ = detector.detect([upside_down])[0].points[0]
+    assert left[0] > nose[0] > right[0]
+    assert left[1] > nose[1]
+
+
+def test_tiny_faces_of_a_large_picture_are_found_in_tiles(assets: Path) -> None:
+    heads = photographs(assets / "photoreal", 4)
+    plain = Trials(turned=0, hidden=0, cut=0)
+    scene = compose(3, heads, 12, (1000, 2000), plain, sizes=(20, 26), background="gradient")
+    finder = YunetFinder(assets / YUNET)
+    views = [v for v in careful_views(scene.pixels, any_size=False) if v.scale == 2.0][:6]
+    found = unite([Look(v.to_faces(finder.find(v.pixels)), 2.0, 0.5) for v in views], (1000, 2000))
+    assert match(scene, found)[0].all()
