@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -112,9 +112,7 @@ def take_step(fabric: Fabric, optimiser: Any) -> None:
         parameters = (p for group in optimiser.param_groups for p in group["params"])
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        with peers(fabric):
-            flat = fabric.all_reduce(flat, reduce_op="mean")
-        parts = flat.split([gradient.numel() for gradient in gradients])
+        parts = torch.split(_reduced(fabric, flat, "mean"), [g.numel() for g in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view(gradient.shape))
     optimiser.step()
@@ -130,9 +128,8 @@ def global_losses(fabric: Fabric, losses: Mapping[str, float]) -> dict[str, floa
     if fabric.world_size == 1:
         return dict(losses)
     values = torch.tensor(list(losses.values()), dtype=torch.float64, device=fabric.device)
-    with peers(fabric):
-        values = fabric.all_reduce(values, reduce_op="mean")
-    return dict(zip(losses, values.tolist(), strict=True))
+    means = _reduced(fabric, values, "mean").tolist()
+    return dict(zip(losses, means, strict=True))
 
 
 def peak_memory(device: torch.device) -> float:
@@ -149,5 +146,9 @@ def peak_memory(device: torch.device) -> float:
 def most_memory(fabric: Fabric) -> float:
     """`peak_memory` of the process with the highest."""
     peak = torch.tensor(peak_memory(fabric.device), device=fabric.device)
+    return float(_reduced(fabric, peak, "max"))
+
+
+def _reduced(fabric: Fabric, values: torch.Tensor, how: str) -> torch.Tensor:
     with peers(fabric):
-        return float(fabric.all_reduce(peak, reduce_op="max"))
+        return cast(torch.Tensor, fabric.all_reduce(values, reduce_op=how))
