@@ -33,8 +33,11 @@ def start_fabric(params: StageOneParams | StageTwoParams) -> Fabric:
     depends on the number of threads, hence it is a parameter. `DeidError` where devices are amiss.
     """
     _require_devices(params)
+    if _under_torchrun() or int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        _end_with_parent()
     fabric = Fabric(
-        accelerator="auto",
+        # Only GPUs of CUDA and processors can work together.
+        accelerator="cpu" if params.devices > 1 and not torch.cuda.is_available() else "auto",
         devices=params.devices,
         strategy=params.strategy,
         precision=params.precision,
@@ -42,8 +45,6 @@ def start_fabric(params: StageOneParams | StageTwoParams) -> Fabric:
     with peers(fabric):
         fabric.launch()
     torch.set_num_threads(params.threads)  # after the launch, which sets it too
-    if fabric.world_size > 1 and (fabric.global_rank > 0 or _under_torchrun()):
-        _end_with_parent()
     return fabric
 
 
