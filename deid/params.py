@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from deid.errors import DeidError
 
@@ -59,7 +66,32 @@ class ValidateParams(Section):
     min_w_std: Weight = 0.01
 
 
-class StageOneParams(Section):
+class SpreadParams(Section):
+    """How a training is spread over devices and passes. The result is the same within float error,
+    so a run may go on with other values, and none of them is part of what it is known by.
+
+    Each step takes `batch_size` faces in all: every device an equal share, in `accumulate` equal
+    parts, one after the other, to need less memory.
+    """
+
+    devices: Positive = 1
+    strategy: Literal["auto", "ddp"] = "auto"  # auto: ddp where there are several devices
+    accumulate: Positive = 1
+
+    @field_validator("batch_size", check_fields=False)
+    @classmethod
+    def _equal_parts(cls, size: int, info: ValidationInfo) -> int:
+        parts = info.data.get("devices", 1) * info.data.get("accumulate", 1)
+        if size % parts:
+            raise ValueError(f"must be a multiple of devices × accumulate, {parts}")
+        return size
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings that shape the result, as JSON: all but how it is spread."""
+        return self.model_dump(mode="json", exclude=set(SpreadParams.model_fields))
+
+
+class StageOneParams(SpreadParams):
     """Disentanglement: equations (1)–(8)."""
 
     seed: int = 0
@@ -83,7 +115,7 @@ class StageOneParams(Section):
     checkpoint_every: Positive = 200
 
 
-class StageTwoParams(Section):
+class StageTwoParams(SpreadParams):
     """The adversarial mapping: equations (9)–(12)."""
 
     seed: int = 0

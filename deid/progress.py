@@ -31,8 +31,11 @@ class Bar:
 
 
 @contextmanager
-def progress(description: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """Show `description` with count, bar, elapsed and remaining time; `done` is what was before."""
+def progress(description: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Bar]:
+    """Show `description` with count, bar, elapsed and remaining time; `done` is what was before.
+
+    With `shown` false nothing appears: of several processes one speaks.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -42,5 +45,5 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, refresh_per_second=2) as shown:
-        yield Bar(shown, shown.add_task(description, total=total, completed=done, note=""))
+    with Progress(*columns, console=console, refresh_per_second=2, disable=not shown) as bars:
+        yield Bar(bars, bars.add_task(description, total=total, completed=done, note=""))

@@ -29,10 +29,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def working_directory(out: Path) -> Path:
+    """Where the unfinished work for `out` lies."""
+    return out.with_name(out.name + ".partial")
+
+
 @contextmanager
 def resumable_directory(out: Path, settings: Any) -> Iterator[Path]:
     """Yield a working directory for `out`; rename it to `out` when the block succeeds."""
-    working = out.with_name(out.name + ".partial")
+    working = working_directory(out)
     mark = working / FINGERPRINT
     wanted = fingerprint(settings)
     if not (mark.is_file() and mark.read_text() == wanted):

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from deid.errors import DeidError
-from deid.images import to_pixels, to_tensor
-from deid.latents.shards import Index, images_path, w_path, write_index
+from deid.images import to_tensor
 from deid.model import Deidentifier
-from deid.params import StageOneParams, StageTwoParams, WorldParams
+from deid.params import WorldParams
 from deid.seeds import torch_generator
 from deid.training import stage_one as stage_one_module
 from deid.training import stage_two as stage_two_module
 from deid.training.stage_one import StageOne, train_stage_one
-from deid.training.stage_two import StageTwo, diversify, train_stage_two
+from deid.training.stage_two import StageTwo, diversify, draw_changes
 from tests.toy import toy_world
+from tests.toy_training import ONE, TWO, draw_pairs, recorded, train_one, train_two
 
-ONE = StageOneParams(
-    steps=30,
-    batch_size=4,
-    threads=1,
-    mapping_widths=(32, 32, 32),
-    discriminator_widths=(16, 16, 16),
-    checkpoint_every=10,
-)
-TWO = StageTwoParams(
-    steps=30, batch_size=4, threads=1, adversarial_widths=(32, 32, 32), checkpoint_every=10
-)
 KILLED_AT = 17  # seven steps after a checkpoint
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from tests.test_training import KILLED_AT, StageOne, train_one, use_toy_world
+from tests.test_training import KILLED_AT, StageOne
+from tests.toy_training import train_one, use_toy_world
 step = StageOne.step
 def dying(self, index):
     if index == KILLED_AT:
@@ -51,40 +39,6 @@ StageOne.step = dying
 use_toy_world()
 train_one(Path(sys.argv[1]), "killed")
 """
-
-
-class Recorder:
-    """Stands for MLflow's run."""
-
-    def metrics(self, step: int, **values: float) -> None:
-        assert all(np.isfinite(list(values.values())))
-
-    def artifact(self, path: Path) -> None:
-        assert path.exists()
-
-
-@contextmanager
-def recorded(*_: Any, **__: Any) -> Iterator[Recorder]:
-    yield Recorder()
-
-
-def use_toy_world() -> None:
-    """Put the toy world, and no MLflow, under both stages."""
-    import deid.tracking
-
-    deid.tracking.tracked_run = recorded  # type: ignore[assignment]
-    for module in (stage_one_module, stage_two_module):
-        module.load_world = lambda _: toy_world()  # type: ignore[attr-defined]
-
-
-def train_one(root: Path, out: str) -> Path:
-    train_stage_one(ONE, WorldParams(), root / "latents", root / out)
-    return root / out
-
-
-def train_two(root: Path, out: str) -> Path:
-    train_stage_two(TWO, WorldParams(), root / "latents", root / "one", root / out)
-    return root / out
 
 
 @pytest.fixture(autouse=True)
@@ -97,24 +51,8 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 64 pairs and an undisturbed training of both stages."""
-    root, world = tmp_path_factory.mktemp("training"), toy_world()
-    latents, generator = root / "latents", world.generator
-    latents.mkdir()
-    z = torch.randn(64, generator.z_dim, generator=torch_generator("test/pairs"))
-    w = generator.mapping(z)
-    np.save(images_path(latents, 0), to_pixels(generator.synthesis(w)))
-    np.save(w_path(latents, 0), w.numpy())
-    index = Index(
-        world="toy",
-        weights_sha256=world.weights_sha256,
-        seed=0,
-        truncation=1.0,
-        count=64,
-        shard_size=64,
-        resolution=world.resolution,
-        w_dim=generator.w_dim,
-    )
-    write_index(latents, index)
+    root = tmp_path_factory.mktemp("training")
+    draw_pairs(root / "latents")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deid.tracking.tracked_run", recorded)
         for module in (stage_one_module, stage_two_module):
@@ -364,8 +302,10 @@ def test_a_loss_that_is_not_finite_stops_the_training(
 def test_input_diversity_moves_pictures_and_keeps_gradients() -> None:
     images = torch.rand(4, 3, 64, 64, generator=torch_generator("test/images")) * 2 - 1
     images.requires_grad_()
-    once = diversify(images, torch_generator("test/diversity"))
-    assert torch.equal(once, diversify(images, torch_generator("test/diversity")))
+    changes = draw_changes(4, torch_generator("test/diversity"))
+    once = diversify(images, changes)
+    assert torch.equal(changes, draw_changes(4, torch_generator("test/diversity")))
+    assert torch.allclose(once[2:], diversify(images[2:], changes[:, 2:]), atol=1e-6)
     assert once.shape == images.shape
     assert not torch.allclose(once, images, atol=0.1)
     once.sum().backward()

@@ -6,21 +6,29 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from deid.errors import DeidError
+from deid.training.processes import meet, peers
 
 FILE = "checkpoint.pt"
 
 
 def save_checkpoint(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None:
-    """Write `state` (modules, optimisers, plain values); a kill leaves the one before whole."""
+    """Write `state` (modules, optimisers, plain values); a kill leaves the one before whole.
+
+    Every process calls this; one writes, the others wait.
+    """
     temporary = folder / f".{FILE}.tmp"
-    fabric.save(temporary, state)
-    temporary.replace(folder / FILE)
+    with peers(fabric):
+        fabric.save(temporary, state)
+    if fabric.is_global_zero:
+        temporary.replace(folder / FILE)
+    meet(fabric)
 
 
 def load_checkpoint(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None:
     """Restore modules, optimisers and values of `state` in place; nothing where none was saved.
 
-    Read without executing anything (`weights_only`). `DeidError` where it is damaged.
+    Read without executing anything (`weights_only`), by every process, whatever the number of
+    processes was that wrote it. `DeidError` where it is damaged.
     """
     path = folder / FILE
     if not path.is_file():

@@ -21,6 +21,7 @@ from deid.progress import progress
 from deid.seeds import numpy_generator
 from deid.staging import write_atomically
 from deid.training.checkpoint import load_checkpoint, save_checkpoint
+from deid.training.processes import meet
 from deid.worlds.world import World
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ History = dict[str, list[float]]
 
 
 class Stage(Protocol):
-    """What the loop trains."""
+    """What the loop trains, and what it leaves."""
 
     name: str
     fabric: Fabric
@@ -50,17 +51,31 @@ class Stage(Protocol):
         """Modules and optimisers that steps change."""
         ...
 
+    def recipe(self) -> dict[str, Any]:
+        """Everything that shapes the result."""
+        ...
+
+    def figures(self) -> Losses:
+        """What the trained model reaches on held-out faces."""
+        ...
+
+    def save(self, folder: Path, figures: Losses) -> None:
+        """Write the model with its description, and a sheet of samples as `sheet.png`."""
+        ...
+
 
 def train(stage: Stage, working: Path, tracker: "Tracker | None" = None) -> History:
     """Run all steps from the last checkpoint in `working` on; leaves `losses.csv` there.
 
     Raises `DeidError` where a loss is not finite.
     """
+    writes = stage.fabric.is_global_zero
     params = stage.params
     state: dict[str, Any] = {**stage.state(), "done": 0, "history": {}}
     load_checkpoint(stage.fabric, working, state)
     history: History = state["history"]
-    with progress(stage.name, total=params.steps, done=state["done"]) as bar:
+    meet(stage.fabric)  # all have read it before anyone writes the next
+    with progress(stage.name, params.steps, state["done"], shown=writes) as bar:
         for index in range(state["done"], params.steps):
             losses = stage.step(index)
             _record(history, losses, index)
@@ -72,8 +87,10 @@ def train(stage: Stage, working: Path, tracker: "Tracker | None" = None) -> Hist
                     tracker.metrics(index + 1, **means)
             if (index + 1) % params.checkpoint_every == 0:
                 save_checkpoint(stage.fabric, working, {**state, "done": index + 1})
-                write_curves(working / "losses.csv", history)
-    write_curves(working / "losses.csv", history)
+                if writes:
+                    write_curves(working / "losses.csv", history)
+    if writes:
+        write_curves(working / "losses.csv", history)
     return history
 
 
@@ -122,12 +139,6 @@ def batch_rows(
 ) -> NDArray[np.int64]:
     """Rows of the pairs for step `index`, drawn by its number only."""
     return numpy_generator(name, index, seed).integers(0, pairs, shape)
-
-
-def start_fabric(threads: int, precision: Any) -> Fabric:
-    """The device to train on. Bytes depend on the number of threads, so it is a parameter."""
-    torch.set_num_threads(threads)
-    return Fabric(accelerator="auto", devices=1, precision=precision)
 
 
 def move_world(world: World, device: torch.device) -> None:

@@ -28,8 +28,6 @@ from deid.model import Deidentifier
 from deid.nets.mappers import LatentDiscriminator
 from deid.params import StageOneParams, WorldParams
 from deid.seeds import seed_of
-from deid.staging import resumable_directory
-from deid.training.checkpoint import remove_checkpoint
 from deid.training.figures import stage_one_figures
 from deid.training.loop import (
     Losses,
@@ -37,13 +35,12 @@ from deid.training.loop import (
     move_world,
     rate_factor,
     require_same_world,
-    rounded,
     seeded,
     set_rate,
-    start_fabric,
-    train,
 )
-from deid.training.sheets import draw_curves, stage_one_sheet
+from deid.training.processes import global_losses, mean_losses, share, start_fabric, take_step
+from deid.training.run import run_stage
+from deid.training.sheets import stage_one_sheet
 from deid.worlds import load_world
 from deid.worlds.world import World
 
@@ -55,23 +52,10 @@ def train_stage_one(
 ) -> None:
     """Train on the pairs in `latents`; write model, curves and a sheet of samples to `out`.
 
-    A killed run goes on from its last checkpoint when called again, to the same bytes.
+    A killed run goes on from its last checkpoint when called again, to the same bytes; see
+    `start_fabric` for what several devices mean to the calling program.
     """
-    from deid.tracking import tracked_run
-
-    world = load_world(world_params)
-    stage = StageOne(params, world, latents)
-    with resumable_directory(out, stage.recipe()) as working:
-        with tracked_run("stage_one", params.model_dump(mode="json"), resume=working) as tracker:
-            train(stage, working, tracker)
-            figures = rounded(stage_one_figures(stage.model))
-            tracker.metrics(params.steps, **figures)
-            stage.model.save_stage_one(working, stage.about(figures))
-            draw_curves(working / "losses.png", working / "losses.csv", "Stage one")
-            stage_one_sheet(stage.model, working / "sheet.png")
-            for name in ("losses.png", "sheet.png", "model.json"):
-                tracker.artifact(working / name)
-        remove_checkpoint(working)
+    run_stage(StageOne(params, load_world(world_params), latents), out)
 
 
 class StageOne:
@@ -83,7 +67,7 @@ class StageOne:
         self.params, self.world = params, world
         self.pairs = LatentDataset(latents)
         require_same_world(self.pairs, world, latents)
-        self.fabric = start_fabric(params.threads, params.precision)
+        self.fabric = start_fabric(params)
         move_world(world, self.fabric.device)
         w_dim = world.generator.w_dim
         with seeded(seed_of("stage one/initial weights", 0, params.seed)):
@@ -106,15 +90,19 @@ class StageOne:
     def recipe(self) -> dict[str, Any]:
         """Everything that shapes the result."""
         return {
-            "params": self.params.model_dump(mode="json"),
+            "params": self.params.recipe(),
             "world": self.world.weights_sha256,
             "pairs": self.pairs.index.model_dump(mode="json"),
         }
 
-    def about(self, figures: Losses) -> dict[str, Any]:
-        """What `model.json` says."""
+    def figures(self) -> Losses:
+        return stage_one_figures(self.model)
+
+    def save(self, folder: Path, figures: Losses) -> None:
         config = {"mapping_widths": list(self.params.mapping_widths)}
-        return {"config": config, "figures": figures, **self.recipe()}
+        about = {"config": config, "figures": figures, **self.recipe()}
+        self.model.save_stage_one(folder, about)
+        stage_one_sheet(self.model, folder / "sheet.png")
 
     def state(self) -> dict[str, Any]:
         return {
@@ -133,13 +121,15 @@ class StageOne:
         losses, code = self._non_adversarial_update(identity_faces, attribute_faces, same)
         losses |= self._discriminator_update(real, code, index)
         losses |= self._adversarial_update(code)
-        return losses
+        return global_losses(self.fabric, losses)
 
     def _batch(self, index: int, same: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """I_id, I_expr `[N,3,R,R]` and standardised w of other pairs `[N,w_dim]`."""
+        """This process's share n of the batch: I_id, I_expr `[n,3,R,R]` and standardised w of other
+        pairs `[n,w_dim]`."""
         params, device = self.params, self.fabric.device
         shape = (3, params.batch_size)
         rows = batch_rows("stage one/batch", index, params.seed, len(self.pairs), shape)
+        rows = share(rows, self.fabric)
         faces = to_tensor(self.pairs.images(rows[0])).to(device)
         others = faces if same else to_tensor(self.pairs.images(rows[1])).to(device)
         w = torch.from_numpy(self.pairs.w(rows[2])).to(device)
@@ -148,19 +138,36 @@ class StageOne:
     def _non_adversarial_update(
         self, identity_faces: Tensor, attribute_faces: Tensor, same: bool
     ) -> tuple[Losses, Tensor]:
-        """One step of equation (4) for En_expr and M; also returns z, detached."""
+        """One step of equation (4) for En_expr and M; also returns z, detached.
+
+        Only this update goes in parts: it draws pictures, the others see vectors.
+        """
+        parts, codes, count = [], [], self.params.accumulate
+        self.optimiser.zero_grad(set_to_none=True)
+        chunks = zip(identity_faces.chunk(count), attribute_faces.chunk(count), strict=True)
+        for identity_part, attribute_part in chunks:
+            losses, code = self._non_adversarial_losses(identity_part, attribute_part, same)
+            self.fabric.backward(losses["total"] / count)
+            parts.append({name: loss.item() for name, loss in losses.items()})
+            codes.append(code)
+        take_step(self.fabric, self.optimiser)
+        return mean_losses(parts), torch.cat(codes)
+
+    def _non_adversarial_losses(
+        self, identity_faces: Tensor, attribute_faces: Tensor, same: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Equation (4), its terms and the extra one; and z, detached."""
         params, model = self.params, self.model
         with self.fabric.autocast():
             code = model.code(identity_faces, attribute_faces)
             output = model.synthesise(model.unstandardise(model.mapping(code))).float()
-            expression = self._expression(attribute_faces, output)
+        expression = self._expression(attribute_faces, output)
         terms = self._terms(code.detach(), attribute_faces, output, same)
         weights = (params.lambda_id, params.lambda_landmark, params.lambda_reconstruct)
         total = non_adversarial_loss(terms, weights) + params.lambda_expression * expression
-        self._update(self.optimiser, total)
         names = ("identity", "landmark", "reconstruct") if same else ("identity", "landmark")
-        losses = {"total": total.item(), "expression": expression.item()}
-        return losses | {n: t.item() for n, t in zip(names, terms, strict=False)}, code.detach()
+        losses = {"total": total, "expression": expression, **dict(zip(names, terms, strict=False))}
+        return losses, code.detach()
 
     def _terms(
         self, code: Tensor, attribute_faces: Tensor, output: Tensor, same: bool
@@ -168,9 +175,10 @@ class StageOne:
         """L_id, L_landmark and L_reconstruct of an output."""
         world, dim = self.world, self.world.identity.dim
         with self.fabric.autocast():
-            output_code = world.identity(output)
-            points, moved = world.landmarks(attribute_faces), world.landmarks(output)
-        # The losses are in full precision: MS-SSIM subtracts squares.
+            output_code = world.identity(output).float()
+        # The losses are in full precision, as MS-SSIM subtracts squares; so are the landmarks,
+        # which bfloat16 knows to a whole pixel only.
+        points, moved = world.landmarks(attribute_faces), world.landmarks(output)
         identity = identity_loss(code[:, :dim] / dim**0.5, output_code)
         landmark = landmark_loss(points, moved, attribute_faces.shape[-1])
         mix = reconstruction_loss(attribute_faces, output, self.params.alpha, same)
@@ -181,7 +189,9 @@ class StageOne:
         if self.params.lambda_expression == 0.0:
             return output.new_zeros(())
         trunk = self.world.expression_trunk
-        return expression_loss(trunk(attribute_faces), trunk(output))
+        with self.fabric.autocast():
+            wanted, features = trunk(attribute_faces), trunk(output)
+        return expression_loss(wanted.float(), features.float())
 
     def _discriminator_update(self, real: Tensor, code: Tensor, index: int) -> Losses:
         """One step of equation (2) for D_W; R1 is lazy: rare, and as much stronger."""
@@ -206,7 +216,7 @@ class StageOne:
     def _update(self, optimiser: Any, loss: Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        optimiser.step()
+        take_step(self.fabric, optimiser)
 
     def _set_rates(self, index: int) -> None:
         params = self.params

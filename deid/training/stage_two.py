@@ -18,8 +18,6 @@ from deid.losses import adversarial_mapping_loss, model_identity_loss, visual_id
 from deid.model import Deidentifier, read_description
 from deid.params import StageTwoParams, WorldParams
 from deid.seeds import seed_of, torch_generator
-from deid.staging import resumable_directory
-from deid.training.checkpoint import remove_checkpoint
 from deid.training.figures import stage_two_figures
 from deid.training.loop import (
     Losses,
@@ -27,13 +25,12 @@ from deid.training.loop import (
     move_world,
     rate_factor,
     require_same_world,
-    rounded,
     seeded,
     set_rate,
-    start_fabric,
-    train,
 )
-from deid.training.sheets import draw_curves, stage_two_sheet
+from deid.training.processes import global_losses, mean_losses, share, start_fabric, take_step
+from deid.training.run import run_stage
+from deid.training.sheets import stage_two_sheet
 from deid.worlds import load_world
 from deid.worlds.world import World
 
@@ -43,23 +40,10 @@ def train_stage_two(
 ) -> None:
     """Train on the images in `latents` and the model in `stage_one`; write to `out`.
 
-    A killed run goes on from its last checkpoint when called again, to the same bytes.
+    A killed run goes on from its last checkpoint when called again, to the same bytes; see
+    `start_fabric` for what several devices mean to the calling program.
     """
-    from deid.tracking import tracked_run
-
-    world = load_world(world_params)
-    stage = StageTwo(params, world, latents, stage_one)
-    with resumable_directory(out, stage.recipe()) as working:
-        with tracked_run("stage_two", params.model_dump(mode="json"), resume=working) as tracker:
-            train(stage, working, tracker)
-            figures = rounded(stage_two_figures(stage.model))
-            tracker.metrics(params.steps, **figures)
-            stage.model.save_stage_two(working, stage.about(figures))
-            draw_curves(working / "losses.png", working / "losses.csv", "Stage two")
-            stage_two_sheet(stage.model, working / "sheet.png")
-            for name in ("losses.png", "sheet.png", "model.json"):
-                tracker.artifact(working / name)
-        remove_checkpoint(working)
+    run_stage(StageTwo(params, load_world(world_params), latents, stage_one), out)
 
 
 class StageTwo:
@@ -73,9 +57,9 @@ class StageTwo:
         self.params, self.world = params, world
         self.pairs = LatentDataset(latents)
         require_same_world(self.pairs, world, latents)
-        self.fabric = start_fabric(params.threads, params.precision)
-        move_world(world, self.fabric.device)
         self.model = Deidentifier.load(stage_one, None, world)
+        self.fabric = start_fabric(params)
+        move_world(world, self.fabric.device)
         self.stage_one_sha256 = str(read_description(stage_one)["sha256"])
         with seeded(seed_of("stage two/initial weights", 0, params.seed)):
             self.model.attach(params.adversarial_widths, params.delta)
@@ -88,65 +72,91 @@ class StageTwo:
     def recipe(self) -> dict[str, Any]:
         """Everything that shapes the result."""
         return {
-            "params": self.params.model_dump(mode="json"),
+            "params": self.params.recipe(),
             "world": self.world.weights_sha256,
             "pairs": self.pairs.index.model_dump(mode="json"),
             "stage_one_sha256": self.stage_one_sha256,
         }
 
-    def about(self, figures: Losses) -> dict[str, Any]:
-        """What `model.json` says."""
+    def figures(self) -> Losses:
+        return stage_two_figures(self.model)
+
+    def save(self, folder: Path, figures: Losses) -> None:
         params = self.params
         config = {"adversarial_widths": list(params.adversarial_widths), "delta": params.delta}
-        return {"config": config, "figures": figures, **self.recipe()}
+        about = {"config": config, "figures": figures, **self.recipe()}
+        self.model.save_stage_two(folder, about)
+        stage_two_sheet(self.model, folder / "sheet.png")
 
     def state(self) -> dict[str, Any]:
         return {"adversarial_mapping": self.mapping, "optimiser": self.optimiser}
 
     def step(self, index: int) -> Losses:
         """One step of equation (12), with the extra term of human likeness, for M_adv."""
-        params, world = self.params, self.world
+        params, parts, count = self.params, [], self.params.accumulate
         set_rate(self.optimiser, params.learning_rate * rate_factor(index, params.steps))
-        rows = batch_rows(
-            "stage two/batch", index, params.seed, len(self.pairs), (params.batch_size,)
-        )
-        faces = to_tensor(self.pairs.images(rows)).to(self.fabric.device)
-        random = torch_generator("stage two/diversity", index, params.seed)
+        faces, changes = self._batch(index)
+        self.optimiser.zero_grad(set_to_none=True)
+        for chunk in zip(faces.chunk(count), changes.chunk(count, -1), strict=True):
+            losses = self._losses(*chunk)
+            self.fabric.backward(losses["total"] / count)
+            parts.append({name: loss.item() for name, loss in losses.items()})
+        take_step(self.fabric, self.optimiser)
+        return global_losses(self.fabric, mean_losses(parts))
+
+    def _batch(self, index: int) -> tuple[Tensor, Tensor]:
+        """This process's share n of the batch: faces `[n,3,R,R]` and their changes `[7,n]`."""
+        seed, size = self.params.seed, self.params.batch_size
+        rows = batch_rows("stage two/batch", index, seed, len(self.pairs), (size,))
+        faces = to_tensor(self.pairs.images(share(rows, self.fabric))).to(self.fabric.device)
+        changes = draw_changes(size, torch_generator("stage two/diversity", index, seed))
+        return faces, share(changes, self.fabric)
+
+    def _losses(self, faces: Tensor, changes: Tensor) -> dict[str, Tensor]:
+        """Equation (12) with the extra term, and its terms."""
+        params, world = self.params, self.world
         with self.fabric.autocast():
             with torch.no_grad():
                 w = self.model.latent(faces, faces)
                 reconstruction = self.model.synthesise(w).float()
-                points, code = world.landmarks(faces), world.identity(faces)
+                code = world.identity(faces).float()
             output = self.model.synthesise(self.model.adversarial_latent(w)).float()
-            output_code = world.identity(diversify(output, random))
-            output_points = world.landmarks(output)
-            perceptual = world.perceptual.distance(reconstruction, output).mean()
+            output_code = world.identity(diversify(output, changes)).float()
+        # In full precision: bfloat16 knows landmarks to a whole pixel only, and a small distance
+        # of features is a difference of nearly equal numbers.
+        with torch.no_grad():
+            points = world.landmarks(faces)
+        output_points = world.landmarks(output)
+        perceptual = world.perceptual.distance(reconstruction, output).mean()
         model = model_identity_loss(code, output_code, params.similarity_floor)
         visual = visual_identity_loss(points, output_points, faces.shape[-1])
         total = adversarial_mapping_loss((model, visual), (params.lambda_id, params.lambda_visual))
         total = total + params.lambda_perceptual * perceptual
-        self.optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(total)
-        self.optimiser.step()
-        losses = {"total": total, "similarity": model, "visual": visual, "perceptual": perceptual}
-        return {name: loss.item() for name, loss in losses.items()}
+        return {"total": total, "similarity": model, "visual": visual, "perceptual": perceptual}
 
 
-def diversify(images: Tensor, random: torch.Generator) -> Tensor:
-    """`[N,3,H,W]`, each moved by up to 4 %, resized by up to 8 %, turned by up to 4°, half of them
-    mirrored, with brightness and contrast changed by up to 10 %. Differentiable."""
-    count = len(images)
+def draw_changes(count: int, random: torch.Generator) -> Tensor:
+    """How `count` pictures are changed for input diversity, `[7,count]`: scale, angle (radians),
+    mirror (±1), shift right and down (of half a side), contrast, brightness (of half the range)."""
 
     def uniform(reach: float) -> Tensor:
         return (torch.rand(count, generator=random) * 2.0 - 1.0) * reach
 
     scale, angle = 1.0 + uniform(0.08), uniform(0.07)
     mirror = torch.sign(uniform(1.0))
-    affine = torch.zeros(count, 2, 3)
+    shifts = uniform(0.08), uniform(0.08)
+    contrast, brightness = 1.0 + uniform(0.1), uniform(0.1)
+    return torch.stack([scale, angle, mirror, *shifts, contrast, brightness])
+
+
+def diversify(images: Tensor, changes: Tensor) -> Tensor:
+    """`[N,3,H,W]`, each moved by up to 4 %, resized by up to 8 %, turned by up to 4°, half of them
+    mirrored, with brightness and contrast changed by up to 10 %. Differentiable."""
+    scale, angle, mirror, right, down, contrast, brightness = changes
+    affine = torch.zeros(len(images), 2, 3)
     affine[:, 0, 0], affine[:, 0, 1] = scale * angle.cos() * mirror, -scale * angle.sin()
     affine[:, 1, 0], affine[:, 1, 1] = scale * angle.sin() * mirror, scale * angle.cos()
-    affine[:, 0, 2], affine[:, 1, 2] = uniform(0.08), uniform(0.08)
-    contrast, brightness = 1.0 + uniform(0.1), uniform(0.1)
+    affine[:, 0, 2], affine[:, 1, 2] = right, down
     grid = F.affine_grid(affine, list(images.shape), align_corners=False).to(images)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     return moved * _as_pictures(contrast, images) + _as_pictures(brightness, images)
