@@ -4,6 +4,7 @@ A region is 1 over the whole face and falls to 0 only outside it: softness never
 the original face shine through. Beyond the region the picture keeps its bytes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +16,7 @@ from deid.images import Pixels
 from deid.photo.align import Window, place_face
 
 OPAQUE_GREY = 96
+FILL_TOLERANCE = 10.0  # levels of 256 by which an encoder may miss it, in the mean
 FEATHER = 0.03  # of the FFHQ square's side
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 
@@ -77,6 +79,15 @@ def hull_with_box(hull: Points | None, box: Points) -> Points:
     return np.asarray(cv2.convexHull(everything.astype(np.float32))[:, 0])
 
 
+def hull_of_box(box: Points) -> Points:
+    """An ellipse `[M,2]` inscribed in a box `[4]`."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    angle = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
+    unit = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    half = np.array([x1 - x0, y1 - y0]) / 2
+    return np.asarray(np.array([x0 + x1, y0 + y1]) / 2 + unit * half)
+
+
 def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
     """1 over `hull` `[M,2]`, 0 elsewhere."""
     window = _window(hull, shape, margin=2)
@@ -106,6 +117,38 @@ def is_filled(canvas: Pixels, region: Region) -> bool:
     x0, y0, x1, y1 = region.window
     inside = canvas[y0:y1, x0:x1][region.alpha > 0]
     return len(inside) > 0 and bool((inside == OPAQUE_GREY).all())
+
+
+def looks_filled(decoded: Pixels, region: Region) -> bool:
+    """Whether a region that was filled is still one plain grey after a lossy encoder.
+
+    Its rim, where an encoder mixes it with its surroundings, is left out.
+    """
+    x0, y0, x1, y1 = region.window
+    whole = (region.alpha > 0).astype(np.uint8)
+    rim = min(8, max(1, min(whole.shape) // 6))
+    inner = cv2.erode(whole, np.ones((2 * rim + 1,) * 2, np.uint8), borderValue=1) > 0
+    inside = decoded[y0:y1, x0:x1][inner if inner.any() else whole > 0].astype(np.float32)
+    if len(inside) == 0:
+        return False
+    return bool(np.abs(inside - OPAQUE_GREY).mean() <= FILL_TOLERANCE)
+
+
+def coverage(outline: Points, regions: Sequence[Region], shape: tuple[int, ...]) -> float:
+    """Share of the pixels in an outline `[M,2]`, inside the picture, that any region replaces."""
+    try:
+        x0, y0, x1, y1 = window = _window(outline, shape, margin=0)
+    except ValueError:
+        return 1.0  # outside the picture there is nothing to cover
+    inside = _filled(outline, window) > 0
+    covered = np.zeros_like(inside)
+    for region in regions:
+        u0, v0, u1, v1 = region.window
+        left, top, right, bottom = max(x0, u0), max(y0, v0), min(x1, u1), min(y1, v1)
+        if left < right and top < bottom:
+            part = region.alpha[top - v0 : bottom - v0, left - u0 : right - u0] > 0.5
+            covered[top - y0 : bottom - y0, left - x0 : right - x0] |= part
+    return float(covered[inside].mean()) if inside.any() else 1.0
 
 
 def _match_colours(
