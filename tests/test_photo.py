@@ -372,6 +372,7 @@ def test_an_overlapping_face_does_not_bring_back_its_neighbour() -> None:
     overlapping = tools(
         detector=Known([face_at(10, 20, 60), face_at(34, 20, 60)]),
         anonymizers={"paint": Paint(first_black_then_hardly_changed), "pixelate": Pixelate(4)},
+        verifier=Verifier((replace(judge(0.0).judges[0], threshold=2.0),), side=32),
     )
     out, _ = deidentify_picture(picture, overlapping, "paint", lambda i: i)
     assert core(out, 10).max() <= 20

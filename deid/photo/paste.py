@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from deid.alignment import Points, apply_affine, crop_to_picture, five_points
 from deid.images import Pixels
-from deid.photo.align import Window, place_face
+from deid.photo.align import Window, native_side, place_face
+from deid.photo.blend import Place, blend_in
 
 OPAQUE_GREY = 96
 FILL_TOLERANCE = 10.0  # levels of 256 by which an encoder may miss it, in the mean
@@ -95,12 +96,17 @@ def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
 
 
 def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: bool) -> None:
-    """Blend an aligned `crop` into `canvas` in place; `match` brings its colours to the face's."""
+    """Blend an aligned `crop` into `canvas` in place; `match` brings light and colour to what they
+    were in the face, and to the colours around it at its edge."""
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1]
     new = place_face(crop, points, region.window).astype(np.float32)
     if match:
-        new = _match_colours(new, old.astype(np.float32), points, region)
+        skin = _filled(_ellipse(points, middle=0.62, across=0.17, down=0.2), region.window)
+        place = Place(
+            old.astype(np.float32), region.alpha, skin.astype(np.float32), native_side(points)
+        )
+        new = blend_in(new, place)
     alpha = region.alpha[..., None]
     mixed = np.rint(old * (1.0 - alpha) + new * alpha).clip(0, 255).astype(np.uint8)
     canvas[y0:y1, x0:x1] = np.where(alpha > 0, mixed, old)
@@ -131,7 +137,8 @@ def looks_filled(decoded: Pixels, region: Region) -> bool:
     inside = decoded[y0:y1, x0:x1][inner if inner.any() else whole > 0].astype(np.float32)
     if len(inside) == 0:
         return False
-    return bool(np.abs(inside - OPAQUE_GREY).mean() <= FILL_TOLERANCE)
+    shown = inside[inside.any(axis=1)]  # decoding blackens what is wholly transparent
+    return len(shown) == 0 or bool(np.abs(shown - OPAQUE_GREY).mean() <= FILL_TOLERANCE)
 
 
 def coverage(outline: Points, regions: Sequence[Region], shape: tuple[int, ...]) -> float:
@@ -149,20 +156,6 @@ def coverage(outline: Points, regions: Sequence[Region], shape: tuple[int, ...])
             part = region.alpha[top - v0 : bottom - v0, left - u0 : right - u0] > 0.5
             covered[top - y0 : bottom - y0, left - x0 : right - x0] |= part
     return float(covered[inside].mean()) if inside.any() else 1.0
-
-
-def _match_colours(
-    new: NDArray[np.float32], old: NDArray[np.float32], points: Points, region: Region
-) -> NDArray[np.float32]:
-    """Bring the mean colour of cheeks, nose and mouth to what it was, so that the neck fits.
-
-    By a gain, as a change of light would: a shift would stain the whites of the eyes.
-    """
-    skin = _filled(_ellipse(points, middle=0.62, across=0.16, down=0.2), region.window) > 0
-    if not skin.any():
-        return new
-    gain = (old[skin].mean(axis=0) + 1) / (new[skin].mean(axis=0) + 1)
-    return np.asarray(new * np.clip(gain, 0.5, 2.0), dtype=np.float32)
 
 
 def _window(outline: Points, shape: tuple[int, ...], margin: int) -> Window:
