@@ -1,22 +1,17 @@
 """A face that is put back must not show where: colours, light, and every pixel away from it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
-from torch import Tensor
 
-from deid.alignment import crop_to_picture
-from deid.images import Pixels, to_pixels
+from deid.images import Pixels
 from deid.photo.align import crop_face, crop_side, native_side
-from deid.photo.blend import Place, blend_in, match_light
 from deid.photo.codec import decode
 from deid.photo.detect import build_detector
 from deid.photo.face import Face, Placing, place
