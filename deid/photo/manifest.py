@@ -50,8 +50,8 @@ class Manifest:
                 self._remember(line)
         ledger = folder / LEDGER
         if ledger.is_file():
-            for line in with_times(self._lines.values(), ledger.read_bytes()):
-                self._lines[line["file"]] = line
+            for record in with_times(self._lines.values(), ledger.read_bytes()):
+                self._lines[record["file"]] = record
 
     def _remember(self, line: str) -> None:
         try:
