@@ -13,6 +13,7 @@ import typer
 from deid.cli_weights import app as weights
 from deid.errors import DeidError
 from deid.params import load_params
+from deid.privacy.commands import audit
 
 app = typer.Typer(
     help="Makes faces unrecognisable and keeps pictures useful.",
@@ -21,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(weights, name="weights")
+
+app.add_typer(audit, name="audit")
 
 LATENTS = Path("data/latents")
 VALIDATION = Path("data/validation")

@@ -8,10 +8,13 @@ batch was interrupted.
 import json
 import os
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from deid.photo.picture import FaceRecord
+from deid.privacy.audit import LEDGER, TIME, seal, with_times
+from deid.privacy.keys import key_from_environment
 from deid.staging import write_atomically
 
 NAME = "manifest.jsonl"
@@ -45,6 +48,10 @@ class Manifest:
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 self._remember(line)
+        ledger = folder / LEDGER
+        if ledger.is_file():
+            for record in with_times(self._lines.values(), ledger.read_bytes()):
+                self._lines[record["file"]] = record
 
     def _remember(self, line: str) -> None:
         try:
@@ -59,7 +66,7 @@ class Manifest:
 
     def append(self, record: FileRecord) -> None:
         """Add a line in one write and wait until the disk has it."""
-        content = asdict(record)
+        content = asdict(record) | {TIME: datetime.now(UTC).isoformat(timespec="seconds")}
         self._lines[record.file] = content
         line = json.dumps(content, ensure_ascii=True) + "\n"
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -73,6 +80,12 @@ class Manifest:
             os.close(handle)
 
     def close(self) -> None:
-        """Rewrite the file with one line for each input, sorted by name."""
-        lines = (json.dumps(self._lines[key], ensure_ascii=True) for key in sorted(self._lines))
-        write_atomically(self.path, "".join(f"{line}\n" for line in lines).encode())
+        """Seal the batch: one line for each input, sorted by name, and what proves it."""
+        folder = self.path.parent
+
+        def read_output(name: str) -> bytes:
+            return (folder / name).read_bytes()
+
+        files = seal(list(self._lines.values()), read_output, key_from_environment())
+        for name, data in files.items():
+            write_atomically(folder / name, data)
