@@ -51,16 +51,16 @@ class Request:
 def plan_shards(request: Request, shard_size: int) -> "tuple[list[list[Task]], Summary]":
     """Shards of at most `shard_size` inputs that are still to do, and a summary of the others."""
     from deid.photo.batch import Summary, plan, recorded
-    from deid.photo.manifest import Ledger
+    from deid.photo.manifest import Records
     from deid.photo.workers import about
 
     places, workshop = request.places(), _workshop(request)
-    ledger = Ledger(places.audit)
-    planned = plan(places, ledger, about(workshop))
+    records = Records(places.audit)
+    planned = plan(places, records, about(workshop))
     summary = Summary(request.destination, +Counter(done=planned.known), notes=workshop.notes)
-    for outcome in recorded(iter(planned.refusals), ledger):
+    for outcome in recorded(iter(planned.refusals), records):
         summary.add(outcome)
-    tasks = list(planned.tasks(ledger))
+    tasks = list(planned.tasks(records))
     return [tasks[i : i + shard_size] for i in range(0, len(tasks), shard_size)], summary
 
 
@@ -101,7 +101,7 @@ def deidentify(
     when a shard failed: run it again to go on.
     """
     from deid.photo.batch import alone, close
-    from deid.photo.manifest import Ledger
+    from deid.photo.manifest import Records
     from deid.photo.run import RunSettings
 
     if overlap(source, destination):
@@ -122,7 +122,7 @@ def deidentify(
         futures = deidentify_shard.map(unmapped(request), shards)
         futures.wait()
         results: list[Any] = [future.result(raise_on_failure=False) for future in futures]
-        close(places, Ledger(places.audit))
+        close(places, Records(places.audit))
     failures = [result for result in results if isinstance(result, BaseException)]
     summaries = [others, *(r for r in results if not isinstance(r, BaseException))]
     counts = sum((summary.counts for summary in summaries), Counter[str]())

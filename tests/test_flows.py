@@ -24,7 +24,7 @@ import deid.worlds
 from deid.errors import DeidError
 from deid.params import RegisterParams
 from deid.photo.batch import Places, alone, close, plan, recorded
-from deid.photo.manifest import PRIVATE, Ledger, open_journal
+from deid.photo.manifest import PRIVATE, Records, open_journal
 from deid.photo.run import RunSettings, Workshop, build_workshop
 from deid.photo.workers import Inline
 from deid.s3 import S3Storage
@@ -181,14 +181,14 @@ def run_batch(source: Storage, destination: Storage, shop: Workshop, size: int =
     """A whole batch in shards, without Prefect; returns how many inputs were not done before."""
     places = Places(source, destination, destination)
     with alone(places), Inline(shop, places) as crew:
-        ledger = Ledger(destination)
-        planned = plan(places, ledger, crew.about)
-        ended = len(list(recorded(iter(planned.refusals), ledger)))
-        tasks = list(planned.tasks(ledger))
+        records = Records(destination)
+        planned = plan(places, records, crew.about)
+        ended = len(list(recorded(iter(planned.refusals), records)))
+        tasks = list(planned.tasks(records))
         for start in range(0, len(tasks), size):
             shard = crew.work(iter(tasks[start : start + size]))
             ended += len(list(recorded(shard, open_journal(destination))))
-        close(places, Ledger(destination))
+        close(places, Records(destination))
     assert ended + planned.known == planned.inputs
     return ended
 
@@ -245,8 +245,8 @@ def test_a_batch_killed_between_shards_goes_on(places: Locations, workshop: Work
         source.write(f"{n}.png", picture(n))
     where = Places(source, destination, destination)
     with Inline(workshop, where) as crew:
-        ledger = Ledger(destination)
-        tasks = list(plan(where, ledger, crew.about).tasks(ledger))
+        records = Records(destination)
+        tasks = list(plan(where, records, crew.about).tasks(records))
         list(recorded(crew.work(iter(tasks[:2])), open_journal(destination)))
         # As if killed after the outputs of the second shard, before its record.
         list(crew.work(iter(tasks[2:])))

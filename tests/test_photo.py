@@ -404,7 +404,7 @@ def test_a_folder_keeps_its_tree_and_every_input_ends_once(tmp_path: Path) -> No
         "a.png",
         "deep/er/b.jpg",
         "manifest.jsonl",
-        ".deid/manifest.versions.jsonl",
+        ".deid/manifest.known.jsonl",
     }
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
     found = records(out)

@@ -19,7 +19,7 @@ from typing import Protocol, Self
 
 from deid.errors import DeidError
 from deid.photo.codec import SUFFIXES
-from deid.photo.manifest import NAME, PRIVATE, Journal, Ledger
+from deid.photo.manifest import NAME, PRIVATE, Journal, Records
 from deid.photo.outcome import Outcome, Task, refused
 from deid.progress import progress
 from deid.storage import (
@@ -183,13 +183,13 @@ class Plan:
     refusals: tuple[Outcome, ...]
     todo: tuple[tuple[str, str, str, str | None], ...]  # name, version, output, its version
 
-    def tasks(self, ledger: Ledger) -> Iterator[Task]:
+    def tasks(self, records: Records) -> Iterator[Task]:
         """One at a time, because a task has all that is known of its input."""
         for name, version, output, occupied in self.todo:
-            yield Task(name, version, output, occupied, ledger.last(name), ledger.versions(name))
+            yield Task(name, version, output, occupied, records.last(name), records.versions(name))
 
 
-def plan(places: Places, ledger: Ledger, about: About) -> Plan:
+def plan(places: Places, records: Records, about: About) -> Plan:
     """Compare what is in the source with what is in the destination and on record."""
     refusals: list[Outcome] = []
     todo: list[tuple[str, str, str, str | None]] = []
@@ -204,7 +204,7 @@ def plan(places: Places, ledger: Ledger, about: About) -> Plan:
             continue
         output = places.single[1] if places.single else name
         task = Task(
-            name, version, output, present.get(output), ledger.last(name), ledger.versions(name)
+            name, version, output, present.get(output), records.last(name), records.versions(name)
         )
         if not task.is_known(about.settings):
             todo.append((name, version, output, present.get(output)))
@@ -247,16 +247,16 @@ def _refusal(name: str) -> tuple[str, str] | None:
 def run_batch(places: Places, hire: Callable[[Places], Crew]) -> Summary:
     """A whole batch. `DeidError` when a storage fails: what was done by then stays done."""
     with hire(places) as crew, alone(places):
-        ledger = Ledger(places.audit, crew.about.manifest)
-        planned = plan(places, ledger, crew.about)
-        record = f"{places.audit}/{ledger.name}"
+        records = Records(places.audit, crew.about.manifest)
+        planned = plan(places, records, crew.about)
+        record = f"{places.audit}/{records.name}"
         summary = Summary(record, +Counter(done=planned.known), notes=crew.about.notes)
         with progress("de-identify", planned.inputs, planned.known) as bar:
-            outcomes = itertools.chain(planned.refusals, crew.work(planned.tasks(ledger)))
-            for outcome in recorded(outcomes, ledger):
+            outcomes = itertools.chain(planned.refusals, crew.work(planned.tasks(records)))
+            for outcome in recorded(outcomes, records):
                 summary.add(outcome)
                 bar.advance()
-        close(places, ledger)
+        close(places, records)
     if summary.counts.total() != planned.inputs:
         raise RuntimeError(f"{planned.inputs} inputs, but {dict(summary.counts)}")
     return summary
@@ -279,14 +279,14 @@ def recorded(outcomes: Iterator[Outcome], journal: Journal) -> Iterator[Outcome]
     journal.flush()
 
 
-def close(places: Places, ledger: Ledger) -> None:
+def close(places: Places, records: Records) -> None:
     """Give the record of a batch its final form; whatever seals it is written here."""
-    if not ledger.changed:
+    if not records.changed:
         return
-    files = {ledger.name: ledger.manifest()}
+    files = {records.name: records.manifest()}
     for name, data in files.items():
         places.audit.write(name, data)
-    ledger.settle()
+    records.settle()
 
 
 @contextmanager

@@ -6,9 +6,9 @@ is appended to, and brought to the disk every second; one on S3, where nothing c
 comes in parts. A line is written after its output is complete, so that a killed batch does again
 what has no line, to the same bytes.
 
-Beside the manifest lie the versions that the storages gave inputs and outputs. While both are
-what they were, neither needs to be read to know that an input is done; where one is not, its
-content is hashed. They can be deleted: all that is lost is time.
+In `.deid/`, too, are the versions that the storages gave inputs and outputs. While both are what
+they were, neither needs to be read to know that an input is done; where one is not, its content
+is hashed. They can be deleted: all that is lost is time.
 """
 
 import json
@@ -17,6 +17,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from deid.photo.picture import FaceRecord
@@ -56,7 +57,7 @@ Versions = tuple[str, str]
 """Of an input and of its output ("" for none), as their storages tell them."""
 
 
-class Ledger:
+class Records:
     """What became of every input of a destination, in as few bytes as that takes."""
 
     def __init__(self, storage: Storage, name: str = NAME) -> None:
@@ -64,17 +65,19 @@ class Ledger:
         self._storage = storage
         self._texts: dict[str, str] = {}
         self._versions: dict[str, Versions] = {}
+        self._times: dict[str, str] = {}
         self._journal = open_journal(storage, name)
         parts = list(storage.list(_journal_stem(name)))
         self.changed = bool(parts) or storage.version(name) is None
         for line in self._read(name):
             self._texts[str(line["file"])] = _text(line)
-        for line in self._read(_versions_name(name)):
-            self._versions[str(line["file"])] = (str(line["input"]), str(line["output"]))
+        for line in self._read(_known_name(name)):
+            self._versions[line["file"]] = (str(line["input"]), str(line["output"]))
+            self._times[line["file"]] = str(line["time"])
         for part in parts:
             for line in self._read(part):
                 first, second = line["versions"]
-                self._remember(line["record"], (str(first), str(second)))
+                self._remember(line["record"], (str(first), str(second)), str(line["time"]))
 
     def _read(self, name: str) -> Iterator[Line]:
         """The whole lines of a file; one that a killed run left unfinished has no say."""
@@ -88,9 +91,11 @@ class Ledger:
                 continue
             yield line
 
-    def _remember(self, line: Line, versions: Versions) -> None:
-        self._texts[line["file"]] = _text(line)
-        self._versions[line["file"]] = versions
+    def _remember(self, line: Line, versions: Versions, time: str) -> None:
+        file, text = line["file"], _text(line)
+        if self._texts.get(file) != text:  # else it came to its end when it first said so
+            self._texts[file], self._times[file] = text, time
+        self._versions[file] = versions
 
     def last(self, file: str) -> Line | None:
         """The newest record of an input, or None."""
@@ -106,7 +111,7 @@ class Ledger:
         file = line["file"]
         if self._texts.get(file) == _text(line) and self._versions.get(file) == versions:
             return
-        self._remember(line, versions)
+        self._remember(line, versions, _now())
         self.changed = True
         self._journal.append(line, versions)
 
@@ -114,22 +119,31 @@ class Ledger:
         """Bring every line to where a kill does not reach it."""
         self._journal.flush()
 
-    def records(self) -> Iterator[Line]:
-        """The newest record of each input, sorted by name."""
-        return (json.loads(self._texts[file]) for file in sorted(self._texts))
+    def all(self) -> Iterator[Line]:
+        """The newest record of each input, sorted by name, and its `time`, which no manifest has:
+        that of a batch that was killed is no other than that of one that was not."""
+        for file in sorted(self._texts):
+            yield {**json.loads(self._texts[file]), "time": self._times.get(file, "")}
 
     def manifest(self) -> bytes:
         """The records as the manifest has them."""
         return "".join(f"{self._texts[file]}\n" for file in sorted(self._texts)).encode()
 
     def settle(self) -> None:
-        """Keep the versions and drop the journal, once the manifest is written."""
+        """Keep versions and times and drop the journal, once the manifest is written."""
         lines = (
-            _text({"file": file, "input": pair[0], "output": pair[1]})
+            _text(
+                {
+                    "file": file,
+                    "input": pair[0],
+                    "output": pair[1],
+                    "time": self._times.get(file, ""),
+                }
+            )
             for file, pair in sorted(self._versions.items())
         )
         text = "".join(f"{line}\n" for line in lines)
-        self._storage.write(_versions_name(self.name), text.encode())
+        self._storage.write(_known_name(self.name), text.encode())
         self.flush()
         for part in self._storage.list(_journal_stem(self.name)):
             self._storage.delete(part)
@@ -139,12 +153,20 @@ def _journal_stem(name: str) -> str:
     return f"{PRIVATE}{name.removesuffix('.jsonl')}.journal"
 
 
-def _versions_name(name: str) -> str:
-    return f"{PRIVATE}{name.removesuffix('.jsonl')}.versions.jsonl"
+def _known_name(name: str) -> str:
+    return f"{PRIVATE}{name.removesuffix('.jsonl')}.known.jsonl"
 
 
 def _text(line: Mapping[str, Any]) -> str:
     return json.dumps(line, ensure_ascii=True)
+
+
+def _entry(line: Line, versions: Versions) -> str:
+    return _text({"record": line, "versions": versions, "time": _now()}) + "\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Journal(Protocol):
@@ -178,7 +200,7 @@ class _LocalJournal:
         now = time.monotonic()
         since = now if self._unsynced_since is None else self._unsynced_since
         synced = now - since > SYNC_SECONDS
-        self._write(_text({"record": line, "versions": versions}) + "\n", synced)
+        self._write(_entry(line, versions), synced)
         self._unsynced_since = None if synced else since
 
     def flush(self) -> None:
@@ -215,7 +237,7 @@ class _PartJournal:
         self._since = time.monotonic()
 
     def append(self, line: Line, versions: Versions) -> None:
-        self._lines.append(_text({"record": line, "versions": versions}) + "\n")
+        self._lines.append(_entry(line, versions))
         late = time.monotonic() - self._since > PART_SECONDS
         if late or len(self._lines) >= PART_LINES:
             self.flush()
