@@ -140,7 +140,7 @@ class Records:
                     "time": self._times.get(file, ""),
                 }
             )
-            for file, pair in sorted(self._versions.items())
+            for file, (a, b) in sorted(self._versions.items())
         )
         text = "".join(f"{line}\n" for line in lines)
         self._storage.write(_known_name(self.name), text.encode())
