@@ -72,7 +72,8 @@ class Records:
         for line in self._read(name):
             self._texts[str(line["file"])] = _text(line)
         for line in self._read(_known_name(name)):
-            self._versions[line["file"]] = (str(line["input"]), str(line["output"]))
+            first, second = line["versions"]
+            self._versions[line["file"]] = (str(first), str(second))
             self._times[line["file"]] = str(line["time"])
         for part in parts:
             for line in self._read(part):
@@ -132,15 +133,8 @@ class Records:
     def settle(self) -> None:
         """Keep versions and times and drop the journal, once the manifest is written."""
         lines = (
-            _text(
-                {
-                    "file": file,
-                    "input": pair[0],
-                    "output": pair[1],
-                    "time": self._times.get(file, ""),
-                }
-            )
-            for file, (a, b) in sorted(self._versions.items())
+            _text({"file": file, "versions": pair, "time": self._times.get(file, "")})
+            for file, pair in sorted(self._versions.items())
         )
         text = "".join(f"{line}\n" for line in lines)
         self._storage.write(_known_name(self.name), text.encode())

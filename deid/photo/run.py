@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from deid.anonymize import METHODS, ModelPaths, build
+from deid.anonymize import METHODS, ModelPaths
 from deid.errors import DeidError
 from deid.images import Pixels
 from deid.params import AnonymizeParams
@@ -18,7 +18,7 @@ from deid.photo.detect import build_detector
 from deid.photo.manifest import NAME, FileRecord
 from deid.photo.picture import FaceRecord, Tools, deidentify_picture
 from deid.photo.workers import Inline
-from deid.privacy.ladder import OPAQUE, ladder
+from deid.privacy.rungs import build_rungs
 from deid.privacy.verify import build_verifier
 from deid.seeds import seed_of
 from deid.staging import file_sha256, fingerprint
@@ -112,14 +112,7 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
     base = settings.method.partition("-")[0]
     if base not in METHODS:
         raise DeidError(f"method {settings.method!r}: unknown; choose one of {', '.join(METHODS)}")
-    coarse = settings.anonymize.model_copy(
-        update={"pixelate_blocks": min(4, settings.anonymize.pixelate_blocks)}
-    )
-    anonymizers = {
-        rung: build(rung, world, models, settings.anonymize if n == 0 else coarse)
-        for n, rung in enumerate(ladder(settings.method))
-        if rung != OPAQUE
-    }
+    anonymizers = build_rungs(settings.method, world, models, settings.anonymize)
     detector = build_detector(settings.detector, world)
     own = detector is world.detector
     verifier = build_verifier(settings.recognisers, world)
