@@ -5,6 +5,7 @@ Everything that is done for one file is in here, so that the process that does i
 
 import hashlib
 import logging
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")  # of an object; another one in each process
 MAX_BYTES = 2**29  # of an encoded picture; the codec has a limit of its own for pixels
 
 
@@ -166,4 +168,4 @@ def say(error: Exception) -> str:
         text = f"not readable ({error.strerror or error})"
     else:
         text = f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:300]
+    return " ".join(_ADDRESS.sub("", text).split())[:300]
