@@ -12,6 +12,7 @@ import typer
 
 from deid.errors import DeidError
 from deid.params import load_params
+from deid.privacy.commands import audit
 
 app = typer.Typer(
     help="Makes faces unrecognisable and keeps pictures useful.",
@@ -19,6 +20,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(audit, name="audit")
 
 LATENTS = Path("data/latents")
 VALIDATION = Path("data/validation")

@@ -20,6 +20,7 @@ from typing import Protocol
 from deid.errors import DeidError
 
 S3_SCHEME = "s3://"
+PRIVATE = ".deid/"  # beside the outputs: what only later batches read
 TEMPORARY = re.compile(r"(.*/)?\.deid-[0-9a-f]{16}\.tmp")  # what a killed run may leave
 
 # The fault of one name; any other failure to write is the place's, and hits every name.

@@ -15,9 +15,10 @@ from PIL import Image
 from deid.errors import DeidError
 from deid.photo import batch as batch_module
 from deid.photo.batch import Summary, alone, locate, run_batch, shown
-from deid.photo.manifest import PRIVATE, Records
+from deid.photo.manifest import Records
 from deid.photo.workers import Inline, Pool
-from deid.storage import LocalStorage
+from deid.privacy.audit import AUDIT_FILES, LEDGER, SEAL
+from deid.storage import PRIVATE, LocalStorage
 from tests import crew
 from tests.crew import CRASHED, HANGING, STARVED, open_mask
 
@@ -29,9 +30,10 @@ def save(path: Path, seed: int, width: int = 48) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a batch leaves, without what only later batches read."""
+    """What a batch leaves, without what tells when, and without what only later batches read."""
     storage = LocalStorage(folder)
-    return {name: storage.read(name) for name in storage.list() if not name.startswith(PRIVATE)}
+    names = [n for n in storage.list() if not n.startswith(PRIVATE) and n not in (LEDGER, SEAL)]
+    return {name: storage.read(name) for name in names}
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -127,6 +129,7 @@ ODD_NAMES = [
     "\x1b[31mred.png",
     "'quotes\".png",
     "%2e%2e.png",
+    "holidays (1)/beach.png",
     "." + "hidden.png",
     "n" * 251 + ".png",
     "/".join(["deep"] * 40) + "/x.png",
@@ -238,7 +241,7 @@ def test_records_may_go_elsewhere(tmp_path: Path) -> None:
     hire = partial(Inline, open_mask())
     assert run_batch(places, hire).counts == {"written": 1}
     assert set(contents(tmp_path / "out")) == {"a.png"}
-    assert "manifest.jsonl" in contents(tmp_path / "audit")
+    assert set(AUDIT_FILES) == {path.name for path in (tmp_path / "audit").glob("*.*")} - {".deid"}
     assert run_batch(places, hire).counts == {"done": 1}
 
 

@@ -24,12 +24,21 @@ import deid.worlds
 from deid.errors import DeidError
 from deid.params import RegisterParams
 from deid.photo.batch import Places, alone, close, plan, recorded
-from deid.photo.manifest import PRIVATE, Records, open_journal
+from deid.photo.manifest import Records, open_journal
 from deid.photo.run import RunSettings, Workshop, build_workshop
 from deid.photo.workers import Inline
+from deid.privacy.audit import AUDIT_FILES, LEDGER, SEAL
 from deid.s3 import S3Storage
 from deid.serve import registry
-from deid.storage import LocalStorage, Storage, StorageFailure, is_safe, open_storage, overlap
+from deid.storage import (
+    PRIVATE,
+    LocalStorage,
+    Storage,
+    StorageFailure,
+    is_safe,
+    open_storage,
+    overlap,
+)
 from tests.test_serve import picture
 from tests.toy import toy_world
 
@@ -173,8 +182,9 @@ def lines_of(storage: Storage) -> dict[str, dict[str, Any]]:
 
 
 def contents(storage: Storage) -> dict[str, bytes]:
-    """What a batch leaves, without what only later batches read."""
-    return {name: storage.read(name) for name in storage.list() if not name.startswith(PRIVATE)}
+    """What a batch leaves, without what tells when, and without what only later batches read."""
+    names = [n for n in storage.list() if not n.startswith(PRIVATE) and n not in (LEDGER, SEAL)]
+    return {name: storage.read(name) for name in names}
 
 
 def run_batch(source: Storage, destination: Storage, shop: Workshop, size: int = 2) -> int:
@@ -206,7 +216,7 @@ def test_every_input_ends_in_exactly_one_state(places: Locations, workshop: Work
         "broken.jpg": "quarantined",
         "notes.txt": "skipped",
     }
-    assert set(contents(destination)) == {*originals, "manifest.jsonl"}
+    assert set(contents(destination)) == {*originals, *AUDIT_FILES} - {LEDGER, SEAL}
     assert all(destination.read(name) != data for name, data in originals.items())
     assert {name: source.read(name) for name in source.list()} == originals | others
 
@@ -264,7 +274,7 @@ def test_an_output_does_not_outlive_its_original(places: Locations, workshop: Wo
     source.write("a.png", b"junk")
     run_batch(source, destination, workshop)
     assert lines_of(destination)["a.png"]["status"] == "quarantined"
-    assert set(contents(destination)) == {"manifest.jsonl"}
+    assert set(contents(destination)) == set(AUDIT_FILES) - {LEDGER, SEAL}
 
 
 def test_another_file_at_the_destination_is_not_overwritten(

@@ -36,6 +36,7 @@ from deid.photo.example import GAP, LABEL, example_sheet
 from deid.photo.paste import OPAQUE_GREY, hard_region, hull_of_points, hull_with_box, soft_region
 from deid.photo.picture import Tools, deidentify_picture
 from deid.photo.run import RunSettings, Summary, Workshop, build_workshop, deidentify_path
+from deid.privacy.audit import AUDIT_FILES
 from deid.privacy.verify import (
     Judge,
     Verifier,
@@ -422,7 +423,7 @@ def test_a_folder_keeps_its_tree_and_every_input_ends_once(tmp_path: Path) -> No
     assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == {
         "a.png",
         "deep/er/b.jpg",
-        "manifest.jsonl",
+        *AUDIT_FILES,
         ".deid/manifest.known.jsonl",
     }
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before

@@ -19,10 +19,13 @@ from typing import Protocol, Self
 
 from deid.errors import DeidError
 from deid.photo.codec import SUFFIXES
-from deid.photo.manifest import NAME, PRIVATE, Journal, Records
+from deid.photo.manifest import NAME, Journal, Records
 from deid.photo.outcome import Outcome, Task, refused
+from deid.privacy.audit import seal
+from deid.privacy.keys import key_from_environment
 from deid.progress import progress
 from deid.storage import (
+    PRIVATE,
     S3_SCHEME,
     TEMPORARY,
     LocalStorage,
@@ -280,19 +283,33 @@ def recorded(outcomes: Iterator[Outcome], journal: Journal) -> Iterator[Outcome]
 
 
 def close(places: Places, records: Records) -> None:
-    """Give the record of a batch its final form; whatever seals it is written here."""
-    if not records.changed:
-        return
-    files = {records.name: records.manifest()}
+    """Give the record of a batch its final form, and seal it; of a dry run there is no proof."""
+    if records.name == NAME:
+        files = seal(list(records.all()), _reader(places.destination), key_from_environment())
+    else:
+        files = {records.name: records.manifest()}
     for name, data in files.items():
         places.audit.write(name, data)
     records.settle()
+
+
+def _reader(storage: Storage) -> Callable[[str], bytes]:
+    """Reads as `seal` wants it."""
+
+    def read(name: str) -> bytes:
+        try:
+            return storage.read(name)
+        except DeidError as error:
+            raise OSError(str(error)) from None
+
+    return read
 
 
 @contextmanager
 def alone(places: Places) -> Iterator[None]:
     """See that the places can be written to, clear what a killed run left half-written there, and
     keep a second run out of a local destination."""
+    key_from_environment()  # one that cannot sign is better known before the work than after it
     with _locked(places.destination):
         for storage in {id(s): s for s in (places.destination, places.audit)}.values():
             storage.write(".deid-probe", b"")

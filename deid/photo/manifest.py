@@ -21,11 +21,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from deid.photo.picture import FaceRecord
-from deid.storage import LocalStorage, Storage, StorageFailure
+from deid.privacy.audit import LEDGER, TIME, with_times
+from deid.storage import PRIVATE, LocalStorage, Storage, StorageFailure
 
 NAME = "manifest.jsonl"
 PREVIEWS = "previews.jsonl"  # of a dry run, which writes nothing that counts as an output
-PRIVATE = ".deid/"  # what only we read, at the destination
 
 SYNC_SECONDS = 1.0  # how old a line of a local journal may get before the disk must have it
 PART_LINES, PART_SECONDS = 64, 5.0  # how much of a journal on S3 a kill may lose
@@ -68,17 +68,19 @@ class Records:
         self._times: dict[str, str] = {}
         self._journal = open_journal(storage, name)
         parts = list(storage.list(_journal_stem(name)))
-        self.changed = bool(parts) or storage.version(name) is None
         for line in self._read(name):
-            self._texts[str(line["file"])] = _text(line)
+            self._texts[line["file"]] = _text(line)
+        if name == NAME and storage.version(LEDGER) is not None:
+            files: list[Line] = [{"file": file} for file in self._texts]
+            for line in with_times(files, storage.read(LEDGER)):
+                self._times[line["file"]] = line[TIME]
         for line in self._read(_known_name(name)):
             first, second = line["versions"]
             self._versions[line["file"]] = (str(first), str(second))
-            self._times[line["file"]] = str(line["time"])
         for part in parts:
             for line in self._read(part):
                 first, second = line["versions"]
-                self._remember(line["record"], (str(first), str(second)), str(line["time"]))
+                self._remember(line["record"], (str(first), str(second)), str(line[TIME]))
 
     def _read(self, name: str) -> Iterator[Line]:
         """The whole lines of a file; one that a killed run left unfinished has no say."""
@@ -113,7 +115,6 @@ class Records:
         if self._texts.get(file) == _text(line) and self._versions.get(file) == versions:
             return
         self._remember(line, versions, _now())
-        self.changed = True
         self._journal.append(line, versions)
 
     def flush(self) -> None:
@@ -121,20 +122,19 @@ class Records:
         self._journal.flush()
 
     def all(self) -> Iterator[Line]:
-        """The newest record of each input, sorted by name, and its `time`, which no manifest has:
+        """The newest record of each input, sorted by name, and its time, which no manifest has:
         that of a batch that was killed is no other than that of one that was not."""
         for file in sorted(self._texts):
-            yield {**json.loads(self._texts[file]), "time": self._times.get(file, "")}
+            yield {**json.loads(self._texts[file]), TIME: self._times.get(file, "")}
 
     def manifest(self) -> bytes:
         """The records as the manifest has them."""
         return "".join(f"{self._texts[file]}\n" for file in sorted(self._texts)).encode()
 
     def settle(self) -> None:
-        """Keep versions and times and drop the journal, once the manifest is written."""
+        """Keep the versions and drop the journal, once the manifest is written."""
         lines = (
-            _text({"file": file, "versions": pair, "time": self._times.get(file, "")})
-            for file, pair in sorted(self._versions.items())
+            _text({"file": file, "versions": pair}) for file, pair in sorted(self._versions.items())
         )
         text = "".join(f"{line}\n" for line in lines)
         self._storage.write(_known_name(self.name), text.encode())
@@ -156,7 +156,7 @@ def _text(line: Mapping[str, Any]) -> str:
 
 
 def _entry(line: Line, versions: Versions) -> str:
-    return _text({"record": line, "versions": versions, "time": _now()}) + "\n"
+    return _text({"record": line, "versions": versions, TIME: _now()}) + "\n"
 
 
 def _now() -> str:
