@@ -10,7 +10,7 @@ import io
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from deid.errors import DeidError
@@ -161,7 +161,7 @@ def _body(answer: "GetObjectOutputTypeDef", limit: int | None) -> bytes | None:
     """The bytes of an answer, or None where it broke off."""
     from botocore.exceptions import BotoCoreError
 
-    with answer["Body"] as body:
+    with closing(answer["Body"]) as body:  # `with body` alone gives the stream below it
         check_size(answer["ContentLength"], limit)
         try:
             return body.read()

@@ -3,12 +3,9 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,7 +13,6 @@ from typing import Any
 
 import boto3
 import httpx
-import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -39,73 +35,18 @@ from deid.storage import (
     open_storage,
     overlap,
 )
+from tests.servers import answers, free_port, s3, service, wait_until
 from tests.test_serve import picture
 from tests.toy import toy_world
 
 ROOT = Path(__file__).resolve().parent.parent
-KEY, SECRET = "test-key", "test-secret"
+__all__ = ["s3"]  # a fixture
+
 PREFECT = [sys.executable, "-m", "prefect"]
 OVER = ("COMPLETED", "FAILED", "CRASHED")
 
 Locations = Callable[[str], str]
 """Name of a place → its location, fresh for each test."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.5)
-
-
-@contextmanager
-def service(command: list[str], log: Path, **options: Any) -> Iterator[None]:
-    """A process of our own for as long as the block runs."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options)
-        try:
-            yield
-        finally:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
-            process.terminate()
-            _, stubborn = psutil.wait_procs(family, timeout=20)
-            for member in stubborn:  # a worker's flow runs have sessions of their own
-                member.kill()
-            process.wait()
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """rclone's S3 server, which checks signatures; yields the folder that it serves."""
-    folder, port = tmp_path_factory.mktemp("s3"), free_port()
-    rclone = Path(sys.executable).with_name("rclone")
-    command = [str(rclone), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
-    settings = {
-        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    log = tmp_path_factory.mktemp("log") / "rclone.log"
-    with (
-        service([*command, "--auth-key", f"{KEY},{SECRET}"], log),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        wait_until(lambda: answers(port), 30, "rclone listens")
-        yield folder
 
 
 @pytest.fixture(params=["folder", "s3"])
