@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from deid.cli_weights import app as weights
 from deid.errors import DeidError
 from deid.params import load_params
 from deid.privacy.commands import audit
@@ -20,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(weights, name="weights")
 
 app.add_typer(audit, name="audit")
 
@@ -163,6 +165,23 @@ def run(
     summary = run_batch(places, lambda places: Pool(open_, places, jobs, timeout))
     typer.echo(summary.text())
     if summary.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    world: Annotated[str | None, typer.Option(help="mini or ffhq; else the one in params.")] = None,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="The variant without non-commercial files.")
+    ] = False,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Say what this machine has, what the world needs, and what is missing."""
+    from deid.doctor import examine
+
+    diagnosis = examine(world, commercial, params)
+    typer.echo(diagnosis.text())
+    if diagnosis.missing:
         raise typer.Exit(1)
 
 

@@ -90,8 +90,8 @@ def _carried(picture: Picture, ring: Picture, side: float) -> Picture:
     sigma = max(0.6, SPREAD * side * size[0] / picture.shape[1])
     total, spread = np.zeros_like(colours), np.zeros_like(weight)
     for scale, share in ((1.0, 1.0), (3.0, 1e-2), (9.0, 1e-4)):  # far from the ring: the coarse
-        total += share * cv2.GaussianBlur(colours, (0, 0), sigma * scale)
-        spread += share * cv2.GaussianBlur(weight, (0, 0), sigma * scale)
+        total = total + share * cv2.GaussianBlur(colours, (0, 0), sigma * scale)
+        spread = spread + share * cv2.GaussianBlur(weight, (0, 0), sigma * scale)
     mean = total / (spread[..., None] + 1e-9)
     full = cv2.resize(mean, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(full, dtype=np.float32)

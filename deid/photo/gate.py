@@ -1,8 +1,9 @@
 """The gate: what comes out of the encoder is looked at again, face by face and as a whole.
 
-Own place: each face is compared with its original where the original was, whether or not a
-detector still sees a face there. Sweep: every face that a detector finds in the finished picture
-is compared with every original of it, and one that nobody handled gets its own ladder.
+Own place: what is now where a face was is compared with that face and with all others of the
+picture, whether or not a detector still sees a face there. Sweep: every face that a detector
+finds in the finished picture is compared with every original of it, and one that nobody handled
+gets its own ladder.
 """
 
 import logging
@@ -18,7 +19,7 @@ from deid.photo.align import crop_face
 from deid.photo.face import Face, check_geometry, embed_face, say
 from deid.photo.paste import coverage, hull_of_box, hull_of_points, looks_filled
 from deid.privacy.ladder import OPAQUE, SMALLEST_JUDGED
-from deid.privacy.verify import Verifier
+from deid.privacy.verify import Embeddings, Verifier
 from deid.worlds.world import Faces
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ class Unsafe(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one picture may cost. When `seconds` are over, faces not verified yet are masked; after
-    twice as long there is no output. A step that hangs is not interrupted here."""
+    """What one picture may cost. When `seconds` are over, its faces are masked; after twice as
+    long there is no output. A step that hangs is not interrupted here."""
 
     seconds: float | None = None
     sweeps: int = 4  # after so many that found a face nobody had handled, there is no output
@@ -64,8 +65,12 @@ class Deadline:
         return used > allowed
 
 
-def check_own(picture: Pixels, final: Pixels, face: Face, verifier: Verifier) -> bool:
-    """Compare a face of the finished picture with its original; one that fails falls."""
+def check_own(
+    picture: Pixels, final: Pixels, faces: Sequence[Face], place: int, verifier: Verifier
+) -> bool:
+    """Compare a face of the finished picture with its original, and with the others' originals,
+    at its own place; one that fails falls."""
+    face = faces[place]
     if face.opaque:
         if not looks_filled(final, face.region(final.shape)):
             raise Unsafe("a mask does not cover its face in the encoded picture")
@@ -75,16 +80,32 @@ def check_own(picture: Pixels, final: Pixels, face: Face, verifier: Verifier) ->
             face.fall("it is unchanged")
             return False
         output = embed_face(final, face.points, verifier)
-        verdict = verifier.judge(face.original(picture, verifier), output)
+        own = verifier.judge(face.original(picture, verifier), output)
+        face.similarities = own.similarities
+        known = recognised(picture, output, faces, place, verifier)
     except Exception as error:
         log.debug("face at %s", face.box, exc_info=True)
         face.fall(f"not verified, {say(error)}", to_mask=True)
         return False
-    face.similarities = verdict.similarities
-    if not verdict.safe:
-        known = ", ".join(f"{name} {value:.2f}" for name, value in verdict.similarities.items())
-        face.fall(f"still recognisable ({known})")
-    return verdict.safe
+    if known:
+        face.fall(known)
+    return not known
+
+
+def recognised(
+    picture: Pixels, output: Embeddings, faces: Sequence[Face], place: int, verifier: Verifier
+) -> str:
+    """As whom judges know what is in the place of a face, in words; empty for nobody."""
+    for number, other in enumerate(faces):
+        if other.hull is None and number != place:
+            continue  # never placed, so it has no original to compare with
+        original = other.original(picture, verifier)
+        verdict = verifier.judge(original, output, elsewhere=number != place)
+        if not verdict.safe:
+            said = ", ".join(f"{name} {value:.2f}" for name, value in verdict.similarities.items())
+            whom = "still recognisable" if number == place else f"recognised as face {number + 1}"
+            return f"{whom} ({said})"
+    return ""
 
 
 def sweep(
@@ -125,22 +146,15 @@ def _stranger(
     face = faces[place]
     try:
         output = embed_face(final, np.asarray(points, np.float64), verifier)
-        for number, other in enumerate(faces):
-            if other.hull is None:
-                continue  # never placed, so it has no original to compare with
-            original = other.original(picture, verifier)
-            verdict = verifier.judge(original, output, elsewhere=number != place)
-            if not verdict.safe:
-                whom = "itself" if number == place else f"face {number + 1}"
-                if not face.opaque:
-                    face.fall(f"recognised as {whom} by the sweep ({verdict.margin:+.2f})")
-                return False
+        known = recognised(picture, output, faces, place, verifier)
     except Exception as error:
         log.debug("face at %s", face.box, exc_info=True)
         if not face.opaque:
-            face.fall(f"not verified, {say(error)}", to_mask=True)
+            face.fall(f"not verified by the sweep, {say(error)}", to_mask=True)
         return False
-    return True
+    if known and not face.opaque:
+        face.fall(f"{known} by the sweep")
+    return not known
 
 
 def newcomer(found: Faces, index: int, rungs: tuple[str, ...], seed: int) -> Face:
@@ -150,9 +164,9 @@ def newcomer(found: Faces, index: int, rungs: tuple[str, ...], seed: int) -> Fac
 
 
 def mask_all(faces: Sequence[Face], reason: str) -> None:
-    """Let every face that was not verified fall to the mask."""
+    """Let every face fall to the mask."""
     for face in faces:
-        if face.rung != OPAQUE and not face.similarities:
+        if face.rung != OPAQUE:
             face.fall(reason, to_mask=True)
 
 

@@ -21,7 +21,6 @@ from deid.images import Pixels, to_tensor
 from deid.worlds.world import FaceEmbedder, World
 
 FALSE_ACCEPT_RATE = 1e-3
-STRANGER_RATE = 1e-4
 LEAST_TRUE_ACCEPT_RATE = 0.3
 CALIBRATION = (60, 2, 0)  # people, views each, seed
 
@@ -37,8 +36,8 @@ Embeddings = Mapping[str, NDArray[np.float32]]
 class Judge:
     """A recogniser and the cosine above which it takes two faces for one person.
 
-    `stranger` is the same for two different places of a picture. Many such pairs are compared, so
-    it is set for fewer false accepts; None: `threshold`.
+    `stranger` is the same for two different places of a picture, where a `threshold` that is
+    stricter than a false accept rate of 1e-3 would see likenesses everywhere; None: `threshold`.
     """
 
     name: str
@@ -133,15 +132,14 @@ def world_verifier(world: World) -> Verifier:
         embed = _world_embed(network)
         nowhere = np.zeros((len(faces.pixels), 5, 2), np.float32)
         genuine, impostor = pair_similarities(embed(faces.pixels, nowhere), faces.identities)
-        threshold, stranger = threshold_at(impostor), threshold_at(impostor, STRANGER_RATE)
+        threshold = threshold_at(impostor)
         known = float((genuine > threshold).mean())
         if not known >= LEAST_TRUE_ACCEPT_RATE:
             raise DeidError(
                 f"recogniser {world.name}/{name}: knows only {known:.0%} of people again, too few "
                 "to judge by; restore its weights or train them with `make pretrain`"
             )
-        limits = round(threshold, 4), round(stranger, 4)
-        judges.append(Judge(f"{world.name}/{name}", limits[0], embed, limits[1]))
+        judges.append(Judge(f"{world.name}/{name}", round(threshold, 4), embed))
     return Verifier(tuple(judges), world.resolution)
 
 

@@ -1,0 +1,726 @@
+"""Public weight files arrive whole, verified and on known terms, or not at all."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deid import cli
+from deid.errors import DeidError
+from deid.worlds.ffhq import catalogue, download
+from deid.worlds.ffhq.catalogue import FILES, Source, WeightFile, find, needs, require_commercial
+from deid.worlds.ffhq.download import Patience
+from deid.worlds.ffhq.fetch import extract_member, fetch
+from deid.worlds.ffhq.store import Store, default_store, state, verified, weight_path
+from tests.conftest import ROOT
+from tests.faulty_server import FaultyServer
+
+DATA = b"\x80\x02" + random.Random(0).randbytes(300_000)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+OTHER = b"\x80\x02" + random.Random(1).randbytes(300_000)
+IMPATIENT = Patience(connect=2, silence=0.3, window=0.3, tries=3, pause=0.0)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FaultyServer().running() as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def entry(*urls: str, member: str | None = None, **more: object) -> WeightFile:
+    """An entry of the catalogue's form, with a known hash unless told otherwise."""
+    given: dict[str, object] = {
+        "name": "thing",
+        "file": "thing.pth",
+        "role": "expression",
+        "what": "a thing",
+        "licence": "MIT",
+        "commercial": True,
+        "learnt_from": "nothing",
+        "convention": "none",
+        "sources": tuple(Source(url, member) for url in urls),
+        "sha256": SHA256,
+    }
+    return WeightFile(**(given | more))  # type: ignore[arg-type]
+
+
+def get(wanted: WeightFile, store: Store, **more: object) -> Path:
+    return fetch(wanted, store, patience=IMPATIENT, **more)  # type: ignore[arg-type]
+
+
+def left(store: Store) -> set[str]:
+    """What lies in the store, the lock aside."""
+    return {path.name for path in store.folder.iterdir() if path.suffix != ".lock"}
+
+
+# Downloads
+
+
+def test_a_file_arrives_whole_with_a_record_beside_it(server: FaultyServer, store: Store) -> None:
+    url = server.serve("a", DATA)
+    seen: list[tuple[int, int | None]] = []
+    path = get(entry(url), store, report=lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == DATA
+    assert left(store) == {"thing.pth", "thing.pth.json"}
+    record = json.loads((store.folder / "thing.pth.json").read_text())
+    assert (record["url"], record["sha256"], record["size"]) == (url, SHA256, len(DATA))
+    assert (record["licence"], record["accepted"]) == ("MIT", "not required")
+    assert record["time"].endswith("+00:00")
+    assert seen[0] == (0, len(DATA))
+    assert seen[-1] == (len(DATA), len(DATA))
+
+
+def test_what_is_here_is_not_asked_for_again(server: FaultyServer, store: Store) -> None:
+    wanted = entry(server.serve("a", DATA))
+    get(wanted, store)
+    get(wanted, store)
+    assert len(server.asked("a")) == 1
+
+
+def test_a_cut_connection_is_resumed_where_it_broke(server: FaultyServer, store: Store) -> None:
+    url = server.serve("a", DATA, faults=["cut", "cut"])
+    assert get(entry(url), store).read_bytes() == DATA
+    half, rest = len(DATA) // 2, len(DATA) - len(DATA) // 2
+    assert server.asked("a") == [None, f"bytes={half}-", f"bytes={half + rest // 2}-"]
+    assert server.paths["/a"].conditions == [None, '"one"', '"one"']
+
+
+def test_a_server_that_always_cuts_still_serves_if_each_try_brings_more(
+    server: FaultyServer, store: Store
+) -> None:
+    url = server.serve("a", DATA, faults=["cut"] * 12)
+    assert get(entry(url), store).read_bytes() == DATA
+    assert len(server.asked("a")) == 13
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"ranges": False},
+        {"etag": None},  # nothing to name the version by
+        {"etag": 'W/"weak"'},
+        {"etag": None, "modified": "not a date"},
+    ],
+)
+def test_without_ranges_or_a_sure_version_it_starts_over(
+    server: FaultyServer, store: Store, more: dict[str, object]
+) -> None:
+    url = server.serve("a", DATA, faults=["cut"], **more)
+    assert get(entry(url), store).read_bytes() == DATA
+    assert len(server.asked("a")) == 2
+    if "ranges" not in more:
+        assert server.asked("a") == [None, None]
+
+
+def test_an_old_date_names_a_version_and_a_fresh_one_does_not(
+    server: FaultyServer, store: Store
+) -> None:
+    old = "Tue, 01 Jan 2019 00:00:00 GMT"
+    url = server.serve("a", DATA, etag=None, modified=old, faults=["cut"])
+    get(entry(url), store)
+    assert server.asked("a")[1] == f"bytes={len(DATA) // 2}-"
+    now = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+    url = server.serve("b", DATA, etag=None, modified=now, faults=["cut"])
+    get(entry(url, file="b.pth"), store)
+    assert server.asked("b") == [None, None]
+
+
+@pytest.mark.parametrize("fault", ["", "ignores If-Range"])
+def test_a_file_that_changed_between_attempts_is_never_mixed(
+    server: FaultyServer, store: Store, fault: str
+) -> None:
+    url = server.serve("a", OTHER, faults=["cut", "500", "500", "500"])
+    wanted = entry(url, sha256=None)
+    with pytest.raises(DeidError, match="HTTP 500"):
+        get(wanted, store)
+    assert (store.folder / "thing.pth.part").stat().st_size == len(OTHER) // 2
+    served = server.paths["/a"]
+    served.data, served.etag, served.faults = DATA, '"two"', [fault]
+    assert get(wanted, store).read_bytes() == DATA
+    assert f"bytes={len(OTHER) // 2}-" in server.asked("a")
+
+
+@pytest.mark.parametrize(
+    "fault", ["promises more", "promises less", "other range", "no length", "500", "429"]
+)
+def test_a_passing_fault_costs_a_try_and_nothing_else(
+    server: FaultyServer, store: Store, fault: str
+) -> None:
+    first = ["cut"] if fault == "other range" else []
+    url = server.serve("a", DATA, faults=[*first, fault])
+    spare = server.serve("b", DATA)
+    assert get(entry(url, spare), store).read_bytes() == DATA
+    assert left(store) == {"thing.pth", "thing.pth.json"}
+
+
+@pytest.mark.parametrize("fault", ["404", "403", "stall", "redirect ftp://127.0.0.1/a"])
+def test_an_address_that_does_not_serve_is_left_for_the_next(
+    server: FaultyServer, store: Store, fault: str
+) -> None:
+    bad = server.serve("bad", DATA, faults=[fault])
+    good = server.serve("good", DATA)
+    assert get(entry(bad, good), store).read_bytes() == DATA
+    assert len(server.asked("bad")) == len(server.asked("good")) == 1
+    assert json.loads((store.folder / "thing.pth.json").read_text())["url"] == good
+
+
+def test_a_trickling_address_is_left_for_the_next(server: FaultyServer, store: Store) -> None:
+    slow = server.serve("slow", DATA, rate=20_000)
+    good = server.serve("good", DATA)
+    began = time.monotonic()
+    patience = dataclasses.replace(IMPATIENT, silence=5, slowest=100_000)
+    assert fetch(entry(slow, good), store, patience=patience).read_bytes() == DATA
+    assert time.monotonic() - began < 5  # all of the slow one would take 15 s
+    assert server.asked("good") == [None]  # what the slow one gave is not mixed in
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (OTHER, "application/octet-stream"),
+        (DATA[:-1], "application/octet-stream"),
+        (b"", "application/octet-stream"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "text/plain"),
+        (b"<html>Sign in</html>", "text/html; charset=utf-8"),
+    ],
+)
+def test_wrong_bytes_are_thrown_away_and_the_next_address_tried(
+    server: FaultyServer, store: Store, data: bytes, kind: str
+) -> None:
+    bad, good = server.serve("bad", data, kind=kind), server.serve("good", DATA)
+    assert get(entry(bad, good), store).read_bytes() == DATA
+    with pytest.raises(DeidError) as said:
+        get(entry(bad, file="b.pth"), store)
+    assert bad in str(said.value)
+    assert left(store) == {"thing.pth", "thing.pth.json"}
+
+
+@pytest.mark.parametrize("data", [b"<html>Sign in</html>", b'{"error": "gone"}', b""])
+def test_a_page_is_no_weight_file_even_where_no_hash_is_known(
+    server: FaultyServer, store: Store, data: bytes
+) -> None:
+    with pytest.raises(DeidError, match="text, not weights"):
+        get(entry(server.serve("a", data), sha256=None), store)
+    assert left(store) == set()
+
+
+def test_the_hash_in_a_file_name_is_held_to(server: FaultyServer, store: Store) -> None:
+    url = server.serve("a", DATA)
+    get(entry(url, sha256=None, sha256_prefix=SHA256[:8]), store)
+    with pytest.raises(DeidError, match="wrong bytes"):
+        get(entry(url, file="b.pth", sha256=None, sha256_prefix="00000000"), store)
+
+
+def test_when_no_address_serves_one_line_says_why_for_each(
+    server: FaultyServer, store: Store
+) -> None:
+    a, b = server.serve("a", DATA, faults=["404"]), server.serve("b", DATA, faults=["500"] * 3)
+    gone = "http://127.0.0.1:9/c"
+    with pytest.raises(DeidError) as said:
+        get(entry(a, b, gone), store)
+    text = str(said.value)
+    assert f"{a}: HTTP 404" in text
+    assert f"{b}: HTTP 500 Internal Server Error, 3 times" in text
+    assert f"{gone}: no connection" in text
+    assert "DEID_WEIGHTS_DIR" in text
+    assert "\n" not in text
+    assert left(store) == set()
+
+
+def test_an_endless_answer_ends(server: FaultyServer, store: Store) -> None:
+    small = dataclasses.replace(IMPATIENT, largest=100_000)
+    for fault in ("", "no length"):
+        url = server.serve("a", DATA, faults=[fault])
+        with pytest.raises(DeidError, match="more than"):
+            fetch(entry(url), store, patience=small)
+
+
+def test_too_little_space_is_said_before_anything_is_written(
+    server: FaultyServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = download.shutil.disk_usage("/")
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DeidError, match="free space"):
+        get(entry(server.serve("a", DATA)), store)
+    assert not (store.folder / "thing.pth").exists()
+
+
+def test_what_another_address_began_is_finished_there_first(
+    server: FaultyServer, store: Store
+) -> None:
+    a = server.serve("a", DATA, faults=["404"])
+    b = server.serve("b", DATA, faults=["cut", "500", "500", "500"])
+    wanted = entry(a, b)
+    with pytest.raises(DeidError):
+        get(wanted, store)
+    get(wanted, store)
+    assert len(server.asked("a")) == 1
+    assert server.asked("b")[-1] == f"bytes={len(DATA) // 2}-"
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+from deid.worlds.ffhq.catalogue import Source, WeightFile
+from deid.worlds.ffhq.fetch import fetch
+from deid.worlds.ffhq.store import Store
+url, folder, sha256 = sys.argv[1:]
+entry = WeightFile("thing", "thing.pth", "expression", "", "MIT", True, "", "",
+                   (Source(url),), sha256=sha256)
+fetch(entry, Store(Path(folder)))
+"""
+
+
+def test_a_killed_fetch_goes_on_where_it_was(server: FaultyServer, store: Store) -> None:
+    url = server.serve("a", DATA, rate=200_000)
+    words = [sys.executable, "-c", _CHILD, url, str(store.folder), SHA256]
+    child = subprocess.Popen(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    part = store.folder / "thing.pth.part"
+    deadline = time.monotonic() + 60
+    while not (part.is_file() and part.stat().st_size > 50_000):
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with pytest.raises(DeidError, match="another process is fetching it"):
+        get(entry(url), store)
+    child.kill()
+    child.wait()
+    had = part.stat().st_size
+    assert not (store.folder / "thing.pth").exists()
+    server.paths["/a"].rate = None
+    assert get(entry(url), store).read_bytes() == DATA
+    assert server.asked("a") == [None, f"bytes={had}-"]
+
+
+# Archives
+
+
+def zipped(*members: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, data in members:
+            opened.writestr(name, data)
+    return buffer.getvalue()
+
+
+def tarred(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as opened:
+        for info, data in members:
+            info.size = len(data)
+            opened.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        zipped(("pack/readme.txt", b"x"), ("pack/thing.pth", DATA)),
+        tarred((tarfile.TarInfo("pack/a.py"), b"x"), (tarfile.TarInfo("pack/thing.pth"), DATA)),
+    ],
+    ids=["zip", "tar.gz"],
+)
+def test_the_one_member_wanted_is_taken_out(
+    server: FaultyServer, store: Store, archive: bytes
+) -> None:
+    url = server.serve("pack", archive, faults=["cut"])
+    assert get(entry(url, member="*.pth"), store).read_bytes() == DATA
+    assert left(store) == {"thing.pth", "thing.pth.json"}
+
+
+@pytest.mark.parametrize(
+    ("archive", "said"),
+    [
+        (zipped(("../../thing.pth", DATA)), "leads out"),
+        (zipped(("/etc/thing.pth", DATA)), "leads out"),
+        (zipped(("..\\thing.pth", DATA)), "leads out|0 members"),
+        (zipped(("C:/thing.pth", DATA)), "leads out"),
+        (tarred((tarfile.TarInfo("../thing.pth"), DATA)), "leads out"),
+        (tarred((link("thing.pth", "/etc/passwd"), b"")), "no plain file"),
+        (zipped(("a/thing.pth", DATA), ("b/thing.pth", OTHER)), "2 members"),
+        (zipped(("a/other.txt", DATA)), "0 members"),
+        (zipped(("thing.pth", DATA))[:-40], "not a readable archive"),
+        (b"\x00 no archive at all", "not a readable archive"),
+        (tarred((tarfile.TarInfo("thing.pth"), DATA))[:-4000], "not a readable archive|cut short"),
+    ],
+)
+def test_a_hostile_or_broken_archive_is_refused_and_writes_nothing_outside(
+    tmp_path: Path, archive: bytes, said: str
+) -> None:
+    inner = tmp_path / "deep/inside"
+    inner.mkdir(parents=True)
+    (inner / "archive").write_bytes(archive)
+    with pytest.raises(DeidError, match=said):
+        extract_member(inner / "archive", "thing.pth", inner / "out")
+    outside = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert outside <= {inner / "archive", inner / "out"}
+
+
+def test_a_corrupt_member_is_refused(tmp_path: Path) -> None:
+    archive = bytearray(zipped(("thing.pth", DATA)))
+    archive[len(archive) // 2] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(archive)
+    with pytest.raises(DeidError, match="not a readable archive"):
+        extract_member(tmp_path / "a.zip", "thing.pth", tmp_path / "out")
+
+
+def test_a_zip_that_names_a_link_is_refused(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("thing.pth")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        opened.writestr(info, "/etc/passwd")
+    with pytest.raises(DeidError, match="no plain file"):
+        extract_member(tmp_path / "a.zip", "thing.pth", tmp_path / "out")
+
+
+# The store
+
+
+def test_the_first_hash_is_recorded_and_later_ones_held_to_it(
+    server: FaultyServer, store: Store
+) -> None:
+    wanted = entry(server.serve("a", DATA), sha256=None)
+    path = get(wanted, store)
+    assert state(wanted, store) == "here"
+    path.write_bytes(OTHER)
+    assert state(wanted, store) == "corrupt"
+    with pytest.raises(DeidError, match="delete it, then run `deid weights fetch thing`"):
+        get(wanted, store)
+    assert path.read_bytes() == OTHER  # not ours to overwrite
+    path.unlink()
+    server.paths["/a"].data = OTHER
+    with pytest.raises(DeidError, match="wrong bytes"):
+        get(wanted, store)
+    assert state(wanted, store) == "missing"
+
+
+def test_a_file_put_there_by_hand_is_recorded_and_held_to(store: Store) -> None:
+    wanted = entry(sha256=None, by_hand="a shop")
+    with pytest.raises(DeidError, match=r"get thing.pth by hand \(a shop\)"):
+        get(wanted, store)
+    store.folder.mkdir()
+    store.path(wanted).write_bytes(DATA)
+    assert get(wanted, store) == store.path(wanted)
+    record = json.loads((store.folder / "thing.pth.json").read_text())
+    assert (record["sha256"], record["url"]) == (SHA256, None)
+    assert record["accepted"] == "put there by hand"
+    store.path(wanted).write_bytes(OTHER)
+    with pytest.raises(DeidError, match="SHA-256"):
+        verified(wanted, store)
+
+
+def test_a_broken_record_is_named(store: Store) -> None:
+    wanted = entry(sha256=None)
+    store.folder.mkdir()
+    store.path(wanted).write_bytes(DATA)
+    (store.folder / "thing.pth.json").write_text("[]")
+    with pytest.raises(DeidError, match="not a readable record"):
+        verified(wanted, store)
+
+
+def test_offline_nothing_is_downloaded_and_the_folder_stays_as_it_was(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    offline = Store(tmp_path / "store", offline=given)
+    wanted = entry(server.serve("a", DATA), sha256=None)
+    with pytest.raises(DeidError, match=r"put thing\.pth there"):
+        get(wanted, offline)
+    (given / "thing.pth").write_bytes(DATA)
+    assert get(wanted, offline) == given / "thing.pth"
+    assert server.asked("a") == []
+    assert [path.name for path in given.iterdir()] == ["thing.pth"]
+    (given / "thing.pth").write_bytes(OTHER)
+    with pytest.raises(DeidError, match="SHA-256"):
+        get(wanted, offline)
+
+
+def test_the_environment_says_where_files_lie(tmp_path: Path) -> None:
+    assert default_store({"DEID_WEIGHTS_STORE": str(tmp_path)}) == Store(tmp_path)
+    offline = default_store({"DEID_WEIGHTS_DIR": str(tmp_path)})
+    assert offline.place == tmp_path
+    assert offline.folder != tmp_path
+    with pytest.raises(DeidError, match="DEID_WEIGHTS_DIR"):
+        default_store({"DEID_WEIGHTS_DIR": str(tmp_path / "nowhere")})
+
+
+# Terms
+
+
+def test_a_licence_that_forbids_uses_must_be_accepted(server: FaultyServer, store: Store) -> None:
+    wanted = entry(server.serve("a", DATA), commercial=False, licence="non-commercial")
+    with pytest.raises(DeidError, match=r"licence \(non-commercial\) must be accepted"):
+        get(wanted, store)
+    assert server.asked("a") == []
+    get(wanted, store, accepted="at the prompt")
+    record = json.loads((store.folder / "thing.pth.json").read_text())
+    assert (record["accepted"], record["commercial"]) == ("at the prompt", False)
+
+
+def test_the_commercial_variant_refuses_what_its_licence_forbids() -> None:
+    require_commercial(["yunet", "mtcnn-pnet", "foamliu-mobilefacenet"])
+    with pytest.raises(DeidError, match=r"w600k_r50.onnx.*InsightFace.*non-commercial"):
+        require_commercial(["yunet", "arcface-w600k-r50"])
+    for names in needs("ffhq", commercial_only=True).values():
+        assert all(find(name).commercial for name in names)
+    with pytest.raises(DeidError, match="stylegan2-ffhq256-nvidia"):
+        needs("ffhq", True, {"generator": ("stylegan2-ffhq256-nvidia",)})
+
+
+def test_every_role_of_a_world_is_filled_and_may_be_chosen_otherwise() -> None:
+    assert needs("mini") == {}
+    assert set(needs("ffhq")) == set(needs("ffhq", True)) == set(catalogue.ROLES)
+    assert all(needs("ffhq").values())
+    assert not set(needs("ffhq")["identity"]) & set(needs("ffhq")["held_out"])
+    chosen = needs("ffhq", chosen={"generator": ("550000.pt",)})
+    assert chosen["generator"] == ("550000.pt",)
+    with pytest.raises(DeidError, match="is no generator but detector"):
+        needs("ffhq", chosen={"generator": ("yunet",)})
+    with pytest.raises(DeidError, match="unknown"):
+        needs("mars")
+
+
+def test_the_catalogue_is_sound() -> None:
+    names = [f.name for f in FILES] + [f.file for f in FILES]
+    assert len(set(names)) == len(names)
+    for f in FILES:
+        assert f.sources or f.by_hand, f.name
+        assert all(source.url.startswith("https://") for source in f.sources), f.name
+        assert Path(f.file).name == f.file, f.name
+        assert f.sha256 is None or len(bytes.fromhex(f.sha256)) == 32, f.name
+        if f.sha256 and f.sha256_prefix:
+            assert f.sha256.startswith(f.sha256_prefix), f.name
+        assert "non-commercial" not in f.licence or not f.commercial, f.name
+
+
+# Real files, over a bad network
+
+
+def test_real_files_arrive_over_a_bad_network(
+    server: FaultyServer, store: Store, assets: Path
+) -> None:
+    faults = [["cut"], ["500"], ["404"], ["stall"], ["promises more"], ["cut", "cut"], [], []]
+    here = [f for f in FILES if (assets / "weights" / f.file).is_file()]
+    assert len(here) == len(faults)
+    for f, spoilt in zip(here, faults, strict=True):
+        data = (assets / "weights" / f.file).read_bytes()
+        bad = server.serve(f"bad/{f.file}", data, faults=list(spoilt))
+        good = server.serve(f"good/{f.file}", data)
+        near = dataclasses.replace(f, sources=(Source(bad), Source(good)))
+        assert get(near, store, accepted="test").read_bytes() == data
+        assert weight_path(f.name, store) == store.path(f)
+
+
+# Commands
+
+
+@pytest.fixture
+def near(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[WeightFile, WeightFile]:
+    """A catalogue of two files on loopback, one not for commerce, in a store of their own."""
+    free = entry(server.serve("free", DATA), name="free", file="free.pth")
+    strict = entry(
+        server.serve("strict", OTHER),
+        name="strict",
+        file="strict.pth",
+        sha256=None,
+        licence="for monks alone",
+        commercial=False,
+    )
+    monkeypatch.setattr(catalogue, "FILES", (free, strict))
+    monkeypatch.setenv("DEID_WEIGHTS_STORE", str(tmp_path / "mine"))
+    monkeypatch.delenv("DEID_WEIGHTS_DIR", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    return free, strict
+
+
+@pytest.fixture
+def deid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Run":
+    return Run(monkeypatch, capsys)
+
+
+@dataclasses.dataclass
+class Run:
+    """Runs `deid WORDS`; exit code, standard output, standard error."""
+
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        self.monkeypatch.setattr("sys.argv", ["deid", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = self.capsys.readouterr()
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), said.out, said.err
+
+
+Near = tuple[WeightFile, WeightFile]
+
+
+def test_list_shows_terms_and_what_is_here(near: Near, deid: Run) -> None:
+    code, out, _ = deid("weights", "list")
+    assert code == 0
+    row = next(line for line in out.splitlines() if "strict" in line)
+    assert "for monks alone" in row
+    assert "missing" in row
+    deid("weights", "fetch", "free")
+    code, out, _ = deid("weights", "list", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["free"]["here"]
+    assert not rows["strict"]["here"]
+    assert not rows["strict"]["commercial"]
+
+
+def test_fetch_shows_the_licence_first_and_asks_where_it_must(
+    near: Near, deid: Run, server: FaultyServer, tmp_path: Path
+) -> None:
+    code, out, said = deid("weights", "fetch", "free", "strict")
+    assert code == 1
+    assert out.index("licence: MIT") < out.index("free.pth")
+    assert "licence: for monks alone" in out
+    assert "--accept-licence" in said
+    assert server.asked("strict") == []
+    code, out, _ = deid("weights", "fetch", "strict", "--accept-licence")
+    assert code == 0
+    assert (tmp_path / "mine/strict.pth").read_bytes() == OTHER
+    record = json.loads((tmp_path / "mine/strict.pth.json").read_text())
+    assert record["accepted"] == "--accept-licence"
+
+
+@pytest.mark.parametrize(("answer", "here"), [("n", False), ("y", True)])
+def test_a_person_at_a_terminal_is_asked(
+    near: Near,
+    deid: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    here: bool,
+) -> None:
+    terminal = io.StringIO(f"{answer}\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    code, out, said = deid("weights", "fetch", "strict")
+    assert "for monks alone" in out
+    assert "Do you accept" in out + said
+    assert (tmp_path / "mine/strict.pth").exists() == here
+    assert code == (0 if here else 1)
+    if here:
+        record = json.loads((tmp_path / "mine/strict.pth.json").read_text())
+        assert record["accepted"] == "at the prompt"
+
+
+def test_verify_names_the_corrupt_file(near: Near, deid: Run, tmp_path: Path) -> None:
+    assert deid("weights", "verify")[0] == 0
+    deid("weights", "fetch", "free", "strict", "--accept-licence")
+    code, out, _ = deid("weights", "verify")
+    assert code == 0
+    assert out.count("is as it should be") == 2
+    (tmp_path / "mine/strict.pth").write_bytes(DATA)
+    code, out, said = deid("weights", "verify")
+    assert code == 1
+    assert "strict.pth: SHA-256" in said
+    assert "free" in out
+    assert deid("weights", "verify", "free")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("weights", "fetch"), "no file named"),
+        (("weights", "fetch", "nonsense"), "nonsense: no such weight file"),
+        (("weights", "verify", "free"), "free.pth: missing"),
+        (("weights", "fetch", "--world", "mars"), "mars"),
+        (("weights", "fetch", "strict", "--commercial", "--accept-licence"), "for monks alone"),
+        (("doctor", "--world", "mars"), "mars"),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    near: Near, deid: Run, words: tuple[str, ...], named: str
+) -> None:
+    code, _, said = deid(*words)
+    assert code == 1
+    assert named in said
+    assert len(said.strip().splitlines()) == 1
+
+
+# The doctor
+
+
+def test_the_doctor_finds_the_embedded_world_complete_or_names_what_is_broken(
+    tmp_path: Path, deid: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code, out, _ = deid("doctor")
+    assert code == 0
+    assert "the world mini has all it needs" in out
+    for word in ("Python", "torch", "device", "bfloat16", "memory", "disk", "nothing to download"):
+        assert word in out
+    trained = {path.stem for path in (ROOT / "data/mini/weights").glob("*.safetensors")}
+    assert all(f"mini/{name} " in out for name in trained)
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = deid("doctor", "--world", "mini")
+    assert code == 1
+    assert "lacks 8 of 8" in out
+
+
+def test_the_doctor_says_what_ffhq_lacks_and_would_download(
+    tmp_path: Path, deid: Run, monkeypatch: pytest.MonkeyPatch, assets: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DEID_WEIGHTS_STORE", str(tmp_path))
+    monkeypatch.delenv("DEID_WEIGHTS_DIR", raising=False)
+    (tmp_path / "pnet.pt").write_bytes((assets / "weights/pnet.pt").read_bytes())
+    (tmp_path / "rnet.pt").write_bytes(b"broken")
+    code, out, _ = deid("doctor", "--world", "ffhq")
+    assert code == 1
+    lines = out.splitlines()
+    rows = {line.split()[2]: line for line in lines if line.startswith(("  has", "  LACKS"))}
+    assert rows["mtcnn-pnet"].startswith("  has")
+    assert "SHA-256" in rows["mtcnn-rnet"]
+    assert rows["mtcnn-onet"].endswith("missing")
+    wanted = next(line for line in lines if line.startswith("  arcface-w600k-r50"))
+    assert "288.6 MB, InsightFace" in wanted
+    assert "deid weights fetch --world ffhq`" in lines[-1]
+    code, out, _ = deid("doctor", "--world", "ffhq", "--commercial")
+    assert code == 1
+    assert "non-commercial research" not in out.partition("learnt from")[0]
+    assert "mini/landmarks" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"pnet.pt", "rnet.pt"}
+
+
+def test_the_doctor_tells_what_calls_home(tmp_path: Path) -> None:
+    from deid.doctor import silence
+
+    off = tmp_path / "off"
+    off.write_text("[core]\n    analytics = false\n")
+    assert all(said.startswith("off") for _, said in silence({}, off))
+    loud = dict(silence({"MLFLOW_DISABLE_TELEMETRY": "false"}, tmp_path / "nothing"))
+    assert loud["MLflow"].startswith("ON")
+    assert loud["DVC"].startswith("ON")
+    assert dict(silence({"DVC_NO_ANALYTICS": "1"}, tmp_path))["DVC"].startswith("off")
