@@ -1,0 +1,116 @@
+"""Pixels to bytes: `encode`."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from deid.images import Pixels
+from deid.photo.codec.deep import Samples, with_changes, write_samples
+from deid.photo.codec.form import Form
+from deid.photo.codec.palette import to_palette
+from deid.photo.metadata import Kept, jpeg_iptc_segment
+
+_XMP_TAG, _IPTC_TAG = 700, 33723
+
+
+def encode(pixels: Pixels, alpha: Pixels | None, form: Form) -> bytes:
+    """Encode `uint8 [H,W,3]` in the original's format with near-equal quality.
+
+    No metadata but what the form has kept. Lossless formats give back exactly every pixel that is
+    still the original's.
+    """
+    if form.samples is not None:
+        return _encode_sixteen(pixels, form, form.samples)
+    if form.palette and form.original is not None:
+        return _save(to_palette(pixels, alpha, form.original), form)
+    image = Image.fromarray(pixels)
+    if form.grey:
+        image = image.convert("L")
+    if alpha is not None:
+        image.putalpha(Image.fromarray(alpha))
+    return _save(image, form)
+
+
+def _encode_sixteen(pixels: Pixels, form: Form, samples: Samples) -> bytes:
+    assert form.original is not None
+    if form.grey:
+        pixels = np.repeat(np.array(Image.fromarray(pixels).convert("L"))[..., None], 3, axis=2)
+    changed = with_changes(samples, form.original, pixels)
+    if changed.ndim == 2:
+        return _save(Image.fromarray(changed), form)
+    data = write_samples(changed, form.format)
+    return _with_chunks(data, form.kept) if form.format == "PNG" else data
+
+
+def _save(image: Image.Image, form: Form) -> bytes:
+    if form.format == "HEIF":
+        image = _for_heif(image)
+    out = io.BytesIO()
+    image.save(out, format=form.format, **_options(form), **_metadata(form))
+    return out.getvalue()
+
+
+def _for_heif(image: Image.Image) -> Image.Image:
+    """Loads the encoder; a build without one is a reason to withhold the picture."""
+    from pillow_heif import libheif_info, register_heif_opener
+
+    from deid.errors import DeidError
+
+    if not libheif_info()["encoders"]:
+        raise DeidError("no HEIC encoder is installed; convert it to PNG or JPEG")
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    return image
+
+
+def _options(form: Form) -> dict[str, Any]:
+    if form.format == "JPEG":
+        return {"quality": form.quality, "subsampling": form.subsampling, "optimize": True}
+    if form.format == "WEBP":
+        return {"quality": form.quality, "lossless": form.lossless, "exact": True}
+    if form.format in ("HEIF", "AVIF"):
+        return {"quality": form.quality}
+    return {"compression": "tiff_adobe_deflate"} if form.format == "TIFF" else {}
+
+
+def _metadata(form: Form) -> dict[str, Any]:
+    kept = form.kept
+    options: dict[str, Any] = {}
+    if form.format in ("BMP", "GIF"):
+        return options
+    if kept.icc:
+        options["icc_profile"] = kept.icc
+    if kept.exif:
+        options["exif"] = kept.exif
+    if kept.xmp and form.format == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", kept.xmp.decode())
+        options["pnginfo"] = text
+    elif kept.xmp and form.format != "TIFF":
+        options["xmp"] = kept.xmp
+    if form.format == "JPEG" and kept.iptc:
+        options["extra"] = jpeg_iptc_segment(kept.iptc)
+    if form.format == "TIFF":
+        tags = {_XMP_TAG: kept.xmp, _IPTC_TAG: kept.iptc}
+        options["tiffinfo"] = {tag: value for tag, value in tags.items() if value}
+    return options
+
+
+def _with_chunks(png: bytes, kept: Kept) -> bytes:
+    """Kept metadata put behind the header of a PNG that OpenCV wrote."""
+    chunks = b""
+    if kept.icc:
+        chunks += _chunk(b"iCCP", b"ICC\0\0" + zlib.compress(kept.icc))
+    if kept.exif:
+        chunks += _chunk(b"eXIf", kept.exif.removeprefix(b"Exif\0\0"))
+    if kept.xmp:
+        chunks += _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + kept.xmp)
+    header = 8 + 25  # the signature and IHDR
+    return png[:header] + chunks + png[header:]
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
