@@ -9,7 +9,7 @@ Names: `icc`, `exif` (the camera's plain settings), `exif:TAG`, `xmp:PREFIX:NAME
 import io
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -23,6 +23,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+XMP_TAG, IPTC_TAG = 700, 33723  # of a TIFF
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 _MOST_BYTES = 60_000  # a JPEG segment holds 65,533
 _MOST_ICC_BYTES = 4_000_000
@@ -106,10 +107,6 @@ class Kept:
     xmp: bytes = b""
     iptc: bytes = b""
 
-    def names(self) -> tuple[str, ...]:
-        """The kinds that are not empty."""
-        return tuple(kind for kind in ("icc", "exif", "xmp", "iptc") if getattr(self, kind))
-
 
 NOTHING = Keep()
 
@@ -176,6 +173,17 @@ def usable_profile(profile: bytes | None, grey: bool) -> bool:
     except (ImageCms.PyCMSError, OSError):
         return False
     return bool(space == ("GRAY" if grey else "RGB"))
+
+
+def fitting(kept: Kept, stored: str, deep_colour: bool) -> tuple[Kept, tuple[str, ...]]:
+    """What a format can hold of `kept`, and a note for each kind that it cannot."""
+    without = {"BMP": {"icc", "exif", "xmp", "iptc"}, "GIF": {"icc", "exif", "xmp", "iptc"}}
+    lacks = without.get(stored, set() if stored in ("JPEG", "TIFF") else {"iptc"})
+    if stored == "TIFF" and deep_colour:
+        lacks = {"exif"}
+    lost = sorted(kind for kind in lacks if getattr(kept, kind))
+    notes = tuple(f"{kind} not kept: this kind of {stored} holds none" for kind in lost)
+    return replace(kept, **dict.fromkeys(lost, b"")), notes
 
 
 # ---- Exif
@@ -261,7 +269,7 @@ def _iptc_block(image: Image.Image) -> bytes:
     if isinstance(resources, dict):
         return bytes(resources.get(0x0404, b""))
     tags = getattr(image, "tag_v2", {})
-    block = tags.get(33723, b"") if tags else b""
+    block = tags.get(IPTC_TAG, b"") if tags else b""
     return block if isinstance(block, bytes) else b""
 
 

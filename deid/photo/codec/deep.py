@@ -1,9 +1,11 @@
 """16-bit pictures: PNG and TIFF, grey or RGB, with or without alpha.
 
 Everything that works on a picture works on 8 bits, the high ones. A pixel that no face touched
-gets all its 16 back. Pillow knows 16 bits of grey only, so OpenCV reads and writes the colours;
-its samples count only where they agree with what Pillow decoded.
+gets all its 16 back. Pillow knows 16 bits of grey only, so OpenCV reads the colours; its samples
+count only where they agree with what Pillow decoded.
 """
+
+import io
 
 import cv2
 import numpy as np
@@ -11,10 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deid.images import Pixels
+from deid.photo.metadata import IPTC_TAG, XMP_TAG, Kept
 
 Samples = NDArray[np.uint16]
-
-_TIFF_DEFLATE = 8
 
 
 def read_samples(
@@ -24,6 +25,7 @@ def read_samples(
     if upright.mode.startswith("I;16"):
         grey = np.array(upright).astype(np.uint16)
         return 65535 - grey if negative else grey
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
         read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -60,15 +62,33 @@ def with_changes(samples: Samples, original: Pixels, pixels: Pixels) -> Samples:
     return out
 
 
-def write_samples(samples: Samples, stored: str) -> bytes:
-    """A PNG or TIFF of `uint16 [H,W,3 or 4]`, nothing but the pixels in it."""
-    suffix = {"PNG": ".png", "TIFF": ".tiff"}[stored]
-    options = [cv2.IMWRITE_TIFF_COMPRESSION, _TIFF_DEFLATE] if stored == "TIFF" else []
+def write_png(samples: Samples) -> bytes:
+    """A PNG of `uint16 [H,W,3 or 4]`, nothing but the pixels in it."""
     bgr = samples[..., [2, 1, 0, 3][: samples.shape[2]]]
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(bgr), options)
+    done, data = cv2.imencode(".png", np.ascontiguousarray(bgr))
     if not done:
-        raise ValueError(f"16-bit {stored} was not encoded")
+        raise ValueError("a 16-bit PNG was not encoded")
     return bytes(data)
+
+
+def write_tiff(samples: Samples, kept: Kept) -> bytes:
+    """A TIFF of `uint16 [H,W,3 or 4]` and what was kept; OpenCV would not say what alpha means."""
+    import tifffile
+
+    blocks = ((XMP_TAG, kept.xmp), (IPTC_TAG, kept.iptc))
+    out = io.BytesIO()
+    tifffile.imwrite(
+        out,
+        samples,
+        photometric="rgb",
+        extrasamples=["unassalpha"] if samples.shape[2] == 4 else None,
+        compression="adobe_deflate",
+        iccprofile=kept.icc or None,
+        extratags=[(tag, 7, len(block), block, True) for tag, block in blocks if block],
+        metadata=None,
+        software=False,
+    )
+    return out.getvalue()
 
 
 def _solid(touched: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -14,8 +14,9 @@ from deid.images import Pixels
 from deid.photo.codec.deep import read_samples, same_picture
 from deid.photo.codec.form import MAX_PIXELS, MAX_SIDE, Decoded, Form
 from deid.photo.codec.frames import further_frames, say_dropped
+from deid.photo.codec.heif import open_heif
 from deid.photo.codec.quality import jpeg_quality, png_depth, webp_is_lossless
-from deid.photo.metadata import NOTHING, Keep, Kept, read_kept, usable_profile
+from deid.photo.metadata import NOTHING, Keep, Kept, fitting, read_kept, usable_profile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 NEWER_QUALITY = 90  # HEIC and AVIF do not tell theirs; on their scales this is near-transparent
@@ -54,15 +55,8 @@ def _formats(data: bytes) -> tuple[str, ...]:
     """The decoders that may be tried. HEIC's is loaded when such a file comes."""
     if data[4:8] != b"ftyp":
         return FORMATS
-    _open_heif()
+    open_heif()
     return ("AVIF", "HEIF")
-
-
-@functools.cache
-def _open_heif() -> None:
-    from pillow_heif import register_heif_opener
-
-    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -145,11 +139,16 @@ def _read(image: Image.Image, data: bytes, name: str, keep: Keep) -> Decoded:
         if facts.palette and bool((alpha == 255).all()):
             alpha = None
     palette = facts.palette and (alpha is None or facts.format in ("PNG", "GIF"))
-    original = pixels if palette or samples is not None else None
+    kept, unkept = fitting(facts.kept, facts.format, samples is not None and samples.ndim == 3)
     form = replace(
-        form, grey=facts.grey, palette=palette, original=original, samples=samples, kept=facts.kept
+        form,
+        grey=facts.grey,
+        palette=palette,
+        original=pixels if palette or samples is not None else None,
+        samples=samples,
+        kept=kept,
     )
-    return Decoded(pixels, alpha, form, notes)
+    return Decoded(pixels, alpha, form, notes + unkept)
 
 
 def _form(image: Image.Image, data: bytes) -> Form:

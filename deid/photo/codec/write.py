@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from deid.errors import DeidError
 from deid.images import Pixels
-from deid.photo.codec.deep import Samples, with_changes, write_samples
+from deid.photo.codec.deep import Samples, with_changes, write_png, write_tiff
 from deid.photo.codec.form import Form
+from deid.photo.codec.heif import open_heif
 from deid.photo.codec.palette import to_palette
-from deid.photo.metadata import Kept, jpeg_iptc_segment
-
-_XMP_TAG, _IPTC_TAG = 700, 33723
+from deid.photo.metadata import IPTC_TAG, XMP_TAG, Kept, jpeg_iptc_segment
 
 
 def encode(pixels: Pixels, alpha: Pixels | None, form: Form) -> bytes:
@@ -42,28 +42,26 @@ def _encode_sixteen(pixels: Pixels, form: Form, samples: Samples) -> bytes:
     changed = with_changes(samples, form.original, pixels)
     if changed.ndim == 2:
         return _save(Image.fromarray(changed), form)
-    data = write_samples(changed, form.format)
-    return _with_chunks(data, form.kept) if form.format == "PNG" else data
+    if form.format == "TIFF":
+        return write_tiff(changed, form.kept)
+    return _with_chunks(write_png(changed), form.kept)
 
 
 def _save(image: Image.Image, form: Form) -> bytes:
     if form.format == "HEIF":
-        image = _for_heif(image)
+        _check_heif()
     out = io.BytesIO()
     image.save(out, format=form.format, **_options(form), **_metadata(form))
     return out.getvalue()
 
 
-def _for_heif(image: Image.Image) -> Image.Image:
-    """Loads the encoder; a build without one is a reason to withhold the picture."""
-    from pillow_heif import libheif_info, register_heif_opener
+def _check_heif() -> None:
+    """A build without an encoder is a reason to withhold the picture."""
+    from pillow_heif import libheif_info
 
-    from deid.errors import DeidError
-
+    open_heif()
     if not libheif_info()["encoders"]:
-        raise DeidError("no HEIC encoder is installed; convert it to PNG or JPEG")
-    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
-    return image
+        raise DeidError("no HEIC encoder is installed; convert the picture to PNG or JPEG")
 
 
 def _options(form: Form) -> dict[str, Any]:
@@ -79,8 +77,6 @@ def _options(form: Form) -> dict[str, Any]:
 def _metadata(form: Form) -> dict[str, Any]:
     kept = form.kept
     options: dict[str, Any] = {}
-    if form.format in ("BMP", "GIF"):
-        return options
     if kept.icc:
         options["icc_profile"] = kept.icc
     if kept.exif:
@@ -94,7 +90,7 @@ def _metadata(form: Form) -> dict[str, Any]:
     if form.format == "JPEG" and kept.iptc:
         options["extra"] = jpeg_iptc_segment(kept.iptc)
     if form.format == "TIFF":
-        tags = {_XMP_TAG: kept.xmp, _IPTC_TAG: kept.iptc}
+        tags = {XMP_TAG: kept.xmp, IPTC_TAG: kept.iptc}
         options["tiffinfo"] = {tag: value for tag, value in tags.items() if value}
     return options
 
