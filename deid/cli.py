@@ -120,6 +120,10 @@ def run(
     allow_no_face: Annotated[
         bool, typer.Option(help="Write pictures without a face, re-encoded without metadata.")
     ] = False,
+    keep_metadata: Annotated[
+        list[str] | None,
+        typer.Option(help="icc, exif, exif:TAG, xmp:PREFIX:NAME, iptc:NAME; else all of it goes."),
+    ] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """De-identify pictures: detect, align, anonymise, verify, paste back, write."""
@@ -132,6 +136,7 @@ def run(
         recognisers=tuple(recogniser or ()),
         seed=seed,
         allow_no_face=allow_no_face,
+        keep_metadata=tuple(keep_metadata or ()),
     )
     workshop = open_workshop(local_bundle(load_params(params)), asked)
     summary = deidentify_path(source, destination, workshop)

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from deid.images import Pixels
 
@@ -87,6 +87,7 @@ def planted_exif() -> bytes:
 def _with_thumbnail(block: bytes, thumbnail: bytes) -> bytes:
     """The second directory of an Exif block, as cameras write it (Exif 2.32, section 4.5.4)."""
     tiff = bytearray(block.removeprefix(b"Exif\0\0"))
+    tiff += b"\0" * (len(tiff) % 2)  # directories start at even places
     order = "<" if tiff[:2] == b"II" else ">"
     (first,) = struct.unpack_from(order + "I", tiff, 4)
     (entries,) = struct.unpack_from(order + "H", tiff, first)
@@ -122,6 +123,18 @@ def planted_icc() -> bytes:
     marked = bytearray(profile + SECRET + b"-profile")
     struct.pack_into(">I", marked, 0, len(marked))
     return bytes(marked)
+
+
+def swapped_icc() -> bytes:
+    """A whole profile, not sRGB's, in which red and green have changed places."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for one, other in (
+        (b"rXYZ", b"gXYZ"),
+        ("sRGB".encode("utf-16-be"), "tRGB".encode("utf-16-be")),
+    ):
+        assert one in profile
+        profile = profile.replace(one, b"swap").replace(other, one).replace(b"swap", other)
+    return profile
 
 
 def iptc(number: int, text: bytes) -> bytes:
@@ -168,22 +181,14 @@ def _planted_png() -> bytes:
 
 
 def _planted_tiff() -> bytes:
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    tags[270] = SECRET.decode()
-    tags[700] = planted_xmp()
-    tags[33723] = iptc(80, SECRET)
-    tags.tagtype[33723] = 7
-    tags[65000] = SECRET.decode()
+    exif = Image.Exif()
+    exif.load(planted_exif())
+    exif[700] = planted_xmp()
+    exif[33723] = iptc(80, SECRET)
+    exif[65000] = SECRET.decode()
     second = Image.fromarray(smooth(seed=5))
-    data = rgb(
-        "TIFF",
-        tiffinfo=tags,
-        exif=planted_exif(),
-        icc_profile=planted_icc(),
-        save_all=True,
-        append_images=[second],
-    )
-    return data + SECRET
+    options = {"icc_profile": planted_icc(), "save_all": True, "append_images": [second]}
+    return rgb("TIFF", exif=exif, **options) + SECRET
 
 
 def _planted_gif() -> bytes:
@@ -258,3 +263,16 @@ def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
         found.append((name, body))
         at += 12 + length
     return found
+
+
+def png_with(data: bytes, exif: bytes, xmp: bytes, icc: bytes) -> bytes:
+    """A PNG with metadata chunks put in by hand."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(name + body))
+        return struct.pack(">I", len(body)) + name + body + check
+
+    extra = chunk(b"iCCP", b"x\0\0" + zlib.compress(icc))
+    extra += chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    extra += chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    return data[:33] + extra + data[33:]

@@ -224,9 +224,9 @@ def test_one_bit_becomes_grey_and_that_is_said() -> None:
     assert np.array_equal(outside(after.pixels), outside(before.pixels))
 
 
-def test_another_profile_becomes_srgb_once() -> None:
-    wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    assert np.array_equal(decode(rgb("PNG", icc_profile=wide), "a").pixels, smooth())
+def test_a_profile_that_is_broken_or_of_other_channels_changes_nothing() -> None:
+    other = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    assert np.array_equal(decode(rgb("PNG", icc_profile=other), "a").pixels, smooth())
     assert np.array_equal(decode(rgb("PNG", icc_profile=b"broken"), "a").pixels, smooth())
 
 

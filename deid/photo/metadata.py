@@ -35,8 +35,7 @@ _PLAIN = _words(
     "SubsecTime SubsecTimeOriginal SubsecTimeDigitized ShutterSpeedValue ApertureValue "
     "BrightnessValue ExposureBiasValue MaxApertureValue SubjectDistance MeteringMode LightSource "
     "Flash FocalLength FocalLengthIn35mmFilm ExposureMode WhiteBalance DigitalZoomRatio "
-    "SceneCaptureType GainControl Contrast Saturation Sharpness SubjectDistanceRange Make Model "
-    "LensMake LensModel LensSpecification XResolution YResolution ResolutionUnit"
+    "SceneCaptureType GainControl Contrast Saturation Sharpness SubjectDistanceRange"
 )
 # They describe how the original was stored, or hold pictures or blocks of any content.
 _NEVER = _words(
@@ -217,10 +216,10 @@ def _copy(found: Mapping[int, Any], made: Any, tags: set[int]) -> None:
 
 
 def _xmp(image: Image.Image, names: frozenset[tuple[str, str]]) -> bytes:
-    packet = image.info.get("xmp") or b""
-    if not packet or b"<!DOCTYPE" in packet or b"<!ENTITY" in packet:
-        return b""
-    root = ElementTree.fromstring(packet.strip(b"\x00 \n"))
+    packet = (image.info.get("xmp") or b"").strip(b"\x00 \n")
+    if not packet or any(mark in packet for mark in (b"<!DOCTYPE", b"<!ENTITY", b"\x00")):
+        return b""  # no packet needs entities; with zeros it is in a coding that could hide them
+    root = ElementTree.fromstring(packet)
     fields = []
     for prefix, name in sorted(names):
         texts = _xmp_texts(root, f"{{{_NAMESPACES[prefix]}}}{name}")

@@ -9,7 +9,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from deid.anonymize import METHODS, ModelPaths, build
@@ -19,6 +19,7 @@ from deid.params import AnonymizeParams
 from deid.photo.codec import SUFFIXES, Decoded, decode, encode
 from deid.photo.detect import build_detector
 from deid.photo.manifest import NAME, FileRecord, Manifest
+from deid.photo.metadata import Keep, parse_keep
 from deid.photo.picture import FaceRecord, Tools, deidentify_picture
 from deid.privacy.ladder import OPAQUE, ladder
 from deid.privacy.verify import build_verifier
@@ -30,7 +31,9 @@ from deid.worlds.world import World
 log = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the same settings give other pixels
-OTHER_PICTURES = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl"})
+OTHER_PICTURES = frozenset(
+    {".jp2", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class RunSettings:
     anonymize: AnonymizeParams = field(default_factory=AnonymizeParams)
     seed: int = 0
     allow_no_face: bool = False
+    keep_metadata: tuple[str, ...] = ()  # names, see deid.photo.metadata; none: all of it goes
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Summary:
 
 def build_workshop(settings: RunSettings, world: World, models: ModelPaths | None) -> Workshop:
     """Load all that a run needs; what is missing or broken is a `DeidError` before any picture."""
+    parse_keep(settings.keep_metadata)
     base = settings.method.partition("-")[0]
     if base not in METHODS:
         raise DeidError(f"method {settings.method!r}: unknown; choose one of {', '.join(METHODS)}")
@@ -236,11 +241,11 @@ class _Batch:
         if self._is_done(blank, output):
             return blank, "done"
         try:
-            encoded, faces = self._make_safe(data, blank.input_sha256)
+            encoded, faces, notes = self._make_safe(data, blank.input_sha256)
         except Exception as error:
             log.debug("%s", path, exc_info=True)
             return self._withheld(_replace(blank, "quarantined", _reason(error)), output)
-        return self._written(blank, output, encoded, faces)
+        return self._written(replace(blank, notes=notes), output, encoded, faces)
 
     def _blank(self, relative: str, sha256: str) -> FileRecord:
         settings, tools = self.workshop.settings, self.workshop.tools
@@ -267,16 +272,19 @@ class _Batch:
             and last.get("output_sha256") == file_sha256(output)
         )
 
-    def _make_safe(self, data: bytes, sha256: str) -> tuple[bytes, list[FaceRecord]]:
-        """The safe picture, encoded: exactly the bytes that were judged."""
+    def _make_safe(
+        self, data: bytes, sha256: str
+    ) -> tuple[bytes, list[FaceRecord], tuple[str, ...]]:
+        """The safe picture, encoded: exactly the bytes that were judged; and what it lost."""
         settings = self.workshop.settings
-        decoded = decode(data, "the file")
-        judged = encode(decoded.pixels, decoded.alpha, decoded.form)
+        keep = parse_keep(settings.keep_metadata)
+        decoded = decode(data, "the file", keep)
+        judged = b""
 
         def through(pixels: Pixels) -> Pixels:
             nonlocal judged
             judged = encode(pixels, decoded.alpha, decoded.form)
-            return _seen(judged, decoded)
+            return _seen(judged, decoded, keep)
 
         def seed(face: int) -> int:
             return seed_of(f"photo/{sha256}", face, settings.seed)
@@ -286,7 +294,7 @@ class _Batch:
         )
         if not faces and not settings.allow_no_face:
             raise DeidError("no face found; --allow-no-face copies it without its metadata")
-        return judged, faces
+        return judged, faces, decoded.notes
 
     def _written(
         self, blank: FileRecord, output: Path, encoded: bytes, faces: list[FaceRecord]
@@ -335,8 +343,8 @@ def _not_for_us(path: Path) -> str:
     return "" if known else "not a picture by its suffix"
 
 
-def _seen(encoded: bytes, decoded: Decoded) -> Pixels:
-    again = decode(encoded, "the output")
+def _seen(encoded: bytes, decoded: Decoded, keep: Keep) -> Pixels:
+    again = decode(encoded, "the output", keep)
     if (again.alpha is None) != (decoded.alpha is None):
         raise ValueError("the encoder changed the picture's transparency")
     return again.pixels

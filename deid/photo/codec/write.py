@@ -71,28 +71,36 @@ def _options(form: Form) -> dict[str, Any]:
         return {"quality": form.quality, "lossless": form.lossless, "exact": True}
     if form.format in ("HEIF", "AVIF"):
         return {"quality": form.quality}
-    return {"compression": "tiff_adobe_deflate"} if form.format == "TIFF" else {}
+    # Pillow writes a directory of Exif only where it does not compress.
+    deflate = form.format == "TIFF" and not form.kept.exif
+    return {"compression": "tiff_adobe_deflate"} if deflate else {}
 
 
 def _metadata(form: Form) -> dict[str, Any]:
     kept = form.kept
-    options: dict[str, Any] = {}
-    if kept.icc:
-        options["icc_profile"] = kept.icc
+    options: dict[str, Any] = {"icc_profile": kept.icc} if kept.icc else {}
+    if form.format == "TIFF":
+        return options | ({"exif": _tiff_tags(kept)} if kept.exif or kept.xmp or kept.iptc else {})
     if kept.exif:
         options["exif"] = kept.exif
     if kept.xmp and form.format == "PNG":
-        text = PngImagePlugin.PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", kept.xmp.decode())
-        options["pnginfo"] = text
-    elif kept.xmp and form.format != "TIFF":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", kept.xmp.decode())
+    elif kept.xmp:
         options["xmp"] = kept.xmp
-    if form.format == "JPEG" and kept.iptc:
+    if kept.iptc:
         options["extra"] = jpeg_iptc_segment(kept.iptc)
-    if form.format == "TIFF":
-        tags = {XMP_TAG: kept.xmp, IPTC_TAG: kept.iptc}
-        options["tiffinfo"] = {tag: value for tag, value in tags.items() if value}
     return options
+
+
+def _tiff_tags(kept: Kept) -> Image.Exif:
+    tags = Image.Exif()
+    if kept.exif:
+        tags.load(kept.exif)
+    for tag, block in ((XMP_TAG, kept.xmp), (IPTC_TAG, kept.iptc)):
+        if block:
+            tags[tag] = block
+    return tags
 
 
 def _with_chunks(png: bytes, kept: Kept) -> bytes:
