@@ -186,7 +186,7 @@ def bombs() -> dict[str, bytes]:
     return {
         "header.png": _png(100_000, 100_000, zlib.compress(bytes(100))),
         "limit.png": _png(8_000, 10_000, zlib.compress(bytes(100))),
-        "unpacks.png": _png(4_000, 5_000, zeros),
+        "unpacks.png": _png(1_500, 2_000, zlib.compress(bytes(9_002_000), 9)),
         "more.png": _png(10, 10, zeros),
         "text.png": _png(10, 10, zlib.compress(bytes(310)), text=zeros),
         "screen.gif": b"GIF89a" + screen + b",\0\0\0\0\xff\xff\xff\xff\0\x02\x01\0\0;",

@@ -20,6 +20,7 @@ from deid.photo.metadata import NOTHING, Keep, Kept, fitting, read_kept, usable_
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 NEWER_QUALITY = 90  # HEIC and AVIF do not tell theirs; on their scales this is near-transparent
+_KEEP_OPAQUE = ("PNG", "TIFF", "BMP")
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 258, 262
 
 
@@ -136,8 +137,8 @@ def _read(image: Image.Image, data: bytes, name: str, keep: Keep) -> Decoded:
         pixels[alpha == 0] = 0  # what nobody sees must not carry a face either
         if samples is not None:
             samples[alpha == 0] = 0
-        if facts.palette and bool((alpha == 255).all()):
-            alpha = None
+        if (facts.palette or facts.format not in _KEEP_OPAQUE) and bool((alpha == 255).all()):
+            alpha = None  # their encoders would leave it out
     palette = facts.palette and (alpha is None or facts.format in ("PNG", "GIF"))
     kept, unkept = fitting(facts.kept, facts.format, samples is not None and samples.ndim == 3)
     form = replace(
