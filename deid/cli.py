@@ -104,8 +104,12 @@ def rollback(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 def run(
-    source: Annotated[Path, typer.Argument(help="A picture or a folder of pictures.")],
-    destination: Annotated[Path, typer.Argument(help="The folder, or for one picture the file.")],
+    source: Annotated[
+        str, typer.Argument(help="A picture or a folder of pictures, or s3://BUCKET/PREFIX.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(help="The folder or s3://BUCKET/PREFIX, or for one picture the file.")
+    ],
     method: Annotated[
         str, typer.Option(help="swap, adversarial, fgsm, pgd, blur, pixelate or mask.")
     ] = "swap",
@@ -124,10 +128,28 @@ def run(
         list[str] | None,
         typer.Option(help="icc, exif, exif:TAG, xmp:PREFIX:NAME, iptc:NAME; else all of it goes."),
     ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes; each holds the networks.")] = 1,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which a file is given up and quarantined.")
+    ] = 300.0,
+    audit: Annotated[
+        str | None, typer.Option(help="Where the records go, if not to the destination.")
+    ] = None,
+    encryption: Annotated[
+        str | None,
+        typer.Option(help="What S3 encrypts new objects with: AES256, aws:kms or aws:kms:KEY-ID."),
+    ] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """De-identify pictures: detect, align, anonymise, verify, paste back, write."""
-    from deid.photo.run import RunSettings, deidentify_path
+    """De-identify pictures: detect, align, anonymise, verify, paste back, write.
+
+    Run the same command again after an interruption: it goes on where it was.
+    """
+    from functools import partial
+
+    from deid.photo.batch import locate, run_batch
+    from deid.photo.run import RunSettings
+    from deid.photo.workers import Pool
     from deid.serve.bundle import local_bundle, open_workshop
 
     asked = RunSettings(
@@ -138,8 +160,9 @@ def run(
         allow_no_face=allow_no_face,
         keep_metadata=tuple(keep_metadata or ()),
     )
-    workshop = open_workshop(local_bundle(load_params(params)), asked)
-    summary = deidentify_path(source, destination, workshop)
+    open_ = partial(open_workshop, local_bundle(load_params(params)), asked)
+    places = locate(source, destination, audit, encryption)
+    summary = run_batch(places, lambda places: Pool(open_, places, jobs, timeout))
     typer.echo(summary.text())
     if summary.failed:
         raise typer.Exit(1)

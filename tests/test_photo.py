@@ -4,8 +4,10 @@ import errno
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from deid.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.anonymize.pixelate import Pixelate
 from deid.errors import DeidError
 from deid.images import Pixels
+from deid.photo import face as face_module
 from deid.photo import picture as picture_module
 from deid.photo import run as run_module
 from deid.photo.align import crop_face, place_face
@@ -80,12 +83,21 @@ class Paint:
         return torch.full_like(faces, (seeds[0] % 101) / 101 - 0.5)
 
 
+def is_noise(crop: Pixels) -> bool:
+    """Whether a crop shows an original of these tests, which are noise, or what was made of it."""
+    size = len(crop)
+    middle = crop[size // 3 : size * 2 // 3, size // 3 : size * 2 // 3].astype(float)
+    return bool(np.abs(np.diff(middle, axis=1)).mean() > 10)
+
+
 def judge(value: float | Callable[[], float]) -> Verifier:
-    """A verifier whose one judge always reports `value`, below or above its threshold of 0.3."""
+    """A verifier whose one judge reports `value` for whatever is not noise any more; its
+    threshold is 0.3."""
 
     def embed(faces: Pixels, points: np.ndarray) -> np.ndarray:
-        cosine = value() if callable(value) else value
-        return np.array([[1.0, 0.0], [cosine, 0.0]], np.float32)
+        if is_noise(faces[0]):
+            return np.array([[1.0, 0.0]], np.float32)
+        return np.array([[value() if callable(value) else value, 0.0]], np.float32)
 
     return Verifier((Judge("fixed", 0.3, embed),), side=32)
 
@@ -316,7 +328,9 @@ def test_whatever_fails_ends_in_an_opaque_mask(failure: str) -> None:
 def test_a_step_of_our_own_that_fails_ends_in_a_mask(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(picture_module, step, raises)
+    for module in (picture_module, face_module):
+        if hasattr(module, step):
+            monkeypatch.setattr(module, step, raises)
     no_landmarks = tools(landmarks=lambda images: torch.full((1, 68, 2), -99.0))
     out, faces = deidentify_picture(noise(7), no_landmarks, "swap", lambda i: i)
     assert (core(out) == OPAQUE_GREY).all()
@@ -324,7 +338,7 @@ def test_a_step_of_our_own_that_fails_ends_in_a_mask(
 
 
 def test_a_recognised_face_goes_down_rung_by_rung() -> None:
-    said = iter([0.9, 0.1])
+    said = chain([0.9], repeat(0.1))
     out, faces = deidentify_picture(
         noise(8), tools(verifier=judge(lambda: next(said))), "swap", lambda i: i
     )
@@ -338,12 +352,12 @@ def test_what_is_judged_is_what_comes_out_of_the_encoder() -> None:
     picture, seen = noise(9), []
 
     def embed(faces: Pixels, points: np.ndarray) -> np.ndarray:
-        seen.append(faces[1].copy())
-        return np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+        seen.append(faces[0].copy())
+        return np.array([[1.0, 0.0] if is_noise(faces[0]) else [0.0, 1.0]], np.float32)
 
     watching = tools(verifier=Verifier((Judge("watching", 0.3, embed),), side=32))
     deidentify_picture(picture, watching, "swap", lambda i: i, lambda p: np.full_like(p, 77))
-    assert (seen[0] == 77).all()
+    assert sum((crop == 77).all() for crop in seen) == len(seen) - 1, "all but the original"
 
 
 def test_an_overlapping_face_does_not_bring_back_its_neighbour() -> None:
@@ -351,30 +365,36 @@ def test_an_overlapping_face_does_not_bring_back_its_neighbour() -> None:
     picture[:] = np.maximum(picture, 60)
     calls: list[int] = []
 
-    def first_black_then_unchanged(faces: Tensor) -> Tensor:
+    def first_black_then_hardly_changed(faces: Tensor) -> Tensor:
         calls.append(1)
-        return torch.full_like(faces, -1.0) if len(calls) == 1 else faces
+        return torch.full_like(faces, -1.0) if len(calls) == 1 else faces + 0.1
 
     # "paint" is no generative method, so colours are not matched to the face that was there.
     overlapping = tools(
         detector=Known([face_at(10, 20, 60), face_at(34, 20, 60)]),
-        anonymizers={"paint": Paint(first_black_then_unchanged), "pixelate": Pixelate(4)},
+        anonymizers={"paint": Paint(first_black_then_hardly_changed), "pixelate": Pixelate(4)},
+        verifier=Verifier((replace(judge(0.0).judges[0], threshold=2.0),), side=32),
     )
     out, _ = deidentify_picture(picture, overlapping, "paint", lambda i: i)
-    assert core(out, 10).max() <= 2
+    assert core(out, 10).max() <= 20
 
 
 def test_a_mask_is_not_softened_by_a_neighbour() -> None:
-    def embed(faces: Pixels, points: np.ndarray) -> np.ndarray:
-        turn.append(1)
-        return np.array([[1.0, 0.0], [float(len(turn) in (1, 3)), 0.0]], np.float32)
+    picture = noise(11)
+    picture[:, :52, 2] //= 4
+    picture[:, 52:, 0] //= 4
 
-    turn: list[int] = []  # the first face is known at both its rungs, the second one never
+    def embed(faces: Pixels, points: np.ndarray) -> np.ndarray:
+        red, _, blue = faces[0, 8:24, 8:24].mean(axis=(0, 1))
+        if red > blue:  # the first face is known at every rung, the second one never
+            return np.array([[1.0, 0.0, 0.0]], np.float32)
+        return np.array([[0.0, is_noise(faces[0]), not is_noise(faces[0])]], np.float32)
+
     two = tools(
         detector=Known([face_at(10, 20, 60), face_at(34, 20, 60)]),
-        verifier=Verifier((Judge("turns", 0.3, embed),), side=32),
+        verifier=Verifier((Judge("of colours", 0.3, embed),), side=32),
     )
-    out, faces = deidentify_picture(noise(11), two, "swap", lambda i: i)
+    out, faces = deidentify_picture(picture, two, "swap", lambda i: i)
     assert [face.method for face in faces] == ["mask", "swap"]
     assert (core(out, 10) == OPAQUE_GREY).all()
 
@@ -403,6 +423,7 @@ def test_a_folder_keeps_its_tree_and_every_input_ends_once(tmp_path: Path) -> No
         "a.png",
         "deep/er/b.jpg",
         "manifest.jsonl",
+        ".deid/manifest.known.jsonl",
     }
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
     found = records(out)
@@ -454,8 +475,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join(lines[:2]) + lines[2][:40])  # 2.png: written, its line cut off
     (tmp_path / "killed/3.png").unlink()
-    (tmp_path / "killed/.3.png.tmp").write_bytes(b"half")
+    half = tmp_path / "killed/.deid-0123456789abcdef.tmp"
+    half.write_bytes(b"half")
     assert dict(run(source, tmp_path / "killed").counts) == {"done": 2, "written": 2}
+    assert not half.exists()
     for name in ("0.png", "1.png", "2.png", "3.png", "manifest.jsonl"):
         whole = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "killed" / name).read_bytes() == whole
@@ -548,10 +571,10 @@ def test_bad_paths_and_full_disks_are_one_line(
     with pytest.raises(DeidError, match="file"):
         run(tmp_path / "in", tmp_path / "file/out")
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run_module, "write_atomically", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DeidError, match="No space left"):
         run(tmp_path / "in", tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.png"))
@@ -684,8 +707,7 @@ def test_photographs_are_judged_by_a_recogniser_of_real_faces(
     assert isinstance(faces, list)
     assert len(faces) == len(places)
     # Noise against the toy world's encoder does not fool a recogniser of real faces.
-    expected = {"fgsm": "pixelate"}.get(method, method)
-    assert {face["method"] for face in faces} == {expected}
+    assert all((face["method"] == method) == (method != "fgsm") for face in faces)
     for face in faces:
         assert all(value < 0.35 for value in face["similarities"].values())
     with Image.open(tmp_path / "out/a.png") as image:

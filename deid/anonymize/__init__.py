@@ -28,10 +28,11 @@ def _swap(world: World, models: ModelPaths | None, settings: AnonymizeParams) ->
     return Swap(world, model, settings.swap_max_similarity, settings.swap_tries)
 
 
-def _adversarial(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:
+def _adversarial(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:
     if models is not None and models.stage_two is None:
         raise DeidError("method adversarial: needs stage two; run `deid stage-two` first")
-    return Adversarial(_model("adversarial", world, models), world.resolution)
+    model = _model("adversarial", world, models)
+    return Adversarial(model, world.resolution, settings.adversarial_stretch)
 
 
 def _reconstruction(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:

@@ -11,13 +11,22 @@ from deid.model import Deidentifier
 
 @dataclass(frozen=True)
 class Adversarial:
-    """I_adv = G(Clip_δ(M_adv(w), w)), equations (9)–(12)."""
+    """I_adv = G(Clip_δ(M_adv(w), w)), equations (9)–(12).
+
+    A `stretch` above 1 goes that much further than M_adv did, and than its δ: more protection, and
+    less likeness to the eye.
+    """
 
     model: Deidentifier
     resolution: int | None
+    stretch: float = 1.0
     name: str = "adversarial"
 
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape; seeds play no part."""
-        return self.model.adversarial(faces)
+        if self.stretch == 1.0:
+            return self.model.adversarial(faces)
+        w = self.model.latent(faces, faces)
+        further = w + self.stretch * (self.model.adversarial_latent(w) - w)
+        return self.model.synthesise(further).clamp(-1.0, 1.0)

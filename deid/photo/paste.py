@@ -4,6 +4,7 @@ A region is 1 over the whole face and falls to 0 only outside it: softness never
 the original face shine through. Beyond the region the picture keeps its bytes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 
 from deid.alignment import Points, apply_affine, crop_to_picture, five_points
 from deid.images import Pixels
-from deid.photo.align import Window, place_face
+from deid.photo.align import Window, native_side, place_face
+from deid.photo.blend import Place, blend_in
 
 OPAQUE_GREY = 96
+FILL_TOLERANCE = 10.0  # levels of 256 by which an encoder may miss it, in the mean
 FEATHER = 0.03  # of the FFHQ square's side
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 
@@ -77,6 +80,15 @@ def hull_with_box(hull: Points | None, box: Points) -> Points:
     return np.asarray(cv2.convexHull(everything.astype(np.float32))[:, 0])
 
 
+def hull_of_box(box: Points) -> Points:
+    """An ellipse `[M,2]` inscribed in a box `[4]`."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    angle = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
+    unit = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    half = np.array([x1 - x0, y1 - y0]) / 2
+    return np.asarray(np.array([x0 + x1, y0 + y1]) / 2 + unit * half)
+
+
 def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
     """1 over `hull` `[M,2]`, 0 elsewhere."""
     window = _window(hull, shape, margin=2)
@@ -84,12 +96,17 @@ def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
 
 
 def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: bool) -> None:
-    """Blend an aligned `crop` into `canvas` in place; `match` brings its colours to the face's."""
+    """Blend an aligned `crop` into `canvas` in place; `match` brings light and colour to what they
+    were in the face, and to the colours around it at its edge."""
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1]
     new = place_face(crop, points, region.window).astype(np.float32)
     if match:
-        new = _match_colours(new, old.astype(np.float32), points, region)
+        skin = _filled(_ellipse(points, middle=0.62, across=0.17, down=0.2), region.window)
+        place = Place(
+            old.astype(np.float32), region.alpha, skin.astype(np.float32), native_side(points)
+        )
+        new = blend_in(new, place)
     alpha = region.alpha[..., None]
     mixed = np.rint(old * (1.0 - alpha) + new * alpha).clip(0, 255).astype(np.uint8)
     canvas[y0:y1, x0:x1] = np.where(alpha > 0, mixed, old)
@@ -108,18 +125,37 @@ def is_filled(canvas: Pixels, region: Region) -> bool:
     return len(inside) > 0 and bool((inside == OPAQUE_GREY).all())
 
 
-def _match_colours(
-    new: NDArray[np.float32], old: NDArray[np.float32], points: Points, region: Region
-) -> NDArray[np.float32]:
-    """Bring the mean colour of cheeks, nose and mouth to what it was, so that the neck fits.
+def looks_filled(decoded: Pixels, region: Region) -> bool:
+    """Whether a region that was filled is still one plain grey after a lossy encoder.
 
-    By a gain, as a change of light would: a shift would stain the whites of the eyes.
+    Its rim, where an encoder mixes it with its surroundings, is left out.
     """
-    skin = _filled(_ellipse(points, middle=0.62, across=0.16, down=0.2), region.window) > 0
-    if not skin.any():
-        return new
-    gain = (old[skin].mean(axis=0) + 1) / (new[skin].mean(axis=0) + 1)
-    return np.asarray(new * np.clip(gain, 0.5, 2.0), dtype=np.float32)
+    x0, y0, x1, y1 = region.window
+    whole = (region.alpha > 0).astype(np.uint8)
+    rim = min(8, max(1, min(whole.shape) // 6))
+    inner = cv2.erode(whole, np.ones((2 * rim + 1,) * 2, np.uint8), borderValue=1) > 0
+    inside = decoded[y0:y1, x0:x1][inner if inner.any() else whole > 0].astype(np.float32)
+    if len(inside) == 0:
+        return False
+    shown = inside[inside.any(axis=1)]  # decoding blackens what is wholly transparent
+    return len(shown) == 0 or bool(np.abs(shown - OPAQUE_GREY).mean() <= FILL_TOLERANCE)
+
+
+def coverage(outline: Points, regions: Sequence[Region], shape: tuple[int, ...]) -> float:
+    """Share of the pixels in an outline `[M,2]`, inside the picture, that any region replaces."""
+    try:
+        x0, y0, x1, y1 = window = _window(outline, shape, margin=0)
+    except ValueError:
+        return 1.0  # outside the picture there is nothing to cover
+    inside = _filled(outline, window) > 0
+    covered = np.zeros_like(inside)
+    for region in regions:
+        u0, v0, u1, v1 = region.window
+        left, top, right, bottom = max(x0, u0), max(y0, v0), min(x1, u1), min(y1, v1)
+        if left < right and top < bottom:
+            part = region.alpha[top - v0 : bottom - v0, left - u0 : right - u0] > 0.5
+            covered[top - y0 : bottom - y0, left - x0 : right - x0] |= part
+    return float(covered[inside].mean()) if inside.any() else 1.0
 
 
 def _window(outline: Points, shape: tuple[int, ...], margin: int) -> Window:

@@ -21,6 +21,7 @@ from deid.images import Pixels, to_tensor
 from deid.worlds.world import FaceEmbedder, World
 
 FALSE_ACCEPT_RATE = 1e-3
+STRANGER_RATE = 1e-4
 LEAST_TRUE_ACCEPT_RATE = 0.3
 CALIBRATION = (60, 2, 0)  # people, views each, seed
 
@@ -28,21 +29,38 @@ Embed = Callable[[Pixels, Points], NDArray[np.float32]]
 """Aligned `uint8 [N,S,S,3]` faces and their five points `[N,5,2]` in them → unit `[N,dim]`."""
 
 
+Embeddings = Mapping[str, NDArray[np.float32]]
+"""For each judge by name, unit vectors `[N,dim]`."""
+
+
 @dataclass(frozen=True)
 class Judge:
-    """A recogniser and the cosine above which it takes two faces for one person."""
+    """A recogniser and the cosine above which it takes two faces for one person.
+
+    `stranger` is the same for two different places of a picture. Many such pairs are compared, so
+    it is set for fewer false accepts; None: `threshold`.
+    """
 
     name: str
     threshold: float
     embed: Embed
+    stranger: float | None = None
+
+    def limit(self, elsewhere: bool) -> float:
+        """The cosine that an output must stay below."""
+        return self.stranger if elsewhere and self.stranger is not None else self.threshold
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judges said of one face: a cosine for each, and whether all were below."""
+    """What the judges said of one face: a cosine for each, and whether all were below.
+
+    `margin` is the greatest excess of a cosine over its limit; negative where safe.
+    """
 
     similarities: Mapping[str, float]
     safe: bool
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -57,18 +75,35 @@ class Verifier:
         """Names and thresholds, for the records."""
         return {judge.name: judge.threshold for judge in self.judges}
 
+    def embed(self, faces: Pixels, points: Points) -> Embeddings:
+        """`uint8 [N,side,side,3]` and their five points in them `[N,5,2]` → vectors.
+
+        Raises `FloatingPointError` where a judge says nothing that can be compared.
+        """
+        if not self.judges:
+            raise ValueError("nobody judges")
+        vectors = {judge.name: judge.embed(faces, points) for judge in self.judges}
+        for name, rows in vectors.items():
+            if len(rows) != len(faces) or not np.isfinite(rows).all():
+                raise FloatingPointError(f"{name} gave no vector that can be compared")
+        return vectors
+
+    def judge(self, original: Embeddings, output: Embeddings, elsewhere: bool = False) -> Verdict:
+        """Compare one original `[1,dim]` with one output; `elsewhere`: not at its own place."""
+        cosines = {
+            judge.name: float(original[judge.name][0] @ output[judge.name][0])
+            for judge in self.judges
+        }
+        excess = [cosines[judge.name] - judge.limit(elsewhere) for judge in self.judges]
+        margin = max(excess, default=float("nan"))
+        # One that is not finite is a failure, wherever it stands among the others.
+        safe = bool(excess) and all(np.isfinite(value) and value < 0 for value in excess)
+        return Verdict(cosines, safe, margin)
+
     def compare(self, original: Pixels, output: Pixels, points: Points) -> Verdict:
         """Judge one face: `uint8 [side,side,3]` before and after, five points `[5,2]`."""
-        pair, both = np.stack([original, output]), np.stack([points, points])
-        similarities = {}
-        for judge in self.judges:
-            before, after = judge.embed(pair, both)
-            similarities[judge.name] = float(before @ after)
-        safe = bool(self.judges) and all(
-            np.isfinite(similarities[judge.name]) and similarities[judge.name] < judge.threshold
-            for judge in self.judges
-        )
-        return Verdict(similarities, safe)
+        before, after = (self.embed(face[None], points[None]) for face in (original, output))
+        return self.judge(before, after)
 
 
 def threshold_at(similarities: NDArray[Any], rate: float = FALSE_ACCEPT_RATE) -> float:
@@ -98,14 +133,15 @@ def world_verifier(world: World) -> Verifier:
         embed = _world_embed(network)
         nowhere = np.zeros((len(faces.pixels), 5, 2), np.float32)
         genuine, impostor = pair_similarities(embed(faces.pixels, nowhere), faces.identities)
-        threshold = threshold_at(impostor)
+        threshold, stranger = threshold_at(impostor), threshold_at(impostor, STRANGER_RATE)
         known = float((genuine > threshold).mean())
         if not known >= LEAST_TRUE_ACCEPT_RATE:
             raise DeidError(
                 f"recogniser {world.name}/{name}: knows only {known:.0%} of people again, too few "
                 "to judge by; restore its weights or train them with `make pretrain`"
             )
-        judges.append(Judge(f"{world.name}/{name}", round(threshold, 4), embed))
+        limits = round(threshold, 4), round(stranger, 4)
+        judges.append(Judge(f"{world.name}/{name}", limits[0], embed, limits[1]))
     return Verifier(tuple(judges), world.resolution)
 
 
@@ -123,18 +159,20 @@ class _Convention:
     """How a family of recognisers wants its input: `(RGB - mean) / std`, on 0 to 255.
 
     The thresholds are stricter than a false accept rate of 1e-3, which is 0.53 for foamliu's
-    MobileFaceNet on 200 synthetic portraits (1e-2: 0.39).
+    MobileFaceNet on 200 synthetic portraits (1e-2: 0.39); `stranger` is at that rate. Those of
+    arcface have not been measured: they follow what its users report.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     threshold: float
+    stranger: float
 
 
 _CONVENTIONS = {
     # Torchvision's ImageNet statistics.
-    "foamliu": _Convention((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 0.35),
-    "arcface": _Convention((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), 0.30),
+    "foamliu": _Convention((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 0.35, 0.53),
+    "arcface": _Convention((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), 0.30, 0.45),
 }
 
 # Where recognisers of the ArcFace family expect the five points in their 112-pixel input
@@ -173,7 +211,7 @@ def _file_judge(spec: str) -> Judge:
     except Exception as error:
         reason = str(error).split("\n")[0][:160]
         raise DeidError(f"{path}: not a {kind} recogniser ({reason}); get it again") from None
-    return Judge(f"{kind}:{path.stem}", convention.threshold, embed)
+    return Judge(f"{kind}:{path.stem}", convention.threshold, embed, convention.stranger)
 
 
 def _onnx_embed(path: Path, convention: _Convention) -> Embed:

@@ -1,0 +1,132 @@
+"""A made face takes the light and colour of the place it goes to, and ends there without a seam.
+
+Both corrections are smooth fields of low order, worked out on a small grid: they carry the light
+and the skin's tone, and nothing by which a person is known.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.float32]
+
+GRID = 96  # longer side of the grid on which fields are worked out
+BLACK = 8.0  # levels added before a ratio is taken: dark pixels say little about light
+MOST_GAIN = 2.0
+SPREAD = 0.035  # of the FFHQ square's side: how far along the edge colours are averaged
+BAND = 0.03  # of the side: how far into the face colours at its edge are compared
+DEPTH = 0.14  # of the side: how deep into the face the seam's correction reaches
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a face goes, over one window: `old float32 [h,w,3]`, what is there; `alpha [h,w]`, 1
+    over the face; `skin [h,w]`, 1 on cheeks, nose and mouth; the FFHQ square's `side`."""
+
+    old: Picture
+    alpha: Picture
+    skin: Picture
+    side: float
+
+
+def blend_in(new: Picture, place: Place) -> Picture:
+    """`float32 [h,w,3]` in levels of 256 → the same, matched to `place`."""
+    return close_seam(match_light(new, place), place)
+
+
+def match_light(new: Picture, place: Place) -> Picture:
+    """Multiply `new` by the light that makes its skin like the old one's.
+
+    By channel a gain exp(a + b·x + c·y), fitted to the skin with outliers (glasses, a beard) left
+    out: the light's colour, strength and direction. A gain, as a change of light would be: a shift
+    would stain the whites of the eyes.
+    """
+    size = _grid(new.shape)
+    skin = cv2.resize(place.skin, size, interpolation=cv2.INTER_AREA)
+    chosen = skin > 0.5
+    if chosen.sum() < 12:
+        return new
+    light = np.log(_small(place.old, size) + BLACK) - np.log(_small(new, size) + BLACK)
+    basis = _basis(chosen)
+    field = np.stack(
+        [basis @ _fit(basis[chosen], light[..., channel][chosen]) for channel in range(3)], -1
+    )
+    limit = np.log(MOST_GAIN)
+    gain = np.exp(np.clip(field, -limit, limit)).astype(np.float32)
+    full = cv2.resize(gain, (new.shape[1], new.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(new * full, dtype=np.float32)
+
+
+def close_seam(new: Picture, place: Place) -> Picture:
+    """Shift `new` near the mask's edge to the colours that were there, fading towards the middle.
+
+    The difference in a band along the edge is carried inwards by normalised convolution: a
+    membrane, as in gradient-domain cloning, that ends before it can tint the whole face. Where
+    skin met hair or background it still does: the step that was there stays.
+    """
+    whole = (place.alpha >= 1).astype(np.uint8)
+    if whole.all() or not whole.any():
+        return new
+    inside = cv2.distanceTransform(whole, cv2.DIST_L2, 5)
+    ring = (inside <= max(1.0, BAND * place.side)).astype(np.float32)
+    there = _carried(place.old, ring, place.side)
+    shift = there - _carried(new, ring, place.side)
+    # No further than to the colour that was there: dark hair that is lightened at the edge must
+    # not light up the skin beside it.
+    most = np.abs(there - new) * (np.sign(there - new) == np.sign(shift))
+    shift = np.sign(shift) * np.minimum(np.abs(shift), most)
+    fade = np.clip(1.0 - inside / max(1.0, DEPTH * place.side), 0.0, 1.0)
+    return np.asarray(new + (fade * fade * (3 - 2 * fade))[..., None] * shift, dtype=np.float32)
+
+
+def _carried(picture: Picture, ring: Picture, side: float) -> Picture:
+    """The ring's colours `[h,w,3]`, averaged along it and carried on to everywhere."""
+    size = _grid(picture.shape)
+    colours = cv2.resize(picture * ring[..., None], size, interpolation=cv2.INTER_AREA)
+    weight = cv2.resize(ring, size, interpolation=cv2.INTER_AREA)
+    sigma = max(0.6, SPREAD * side * size[0] / picture.shape[1])
+    total, spread = np.zeros_like(colours), np.zeros_like(weight)
+    for scale, share in ((1.0, 1.0), (3.0, 1e-2), (9.0, 1e-4)):  # far from the ring: the coarse
+        total += share * cv2.GaussianBlur(colours, (0, 0), sigma * scale)
+        spread += share * cv2.GaussianBlur(weight, (0, 0), sigma * scale)
+    mean = total / (spread[..., None] + 1e-9)
+    full = cv2.resize(mean, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(full, dtype=np.float32)
+
+
+def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Width and height of the small grid for a window of `shape`."""
+    scale = min(1.0, GRID / max(shape[:2]))
+    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+
+
+def _small(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Low frequencies only: eyes and lips are no light."""
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    smooth = cv2.GaussianBlur(small, (0, 0), max(0.5, 0.03 * max(size)))
+    return np.asarray(smooth, dtype=np.float32).clip(0)
+
+
+def _basis(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """`[h,w,3]`: 1, x and y in units of the chosen pixels' extent, held level outside it."""
+    rows, columns = np.nonzero(chosen)
+    y, x = np.mgrid[0 : chosen.shape[0], 0 : chosen.shape[1]].astype(np.float64)
+    across, down = max(1.0, float(np.ptp(columns)) / 2), max(1.0, float(np.ptp(rows)) / 2)
+    x, y = (x - columns.mean()) / across, (y - rows.mean()) / down
+    return np.stack([np.ones_like(x), np.clip(x, -1.0, 1.0), np.clip(y, -1.0, 1.0)], axis=-1)
+
+
+def _fit(basis: NDArray[np.float64], values: NDArray[Any]) -> NDArray[np.float64]:
+    """Least squares of `[M,3]` to `[M]`, those far from it weighing less each of three rounds."""
+    ridge = np.diag([0.0, 0.1, 0.1]) * len(values)
+    weights = np.ones(len(values))
+    solution = np.zeros(3)
+    for _ in range(3):
+        weighted = basis * weights[:, None]
+        solution = np.linalg.solve(weighted.T @ basis + ridge, weighted.T @ values)
+        miss = np.abs(values - basis @ solution)
+        weights = 1.0 / np.maximum(1.0, miss / max(1e-3, 1.5 * float(np.median(miss))))
+    return solution

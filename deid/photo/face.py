@@ -1,0 +1,185 @@
+"""One face of a picture on its way down the ladder: where it is, what it is made of by now."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deid.alignment import Points, apply_affine, crop_to_picture, five_points, invert_affine
+from deid.images import Pixels, to_tensor
+from deid.photo.align import crop_face, native_side
+from deid.photo.paste import (
+    FEATHER,
+    Region,
+    hard_region,
+    hull_of_landmarks,
+    hull_of_points,
+    hull_with_box,
+    plausible,
+    soft_region,
+)
+from deid.privacy.ladder import DESTRUCTIVE, OPAQUE, base, refinement
+from deid.privacy.verify import Embeddings, Verifier
+from deid.seeds import seed_of
+from deid.worlds.world import LandmarkNetwork
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FaceRecord:
+    """What became of one face; goes into the manifest as it is."""
+
+    box: tuple[int, int, int, int]
+    score: float
+    method: str  # the rung whose pixels were written
+    verdict: str  # "verified", or "masked"
+    similarities: Mapping[str, float]  # of what was written, for each judge
+    failures: tuple[str, ...]  # why higher rungs were left
+    rung: int = 1  # how many rungs were tried
+    found: str = "detector"  # or "sweep": only in a picture that was already anonymised
+
+
+@dataclass
+class Face:
+    """`points [5,2]` and `hull [M,2]` in picture pixels; `rungs`: the present one, then the rest.
+
+    A `hull` of None: it could not be placed, so its box is all that is known of it.
+    """
+
+    box: Points
+    score: float
+    points: Points
+    hull: Points | None
+    seed: int
+    rungs: tuple[str, ...]
+    found: str = "detector"
+    similarities: Mapping[str, float] = field(default_factory=dict)
+    failures: tuple[str, ...] = ()
+    depth: int = 1
+    _original: Embeddings | None = None
+    _made: tuple[str, NDArray[np.uint8], NDArray[np.uint8]] | None = None
+
+    @property
+    def rung(self) -> str:
+        return self.rungs[0]
+
+    @property
+    def opaque(self) -> bool:
+        return self.rung == OPAQUE
+
+    @property
+    def longer(self) -> float:
+        """The longer side of its box, in pixels."""
+        return float(max(self.box[2] - self.box[0], self.box[3] - self.box[1]))
+
+    @property
+    def rung_seed(self) -> int:
+        """Each refinement has a seed of its own."""
+        again = refinement(self.rung)
+        return seed_of("refinement", again, self.seed) if again else self.seed
+
+    def fall(self, reason: str, to_mask: bool = False) -> None:
+        """To the next rung, or at once to the last one."""
+        self.failures += (f"{self.rung}: {reason}",)
+        self.rungs = (OPAQUE,) if to_mask else self.rungs[1:]
+        self.depth += 1
+        self.similarities = {}
+
+    def region(self, shape: tuple[int, ...]) -> Region:
+        """The pixels that its present rung replaces in a picture of `shape`."""
+        if self.opaque or self.hull is None:
+            return hard_region(hull_with_box(self.hull, self.box), shape)
+        kind = base(self.rung)
+        outline = hull_with_box(self.hull, self.box) if kind in DESTRUCTIVE else self.hull
+        if kind == "pixelate":
+            return hard_region(outline, shape)
+        return soft_region(outline, shape, FEATHER * native_side(self.points))
+
+    def original(self, picture: Pixels, verifier: Verifier) -> Embeddings:
+        """What the judges see in it before anything was done; asked once."""
+        if self._original is None:
+            self._original = embed_face(picture, self.points, verifier)
+        return self._original
+
+    def made(self, crop: Pixels, make: Callable[[Pixels], Pixels]) -> Pixels:
+        """`make(crop)`, kept while rung and crop stay: a neighbour's fall costs nothing here."""
+        kept = self._made
+        if kept is None or kept[0] != self.rung or not np.array_equal(kept[1], crop):
+            kept = self._made = (self.rung, crop, make(crop))
+        return kept[2]
+
+    def record(self) -> FaceRecord:
+        x0, y0, x1, y1 = (round(float(value)) for value in self.box)
+        return FaceRecord(
+            box=(x0, y0, x1, y1),
+            score=round(self.score, 4),
+            method=self.rung,
+            verdict="masked" if self.opaque else "verified",
+            similarities={name: round(value, 4) for name, value in self.similarities.items()},
+            failures=self.failures,
+            rung=self.depth,
+            found=self.found,
+        )
+
+
+def embed_face(picture: Pixels, points: Points, verifier: Verifier) -> Embeddings:
+    """What the judges see at five points `[5,2]` of a picture; one row each."""
+    side = verifier.side
+    inside = apply_affine(invert_affine(crop_to_picture(points, side)), points)
+    return verifier.embed(crop_face(picture, points, side)[None], inside[None])
+
+
+@dataclass(frozen=True)
+class Placing:
+    """How faces are placed: `landmarks` on crops of `side`; whether they `refine` the points."""
+
+    landmarks: LandmarkNetwork
+    side: int
+    refine: bool
+
+
+def place(picture: Pixels, face: Face, placing: Placing) -> None:
+    """Find where a face is, exactly; one that cannot be placed can only be masked."""
+    try:
+        check_geometry(face.points, face.box)
+        for _ in range(2 if placing.refine else 1):
+            landmarks = _landmarks(picture, face.points, placing)
+            to_picture = crop_to_picture(face.points, placing.side)
+            expected = apply_affine(invert_affine(to_picture), face.points)
+            if not plausible(landmarks, expected, placing.side):
+                face.hull = hull_of_points(face.points)
+                break
+            face.hull = apply_affine(to_picture, hull_of_landmarks(landmarks))
+            if placing.refine:
+                face.points = apply_affine(to_picture, five_points(landmarks))
+        check_geometry(face.points, face.box)
+    except Exception as error:
+        log.debug("face at %s", face.box, exc_info=True)
+        face.hull = None
+        face.fall(say(error), to_mask=True)
+
+
+def check_geometry(points: Points, box: Points) -> None:
+    """`ValueError` where five points cannot be those of the face in `box`."""
+    if not (np.isfinite(points).all() and np.isfinite(box).all()):
+        raise ValueError("its points are not finite")
+    side, longer = native_side(points), float(max(box[2] - box[0], box[3] - box[1]))
+    if not 0.5 * longer < side < 6.0 * longer:
+        raise ValueError("its points do not fit its box")
+
+
+def _landmarks(picture: Pixels, points: Points, placing: Placing) -> NDArray[np.float64]:
+    import torch
+
+    crop = crop_face(picture, points, placing.side)
+    with torch.inference_mode():
+        return placing.landmarks(to_tensor(crop))[0].double().cpu().numpy()
+
+
+def say(error: Any) -> str:
+    """An exception in one short line."""
+    return " ".join(f"{type(error).__name__} {error}".split())[:160]

@@ -1,0 +1,171 @@
+"""The gate: what comes out of the encoder is looked at again, face by face and as a whole.
+
+Own place: each face is compared with its original where the original was, whether or not a
+detector still sees a face there. Sweep: every face that a detector finds in the finished picture
+is compared with every original of it, and one that nobody handled gets its own ladder.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deid.alignment import Points
+from deid.images import Pixels
+from deid.photo.align import crop_face
+from deid.photo.face import Face, check_geometry, embed_face, say
+from deid.photo.paste import coverage, hull_of_box, hull_of_points, looks_filled
+from deid.privacy.ladder import OPAQUE, SMALLEST_JUDGED
+from deid.privacy.verify import Verifier
+from deid.worlds.world import Faces
+
+log = logging.getLogger(__name__)
+
+UNCHANGED = 2.0
+"""Mean change, in levels of 256, below which a face was not anonymised, whatever judges say."""
+HANDLED = 0.65
+"""Share of a face found anew that must lie in a handled region, else nobody handled it."""
+BURIED = 0.9
+"""Share under opaque masks from which nothing of a face is left to be compared."""
+
+
+class Unsafe(Exception):
+    """A picture that cannot be made safe: nothing of it may be written."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one picture may cost. When `seconds` are over, faces not verified yet are masked; after
+    twice as long there is no output. A step that hangs is not interrupted here."""
+
+    seconds: float | None = None
+    sweeps: int = 4  # after so many that found a face nobody had handled, there is no output
+    smallest: int = SMALLEST_JUDGED  # pixels; smaller faces are destroyed, whatever the method
+    clock: Callable[[], float] = time.monotonic
+
+
+class Deadline:
+    """The time that a picture has left."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._start = limits, limits.clock()
+
+    @property
+    def over(self) -> bool:
+        """Whether only masks may be tried by now; raises `Unsafe` after twice the time."""
+        allowed = self._limits.seconds
+        if allowed is None:
+            return False
+        used = self._limits.clock() - self._start
+        if used > 2 * allowed:
+            raise Unsafe(f"out of time after {allowed:g} s")
+        return used > allowed
+
+
+def check_own(picture: Pixels, final: Pixels, face: Face, verifier: Verifier) -> bool:
+    """Compare a face of the finished picture with its original; one that fails falls."""
+    if face.opaque:
+        if not looks_filled(final, face.region(final.shape)):
+            raise Unsafe("a mask does not cover its face in the encoded picture")
+        return True
+    try:
+        if not _changed(picture, final, face.points, verifier.side):
+            face.fall("it is unchanged")
+            return False
+        output = embed_face(final, face.points, verifier)
+        verdict = verifier.judge(face.original(picture, verifier), output)
+    except Exception as error:
+        log.debug("face at %s", face.box, exc_info=True)
+        face.fall(f"not verified, {say(error)}", to_mask=True)
+        return False
+    face.similarities = verdict.similarities
+    if not verdict.safe:
+        known = ", ".join(f"{name} {value:.2f}" for name, value in verdict.similarities.items())
+        face.fall(f"still recognisable ({known})")
+    return verdict.safe
+
+
+def sweep(
+    picture: Pixels, final: Pixels, found: Faces, faces: Sequence[Face], verifier: Verifier
+) -> list[int]:
+    """Which of the faces `found` in the finished picture nobody handled.
+
+    One found in a handled face's place that is recognised as any original lets that face fall.
+    """
+    loose = []
+    regions = [face.region(final.shape) for face in faces]
+    masks = [r for r, face in zip(regions, faces, strict=True) if face.opaque]
+    for index in range(len(found)):
+        outline = _outline(found.points[index], found.boxes[index])
+        if masks and coverage(outline, masks, final.shape) >= BURIED:
+            continue
+        shares = [coverage(outline, [region], final.shape) for region in regions]
+        place = int(np.argmax(shares)) if shares else 0
+        if not shares or shares[place] < HANDLED:
+            loose.append(index)
+        elif (
+            not _stranger(picture, final, found.points[index], faces, place, verifier)
+            and faces[place].opaque
+        ):
+            loose.append(index)  # the mask leaves too much of it
+    return loose
+
+
+def _stranger(
+    picture: Pixels,
+    final: Pixels,
+    points: Points,
+    faces: Sequence[Face],
+    place: int,
+    verifier: Verifier,
+) -> bool:
+    """Whether a face found anew in a handled place is nobody of the picture; else that falls."""
+    face = faces[place]
+    try:
+        output = embed_face(final, np.asarray(points, np.float64), verifier)
+        for number, other in enumerate(faces):
+            if other.hull is None:
+                continue  # never placed, so it has no original to compare with
+            original = other.original(picture, verifier)
+            verdict = verifier.judge(original, output, elsewhere=number != place)
+            if not verdict.safe:
+                whom = "itself" if number == place else f"face {number + 1}"
+                if not face.opaque:
+                    face.fall(f"recognised as {whom} by the sweep ({verdict.margin:+.2f})")
+                return False
+    except Exception as error:
+        log.debug("face at %s", face.box, exc_info=True)
+        if not face.opaque:
+            face.fall(f"not verified, {say(error)}", to_mask=True)
+        return False
+    return True
+
+
+def newcomer(found: Faces, index: int, rungs: tuple[str, ...], seed: int) -> Face:
+    """A face of `found` at the top of its ladder, not placed yet."""
+    points = np.asarray(found.points[index], np.float64)
+    return Face(found.boxes[index], float(found.scores[index]), points, None, seed, rungs)
+
+
+def mask_all(faces: Sequence[Face], reason: str) -> None:
+    """Let every face that was not verified fall to the mask."""
+    for face in faces:
+        if face.rung != OPAQUE and not face.similarities:
+            face.fall(reason, to_mask=True)
+
+
+def _changed(picture: Pixels, final: Pixels, points: Points, side: int) -> bool:
+    before, after = (crop_face(p, points, side).astype(np.float32) for p in (picture, final))
+    low, high = side * 3 // 10, side * 8 // 10  # the face itself, in an FFHQ square
+    inner = np.abs(before - after)[low:high, low:high]
+    return float(inner.mean()) >= UNCHANGED
+
+
+def _outline(points: Points, box: Points) -> Points:
+    try:
+        check_geometry(points, box)
+    except ValueError:
+        return hull_of_box(box)
+    return hull_of_points(points)

@@ -1,0 +1,133 @@
+"""A face that is put back must not show where: colours, light, and every pixel away from it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.color import deltaE_ciede2000, rgb2lab
+
+from deid.images import Pixels
+from deid.photo.align import crop_face, crop_side, native_side
+from deid.photo.codec import decode
+from deid.photo.detect import build_detector
+from deid.photo.face import Face, Placing, place
+from deid.photo.paste import Region, paste
+from deid.worlds.world import FaceDetector, World
+from tests.conftest import ROOT
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """A picture before and after one of its faces was pasted back, and where."""
+
+    before: Pixels
+    after: Pixels
+    region: Region
+    side: float
+
+    def window(self, pixels: Pixels) -> Pixels:
+        x0, y0, x1, y1 = self.region.window
+        return pixels[y0:y1, x0:x1]
+
+    def band(self, share: float = 0.03) -> np.ndarray:
+        """Pixels within `share` of the square's side from the edge of the face's mask."""
+        whole = (self.region.alpha >= 1).astype(np.uint8)
+        reach = max(2.0, share * self.side)
+        out = cv2.distanceTransform(1 - whole, cv2.DIST_L2, 5)
+        into = cv2.distanceTransform(whole, cv2.DIST_L2, 5)
+        return (out <= reach) & (into <= reach)
+
+    def colour_change(self) -> float:
+        """Mean ΔE2000 from the original across the mask's edge."""
+        old, new = (rgb2lab(self.window(p)) for p in (self.before, self.after))
+        return float(deltaE_ciede2000(old, new)[self.band()].mean())
+
+    def step(self, pixels: Pixels) -> float:
+        """Mean ΔE2000 between just inside and just outside the mask's edge."""
+        lab = rgb2lab(self.window(pixels)).astype(np.float32)
+        edges = []
+        for into in (True, False):
+            whole = (self.region.alpha >= 1).astype(np.uint8)
+            chosen = whole if into else (self.region.alpha <= 0.05).astype(np.uint8)
+            weight = chosen.astype(np.float32)
+            sigma = max(1.0, 0.012 * self.side)
+            total = cv2.GaussianBlur(lab * weight[..., None], (0, 0), sigma)
+            edges.append(total / (cv2.GaussianBlur(weight, (0, 0), sigma)[..., None] + 1e-6))
+        contour = (self.region.alpha > 0.05) & (self.region.alpha < 1)
+        return float(deltaE_ciede2000(edges[0], edges[1])[contour].mean())
+
+
+Make = Callable[[Pixels], Pixels]
+
+
+def pasted_faces(
+    picture: Pixels, detector: FaceDetector, world: World, make: Make, match: bool, side: int | None
+) -> list[Pasted]:
+    """Each face of a picture, alone, cropped at `side`, made and pasted back."""
+    found = detector.detect([picture])[0]
+    results = []
+    for index in range(len(found)):
+        points = np.asarray(found.points[index], np.float64)
+        face = Face(found.boxes[index], 1.0, points, None, 0, ("swap", "mask"))
+        place(picture, face, Placing(world.landmarks, world.resolution, detector.name == "mini"))
+        assert face.hull is not None
+        after, region = picture.copy(), face.region(picture.shape)
+        crop = crop_face(picture, face.points, crop_side(face.points, side))
+        paste(after, make(crop), face.points, region, match)
+        results.append(Pasted(picture, after, region, native_side(face.points)))
+    return results
+
+
+def mini_scenes() -> list[Pixels]:
+    files = sorted((ROOT / "data/samples").glob("*.png"))
+    return [decode(file.read_bytes(), file.name).pixels for file in files]
+
+
+def photograph(assets: Path, sides: Sequence[int], first: int) -> Pixels:
+    """Portraits of the given sides, side by side on a soft background."""
+    height, width = max(sides) + 40, sum(sides) + 20 * (len(sides) + 1)
+    y, x = np.mgrid[0:height, 0:width]
+    canvas = np.stack([90 + 60 * x / width, 110 + 40 * y / height, 120 + 0 * x], -1)
+    canvas, left = canvas.astype(np.uint8), 20
+    for index, side in enumerate(sides):
+        with Image.open(assets / f"photoreal/{first + index:03d}.jpg") as image:
+            face = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        canvas[20 : 20 + side, left : left + side] = np.asarray(face)
+        left += side + 20
+    return canvas
+
+
+def unchanged(crop: Pixels) -> Pixels:
+    return crop
+
+
+@pytest.mark.parametrize("match", [False, True], ids=["as it is", "matched"])
+def test_an_unchanged_face_of_the_mini_world_shows_no_seam(world: World, match: bool) -> None:
+    pasted = [
+        face
+        for scene in mini_scenes()
+        for face in pasted_faces(scene, world.detector, world, unchanged, match, None)
+    ]
+    assert len(pasted) >= 15
+    changes = [face.colour_change() for face in pasted]
+    assert np.mean(changes) <= 2.0
+    assert max(changes) <= 4.0
+    steps = [face.step(face.after) - face.step(face.before) for face in pasted]
+    assert np.mean(steps) <= 0.5
+
+
+@pytest.mark.parametrize("match", [False, True], ids=["as it is", "matched"])
+def test_an_unchanged_face_of_a_photograph_shows_no_seam(
+    assets: Path, world: World, match: bool
+) -> None:
+    detector = build_detector(f"scrfd={assets / 'weights/scrfd_2.5g_bnkps.onnx'}", world)
+    scene = photograph(assets, [300, 160, 80, 48], first=20)
+    pasted = pasted_faces(scene, detector, world, unchanged, match, None)
+    assert len(pasted) == 4
+    changes = [face.colour_change() for face in pasted]
+    assert np.mean(changes) <= 2.0
+    assert max(changes) <= 3.0
