@@ -137,6 +137,10 @@ def run(
     allow_no_face: Annotated[
         bool, typer.Option(help="Write pictures without a face, re-encoded without metadata.")
     ] = False,
+    keep_metadata: Annotated[
+        list[str] | None,
+        typer.Option(help="icc, exif, exif:TAG, xmp:PREFIX:NAME, iptc:NAME; else all of it goes."),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Processes; each holds the networks.")] = 1,
     timeout: Annotated[
         float, typer.Option(help="Seconds after which a file is given up and quarantined.")
@@ -168,6 +172,7 @@ def run(
         recognisers=tuple(recogniser or ()),
         seed=seed,
         allow_no_face=allow_no_face,
+        keep_metadata=tuple(keep_metadata or ()),
     )
     open_ = partial(open_workshop, local_bundle(load_params(params)), asked)
     places = locate(source, destination, audit, encryption)

@@ -36,7 +36,9 @@ from deid.storage import (
     open_storage,
 )
 
-OTHER_PICTURES = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl"})
+OTHER_PICTURES = frozenset(
+    {".jp2", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+)
 PATIENCE = 20  # inputs in a row that a storage does not give before the batch ends
 
 

@@ -48,6 +48,7 @@ class FileRecord:
     detector: str = ""
     thresholds: dict[str, float] = field(default_factory=dict)  # the judges and their limits
     faces: tuple[FaceRecord, ...] = ()
+    notes: tuple[str, ...] = ()  # what could not come back, such as further frames
 
 
 Line = dict[str, Any]

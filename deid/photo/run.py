@@ -16,6 +16,7 @@ from deid.photo.batch import Summary, locate, run_batch
 from deid.photo.codec import Decoded, decode, encode
 from deid.photo.detection import build_detector, weights_of
 from deid.photo.manifest import NAME, FileRecord
+from deid.photo.metadata import Keep, parse_keep
 from deid.photo.picture import FaceRecord, Tools, deidentify_picture
 from deid.photo.workers import Inline
 from deid.privacy.rungs import build_rungs
@@ -38,6 +39,7 @@ class RunSettings:
     anonymize: AnonymizeParams = field(default_factory=AnonymizeParams)
     seed: int = 0
     allow_no_face: bool = False
+    keep_metadata: tuple[str, ...] = ()  # names, see deid.photo.metadata; none: all of it goes
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,23 @@ class Workshop:
             thresholds=self.tools.verifier.description,
         )
 
-    def make_safe(self, data: bytes, input_sha256: str) -> tuple[bytes, list[FaceRecord]]:
+    def make_safe(
+        self, data: bytes, input_sha256: str
+    ) -> tuple[bytes, list[FaceRecord], tuple[str, ...]]:
         """The safe picture of an encoded one, encoded: exactly the bytes that were judged.
 
-        Any exception means that there is none.
+        With it what became of its faces, and notes of what could not come back. Any exception
+        means that there is none.
         """
         settings = self.settings
-        decoded = decode(data, "the file")
-        judged = encode(decoded.pixels, decoded.alpha, decoded.form)
+        keep = parse_keep(settings.keep_metadata)
+        decoded = decode(data, "the file", keep)
+        judged = b""
 
         def through(pixels: Pixels) -> Pixels:
             nonlocal judged
             judged = encode(pixels, decoded.alpha, decoded.form)
-            return _seen(judged, decoded)
+            return _seen(judged, decoded, keep)
 
         def seed(face: int) -> int:
             return seed_of(f"photo/{input_sha256}", face, settings.seed)
@@ -97,11 +103,11 @@ class Workshop:
         _, faces = deidentify_picture(decoded.pixels, self.tools, settings.method, seed, through)
         if not faces and not settings.allow_no_face:
             raise DeidError("no face found; --allow-no-face copies it without its metadata")
-        return judged, faces
+        return judged, faces, decoded.notes
 
 
-def _seen(encoded: bytes, decoded: Decoded) -> Pixels:
-    again = decode(encoded, "the output")
+def _seen(encoded: bytes, decoded: Decoded, keep: Keep) -> Pixels:
+    again = decode(encoded, "the output", keep)
     if (again.alpha is None) != (decoded.alpha is None):
         raise ValueError("the encoder changed the picture's transparency")
     return again.pixels
@@ -109,6 +115,7 @@ def _seen(encoded: bytes, decoded: Decoded) -> Pixels:
 
 def build_workshop(settings: RunSettings, world: World, models: ModelPaths | None) -> Workshop:
     """Load all that a run needs; what is missing or broken is a `DeidError` before any picture."""
+    parse_keep(settings.keep_metadata)
     base = settings.method.partition("-")[0]
     if base not in METHODS:
         raise DeidError(f"method {settings.method!r}: unknown; choose one of {', '.join(METHODS)}")
