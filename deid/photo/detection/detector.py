@@ -69,7 +69,7 @@ def look(finder: Finder, picture: Pixels, size: int | None) -> list[Look]:
 def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     """The faces of a picture `shape` (H, W, …), each once, from all looks at it.
 
-    A face's score and points are its best box's; the box grows where a less certain one holds it.
+    A face's score and points are its best box's; the box grows where a worse but sure one holds it.
     A face of which no look is sure counts if two looks at different scales agree: a face is one at
     any scale, noise that resembles one is not. Scores of different networks are compared as they
     are: that decides only whose box stands. What is not finite is no face.
@@ -89,12 +89,16 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     real = np.flatnonzero(finite & ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_BOX).all(1))
     groups = [real[group] for group in clusters(boxes[real], rank[real], same_face)]
     groups = [g for g in groups if certain[g].any() or len(np.unique(scales[g])) > 1]
-    groups.sort(key=lambda group: -scores[group[0]])
     best = np.array([group[0] for group in groups], np.int64)
+    whole = np.array([grown(boxes[g], certain[g]) for g in groups], np.float32).reshape(-1, 4)
+    # Once more, for what lies in a box that has grown.
+    groups = clusters(whole, rank[best], same_face)
+    groups.sort(key=lambda group: -scores[best[group[0]]])
+    first = best[[group[0] for group in groups]]
     return Faces(
-        np.array([grown(boxes[group]) for group in groups], np.float32).reshape(-1, 4),
-        scores[best].clip(0, 1),
-        points[best],
+        np.array([grown(whole[g], np.True_) for g in groups], np.float32).reshape(-1, 4),
+        scores[first].clip(0, 1),
+        points[first],
     )
 
 
@@ -105,9 +109,9 @@ def same_face(box: Boxes, others: Boxes) -> NDArray[np.bool_]:
     return np.asarray(part | (overlap(box, others) > SAME_FACE))
 
 
-def grown(boxes: Boxes) -> Boxes:
-    """The best, first, of one face's boxes `[M,4]`, with those that hold nearly all of it."""
+def grown(boxes: Boxes, certain: NDArray[np.bool_] | np.bool_) -> Boxes:
+    """The best, first, of one face's boxes `[M,4]`, with the sure ones that hold nearly all of it."""
     best, area = boxes[0], areas(boxes[0])
-    holds = (common(best, boxes) > 0.9 * area) & (areas(boxes) > 1.5 * area)
+    holds = certain & (common(best, boxes) > 0.9 * area) & (areas(boxes) > 1.5 * area)
     held = np.concatenate([boxes[:1], boxes[holds]])
     return np.concatenate([held[:, :2].min(0), held[:, 2:].max(0)])
