@@ -464,7 +464,7 @@ def test_public_detectors_find_turned_small_and_large_faces(assets: Path) -> Non
     for own in looks:
         alone = [unite(seen, shape) for seen, shape in zip(own, shapes, strict=True)]
         assert recall(alone, scenes) >= 0.85
-    together = [sum(parts, start=[]) for parts in zip(*looks, strict=True)]
+    together = [[seen for part in parts for seen in part] for parts in zip(*looks, strict=True)]
     united = [unite(seen, shape) for seen, shape in zip(together, shapes, strict=True)]
     assert recall(united, scenes) == 1.0
 

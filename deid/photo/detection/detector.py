@@ -29,7 +29,8 @@ class Look:
     faces: Faces
     scale: float  # of the picture, as it was shown
     sure: float  # the score from which this look alone is believed
-    turned: bool = False  # so that points of a look that was not go before
+    turned: bool = False  # so that a look that was not goes before
+    firm: bool = True  # whether its boxes are close enough to say how far a face reaches
 
 
 class Detector:
@@ -62,14 +63,16 @@ def look(finder: Finder, picture: Pixels, size: int | None) -> list[Look]:
     for view in views:
         found = view.to_faces(finder.find(view.pixels))
         turned = not (view.upright or finder.knows_up)
-        looks.append(Look(found, view.scale, NEVER if turned else finder.sure, turned))
+        sure = NEVER if turned else finder.sure
+        looks.append(Look(found, view.scale, sure, turned, firm=not view.aslant))
     return looks
 
 
 def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     """The faces of a picture `shape` (H, W, …), each once, from all looks at it.
 
-    A face's score and points are its best box's; the box grows where a worse but sure one holds it.
+    A face's score and points are its best box's; the box grows where a worse one, sure and firm,
+    holds it.
     A face of which no look is sure counts if two looks at different scales agree: a face is one at
     any scale, noise that resembles one is not. Scores of different networks are compared as they
     are: that decides only whose box stands. What is not finite is no face.
@@ -82,6 +85,7 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     counts = [len(look.faces) for look in looks]
     certain = scores >= np.repeat([look.sure for look in looks], counts)
     scales = np.repeat([look.scale for look in looks], counts)
+    firm = certain & np.repeat([look.firm for look in looks], counts)
     rank = scores - np.repeat([float(look.turned) for look in looks], counts).astype(np.float32)
     height, width = shape[:2]
     boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
@@ -90,7 +94,7 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     groups = [real[group] for group in clusters(boxes[real], rank[real], same_face)]
     groups = [g for g in groups if certain[g].any() or len(np.unique(scales[g])) > 1]
     best = np.array([group[0] for group in groups], np.int64)
-    whole = np.array([grown(boxes[g], certain[g]) for g in groups], np.float32).reshape(-1, 4)
+    whole = np.array([grown(boxes[g], firm[g]) for g in groups], np.float32).reshape(-1, 4)
     # Once more, for what lies in a box that has grown.
     groups = clusters(whole, rank[best], same_face)
     groups.sort(key=lambda group: -scores[best[group[0]]])
@@ -109,9 +113,9 @@ def same_face(box: Boxes, others: Boxes) -> NDArray[np.bool_]:
     return np.asarray(part | (overlap(box, others) > SAME_FACE))
 
 
-def grown(boxes: Boxes, certain: NDArray[np.bool_] | np.bool_) -> Boxes:
-    """The best, first, of one face's boxes `[M,4]`, with the sure ones that hold nearly all of it."""
+def grown(boxes: Boxes, firm: NDArray[np.bool_] | np.bool_) -> Boxes:
+    """The best, first, of one face's boxes `[M,4]`, with firm ones that hold nearly all of it."""
     best, area = boxes[0], areas(boxes[0])
-    holds = certain & (common(best, boxes) > 0.9 * area) & (areas(boxes) > 1.5 * area)
+    holds = firm & (common(best, boxes) > 0.9 * area) & (areas(boxes) > 1.5 * area)
     held = np.concatenate([boxes[:1], boxes[holds]])
     return np.concatenate([held[:, :2].min(0), held[:, 2:].max(0)])
