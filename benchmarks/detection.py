@@ -18,7 +18,6 @@ A returned box that touches no true face (intersection over union < 0.05) is fal
 
 import argparse
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from deid.images import Pixels
 from deid.params import WorldParams
 from deid.photo.detection import Detector, Finder, build_detector, build_finder
 from deid.photo.detection.boxes import areas, overlap
-from deid.photo.detection.detector import look, unite
+from deid.photo.detection.detector import Look, look, unite
 from deid.photo.detection.views import careful_views
 from deid.progress import progress
 from deid.seeds import torch_generator
@@ -42,7 +41,7 @@ from deid.worlds import load_world
 from deid.worlds.mini.parameters import random_parameters
 from deid.worlds.mini.renderer import render
 from deid.worlds.mini.scenes import render_scene
-from deid.worlds.world import FaceDetector, Faces
+from deid.worlds.world import FaceDetector, Faces, World
 from tests.scenes import Composed, Head, compose, photographs, rendered
 
 Mask = NDArray[np.bool_]
@@ -102,7 +101,8 @@ class Tally:
             groups[f"on {kind}"] = wanted & np.concatenate(of_kind)
         for name, group in groups.items():
             if group.any():
-                yield f"  recall {found[group].mean():.4f}  {found[group].sum()}/{group.sum()}  {name}"
+                hits, of = int(found[group].sum()), int(group.sum())
+                yield f"  recall {hits / of:.4f}  {hits}/{of}  {name}"
         seen = found & wanted
         worst = np.quantile(np.concatenate(self.covered)[seen], 0.05)
         wrong = float((np.concatenate(self.turned)[seen] > 30).mean())
@@ -185,38 +185,55 @@ def _finder(spec: str) -> Finder:
     return build_finder(spec, _world())
 
 
-Seen = tuple[Composed, list[tuple[str, Faces, float]]]
+@dataclass(frozen=True)
+class Task:
+    """One picture to be made and looked at by each network."""
+
+    kind: str
+    faces: Path | None
+    number: int
+    specs: tuple[str, ...]
+    size: int | None
 
 
-def judged(task: tuple[str, Path | None, int, tuple[str, ...], int | None]) -> Seen:
-    """One picture, and what each network alone and all together found, with processor seconds."""
-    kind, faces, i, specs, size = task
-    truth, found, looks, total = scene(kind, faces, i), [], [], 0.0
-    shape = truth.pixels.shape
-    for spec in specs:
+@dataclass(frozen=True)
+class Answer:
+    """What a detector found in one picture, and the processor seconds it took."""
+
+    detector: str
+    faces: Faces
+    seconds: float
+
+
+def answers(task: Task) -> tuple[Composed, list[Answer]]:
+    """What each network alone, and all united, found in one picture."""
+    truth, found = scene(task.kind, task.faces, task.number), []
+    looks: list[Look] = []
+    finders = [_finder(spec) for spec in task.specs]
+    for finder in finders:
         start = time.process_time()
-        seen = look(_finder(spec), truth.pixels, size)
-        found.append((Detector([_finder(spec)], size).name, unite(seen, shape)))
-        found[-1] += (time.process_time() - start,)  # type: ignore[assignment]
+        seen = look(finder, truth.pixels, task.size)
+        alone = unite(seen, truth.pixels.shape)
+        name = Detector([finder], task.size).name
+        found.append(Answer(name, alone, time.process_time() - start))
         looks += seen
-        total += found[-1][2]  # type: ignore[misc]
-    if len(specs) > 1:
-        name = Detector([_finder(spec) for spec in specs], size).name
-        found.append((name, unite(looks, shape), total))  # type: ignore[arg-type]
-    return truth, found  # type: ignore[return-value]
+    if len(finders) > 1:
+        name = "union of all"
+        seconds = sum(answer.seconds for answer in found)
+        found.append(Answer(name, unite(looks, truth.pixels.shape), seconds))
+    return truth, found
 
 
-def report(
-    tasks: Sequence[tuple[str, Path | None, int, tuple[str, ...], int | None]], jobs: int
-) -> None:
+def report(tasks: Sequence[Task], jobs: int) -> None:
     """Print the table of each detector, and of all united, over the same pictures."""
     tallies: dict[str, Tally] = {}
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     with ProcessPoolExecutor(jobs) as pool, progress("pictures", len(tasks)) as bar:
-        for truth, found in pool.map(judged, tasks):
-            for name, faces, took in found:
-                tallies.setdefault(name, Tally([], [], [], [], [])).add(truth, faces)
-                seconds[name] += took  # type: ignore[assignment]
+        for truth, found in pool.map(answers, tasks):
+            for answer in found:
+                name = answer.detector
+                tallies.setdefault(name, Tally([], [], [], [], [])).add(truth, answer.faces)
+                seconds[name] = seconds.get(name, 0.0) + answer.seconds
             bar.advance()
     for name, tally in tallies.items():
         print(f"{name}: {seconds[name] / len(tasks):.2f} s of one processor a picture")
@@ -275,7 +292,8 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _world():  # type: ignore[no-untyped-def]
+@cache
+def _world() -> World:
     root = Path(__file__).resolve().parent.parent
     return load_world(WorldParams(weights=root / "data/mini/weights"))
 
@@ -306,7 +324,7 @@ def main() -> None:
         kind = "large" if args.mode == "large" else kind
         numbers = range(args.first, args.first + args.count)
         size = args.detect_size
-        report([(kind, args.faces, i, tuple(specs), size) for i in numbers], args.jobs)
+        report([Task(kind, args.faces, i, tuple(specs), size) for i in numbers], args.jobs)
         return
     detectors = [build_detector([spec], world, args.detect_size) for spec in specs]
     heads = _heads(args.faces)

@@ -29,7 +29,8 @@ class Look:
     faces: Faces
     scale: float  # of the picture, as it was shown
     sure: float  # the score from which this look alone is believed
-    turned: bool = False  # so that points of a look that was not go before
+    turned: bool = False  # so that a look that was not goes before
+    firm: bool = True  # whether its boxes are close enough to say how far a face reaches
 
 
 class Detector:
@@ -62,14 +63,16 @@ def look(finder: Finder, picture: Pixels, size: int | None) -> list[Look]:
     for view in views:
         found = view.to_faces(finder.find(view.pixels))
         turned = not (view.upright or finder.knows_up)
-        looks.append(Look(found, view.scale, NEVER if turned else finder.sure, turned))
+        sure = NEVER if turned else finder.sure
+        looks.append(Look(found, view.scale, sure, turned, firm=not view.aslant))
     return looks
 
 
 def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     """The faces of a picture `shape` (H, W, …), each once, from all looks at it.
 
-    A face's score and points are its best box's; the box grows where a less certain one holds it.
+    A face's score and points are its best box's; the box grows where a worse one, sure and firm,
+    holds it.
     A face of which no look is sure counts if two looks at different scales agree: a face is one at
     any scale, noise that resembles one is not. Scores of different networks are compared as they
     are: that decides only whose box stands. What is not finite is no face.
@@ -82,6 +85,7 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     counts = [len(look.faces) for look in looks]
     certain = scores >= np.repeat([look.sure for look in looks], counts)
     scales = np.repeat([look.scale for look in looks], counts)
+    firm = certain & np.repeat([look.firm for look in looks], counts)
     rank = scores - np.repeat([float(look.turned) for look in looks], counts).astype(np.float32)
     height, width = shape[:2]
     boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
@@ -89,12 +93,16 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     real = np.flatnonzero(finite & ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_BOX).all(1))
     groups = [real[group] for group in clusters(boxes[real], rank[real], same_face)]
     groups = [g for g in groups if certain[g].any() or len(np.unique(scales[g])) > 1]
-    groups.sort(key=lambda group: -scores[group[0]])
     best = np.array([group[0] for group in groups], np.int64)
+    whole = np.array([grown(boxes[g], firm[g]) for g in groups], np.float32).reshape(-1, 4)
+    # Once more, for what lies in a box that has grown.
+    groups = clusters(whole, rank[best], same_face)
+    groups.sort(key=lambda group: -scores[best[group[0]]])
+    first = best[[group[0] for group in groups]]
     return Faces(
-        np.array([grown(boxes[group]) for group in groups], np.float32).reshape(-1, 4),
-        scores[best].clip(0, 1),
-        points[best],
+        np.array([grown(whole[g], np.True_) for g in groups], np.float32).reshape(-1, 4),
+        scores[first].clip(0, 1),
+        points[first],
     )
 
 
@@ -105,10 +113,10 @@ def same_face(box: Boxes, others: Boxes) -> NDArray[np.bool_]:
     return np.asarray(part | (overlap(box, others) > SAME_FACE))
 
 
-def grown(boxes: Boxes) -> Boxes:
-    """The best, first, of one face's boxes `[M,4]`, with those that hold nearly all of it."""
+def grown(boxes: Boxes, firm: NDArray[np.bool_] | np.bool_) -> Boxes:
+    """The best, first, of one face's boxes `[M,4]`, with firm ones that hold nearly all of it."""
     best, area = boxes[0], areas(boxes[0])
-    holds = (common(best, boxes) > 0.9 * area) & (areas(boxes) > 1.5 * area)
+    holds = firm & (common(best, boxes) > 0.9 * area) & (areas(boxes) > 1.5 * area)
     held = np.concatenate([boxes[:1], boxes[holds]])
     return np.concatenate([held[:, :2].min(0), held[:, 2:].max(0)])
 

@@ -79,7 +79,7 @@ class MtcnnFinder:
         return everything[suppress(everything, score, 0.7)[:LIMIT]]
 
     def _judged(self, stage: str, picture: Pixels, boxes: Boxes) -> list[NDArray[np.float32]]:
-        """What a network says of each window `[K,4]`; its last answer is the face's chance `[K]`."""
+        """What a network says of each window `[K,4]`; at last the chance of a face `[K]`."""
         side = {"rnet": 24, "onet": 48}[stage]
         answers = []
         for start in range(0, len(boxes), BATCH):

@@ -62,6 +62,11 @@ class View:
         """Whether the picture is not turned in it."""
         return bool(self.to_picture[0, 0] > 0 and self.to_picture[0, 1] == 0)
 
+    @property
+    def aslant(self) -> bool:
+        """Whether the picture's axes are not the view's; boxes of such a view are loose."""
+        return bool((self.to_picture[:, :2] != 0).all())
+
     def to_faces(self, found: Faces) -> Faces:
         """Faces found in this view, in the picture's pixels; five points keep their order.
 
