@@ -7,22 +7,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from deid.errors import DeidError
 
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# Strict: neither `true` nor `"7"` is a number.
+Seed = Annotated[int, Field(strict=True)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Rate = Annotated[float, Field(gt=0.0, lt=1.0, strict=True)]
+Weight = Annotated[float, Field(ge=0.0, strict=True)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Hidden = tuple[Positive, Positive, Positive]  # hidden widths of a four-layer perceptron
 Precision = Literal["32-true", "bf16-mixed"]
+
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError("the first must be less than the second")
+    return bounds
 
 
 class Section(BaseModel):
     """A section of params.yaml: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WorldParams(Section):
@@ -36,7 +44,7 @@ class SampleParams(Section):
     """The (image, w) pairs: 70,000 in the paper."""
 
     count: Positive = 70_000
-    seed: int = 0
+    seed: Seed = 0
     shard_size: Positive = 5_000
     batch_size: Positive = 50
     workers: Positive = 2
@@ -48,8 +56,9 @@ class ValidateParams(Section):
 
     images: Positive = 2_000
     min_detection_rate: Share = 0.98
-    max_duplicates: int = Field(default=0, ge=0)
-    brightness: tuple[Share, Share] = (0.08, 0.92)  # darkest and lightest mean of an image
+    max_duplicates: Annotated[int, Field(ge=0, strict=True)] = 0
+    # Darkest and lightest mean of an image.
+    brightness: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (0.08, 0.92)
     min_contrast: Share = 0.03  # deviation of an image's grey values, white being 1
     min_in_range: Share = 0.999  # share of the images within these ranges
     max_w_abs_mean: Weight = 20.0
@@ -59,7 +68,7 @@ class ValidateParams(Section):
 class StageOneParams(Section):
     """Disentanglement: equations (1)–(8)."""
 
-    seed: int = 0
+    seed: Seed = 0
     steps: Positive = 1_500
     batch_size: Positive = 16
     threads: Positive = 2
@@ -83,7 +92,7 @@ class StageOneParams(Section):
 class StageTwoParams(Section):
     """The adversarial mapping: equations (9)–(12)."""
 
-    seed: int = 0
+    seed: Seed = 0
     steps: Positive = 400
     batch_size: Positive = 16
     threads: Positive = 2
