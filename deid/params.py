@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from deid.errors import DeidError
 
-# Strict: neither `true` nor `"7"` is a number.
-Seed = Annotated[int, Field(strict=True)]
-Positive = Annotated[int, Field(ge=1, strict=True)]
-Rate = Annotated[float, Field(gt=0.0, lt=1.0, strict=True)]
-Weight = Annotated[float, Field(ge=0.0, strict=True)]
-Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Hidden = tuple[Positive, Positive, Positive]  # hidden widths of a four-layer perceptron
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -32,6 +38,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:  # pydantic takes it for 0 or 1
+            raise ValueError("true and false are not values of this key")
+        return value
+
 
 class WorldParams(Section):
     """Which pretrained networks everything runs on."""
@@ -44,7 +58,7 @@ class SampleParams(Section):
     """The (image, w) pairs: 70,000 in the paper."""
 
     count: Positive = 70_000
-    seed: Seed = 0
+    seed: int = 0
     shard_size: Positive = 5_000
     batch_size: Positive = 50
     workers: Positive = 2
@@ -56,7 +70,7 @@ class ValidateParams(Section):
 
     images: Positive = 2_000
     min_detection_rate: Share = 0.98
-    max_duplicates: Annotated[int, Field(ge=0, strict=True)] = 0
+    max_duplicates: int = Field(default=0, ge=0)
     # Darkest and lightest mean of an image.
     brightness: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (0.08, 0.92)
     min_contrast: Share = 0.03  # deviation of an image's grey values, white being 1
@@ -68,7 +82,7 @@ class ValidateParams(Section):
 class StageOneParams(Section):
     """Disentanglement: equations (1)–(8)."""
 
-    seed: Seed = 0
+    seed: int = 0
     steps: Positive = 1_500
     batch_size: Positive = 16
     threads: Positive = 2
@@ -92,7 +106,7 @@ class StageOneParams(Section):
 class StageTwoParams(Section):
     """The adversarial mapping: equations (9)–(12)."""
 
-    seed: Seed = 0
+    seed: int = 0
     steps: Positive = 400
     batch_size: Positive = 16
     threads: Positive = 2
@@ -140,7 +154,7 @@ class Gates(Section):
 class RegisterParams(Section):
     """The model registry."""
 
-    model: str = "face-deid"
+    model: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "face-deid"
     gates: Gates = Gates()
 
 

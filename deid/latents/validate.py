@@ -78,7 +78,7 @@ def _raise_for(outcomes: Sequence[Outcome], latents: Path, out: Path) -> None:
 
 
 def require_valid(latents: Path, validation: Path) -> None:
-    """`DeidError` unless `validate` passed the pairs in `latents`, by its report in `validation`."""
+    """`DeidError` unless the report in `validation` says that the pairs in `latents` passed."""
     path, index = validation / "validation.json", read_index(latents)
     remedy = "run `deid validate`"
     try:

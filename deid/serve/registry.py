@@ -270,4 +270,3 @@ def _place(client: "MlflowClient", model: str, version: "ModelVersion", validati
     alias = CHAMPION if champion is None else CHALLENGER
     client.set_registered_model_alias(model, alias, version.version)
     return alias
-
