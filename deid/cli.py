@@ -56,9 +56,11 @@ def validate(params: ParamsFile = Path("params.yaml")) -> None:
 @app.command()
 def stage_one(params: ParamsFile = Path("params.yaml")) -> None:
     """Train the disentanglement network, equations (1)-(8)."""
+    from deid.latents.validate import require_valid
     from deid.training.stage_one import train_stage_one
 
     p = load_params(params)
+    require_valid(LATENTS, VALIDATION)
     train_stage_one(p.stage_one, p.world, LATENTS, STAGE_ONE)
 
 

@@ -23,6 +23,7 @@ from deid.staging import file_sha256, write_atomically
 from deid.worlds.world import World
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+REQUIRED = {"stage", "world", "world_sha256", "sha256", "config"}
 ADVERSARIAL = "adversarial_mapping."
 
 
@@ -109,15 +110,21 @@ class Deidentifier(nn.Module):
         Raises `DeidError` where a file is missing or damaged, or parts do not belong together.
         """
         about, tensors = _load_part(stage_one, "stage_one", world)
-        widths = about["config"]["mapping_widths"]
-        model = cls(world, widths, tensors["w_mean"], tensors["w_std"])
+        try:
+            widths = about["config"]["mapping_widths"]
+            model = cls(world, widths, tensors["w_mean"], tensors["w_std"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _damaged(stage_one, error) from None
         if stage_two is not None:
             about_two, tensors_two = _load_part(stage_two, "stage_two", world)
-            if about_two["stage_one_sha256"] != about["sha256"]:
+            if about_two.get("stage_one_sha256") != about["sha256"]:
                 raise DeidError(
                     f"{stage_two}: trained on another stage one than {stage_one}; run `dvc repro`"
                 )
-            model.attach(**about_two["config"])
+            try:
+                model.attach(**about_two["config"])
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise _damaged(stage_two, error) from None
             tensors |= tensors_two
         try:
             model.load_state_dict(tensors)
@@ -156,12 +163,22 @@ def read_description(folder: Path) -> dict[str, Any]:
     """`model.json` of a stage's directory; `DeidError` where it is missing or damaged."""
     path = folder / DESCRIPTION
     try:
-        about: dict[str, Any] = json.loads(path.read_text())
+        about: Any = json.loads(path.read_text())
     except FileNotFoundError:
         raise DeidError(f"{path}: missing; train it with `dvc repro`") from None
     except ValueError as error:
         raise DeidError(f"{path}: damaged ({error}); train it again with `dvc repro`") from None
-    return about
+    missing = REQUIRED - about.keys() if isinstance(about, dict) else REQUIRED
+    if missing:
+        named = ", ".join(sorted(missing))
+        raise DeidError(f"{path}: damaged (no {named}); train it again with `dvc repro`")
+    description: dict[str, Any] = about
+    return description
+
+
+def _damaged(folder: Path, error: Exception) -> DeidError:
+    reason = f"{type(error).__name__}: {error}"
+    return DeidError(f"{folder / DESCRIPTION}: damaged ({reason}); train it again with `dvc repro`")
 
 
 def _load_part(folder: Path, stage: str, world: World) -> tuple[dict[str, Any], dict[str, Tensor]]:

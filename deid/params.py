@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,10 +27,24 @@ Hidden = tuple[Positive, Positive, Positive]  # hidden widths of a four-layer pe
 Precision = Literal["32-true", "bf16-mixed"]
 
 
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError("the first must be less than the second")
+    return bounds
+
+
 class Section(BaseModel):
     """A section of params.yaml: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:  # pydantic takes it for 0 or 1
+            raise ValueError("true and false are not values of this key")
+        return value
 
 
 class WorldParams(Section):
@@ -59,7 +74,8 @@ class ValidateParams(Section):
     images: Positive = 2_000
     min_detection_rate: Share = 0.98
     max_duplicates: int = Field(default=0, ge=0)
-    brightness: tuple[Share, Share] = (0.08, 0.92)  # darkest and lightest mean of an image
+    # Darkest and lightest mean of an image.
+    brightness: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (0.08, 0.92)
     min_contrast: Share = 0.03  # deviation of an image's grey values, white being 1
     min_in_range: Share = 0.999  # share of the images within these ranges
     max_w_abs_mean: Weight = 20.0
@@ -167,7 +183,7 @@ class Gates(Section):
 class RegisterParams(Section):
     """The model registry."""
 
-    model: str = "face-deid"
+    model: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "face-deid"
     gates: Gates = Gates()
 
 

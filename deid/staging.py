@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from deid.errors import DeidError
+
 FINGERPRINT = ".fingerprint"
 
 
@@ -36,28 +38,46 @@ def working_directory(out: Path) -> Path:
 
 @contextmanager
 def resumable_directory(out: Path, settings: Any) -> Iterator[Path]:
-    """Yield a working directory for `out`; rename it to `out` when the block succeeds."""
+    """Yield a working directory for `out`; rename it to `out` when the block succeeds.
+
+    `DeidError` where a file stands in the way of either, before any work is done. An `OSError` of
+    the block that names no file (writing to a full disk names none) gets the directory's name.
+    """
     working = working_directory(out)
-    mark = working / FINGERPRINT
-    wanted = fingerprint(settings)
-    if not (mark.is_file() and mark.read_text() == wanted):
-        shutil.rmtree(working, ignore_errors=True)
-        working.mkdir(parents=True)
-        mark.write_text(wanted)
-    yield working
-    mark.unlink()
+    for place in (out, working):
+        if place.exists() and not place.is_dir():
+            raise DeidError(f"{place}: a folder belongs here, not a file; move the file away")
+    prepare(working, settings)
+    try:
+        yield working
+    except OSError as error:
+        error.filename = error.filename or str(working)
+        raise
     if out.exists():
         shutil.rmtree(out)
+    (working / FINGERPRINT).unlink()  # last of all: a run killed before this can still go on
     working.rename(out)
 
 
+def prepare(working: Path, settings: Any) -> None:
+    """Make `working` an empty directory, unless work with the same settings was begun there."""
+    mark, wanted = working / FINGERPRINT, fingerprint(settings).encode()
+    if mark.is_file() and mark.read_bytes() == wanted:
+        return
+    if working.exists():
+        shutil.rmtree(working)
+    working.mkdir(parents=True)
+    mark.write_bytes(wanted)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary name beside `path`, then rename."""
+    """Write `data` to a temporary name beside `path`, then rename. An `OSError` names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk has no name
         raise

@@ -9,9 +9,11 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from deid.errors import DeidError
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -22,6 +24,7 @@ SQLITE = "sqlite:///"
 RUN_ID_FILE = "mlflow_run_id"
 BATCH = 500  # metrics held back: SQLite takes as long for one as for a thousand
 SECONDS_BETWEEN_BATCHES = 10.0
+SECONDS_FOR_OTHERS = 20.0  # to finish with the store
 
 
 def tracking_uri() -> str:
@@ -29,8 +32,35 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """What the store answers in this block (or decorated function) becomes a `DeidError`."""
+    try:
+        yield
+    except Exception as error:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if not isinstance(error, MlflowException | SQLAlchemyError):
+            raise
+        reason = str(error).partition("[SQL")[0].partition("(Background on")[0].strip()
+        raise DeidError(
+            f"{shown(tracking_uri())}: {reason}; mend or free the store, or name another in "
+            "MLFLOW_TRACKING_URI"
+        ) from error
+
+
+def shown(uri: str) -> str:
+    """A store's address without what may be a password."""
+    return uri.split("@")[-1]
+
+
+@store_errors()
 def mlflow_client() -> "MlflowClient":
-    """A client of that store, telemetry off, the experiment made; the import takes seconds."""
+    """A client of that store, telemetry off, the experiment made; the import takes seconds.
+
+    `DeidError` where the store is not to be used.
+    """
     _configure()
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
@@ -57,9 +87,31 @@ def _alone(uri: str) -> Iterator[None]:
         return
     import fcntl
 
-    with Path(f"{uri.removeprefix(SQLITE)}.lock").open("w") as lock:
+    path = Path(uri.removeprefix(SQLITE))
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            _require_writable(path)
         yield
+
+
+def _require_writable(path: Path) -> None:
+    """MLflow asks a broken file again for minutes, and tells the whole story each time."""
+    import sqlite3
+
+    try:
+        store = sqlite3.connect(path, timeout=SECONDS_FOR_OTHERS, isolation_level=None)
+        try:
+            store.execute("BEGIN IMMEDIATE")
+            store.execute("SELECT count(*) FROM sqlite_master")
+            store.execute("ROLLBACK")
+        finally:
+            store.close()
+    except sqlite3.Error as error:
+        remedy = "move it away to begin a new store"
+        if isinstance(error, sqlite3.OperationalError):
+            remedy = "end what holds it, or mend its permissions"
+        raise DeidError(f"{path}: {error}; {remedy}") from None
 
 
 def experiment_id(client: "MlflowClient") -> str:
@@ -99,6 +151,7 @@ class Tracker:
         if late or len(self._waiting) >= BATCH:
             self.flush()
 
+    @store_errors()
     def artifact(self, path: Path) -> None:
         """Copy a file, or a folder under its own name, to the run's artifacts."""
         if path.is_dir():
@@ -106,6 +159,7 @@ class Tracker:
         else:
             self._client.log_artifact(self.run_id, str(path))
 
+    @store_errors()
     def flush(self) -> None:
         """Write the buffered metrics now (a checkpoint is a good moment)."""
         for start in range(0, len(self._waiting), BATCH):
@@ -124,7 +178,8 @@ def tracked_run(
     kept in it, and a later call with the same directory goes on in the same run.
     """
     client = mlflow_client()
-    run_id = _unfinished(client, resume) or _start(client, stage, params)
+    with store_errors():
+        run_id = _unfinished(client, resume) or _start(client, stage, params)
     if resume is not None:
         resume.mkdir(parents=True, exist_ok=True)
         (resume / RUN_ID_FILE).write_text(run_id)
@@ -133,11 +188,14 @@ def tracked_run(
         yield tracker
         tracker.flush()
     except BaseException as error:
-        tracker.flush()
         stopped = isinstance(error, KeyboardInterrupt)
-        client.set_terminated(run_id, "KILLED" if stopped else "FAILED")
+        with suppress(Exception):  # what went wrong first is what a person must hear of
+            tracker.flush()
+        with suppress(Exception):
+            client.set_terminated(run_id, "KILLED" if stopped else "FAILED")
         raise
-    client.set_terminated(run_id, "FINISHED")
+    with store_errors():
+        client.set_terminated(run_id, "FINISHED")
     if resume is not None:  # it is finished: not a byte of it belongs into the stage's output
         (resume / RUN_ID_FILE).unlink(missing_ok=True)
 
@@ -183,5 +241,5 @@ def _start(client: "MlflowClient", stage: str, params: Mapping[str, object]) -> 
 def _configure() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in ("alembic", "mlflow.store.db.utils"):  # migrations tell their whole story
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # migrations tell their whole story
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # errors: `store_errors`

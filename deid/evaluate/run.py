@@ -153,7 +153,9 @@ def _write(path: Path, cell: Cell) -> None:
 
 
 def _read(path: Path) -> Cell | None:
-    if not path.is_file():
+    """A finished cell; None where there is none, or one that a crash of the machine damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+        return Cell(content["figures"], content["similarities"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    content = json.loads(path.read_text())
-    return Cell(content["figures"], content["similarities"])

@@ -180,7 +180,12 @@ def _array_file(path: Path, dtype: type, shape: tuple[int, ...]) -> Iterator[IO[
     description = np.lib.format.dtype_to_descr(np.dtype(dtype))
     header = {"descr": description, "fortran_order": False, "shape": shape}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        yield file
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise

@@ -54,7 +54,8 @@ def read_index(root: Path) -> Index:
         raise DeidError(f"{path}: missing; {REMEDY}") from None
     except ValidationError as error:
         problem = error.errors()[0]
-        raise DeidError(f"{path}: {problem['loc']}: {problem['msg']}; {REMEDY}") from None
+        where = "".join(f"{part}: " for part in problem["loc"])
+        raise DeidError(f"{path}: {where}{problem['msg']}; {REMEDY}") from None
 
 
 def images_path(root: Path, shard: int) -> Path:

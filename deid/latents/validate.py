@@ -77,6 +77,23 @@ def _raise_for(outcomes: Sequence[Outcome], latents: Path, out: Path) -> None:
         )
 
 
+def require_valid(latents: Path, validation: Path) -> None:
+    """`DeidError` unless the report in `validation` says that the pairs in `latents` passed."""
+    path, index = validation / "validation.json", read_index(latents)
+    remedy = "run `deid validate`"
+    try:
+        report = json.loads(path.read_bytes())
+        success, drawn = report["success"], (report["pairs"], report["weights_sha256"])
+    except FileNotFoundError:
+        raise DeidError(f"{path}: missing; {remedy} before you train") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeidError(f"{path}: damaged ({error}); {remedy} again") from None
+    if success is not True:
+        raise DeidError(f"{path}: {latents} failed its validation; {remedy}, which says where")
+    if drawn != (index.count, index.weights_sha256):
+        raise DeidError(f"{path}: is about other pairs than those in {latents}; {remedy} again")
+
+
 def measure(params: ValidateParams, world: World, latents: Path, index: Index) -> Tables:
     """The tables to judge and their checks; only that of the shards where rows are missing."""
     shards = shards_table(latents, index)

@@ -36,7 +36,8 @@ FIGURES = (
 def read_metrics(path: Path) -> dict[str, float]:
     """`metrics.json` as dotted keys; of `{mean, std}` the mean is at the key itself.
 
-    Errors: `DeidError` for a missing or unreadable file or a missing gated figure.
+    Errors: `DeidError` for a missing or unreadable file, or a gated figure that is missing or not
+    finite.
     """
     try:
         content = json.loads(path.read_text())
@@ -50,6 +51,10 @@ def read_metrics(path: Path) -> dict[str, float]:
     for figure in FIGURES:
         if figure.key not in flat:
             raise DeidError(f"{path}: {figure.key} is missing; run `dvc repro -f evaluate`")
+        if not math.isfinite(flat[figure.key]):
+            raise DeidError(
+                f"{path}: {figure.key} is {flat[figure.key]}; train again, then run `dvc repro`"
+            )
     return flat
 
 

@@ -7,6 +7,7 @@ the same version, however often it is registered.
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,8 +19,16 @@ from deid.errors import DeidError
 from deid.params import RegisterParams
 from deid.serve.bundle import Bundle, content_sha256, read_bundle, write_bundle
 from deid.serve.gates import FIGURES, failed_gates, gated, metrics_table, read_metrics
-from deid.staging import write_atomically
-from deid.tracking import git_commit, mlflow_client, tracked_run, tracking_uri
+from deid.staging import prepare, write_atomically
+from deid.tracking import (
+    RUN_ID_FILE,
+    git_commit,
+    mlflow_client,
+    shown,
+    store_errors,
+    tracked_run,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -51,24 +60,35 @@ class Contest:
     table: str
 
 
+@store_errors()
 def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -> Registration:
     """Make `bundle` a version of `params.model` with the figures of `metrics`; write `out`.
 
-    Errors: `DeidError` for untrained models or missing figures; then nothing is registered.
+    Errors: `DeidError` for untrained models or missing figures; then nothing is registered. A
+    killed call goes on in its run when called again, and makes no second version.
     """
     figures = read_metrics(metrics)
     content = content_sha256(bundle)
     client = mlflow_client()
-    _ensure_model(client, params.model)
-    known = _version_with(client, params.model, content)
-    version = known or _create_version(client, params, bundle, content, figures)
-    validation = _record_figures(client, params, version, figures)
-    alias = _place(client, params.model, version, validation)
-    done = Registration(params.model, int(version.version), alias, content, validation)
-    write_atomically(out, (json.dumps(asdict(done), indent=2, sort_keys=True) + "\n").encode())
+    if out.is_dir():
+        raise DeidError(f"{out}: a file belongs here, not a folder; move the folder away")
+    work = out.with_name(out.name + ".partial")
+    prepare(work, content)
+    try:
+        _ensure_model(client, params.model)
+        version = _version_with(client, params.model, content)
+        if version is None or (work / RUN_ID_FILE).is_file():
+            version = _create_version(client, params, bundle, content, figures, work)
+        validation = _record_figures(client, params, version, figures)
+        alias = _place(client, params.model, version, validation)
+        done = Registration(params.model, int(version.version), alias, content, validation)
+        write_atomically(out, (json.dumps(asdict(done), indent=2, sort_keys=True) + "\n").encode())
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     return done
 
 
+@store_errors()
 def contest(params: RegisterParams) -> Contest:
     """Hold the challenger against the gates and the champion; changes nothing but its tags."""
     client = mlflow_client()
@@ -88,6 +108,7 @@ def contest(params: RegisterParams) -> Contest:
     return Contest(int(challenger.version), failures, table)
 
 
+@store_errors()
 def promote(params: RegisterParams) -> str:
     """Make the challenger champion if it passes every gate; returns what was done.
 
@@ -109,6 +130,7 @@ def promote(params: RegisterParams) -> str:
     return f"{params.model} version {judged.challenger} is {CHAMPION}{before}"
 
 
+@store_errors()
 def rollback(params: RegisterParams) -> str:
     """Give `champion` back to `previous`; the version that had it is withdrawn for good."""
     client = mlflow_client()
@@ -125,25 +147,28 @@ def rollback(params: RegisterParams) -> str:
     )
 
 
+@store_errors()
 def champion_version(model: str) -> int | None:
     """The version that is champion, or None when nothing was ever registered."""
     alias = _aliases(mlflow_client(), model).get(CHAMPION)
     return None if alias is None else int(alias)
 
 
+@store_errors()
 def load_champion(model: str) -> Any:
     """`models:/<model>@champion` as a pyfunc, ready for `predict`.
 
     Errors: `DeidError` when there is no champion.
     """
     if champion_version(model) is None:
-        raise DeidError(f"{model}: no champion in {_shown(tracking_uri())}; run `make repro` first")
+        raise DeidError(f"{model}: no champion in {shown(tracking_uri())}; run `make repro` first")
     import mlflow
 
     mlflow.set_tracking_uri(tracking_uri())
     return mlflow.pyfunc.load_model(f"models:/{model}@{CHAMPION}")
 
 
+@store_errors()
 def champion_bundle(model: str) -> Bundle | None:
     """The champion's files, local (downloaded if need be); None without a champion."""
     version = champion_version(model)
@@ -191,21 +216,25 @@ def _create_version(
     bundle: Bundle,
     content: str,
     figures: Mapping[str, float],
+    work: Path,
 ) -> "ModelVersion":
+    """A version from a run of its own; `work` knows the run of a call that was killed."""
     from deid.serve.packaging import save_pyfunc
 
     with tempfile.TemporaryDirectory() as scratch:
         folder, packed = Path(scratch) / "bundle", Path(scratch) / ARTIFACT
         write_bundle(bundle, folder)
-        with tracked_run("register", params.model_dump(mode="json")) as run:
+        with tracked_run("register", params.model_dump(mode="json"), resume=work) as run:
+            if known := _version_with(client, params.model, content):
+                return known  # the killed call came so far, and its run ends here
             save_pyfunc(folder, packed)
             run.artifact(packed)
             run.metrics(0, **figures)
-    tags = {CONTENT: content, "deid_version": package_version("deid")}
-    if commit := git_commit():
-        tags["git_commit"] = commit
-    source = f"{client.get_run(run.run_id).info.artifact_uri}/{ARTIFACT}"
-    return client.create_model_version(params.model, source, run_id=run.run_id, tags=tags)
+            tags = {CONTENT: content, "deid_version": package_version("deid")}
+            if commit := git_commit():
+                tags["git_commit"] = commit
+            source = f"{client.get_run(run.run_id).info.artifact_uri}/{ARTIFACT}"
+            return client.create_model_version(params.model, source, run_id=run.run_id, tags=tags)
 
 
 def _record_figures(
@@ -241,8 +270,3 @@ def _place(client: "MlflowClient", model: str, version: "ModelVersion", validati
     alias = CHAMPION if champion is None else CHALLENGER
     client.set_registered_model_alias(model, alias, version.version)
     return alias
-
-
-def _shown(uri: str) -> str:
-    """A store's address without what may be a password."""
-    return uri.split("@")[-1]
