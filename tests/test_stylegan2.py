@@ -1,15 +1,11 @@
-"""The generator is StyleGAN2: it agrees with an independent implementation, and behaves."""
+"""How the generators behave; that they are StyleGAN1 and 2 is in test_importers."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from deid.nets.stylegan2 import MappingNetwork, StyleGAN2, from_rosinality
-
-FIXTURE = "fixtures/rosinality_stylegan2_small64"
+from deid.nets.style import MappingNetwork
+from deid.nets.stylegan1 import stylegan1
+from deid.nets.stylegan2 import StyleGAN2
 
 
 def small(resolution: int = 16) -> StyleGAN2:
@@ -17,44 +13,6 @@ def small(resolution: int = 16) -> StyleGAN2:
     channels = {4 << i: 12 - 2 * i for i in range(resolution.bit_length() - 2)}
     mapping = MappingNetwork([6, 16, 8], rate=1.0, normalise=False, skip=True)
     return StyleGAN2(resolution, channels, mapping, z_dim=6, w_dim=8)
-
-
-@pytest.fixture(scope="module")
-def reference(assets: Path) -> tuple[StyleGAN2, dict[str, Tensor]]:
-    """rosinality's checkpoint in our network, and what rosinality's own code made of it."""
-    state = torch.load(assets / FIXTURE / "ckpt.pt", weights_only=True)["g_ema"]
-    with np.load(assets / FIXTURE / "io.npz") as arrays:
-        return from_rosinality(state), {name: torch.tensor(arrays[name]) for name in arrays}
-
-
-def error(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours.detach() - theirs).abs().max() / theirs.std())
-
-
-def test_mapping_agrees_with_rosinality(
-    reference: tuple[StyleGAN2, dict[str, Tensor]],
-) -> None:
-    net, io = reference
-    assert error(net.mapping(io["z"]), io["w"]) < 1e-4
-
-
-def test_pictures_agree_with_rosinality(
-    reference: tuple[StyleGAN2, dict[str, Tensor]],
-) -> None:
-    net, io = reference
-    assert error(net.synthesis(io["w"]), io["img_const"]) < 1e-4
-    assert error(net.synthesis(io["wplus"]), io["img_wplus_const"]) < 1e-4
-
-
-def test_gradient_to_w_plus_agrees_with_rosinality(
-    reference: tuple[StyleGAN2, dict[str, Tensor]],
-) -> None:
-    net, io = reference
-    wplus = io["wplus"].clone().requires_grad_()
-    image = net.synthesis(wplus)
-    projection = np.random.RandomState(3).standard_normal(image.shape) / image[0].numel()
-    score = (image * torch.tensor(projection, dtype=torch.float32)).sum()
-    assert error(torch.autograd.grad(score, wplus)[0], io["grad_wplus"]) < 1e-3
 
 
 def test_one_w_equals_the_same_w_at_every_layer() -> None:
@@ -103,3 +61,13 @@ def test_every_parameter_learns() -> None:
     named = dict(net.named_parameters())
     gradients = torch.autograd.grad(score, list(named.values()))
     assert [n for n, g in zip(named, gradients, strict=True) if not g.abs().sum() > 0] == []
+
+
+def test_every_parameter_of_stylegan1_learns() -> None:
+    torch.manual_seed(0)
+    net = stylegan1([8, 6, 4], [5, 7, 6], early_bias=True)
+    score = net(torch.randn(4, 5)).square().sum()
+    named = dict(net.named_parameters())
+    gradients = torch.autograd.grad(score, list(named.values()))
+    assert [n for n, g in zip(named, gradients, strict=True) if not g.abs().sum() > 0] == []
+    assert net(torch.randn(2, 5)).shape == (2, 3, 16, 16)

@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from deid.errors import DeidError
+from deid.worlds.ffhq.allowed import NUMPY, NVIDIA
 from deid.worlds.ffhq.onnx_graph import is_onnx, read_onnx
-from deid.worlds.ffhq.pickles import NUMPY, NVIDIA, read_pickle
+from deid.worlds.ffhq.pickles import read_pickle
 from deid.worlds.ffhq.tensors import load_torch
 
 _HEAD = 512
@@ -78,8 +79,10 @@ def _read_archive(path: Path) -> Any:
                         raise DeidError(f"{member.name!r} in it is too large")
                     file = archive.extractfile(member) or io.BytesIO()
                     return load_torch(file.read(_MAX_MEMBER))
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise DeidError(f"a damaged archive ({error})") from None
+    except DeidError:
+        raise
+    except Exception as error:  # tarfile raises many kinds, even TypeError
+        raise DeidError(f"a damaged archive ({type(error).__name__}: {error})") from None
     raise DeidError("an archive without a torch file (.pth)")
 
 

@@ -6,24 +6,16 @@ standing for a function here, and refuses all else. It imports nothing, calls no
 attribute and looks none up, so neither REDUCE nor BUILD has anything to turn against us. Keys and
 members of sets are plain, so that no nest of tuples is hashed for ever.
 
-Two lists of names: `NVIDIA` (StyleGAN2-ADA's pickles, which carry source code that the usual
-unpickler would execute; here it is data and dropped) and `NUMPY` (a dictionary of arrays).
+The lists of names, and what stands for each, are in `allowed`.
 """
 
-import math
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any, TypeVar, cast
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
 from deid.errors import DeidError
-from deid.worlds.ffhq.tensors import load_storage
 
 MAX_OPCODES = 2_000_000
 """NVIDIA's files have about a tenth of that; a bomb made of opcodes ends here."""
@@ -35,12 +27,16 @@ AllowList = Mapping[tuple[str, str], Handler]
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Module:
-    """What is left of a network in NVIDIA's pickle: its class's name and its state."""
+class StandIn:
+    """Something that a pickle makes first and fills later, with BUILD."""
 
-    class_name: str
-    state: Mapping[str, Any]
+    def build(self, state: Any) -> None:
+        """Take the state; DeidError unless it is what it should be."""
+        raise NotImplementedError
+
+    def plain(self) -> Any:
+        """What it is in the result."""
+        raise NotImplementedError
 
 
 class _Mark:
@@ -53,40 +49,6 @@ class _Name:
 
     text: str
     handler: Handler
-
-
-@dataclass
-class _DType:
-    """numpy.dtype: a kind and width such as `f4`; BUILD tells the byte order."""
-
-    code: str
-    order: str = "<"
-
-    def build(self, state: Any) -> None:
-        order = _require(tuple, state, "a dtype's state")[1]
-        if order not in ("<", ">", "|", "="):
-            raise DeidError("a dtype of unknown byte order")
-        self.order = order
-
-    def decode(self, data: Any, count: int) -> NDArray[Any]:
-        raw = data.encode("latin-1") if isinstance(data, str) else _require(bytes, data, "numbers")
-        dtype = np.dtype(self.order + self.code)
-        if len(raw) != count * dtype.itemsize:
-            raise DeidError(f"{len(raw)} bytes where {count} numbers of {dtype} were said to be")
-        return np.frombuffer(raw, dtype).astype(dtype.newbyteorder("="))
-
-
-@dataclass
-class _Array:
-    """numpy.ndarray, empty until BUILD."""
-
-    value: NDArray[Any] | None = None
-
-    def build(self, state: Any) -> None:
-        _, shape, dtype, fortran, data = _require(tuple, state, "an array's state")
-        sizes = _sizes(shape)
-        flat = _require(_DType, dtype, "an array's dtype").decode(data, math.prod(sizes))
-        self.value = flat.reshape(sizes, order="F" if fortran else "C")
 
 
 def read_pickle(data: bytes | mmap, allowed: AllowList) -> Any:
@@ -168,30 +130,30 @@ class _Machine:
 
     def _append(self, _: Any) -> None:
         value = self._pop()
-        _require(list, self._top(), "a list").append(value)
+        require(list, self._top(), "a list").append(value)
 
     def _appends(self, _: Any) -> None:
         values = self._since_mark()
-        _require(list, self._top(), "a list").extend(values)
+        require(list, self._top(), "a list").extend(values)
 
     def _set_item(self, _: Any) -> None:
-        value, key = self._pop(), self._pop()
-        _require(dict, self._top(), "a dictionary")[_key(key)] = value
+        value, name = self._pop(), self._pop()
+        require(dict, self._top(), "a dictionary")[key(name)] = value
 
     def _set_items(self, _: Any) -> None:
         values = self._since_mark()
-        _require(dict, self._top(), "a dictionary").update(_pairs(values))
+        require(dict, self._top(), "a dictionary").update(_pairs(values))
 
     def _add_items(self, _: Any) -> None:
         values = self._since_mark()
-        _require(set, self._top(), "a set").update(map(_key, values))
+        require(set, self._top(), "a set").update(map(key, values))
 
     def _global(self, argument: Any) -> None:
         self._name(*str(argument).split(" ", 1))
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
-        self._name(_require(str, module, "a module"), _require(str, name, "a name"))
+        self._name(require(str, module, "a module"), require(str, name, "a name"))
 
     def _name(self, module: str, name: str = "") -> None:
         handler = self.allowed.get((module, name))
@@ -202,8 +164,8 @@ class _Machine:
 
     def _reduce(self, _: Any) -> None:
         arguments, function = self._pop(), self._pop()
-        called = _require(_Name, function, "an allowed name where a pickle calls one")
-        self.stack.append(called.handler(*_require(tuple, arguments, "arguments")))
+        called = require(_Name, function, "an allowed name where a pickle calls one")
+        self.stack.append(called.handler(*require(tuple, arguments, "arguments")))
 
     def _new_with_keywords(self, _: Any) -> None:
         if self._pop():
@@ -212,7 +174,7 @@ class _Machine:
 
     def _build(self, _: Any) -> None:
         state, built = self._pop(), self._top()
-        if isinstance(built, _DType | _Array):
+        if isinstance(built, StandIn):
             built.build(state)
         elif not (isinstance(built, dict) and isinstance(state, dict | None)):
             raise DeidError("it sets the state of something that has none; refused")
@@ -262,7 +224,7 @@ _METHODS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "LIST": lambda machine, _: machine.stack.append(machine._since_mark()),
     "TUPLE": lambda machine, _: machine.stack.append(tuple(machine._since_mark())),
     "DICT": lambda machine, _: machine.stack.append(_pairs(machine._since_mark())),
-    "FROZENSET": lambda machine, _: machine.stack.append(set(map(_key, machine._since_mark()))),
+    "FROZENSET": lambda machine, _: machine.stack.append(set(map(key, machine._since_mark()))),
     "APPEND": _Machine._append,
     "APPENDS": _Machine._appends,
     "SETITEM": _Machine._set_item,
@@ -277,125 +239,28 @@ _METHODS: Mapping[str, Callable[[_Machine, Any], None]] = {
 }
 
 
-def _require(kind: type[_T], value: Any, what: str) -> _T:
+def require(kind: type[_T], value: Any, what: str) -> _T:
+    """`value`, if it is of that kind; else DeidError saying `what` was wanted."""
     if not isinstance(value, kind):
         raise DeidError(f"a pickle with a {type(value).__name__} instead of {what}; refused")
     return value
 
 
-def _key(value: Any) -> Any:
+def key(value: Any) -> Any:
+    """`value`, if it is plain; else DeidError. Hashing a nest of tuples could take for ever."""
     if value is None or isinstance(value, str | int | float | bytes):
         return value
     raise DeidError(f"a {type(value).__name__} as a key; refused")
 
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
-    return dict(zip(map(_key, values[::2]), values[1::2], strict=True))
-
-
-def _sizes(value: Any) -> tuple[int, ...]:
-    sizes = _require(tuple, value, "a shape")
-    if len(sizes) > 8 or any(type(size) is not int or size < 0 for size in sizes):
-        raise DeidError("a shape that is none; refused")
-    return sizes
+    return dict(zip(map(key, values[::2]), values[1::2], strict=True))
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Arrays for the stand-ins, in dictionaries a few deep; a dtype or a name alone is nothing."""
+    """Without stand-ins, in dictionaries a few deep; a name that was not called is nothing."""
     if isinstance(value, dict) and depth < 4:
-        return {key: _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, _Array):
-        return value.value
-    return None if isinstance(value, _Name | _DType) else value
-
-
-def _dictionary(*arguments: Any) -> dict[Any, Any]:
-    if len(arguments) > 1:
-        raise DeidError("a dictionary of more than one argument; refused")
-    pairs = _require(list, arguments[0], "pairs") if arguments else []
-    return {_key(key): value for key, value in pairs}
-
-
-def _set(*arguments: Any) -> set[Any]:
-    return set(map(_key, *(_require(list, argument, "a list") for argument in arguments or ([],))))
-
-
-def _module(meta: Any) -> Module:
-    """torch_utils.persistence would execute `meta["module_src"]` here."""
-    meta = _require(dict, meta, "a network")
-    name = _require(str, meta.get("class_name"), "a class's name")
-    return Module(name, _require(dict, meta.get("state"), "a network's state"))
-
-
-def _tensor(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = False, *_: Any
-) -> Tensor:
-    """A view of a storage, checked: within it, and no larger than it is."""
-    typed = _require(torch.storage.TypedStorage, storage, "a tensor's storage")
-    sizes, strides = _sizes(size), _sizes(stride)
-    (start,) = _sizes((offset,))
-    end = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True)) + 1
-    length: int = typed._size()  # type: ignore[no-untyped-call]
-    if math.prod(sizes) > length or (math.prod(sizes) and end > length):
-        raise DeidError("a tensor larger than its storage; refused")
-    return torch.empty(0, dtype=typed.dtype).set_(typed._untyped_storage, start, sizes, strides)
-
-
-def _parameter(data: Any, *_: Any) -> Tensor:
-    return _require(Tensor, data, "a parameter's tensor")
-
-
-def _dtype(code: Any, *_: Any) -> _DType:
-    """Numbers and truth values only: an array of objects holds whatever it likes."""
-    known = [f"{kind}{width}" for kind in "fiu" for width in (1, 2, 4, 8)] + ["b1"]
-    if code not in known or code == "f1":
-        raise DeidError("an array of something other than numbers; refused")
-    return _DType(code)
-
-
-def _scalar(dtype: Any, data: Any = b"") -> Any:
-    return _require(_DType, dtype, "a number's dtype").decode(data, 1)[0].item()
-
-
-def _array(*_: Any) -> _Array:
-    return _Array()
-
-
-def _not_called(*_: Any) -> Any:
-    raise DeidError("it makes an array in an unusual way; refused")
-
-
-def _latin1(text: Any, encoding: Any = "") -> bytes:
-    """How Python 3 writes bytes into a pickle that Python 2 can read."""
-    if encoding not in ("latin1", "latin-1"):
-        raise DeidError("bytes in an unknown encoding; refused")
-    return _require(str, text, "text").encode("latin-1")
-
-
-_NUMBERS: AllowList = {
-    ("collections", "OrderedDict"): _dictionary,
-    ("numpy", "dtype"): _dtype,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-}
-
-NVIDIA: AllowList = {
-    **_NUMBERS,
-    ("dnnlib.util", "EasyDict"): _dictionary,
-    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _module,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch.storage", "_load_from_bytes"): load_storage,
-    # Protocol 3 (Python 3.7, NVIDIA's) has no opcode for torch's `_non_persistent_buffers_set`.
-    ("builtins", "set"): _set,
-}
-"""NVIDIA's StyleGAN2-ADA and StyleGAN3 pickles."""
-
-NUMPY: AllowList = {
-    **_NUMBERS,
-    ("numpy.core.multiarray", "_reconstruct"): _array,
-    ("numpy._core.multiarray", "_reconstruct"): _array,
-    ("numpy", "ndarray"): _not_called,
-    ("_codecs", "encode"): _latin1,
-}
-"""A dictionary name → array, of Python 2 (latin1) or 3, such as cydonia's VGGFace2."""
+        return {name: _plain(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, StandIn):
+        return value.plain()
+    return None if isinstance(value, _Name) else value

@@ -24,6 +24,7 @@ def load_torch(source: Path | bytes) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(opened, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever a crafted file sets off, it is refused
         detail = " ".join(str(error).split())
@@ -42,12 +43,12 @@ def load_storage(data: Any) -> torch.storage.TypedStorage:
 
 
 def _check_archive(source: Path | io.BytesIO) -> None:
-    if not zipfile.is_zipfile(source):
-        return
     try:
+        if not zipfile.is_zipfile(source):
+            return
         with zipfile.ZipFile(source) as archive:
             packed = [e for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, ValueError) as error:
         raise DeidError(f"a damaged archive ({error})") from None
     finally:
         if isinstance(source, io.BytesIO):

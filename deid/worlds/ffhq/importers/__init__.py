@@ -68,9 +68,21 @@ def import_content(content: Mapping[str, Any], origin: str) -> Imported:
 
 def check(imported: Imported) -> None:
     """Raise DeidError unless the state fits the network, every part finite."""
-    with torch.device("meta"):
-        wanted = _builder(imported.network)(**imported.config).state_dict()
-    state = imported.state
+    _fitting(imported)
+
+
+def build(imported: Imported) -> nn.Module:
+    """The network with its weights, frozen and in eval mode; DeidError unless they fit."""
+    network = _fitting(imported)
+    network.load_state_dict(dict(imported.state), strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def _fitting(imported: Imported) -> nn.Module:
+    """The network, as initialised, that the state fits."""
+    with torch.random.fork_rng(devices=[]):  # its first weights are no one's random numbers
+        network = _builder(imported.network)(**imported.config)
+    state, wanted = imported.state, network.state_dict()
     if missing := sorted(wanted.keys() - state.keys()):
         raise DeidError(f"it lacks {_some(missing)}")
     if unknown := sorted(state.keys() - wanted.keys()):
@@ -80,14 +92,7 @@ def check(imported: Imported) -> None:
         raise DeidError(f"misshapen: {_some(wrong)}; the first is {shapes}")
     if strange := [name for name in wanted if not bool(state[name].isfinite().all())]:
         raise DeidError(f"NaN or infinite numbers in {_some(strange)}")
-
-
-def build(imported: Imported) -> nn.Module:
-    """The network with its weights, frozen and in eval mode; DeidError unless they fit."""
-    check(imported)
-    network = _builder(imported.network)(**imported.config)
-    network.load_state_dict(dict(imported.state), strict=True)
-    return network.eval().requires_grad_(False)
+    return network
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:

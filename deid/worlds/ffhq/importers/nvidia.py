@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deid.errors import DeidError
+from deid.worlds.ffhq.allowed import Module
 from deid.worlds.ffhq.importers.base import Format, Imported
 from deid.worlds.ffhq.importers.layout import Rule, part, renamed, stylegan2
-from deid.worlds.ffhq.pickles import Module
 
 _NAMES = {"affine": "style", "noise_const": "noise"}
 
