@@ -220,6 +220,16 @@ def test_bombs_end_early(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1,000 steps" in refused(b"N0" * 501 + b"N.", NUMPY)
 
 
+def test_what_is_held_often_is_visited_once() -> None:
+    shared: dict[int, Any] = {0: np.zeros(2)}
+    for _ in range(30):
+        shared = dict.fromkeys(range(10), shared)  # 10^30 paths
+    found = read_pickle(pickle.dumps({"w": shared}), NUMPY)["w"]
+    for _ in range(30):
+        found = found[9]
+    np.testing.assert_array_equal(found[0], np.zeros(2))
+
+
 def test_a_recursive_value_is_read_or_refused_but_ends() -> None:
     endless: dict[str, Any] = {}
     endless["self"] = endless

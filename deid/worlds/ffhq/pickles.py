@@ -58,7 +58,7 @@ def read_pickle(data: bytes | mmap, allowed: AllowList) -> Any:
     values, and anything damaged. Nothing in the file is executed, whatever it is.
     """
     try:
-        return _plain(_Machine(allowed).run(data))
+        return _plain(_Machine(allowed).run(data), {})
     except DeidError:
         raise
     except Exception as error:  # whatever a crafted file sets off, it is refused
@@ -257,10 +257,16 @@ def _pairs(values: list[Any]) -> dict[Any, Any]:
     return dict(zip(map(key, values[::2]), values[1::2], strict=True))
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Without stand-ins, in dictionaries a few deep; a name that was not called is nothing."""
-    if isinstance(value, dict) and depth < 4:
-        return {name: _plain(item, depth + 1) for name, item in value.items()}
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """Without stand-ins, in dictionaries; a name that was not called is nothing.
+
+    Each dictionary is visited once, however often the pickle holds it, even within itself.
+    """
+    if isinstance(value, dict):
+        if id(value) not in done:
+            result = done[id(value)] = {}
+            result.update({name: _plain(item, done) for name, item in value.items()})
+        return done[id(value)]
     if isinstance(value, StandIn):
         return value.plain()
     return None if isinstance(value, _Name) else value

@@ -64,14 +64,21 @@ def _convert(content: Mapping[str, Any]) -> Imported:
     return stylegan2(state, None if clamp is None else float(clamp), notes)
 
 
-def _layers(network: Module, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Module]]:
+def _layers(network: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
     """Every module with its name's prefix (`synthesis.b4.`), the network's own first."""
-    yield prefix, network
-    for name, child in (network.state.get("_modules") or {}).items():
-        # A crafted file may hold a module within itself: names end somewhere, then.
-        if not isinstance(child, Module) or not isinstance(name, str) or depth > 4:
-            raise DeidError(f"a network of strange parts, at {prefix!r}")
-        yield from _layers(child, f"{prefix}{name}.", depth + 1)
+    seen: set[int] = set()
+    ahead = [(prefix, network)]
+    while ahead:
+        prefix, module = ahead.pop()
+        # A crafted file may hold a module twice, or within itself: names without end.
+        if id(module) in seen:
+            raise DeidError(f"a network that holds a part twice, at {prefix!r}")
+        seen.add(id(module))
+        yield prefix, module
+        for name, child in (module.state.get("_modules") or {}).items():
+            if not isinstance(child, Module):
+                raise DeidError(f"a network with a part that is none, at {prefix!r}")
+            ahead.append((f"{prefix}{name}.", child))
 
 
 def _tensors(layers: Mapping[str, Module]) -> dict[str, Any]:
@@ -86,22 +93,29 @@ def _tensors(layers: Mapping[str, Module]) -> dict[str, Any]:
 
 
 def _clamp(layers: Mapping[str, Module]) -> Any:
-    """What the layers say of themselves: one clamp for all; else it is another network."""
+    """The one clamp of all layers; DeidError where they say that they are another network."""
     said = [
         module.state.get("conv_clamp")
         for module in layers.values()
         if module.class_name in ("SynthesisLayer", "ToRGBLayer")
     ]
-    if not said or any(value != said[0] for value in said):
+    plain = all(isinstance(value, int | float | None) for value in said)
+    if not said or not plain or len(set(said)) != 1:
         raise DeidError("its layers differ in conv_clamp")
     for name, wanted in (("activation", "lrelu"), ("architecture", "skip")):
-        found = {
-            str(module.state[name])
+        if any(
+            not isinstance(module.state[name], str) or module.state[name] != wanted
             for prefix, module in layers.items()
             if name in module.state and not prefix.endswith("affine.")
-        }
-        if found - {wanted}:
+        ):
             raise DeidError(f"its {name} is not {wanted!r} throughout, which is the one known here")
+    rates = [
+        module.state["bias_gain"]
+        for prefix, module in layers.items()
+        if prefix.startswith("mapping.fc") and "bias_gain" in module.state
+    ]
+    if any(not isinstance(rate, float) or rate != 0.01 for rate in rates):
+        raise DeidError("its mapping's learning-rate multiplier is not 0.01")
     return said[0]
 
 
