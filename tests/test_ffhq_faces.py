@@ -127,6 +127,13 @@ def test_no_pixel_of_a_large_picture_is_without_influence_inside_the_crop() -> N
     assert (slope[0, :, 200:350, 160:350].abs().sum(0) > 0).float().mean() > 0.99
 
 
+def test_half_precision_pictures_are_cut_at_the_same_place() -> None:
+    for name, convention in CONVENTIONS.items():
+        faces = random_faces(1, 200, 200).bfloat16()
+        seen, wanted = convention(faces), convention(faces.float())
+        assert torch.equal(seen, wanted), name
+
+
 def test_landmarks_are_in_pixels_of_the_input_whatever_its_size() -> None:
     torch.manual_seed(0)
     network: LandmarkNetwork = landmarks(MobileFaceNetLandmarks())

@@ -98,6 +98,17 @@ def test_another_graph_is_refused_by_the_place_where_it_differs(tmp_path: Path) 
         import_content(read_onnx(file), "export")
 
 
+def test_a_graph_that_runs_in_circles_ends(tmp_path: Path) -> None:
+    file = exported(filled(IResNet(**SMALL)), (1, 3, 112, 112), tmp_path, opset_version=11)
+    model = onnx.load(file)
+    # The second block of the second stage, whose sum is now its own input.
+    node = next(n for n in model.graph.node if n.name.startswith("/layer2/layer2.1/Add"))
+    node.output[0] = node.input[1]
+    onnx.save(model, file)
+    with pytest.raises(DeidError, match="expected Flatten or Reshape"):
+        import_content(read_onnx(file), "export")
+
+
 def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "broken.onnx"
     for content in (b"", b"\x08\x07" + b"\xff" * 50, b"PK\x03\x04"):
@@ -211,6 +222,12 @@ def test_a_missing_a_misshapen_and_a_foreign_tensor_are_named() -> None:
     points = MobileFaceNetLandmarks(98).state_dict()
     with pytest.raises(DeidError, match="196 outputs, not 136"):
         import_content(points, "wflw.pth")
+
+
+def test_names_alone_cannot_ask_for_a_huge_network() -> None:
+    state = IResNet(**SMALL).state_dict() | {"layer2.999999999.bn1.weight": torch.zeros(8)}
+    with pytest.raises(DeidError, match="blocks of layer2 are not numbered without a gap"):
+        import_content(state, "backbone.pth")
 
 
 def test_data_parallel_names_and_storages_are_taken_apart() -> None:

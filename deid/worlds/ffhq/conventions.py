@@ -85,7 +85,8 @@ class Convention:
 
     def __call__(self, images: Tensor) -> Tensor:
         """`[N,3,H,W]` RGB in [-1, 1] → what the network reads, `[N,3,size,size]`."""
-        pictures = cut(images, self.crop, self.size, self.antialias)
+        # float32 whatever the generator's precision: a bfloat16 place is off by whole pixels.
+        pictures = cut(images.float(), self.crop, self.size, self.antialias)
         if self.bgr:
             pictures = pictures.flip(1)
         mean, deviation = (

@@ -81,7 +81,9 @@ class _Walk:
         tensor = self.convolution(self.graph.input, "conv1", "bn1")
         tensor = self.prelu(tensor, "prelu")
         stage, block = 0, 0
-        while self.find(tensor, "Add") or self.find(tensor, "Conv"):
+        for _ in self.graph.nodes:  # a bound, since a damaged graph may run in circles
+            if not (self.find(tensor, "Add") or self.find(tensor, "Conv")):
+                break
             strides = self.find(tensor, "Conv") is not None
             stage, block = (stage + 1, 0) if strides else (stage, block + 1)
             tensor = self.block(tensor, f"layer{stage}.{block}", strides)

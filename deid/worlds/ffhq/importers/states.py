@@ -49,15 +49,18 @@ def without(state: State, *prefixes: str) -> State:
 
 
 def stages(state: State, name: str = "layer") -> tuple[int, ...]:
-    """Blocks in each of the stages `layer1`, `layer2`, … by the tensors' names."""
-    counts: dict[int, int] = {}
+    """Blocks in each of the stages `layer1`, `layer2`, … by the tensors' names.
+
+    Raises DeidError where a number is left out, so that names alone cannot ask for a huge network.
+    """
+    blocks: dict[int, set[int]] = {}
     for key in state:
         if found := re.match(rf"{name}(\d+)\.(\d+)\.", key):
-            stage, block = int(found[1]), int(found[2])
-            counts[stage] = max(counts.get(stage, 0), block + 1)
-    if sorted(counts) != list(range(1, len(counts) + 1)):
-        raise DeidError(f"stages {sorted(counts)} are not numbered from 1 without a gap")
-    return tuple(counts[stage] for stage in sorted(counts))
+            blocks.setdefault(int(found[1]), set()).add(int(found[2]))
+    for stage, wanted in zip(sorted(blocks), range(1, len(blocks) + 1), strict=True):
+        if stage != wanted or blocks[stage] != set(range(len(blocks[stage]))):
+            raise DeidError(f"the blocks of {name}{wanted} are not numbered without a gap")
+    return tuple(len(blocks[stage]) for stage in sorted(blocks))
 
 
 def size_of(state: State, name: str, axis: int) -> int:
