@@ -5,7 +5,6 @@ picture and one of twenty pixels, and the answers are united. Both give five poi
 person's right eye and mouth corner first, which is our order too: left of the picture first.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from deid.errors import DeidError
 from deid.images import Pixels
+from deid.onnx import open_session
 from deid.worlds.world import FaceDetector, Faces, World
 
 SCRFD_THRESHOLD = 0.4
@@ -52,11 +52,9 @@ class ScrfdDetector:
     """InsightFace's SCRFD on the CPU. Its weights are for non-commercial research only."""
 
     def __init__(self, file: Path, threshold: float = SCRFD_THRESHOLD) -> None:
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         from insightface.model_zoo import SCRFD
-        from onnxruntime import InferenceSession
 
-        session = InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        session = open_session(file)
         if len(session.get_outputs()) != 9:
             raise ValueError("it has no five points for each face")
         self.name = f"scrfd:{file.stem}"
