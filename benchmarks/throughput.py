@@ -6,7 +6,8 @@
 deface has an environment of its own, because it pins what this project does not. Both tools get
 the same JPEG files (quality 75, which is what deface writes at; ours keeps what it finds), show
 their detectors a picture of the same longer side, and read, change and write in this machine's
-cores as they are used to. Loading programs and networks is left out for both. Ours judges each
+cores as they are used to. 1280 px is the pictures' own size and what deface does by default.
+Loading programs and networks is left out for both. Ours judges each
 face and looks for others in what it wrote besides; that is its job, so it is counted.
 """
 
@@ -27,6 +28,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 WIDTH, HEIGHT = 1280, 720
+WHAT = ("seconds", "cpu")
 
 # Runs in deface's environment: the loop of its command line, timed without its imports.
 DEFACE = """
@@ -86,7 +88,13 @@ def _spent() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def ours(assets: Path, size: int) -> Callable[[Path, Path, str], dict[str, float]]:
+DETECTORS = {
+    "yunet": "face_detection_yunet_2023mar.onnx",
+    "scrfd": "scrfd_2.5g_bnkps.onnx",
+}
+
+
+def ours(assets: Path, detector: str, size: int) -> Callable[[Path, Path, str], dict[str, float]]:
     """Networks loaded, ready to time a folder."""
     from deid.params import WorldParams
     from deid.photo.run import RunSettings, build_workshop, deidentify_path
@@ -96,7 +104,7 @@ def ours(assets: Path, size: int) -> Callable[[Path, Path, str], dict[str, float
     world = load_world(WorldParams(weights=root / "data/mini/weights"))
     weights = assets / "weights"
     asked: dict[str, Any] = {
-        "detector": f"scrfd={weights / 'scrfd_2.5g_bnkps.onnx'}",
+        "detector": f"{detector}={weights / DETECTORS[detector]}",
         "recognisers": (f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
         "allow_no_face": True,
     }
@@ -136,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, required=True, help="has photoreal/ and weights/")
     parser.add_argument("--deface", type=Path, required=True, help="Python that can import deface")
+    parser.add_argument("--detector", nargs="+", default=list(DETECTORS), help="of ours")
     parser.add_argument("--pictures", type=int, default=60)
     parser.add_argument("--size", type=int, nargs="+", default=[640, 1280], help="detector's side")
     parser.add_argument("--rounds", type=int, default=2, help="the best of so many counts")
@@ -144,33 +153,32 @@ def main() -> None:
         folder = Path(name)
         compose(args.assets / "photoreal", folder / "in", args.pictures)
         for size in args.size:
-            run = ours(args.assets, size)
             for method in ("blur", "mask"):
-                rounds: dict[str, list[dict[str, float]]] = {"ours": [], "deface": []}
-                for number in range(args.rounds):
-                    out = folder / f"{size}-{method}-{number}"
-                    (out / "deface").mkdir(parents=True)
-                    rounds["deface"].append(
-                        deface(args.deface, folder / "in", out / "deface", size, method)
-                    )
-                    rounds["ours"].append(run(folder / "in", out / "ours", method))
-                _say(size, method, args.pictures, rounds)
+                theirs = [
+                    deface(args.deface, folder / "in", _fresh(folder), size, method)
+                    for _ in range(args.rounds)
+                ]
+                for detector in args.detector:
+                    run = ours(args.assets, detector, size)
+                    own = [run(folder / "in", _fresh(folder), method) for _ in range(args.rounds)]
+                    head = f"{method} with {detector}, detectors at {size} px"
+                    _say(head, args.pictures, own, theirs)
 
 
-def _say(size: int, method: str, count: int, rounds: dict[str, list[dict[str, float]]]) -> None:
-    best = {
-        (tool, what): min(one[what] for one in values)
-        for tool, values in rounds.items()
-        for what in ("seconds", "cpu")
-    }
+def _fresh(folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=folder))
+
+
+Figures = list[dict[str, float]]
+
+
+def _say(head: str, count: int, own: Figures, theirs: Figures) -> None:
+    clock, cpu = ([min(one[what] for one in tool) for tool in (own, theirs)] for what in WHAT)
     print(
-        f"{method}, detector at {size} px, {os.cpu_count()} cores: "
-        f"ours {count / best['ours', 'seconds']:.2f} images/s, "
-        f"deface {count / best['deface', 'seconds']:.2f}, "
-        f"ratio {best['deface', 'seconds'] / best['ours', 'seconds']:.2f}; processor time an image "
-        f"{1000 * best['ours', 'cpu'] / count:.0f} ms and "
-        f"{1000 * best['deface', 'cpu'] / count:.0f} ms, "
-        f"ratio {best['deface', 'cpu'] / best['ours', 'cpu']:.2f}",
+        f"{head}, {os.cpu_count()} cores: ours {count / clock[0]:.2f} images/s, deface "
+        f"{count / clock[1]:.2f}, ratio {clock[1] / clock[0]:.2f}; processor time an image "
+        f"{1000 * cpu[0] / count:.0f} ms and {1000 * cpu[1] / count:.0f} ms, "
+        f"ratio {cpu[1] / cpu[0]:.2f}",
         flush=True,
     )
 
