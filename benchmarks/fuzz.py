@@ -248,8 +248,9 @@ def _special_entries(folder: Path, outside: Path) -> int:
     made[0].symlink_to(outside / "secret.png")
     made[1].symlink_to(outside / "nowhere.jpg")
     made[2].symlink_to(made[2])
-    (folder / "linked-folder").symlink_to(outside, target_is_directory=True)
-    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    made += [folder / "linked-folder", folder / "loop"]  # links are on record, and not followed
+    made[-2].symlink_to(outside, target_is_directory=True)
+    made[-1].symlink_to(folder, target_is_directory=True)
     raw = os.fsencode(folder) + b"/not-utf8-\xff\xfe.png"
     with open(raw, "wb") as file:
         file.write(secret)

@@ -62,7 +62,7 @@ def deidentify(
     picture: "str | Path | bytes | NDArray[np.uint8] | Image",
     method: str = "swap",
     *,
-    detector: str | None = None,
+    detectors: tuple[str, ...] = (),
     recognisers: tuple[str, ...] = (),
     seed: int = 0,
     allow_no_face: bool = False,
@@ -73,7 +73,7 @@ def deidentify(
 
     `picture`: a path, the bytes of a file, a `uint8` array `[H,W,3]` (RGB) or `[H,W]`, or a Pillow
     image; the last two come back as PNG. `method`: swap, adversarial (both need trained models),
-    fgsm, pgd, blur, pixelate or mask. `detector` (`scrfd=FILE`, `yunet=FILE`) and `recognisers`
+    fgsm, pgd, blur, pixelate or mask. `detectors` (`scrfd=FILE`, `yunet=FILE`, `mtcnn=FOLDER`) and `recognisers`
     (`foamliu=FILE`, `arcface=FILE`) are needed for photographs: the embedded networks know the
     people of the mini world only. `seconds`: after so long faces are masked, after twice as long
     it gives up.
@@ -87,7 +87,7 @@ def deidentify(
     from deid.photo.run import RunSettings
 
     place = Path(root) if root is not None else _root()
-    asked = RunSettings(method=method, detector=detector, recognisers=recognisers, seed=seed)
+    asked = RunSettings(method=method, detectors=detectors, recognisers=recognisers, seed=seed)
     workshop = _workshop(asked, place.resolve(), _stamp(place))
     decoded, name, content = _open(picture)
     faces, data = _judged(decoded, workshop, content, Limits(seconds=seconds), name)

@@ -16,7 +16,7 @@ from deid.images import Pixels
 from deid.photo.align import crop_face, crop_side, native_side
 from deid.photo.blend import Place, blend_in, match_light
 from deid.photo.codec import decode
-from deid.photo.detect import build_detector
+from deid.photo.detection import build_detector
 from deid.photo.face import Face, Placing, place
 from deid.photo.paste import Region, paste
 from deid.worlds.world import FaceDetector, World
@@ -127,7 +127,7 @@ def test_an_unchanged_face_of_the_mini_world_shows_no_seam(world: World, match: 
 def test_an_unchanged_face_of_a_photograph_shows_no_seam(
     assets: Path, world: World, match: bool
 ) -> None:
-    detector = build_detector(f"scrfd={assets / 'weights/scrfd_2.5g_bnkps.onnx'}", world)
+    detector = build_detector([f"scrfd={assets / 'weights/scrfd_2.5g_bnkps.onnx'}"], world)
     scene = photograph(assets, [300, 160, 80, 48], first=20)
     pasted = pasted_faces(scene, detector, world, unchanged, match, None)
     assert len(pasted) == 4

@@ -5,7 +5,6 @@ attacks or optimises. One judge above its threshold, or one figure that is not f
 failure. The same photograph is the hardest comparison there is: pose, light and hair are equal.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from deid.alignment import Points
 from deid.errors import DeidError
 from deid.images import Pixels, to_tensor
+from deid.onnx import open_session
 from deid.worlds.world import FaceEmbedder, World
 
 FALSE_ACCEPT_RATE = 1e-3
@@ -213,10 +213,7 @@ def _file_judge(spec: str) -> Judge:
 
 
 def _onnx_embed(path: Path, convention: _Convention) -> Embed:
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    from onnxruntime import InferenceSession
-
-    session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)
     source = session.get_inputs()[0].name
 
     def embed(faces: Pixels, points: Points) -> NDArray[np.float32]:

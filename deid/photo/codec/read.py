@@ -88,6 +88,7 @@ def _facts(image: Image.Image, data: bytes, keep: Keep) -> _Facts:
     grey = mode in ("1", "L", "LA", "La") or mode.startswith("I;16")
     bits = tags.get(_BITS, ()) if stored == "TIFF" else (png_depth(data),)
     kept, profile = read_kept(image, keep), image.info.get("icc_profile")
+    orientation = image.getexif().get(_ORIENTATION, 1)
     if profile and keep.icc and usable_profile(profile, grey):
         kept, profile = replace(kept, icc=profile), None
     return _Facts(
@@ -97,7 +98,7 @@ def _facts(image: Image.Image, data: bytes, keep: Keep) -> _Facts:
         palette=mode == "P" or stored == "GIF",
         sixteen=bool(bits) and set(bits) == {16},
         negative=mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0,
-        orientation=int(image.getexif().get(_ORIENTATION, 1) or 1),
+        orientation=orientation if isinstance(orientation, int) else 1,
         profile=profile if profile and not _is_srgb(profile) else None,
         kept=kept,
         notes=tuple(_lost(image, data)),
@@ -120,7 +121,9 @@ def _read(image: Image.Image, data: bytes, name: str, keep: Keep) -> Decoded:
     facts, form = _facts(image, data, keep), _form(image, data)
     image.load()
     _check_size(image, name)  # HEIC tells its true size only now
-    upright = ImageOps.exif_transpose(image)
+    upright = image
+    if facts.orientation != 1:
+        upright = ImageOps.exif_transpose(image)
     samples, notes = None, facts.notes
     if facts.sixteen:
         samples = read_samples(upright, data, facts.orientation, facts.negative)
@@ -193,7 +196,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Pixels:
             image = ImageCms.profileToProfile(image, source, target, outputMode="RGB") or image
         except (ImageCms.PyCMSError, OSError):
             pass  # a profile of other channels than the picture's: its numbers stand
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _srgb() -> ImageCms.ImageCmsProfile:

@@ -66,7 +66,7 @@ def _check_heif() -> None:
 
 def _options(form: Form) -> dict[str, Any]:
     if form.format == "JPEG":
-        return {"quality": form.quality, "subsampling": form.subsampling, "optimize": True}
+        return {"quality": form.quality, "subsampling": form.subsampling}
     if form.format == "WEBP":
         return {"quality": form.quality, "lossless": form.lossless, "exact": True}
     if form.format in ("HEIF", "AVIF"):

@@ -1,12 +1,12 @@
 """SCRFD (Guo et al. 2022) through InsightFace, on the CPU. Weights: non-commercial research."""
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from deid.images import Pixels
+from deid.onnx import open_session
 from deid.worlds.world import Faces
 
 THRESHOLD, SURE = 0.25, 0.4
@@ -21,11 +21,9 @@ class ScrfdFinder:
     knows_up = True
 
     def __init__(self, file: Path, threshold: float = THRESHOLD, sure: float = SURE) -> None:
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         from insightface.model_zoo import SCRFD
-        from onnxruntime import InferenceSession
 
-        session = InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        session = open_session(file)
         if len(session.get_outputs()) != 9:
             raise ValueError("it has no five points for each face")
         self.name, self.threshold, self.sure = f"scrfd:{file.stem}", threshold, sure
