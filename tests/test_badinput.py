@@ -297,9 +297,18 @@ def test_a_full_disk_stops_validation_and_leaves_no_verdict(tmp_path: Path) -> N
     assert not (tmp_path / "validation.partial").exists()
 
 
-def test_a_validation_that_was_killed_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    latents, out = draw(tmp_path), tmp_path / "validation"
-    validate_in(VALIDATE, toy_world(), latents, tmp_path / "calm")
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with good `latents` and their `validation`."""
+    root = tmp_path_factory.mktemp("validated")
+    validate_in(VALIDATE, toy_world(), draw(root), root / "validation")
+    return root
+
+
+def test_a_validation_that_was_killed_ends_as_an_undisturbed_one(
+    validated: Path, tmp_path: Path
+) -> None:
+    latents, calm, out = validated / "latents", validated / "validation", tmp_path / "validation"
     with pytest.MonkeyPatch.context() as patch:
         # Pages are written by then, and some of them still fetch what they show.
         patch.setattr("deid.latents.expectations._index_page", die)
@@ -307,18 +316,20 @@ def test_a_validation_that_was_killed_ends_as_an_undisturbed_one(tmp_path: Path)
     assert not out.exists()
     validate_in(VALIDATE, toy_world(), latents, out)
     report = (out / "validation.json").read_bytes()
-    assert report == (tmp_path / "calm/validation.json").read_bytes()
-    pages = [
-        len(list((folder / "data_docs").rglob("*.html"))) for folder in (out, tmp_path / "calm")
-    ]
+    assert report == (calm / "validation.json").read_bytes()
+    pages = [len(list((folder / "data_docs").rglob("*.html"))) for folder in (out, calm)]
     assert pages[0] == pages[1]
     assert not out.with_name("validation.partial").exists()
 
 
 def test_training_asks_for_the_verdict_on_its_very_pairs(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    validated: Path,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    latents = draw(checkout / "data")
+    latents = checkout / "data/latents"
+    shutil.copytree(validated / "latents", latents)
     shutil.copy(ROOT / "params.yaml", checkout)
     code, said = deid(monkeypatch, capsys, "stage-one")
     assert (code, said) == (
@@ -326,7 +337,7 @@ def test_training_asks_for_the_verdict_on_its_very_pairs(
         "deid: data/validation/validation.json: missing; run `deid validate` before you train\n",
     )
     validation = checkout / "data/validation"
-    validate_in(VALIDATE, toy_world(), latents, validation)
+    shutil.copytree(validated / "validation", validation)
     require_valid(latents, validation)
     good = (validation / "validation.json").read_bytes()
     for change, named in (
@@ -483,7 +494,7 @@ def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
     assert not (checkout / "registered.json").exists()
     done = register()
     assert (done.version, done.alias) == (1, "champion")
-    assert runs("register") == [("FINISHED", 6)]
+    assert runs("register") == [("FINISHED", 12)]
     assert len(client.search_model_versions("name='face-deid'")) == 1
     assert not list(checkout.rglob("*.partial"))
     assert register() == done
@@ -541,3 +552,18 @@ def test_an_address_that_is_no_store_is_one_line_without_its_password(
     assert "MLFLOW_TRACKING_URI" in said
     assert "secret" not in said
     assert len(said.splitlines()) == 1
+
+
+# --- a person who changes their mind ---
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_params", interrupt)
+    code, said = deid(monkeypatch, capsys, "promote")
+    assert code == 130
+    assert said == "deid: interrupted; run the same command again to go on\n"
