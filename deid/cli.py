@@ -31,13 +31,14 @@ STAGE_ONE = Path("data/stage_one")
 STAGE_TWO = Path("data/stage_two")
 REPORTS = Path("reports")
 REGISTERED = Path("data/registered.json")
+INTERRUPTED = 130  # typer's exit code after Ctrl-C, of which it says nothing
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.")]
 
 
 @app.command()
 def sample(params: ParamsFile = Path("params.yaml")) -> None:
-    """Draw the (image, w) pairs from the generator."""
+    """Draw the (image, w) pairs from the generator, into data/latents."""
     from deid.latents.sample import sample
 
     p = load_params(params)
@@ -46,7 +47,7 @@ def sample(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 def validate(params: ParamsFile = Path("params.yaml")) -> None:
-    """Check the pairs; a failed expectation is an error that names it."""
+    """Check the pairs, into data/validation; a failed expectation is an error that names it."""
     from deid.latents.validate import validate
 
     p = load_params(params)
@@ -55,7 +56,7 @@ def validate(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 def stage_one(params: ParamsFile = Path("params.yaml")) -> None:
-    """Train the disentanglement network, equations (1)-(8)."""
+    """Train the disentanglement network, equations (1)-(8), into data/stage_one."""
     from deid.latents.validate import require_valid
     from deid.training.stage_one import train_stage_one
 
@@ -66,7 +67,7 @@ def stage_one(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 def stage_two(params: ParamsFile = Path("params.yaml")) -> None:
-    """Train the adversarial mapping, equations (9)-(12)."""
+    """Train the adversarial mapping, equations (9)-(12), into data/stage_two."""
     from deid.training.stage_two import train_stage_two
 
     p = load_params(params)
@@ -75,7 +76,7 @@ def stage_two(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 def evaluate(params: ParamsFile = Path("params.yaml")) -> None:
-    """Tables 1-3, the figures and the report page."""
+    """Measure Tables 1-3, draw the figures and write the page, into reports."""
     from deid.evaluate import evaluate
 
     p = load_params(params)
@@ -210,10 +211,13 @@ def main() -> None:
     except DeidError as error:
         _fail(str(error))
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        place = error.filename2 or error.filename  # of a copy, the one that could not be written
+        where = f"{place}: " if place else ""
         _fail(f"{where}{error.strerror or error}; free space, mend permissions or the path")
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on", code=130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            _fail("interrupted; run the same command again to go on", INTERRUPTED)
+        raise
 
 
 def _fail(message: str, code: int = 1) -> None:

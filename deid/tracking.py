@@ -43,10 +43,11 @@ def store_errors() -> Iterator[None]:
 
         if not isinstance(error, MlflowException | SQLAlchemyError):
             raise
+        uri = tracking_uri()
         reason = str(error).partition("[SQL")[0].partition("(Background on")[0].strip()
         raise DeidError(
-            f"{shown(tracking_uri())}: {reason}; mend or free the store, or name another in "
-            "MLFLOW_TRACKING_URI"
+            f"{shown(uri)}: {reason.replace(uri, shown(uri))}; mend or free the store, or name "
+            "another in MLFLOW_TRACKING_URI"
         ) from error
 
 

@@ -9,6 +9,7 @@ shards they go to, by processes of one thread. So neither shards, workers, resum
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -142,6 +143,7 @@ def _start_worker(
     load: Callable[[], World], params: SampleParams, working: Path, drawn: Any
 ) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C the parent speaks, and only it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker = _Worker(load(), params, working, drawn)

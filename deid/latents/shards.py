@@ -71,11 +71,14 @@ def w_path(root: Path, shard: int) -> Path:
 def open_rows(path: Path) -> NDArray[Any]:
     """Map a shard's file; `DeidError` where it is missing, truncated or no array."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        rows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DeidError(f"{path}: missing; {REMEDY}") from None
     except (ValueError, EOFError) as error:
         raise DeidError(f"{path}: truncated or not an array ({error}); {REMEDY}") from None
+    if rows.ndim == 0:
+        raise DeidError(f"{path}: a single number, not rows; {REMEDY}")
+    return rows
 
 
 def _open_shard(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -230,6 +230,7 @@ def _create_version(
             save_pyfunc(folder, packed)
             run.artifact(packed)
             run.metrics(0, **figures)
+            run.flush()  # a version without its figures must not be
             tags = {CONTENT: content, "deid_version": package_version("deid")}
             if commit := git_commit():
                 tags["git_commit"] = commit

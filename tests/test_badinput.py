@@ -1,0 +1,569 @@
+"""The careless user: damaged inputs, full disks, locked stores and killed stages.
+
+Each ends in one line that names the file or key and what to do, leaves nothing half-written and
+its inputs as they were; and what was killed goes on to the same bytes, with nothing doubled.
+"""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from deid import cli, tracking
+from deid.anonymize import ModelPaths
+from deid.errors import DeidError
+from deid.evaluate.run import CELLS, evaluate
+from deid.latents.sample import draw_rows
+from deid.latents.shards import Index, LatentDataset, images_path, w_path, write_index
+from deid.latents.validate import require_valid, validate_in
+from deid.model import Deidentifier
+from deid.params import (
+    AnonymizeParams,
+    EvaluateParams,
+    RegisterParams,
+    SampleParams,
+    ValidateParams,
+    WorldParams,
+    load_params,
+)
+from deid.serve import registry
+from deid.serve.bundle import Bundle
+from deid.staging import resumable_directory, write_atomically
+from tests.conftest import ROOT
+from tests.toy import RESOLUTION, toy_world
+from tests.toy_model import save_toy_model
+
+VALIDATE = ValidateParams(images=20, max_w_abs_mean=3.0)
+EVALUATE = EvaluateParams(identities=3, views=2, seeds=1)
+Change = Callable[[Path], object]
+
+
+# --- what the tests do to files and processes ---
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` with its bytes."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def cut(path: Path) -> None:
+    """Lose the second half of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(**values: Any) -> Change:
+    """Change or, with None, remove keys of a JSON file."""
+
+    def change(path: Path) -> None:
+        content = json.loads(path.read_text()) | values
+        path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+    return change
+
+
+def write(data: bytes) -> Change:
+    """Replace a file's content."""
+    return lambda path: path.write_bytes(data)
+
+
+def into_folder(path: Path) -> None:
+    """Put a folder where a file was."""
+    path.unlink()
+    path.mkdir()
+
+
+def array(rows: np.ndarray[Any, Any]) -> Change:
+    """Replace a shard."""
+    return lambda path: np.save(path, rows)
+
+
+@contextmanager
+def full_disk(size: int = 512) -> Iterator[None]:
+    """Whoever writes more than `size` bytes to a file gets an OSError without a name, as on a
+    full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def killed(work: Callable[[], object]) -> None:
+    """Run `work` in a process that kills itself in the middle of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which a child has not
+        child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)  # it should not have come so far
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory with a store of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def deid(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str]:
+    """Run `deid WORDS`; exit code and standard error."""
+    monkeypatch.setattr("sys.argv", ["deid", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+# --- params ---
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("sample:\n  count: true", "sample.count"),
+        ("sample:\n  count: 1.5", "sample.count"),
+        ("sample:\n  count: 0", "sample.count"),
+        ("sample:\n  truncation: true", "sample.truncation"),
+        ("sample:\n", "sample"),
+        ("sample: 3", "sample"),
+        ("validate:\n  brightness: [0.9, 0.1]", "validate.brightness"),
+        ("validate:\n  brightness: [0.1]", "validate.brightness"),
+        ("stage_one:\n  lambda_id: .nan", "stage_one.lambda_id"),
+        ("stage_one:\n  lambda_id: .inf", "stage_one.lambda_id"),
+        ("stage_one:\n  mapping_widths: [512, 512]", "stage_one.mapping_widths"),
+        ("register:\n  model: a/b", "register.model"),
+        ("register:\n  model: ''", "register.model"),
+        ("register:\n  gates:\n    max_id_similarity: .nan", "register.gates.max_id_similarity"),
+        ("register:\n  gates:\n    min_detect: 1", "register.gates.min_detect: unknown key"),
+        ("- sample", "top level"),
+        ("sample: !!python/object/apply:os.getcwd []", "not readable as YAML"),
+    ],
+)
+def test_a_parameter_that_means_nothing_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(DeidError) as caught:
+        load_params(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert named in str(caught.value)
+
+
+# --- folders that appear whole or not at all ---
+
+
+@pytest.mark.parametrize("name", ["out", "out.partial"])
+def test_a_file_where_a_folder_belongs_stops_a_stage_before_its_work(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with (
+        pytest.raises(DeidError, match=f"{name}: a folder belongs here"),
+        resumable_directory(tmp_path / "out", 1),
+    ):
+        pytest.fail("the work was begun")
+    assert tree(tmp_path) == {name: b"mine"}
+
+
+def test_work_with_a_damaged_fingerprint_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/.fingerprint").write_bytes(b"\xff\xfe")
+    (tmp_path / "out.partial/half").touch()
+    with resumable_directory(tmp_path / "out", 1) as work:
+        (work / "whole").touch()
+    assert list(tree(tmp_path)) == ["out/whole"]
+
+
+def test_work_is_kept_where_the_old_output_cannot_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    def work_for_hours() -> None:
+        with resumable_directory(tmp_path / "out", 1) as work:
+            (work / "hours").write_text("of work")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(OSError, match="Read-only"):
+            work_for_hours()
+    with resumable_directory(tmp_path / "out", 1) as work:
+        assert (work / "hours").read_text() == "of work"
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"before")
+    with full_disk(), pytest.raises(OSError, match="File too large") as caught:
+        write_atomically(tmp_path / "file", bytes(1000))
+    assert caught.value.filename == str(tmp_path / "file")
+    assert tree(tmp_path) == {"file": b"before"}
+
+
+# --- pairs ---
+
+
+def draw(root: Path, count: int = 60) -> Path:
+    """Good pairs in two shards, in `root/latents`."""
+    world, latents = toy_world(), root / "latents"
+    latents.mkdir(parents=True)
+    index = Index(
+        world=world.name,
+        weights_sha256=world.weights_sha256,
+        seed=0,
+        truncation=1.0,
+        count=count,
+        shard_size=count // 2,
+        resolution=RESOLUTION,
+        w_dim=world.generator.w_dim,
+    )
+    for number, start, end in index.shards():
+        blocks = list(draw_rows(world.generator, SampleParams(), start, end))
+        np.save(images_path(latents, number), np.concatenate([images for images, _ in blocks]))
+        np.save(w_path(latents, number), np.concatenate([w for _, w in blocks]))
+    write_index(latents, index)
+    return latents
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("index.json", cut),
+        ("index.json", write(b"[]")),
+        ("index.json", write(b"\xff\x00")),
+        ("index.json", edit(count=None)),
+        ("index.json", edit(count=0)),
+        ("index.json", edit(count="many")),
+        ("images-00001.npy", cut),
+        ("images-00001.npy", write(b"")),
+        ("images-00001.npy", array(np.zeros((30, 8, 8, 3), np.uint8))),
+        ("images-00001.npy", array(np.array(3, np.uint8))),
+        ("w-00001.npy", cut),
+        ("w-00001.npy", array(np.zeros((30, 3), np.float32))),
+        ("w-00001.npy", array(np.zeros((30, 16), np.float64))),
+        ("w-00001.npy", array(np.array(["a"] * 30))),
+        ("w-00001.npy", array(np.array(3.0, np.float32))),
+        ("stats.safetensors", cut),
+        ("stats.safetensors", Path.unlink),
+    ],
+)
+def test_damaged_pairs_are_named_by_validation_and_by_training(
+    tmp_path: Path, name: str, change: Change
+) -> None:
+    latents = draw(tmp_path)
+    change(latents / name)
+    before = tree(tmp_path)
+    for use in (
+        lambda: LatentDataset(latents),
+        lambda: validate_in(VALIDATE, toy_world(), latents, tmp_path / "validation"),
+    ):
+        with pytest.raises(DeidError, match="draw the pairs again with `deid sample`") as caught:
+            use()
+        assert str(latents / name) in str(caught.value)
+    assert tree(tmp_path) == before
+
+
+def test_a_full_disk_stops_validation_and_leaves_no_verdict(tmp_path: Path) -> None:
+    latents = draw(tmp_path)
+    before = tree(latents)
+    with full_disk(1000), pytest.raises(OSError, match="File too large") as caught:
+        validate_in(VALIDATE, toy_world(), latents, tmp_path / "validation")
+    assert str(caught.value.filename).startswith(str(tmp_path / "validation.partial"))
+    assert not (tmp_path / "validation").exists()
+    validate_in(VALIDATE, toy_world(), latents, tmp_path / "validation")
+    assert tree(latents) == before
+    assert not (tmp_path / "validation.partial").exists()
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with good `latents` and their `validation`."""
+    root = tmp_path_factory.mktemp("validated")
+    validate_in(VALIDATE, toy_world(), draw(root), root / "validation")
+    return root
+
+
+def test_a_validation_that_was_killed_ends_as_an_undisturbed_one(
+    validated: Path, tmp_path: Path
+) -> None:
+    latents, calm, out = validated / "latents", validated / "validation", tmp_path / "validation"
+    with pytest.MonkeyPatch.context() as patch:
+        # Pages are written by then, and some of them still fetch what they show.
+        patch.setattr("deid.latents.expectations._index_page", die)
+        killed(lambda: validate_in(VALIDATE, toy_world(), latents, out))
+    assert not out.exists()
+    validate_in(VALIDATE, toy_world(), latents, out)
+    report = (out / "validation.json").read_bytes()
+    assert report == (calm / "validation.json").read_bytes()
+    pages = [len(list((folder / "data_docs").rglob("*.html"))) for folder in (out, calm)]
+    assert pages[0] == pages[1]
+    assert not out.with_name("validation.partial").exists()
+
+
+def test_training_asks_for_the_verdict_on_its_very_pairs(
+    validated: Path,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    latents = checkout / "data/latents"
+    shutil.copytree(validated / "latents", latents)
+    shutil.copy(ROOT / "params.yaml", checkout)
+    code, said = deid(monkeypatch, capsys, "stage-one")
+    assert (code, said) == (
+        1,
+        "deid: data/validation/validation.json: missing; run `deid validate` before you train\n",
+    )
+    validation = checkout / "data/validation"
+    shutil.copytree(validated / "validation", validation)
+    require_valid(latents, validation)
+    good = (validation / "validation.json").read_bytes()
+    for change, named in (
+        (edit(success=False), "failed its validation"),
+        (edit(success=None), "damaged"),
+        (edit(pairs=7), "other pairs"),
+        (cut, "damaged"),
+    ):
+        (validation / "validation.json").write_bytes(good)
+        change(validation / "validation.json")
+        with pytest.raises(DeidError, match=named):
+            require_valid(latents, validation)
+
+
+# --- trained models and evaluation ---
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
+    return save_toy_model(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.mark.parametrize("stage", ["stage_one", "stage_two"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("model.safetensors", cut),
+        ("model.safetensors", Path.unlink),
+        ("model.json", cut),
+        ("model.json", Path.unlink),
+        ("model.json", write(b"[]")),
+        ("model.json", write(b"\xff\x00")),
+        ("model.json", edit(sha256="0" * 64)),
+        ("model.json", edit(world_sha256=None)),
+        ("model.json", edit(config={})),
+        ("model.json", edit(config="wide")),
+        (
+            "model.json",
+            edit(config={"mapping_widths": "wide", "adversarial_widths": 3, "delta": 1}),
+        ),
+    ],
+)
+def test_a_damaged_model_is_named(
+    trained: ModelPaths, tmp_path: Path, stage: str, name: str, change: Change
+) -> None:
+    shutil.copytree(trained.stage_one.parent, tmp_path, dirs_exist_ok=True)
+    change(tmp_path / stage / name)
+    before = tree(tmp_path)
+    with pytest.raises(DeidError, match=r"dvc repro|restore") as caught:
+        Deidentifier.load(tmp_path / "stage_one", tmp_path / "stage_two", toy_world())
+    assert str(tmp_path / stage) in str(caught.value)
+    assert tree(tmp_path) == before
+
+
+def runs(stage: str) -> list[tuple[str, float]]:
+    """Status and number of figures of each run of a stage."""
+    client = tracking.mlflow_client()
+    found = client.search_runs([tracking.experiment_id(client)], f"tags.stage = '{stage}'")
+    return [(run.info.status, len(run.data.metrics)) for run in found]
+
+
+def test_an_evaluation_that_was_killed_ends_as_an_undisturbed_one(
+    trained: ModelPaths, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deid.worlds.load_world", lambda _: toy_world())
+
+    def run(out: str) -> None:
+        assert trained.stage_two is not None
+        anonymize = AnonymizeParams(pgd_steps=2)
+        places = (trained.stage_one, trained.stage_two, Path(out))
+        evaluate(EVALUATE, anonymize, WorldParams(), *places)
+
+    run("calm")
+    ((_, count),) = runs("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deid.evaluate.run.draw_figures", die)
+        killed(lambda: run("reports"))
+    assert sorted(status for status, _ in runs("evaluate")) == ["FINISHED", "RUNNING"]
+    cells = sorted((checkout / "reports.partial" / CELLS).iterdir())
+    cut(cells[0])  # a crash of the whole machine may do that
+    cells[1].unlink()
+    run("reports")
+    assert tree(checkout / "reports") == tree(checkout / "calm")
+    assert runs("evaluate") == [("FINISHED", count)] * 2
+    assert not list(checkout.rglob("*.partial"))
+
+
+# --- the registry ---
+
+
+def metrics_file(path: Path, **changes: Any) -> Path:
+    """A metrics.json with the gated figures only."""
+    values = {"id_similarity": 0.2, "detect_rate": 1.0, "source_id_loss": 0.05} | changes
+    of = {key: {"mean": value, "std": 0.0} for key, value in values.items()}
+    table = {"table1": {"adversarial": of}, "table2": {"swap": of}}
+    path.write_text(json.dumps(table))
+    return path
+
+
+def small_bundle(folder: Path) -> Bundle:
+    for name in ("stage_one", "stage_two", "weights"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        save_file({"w": np.zeros(4, np.float32)}, str(folder / name / "net.safetensors"))
+    world = WorldParams(weights=folder / "weights")
+    return Bundle(folder / "stage_one", folder / "stage_two", world, AnonymizeParams())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        cut,
+        Path.unlink,
+        into_folder,
+        write(b"[1]"),
+        write(b"\xff\x00"),
+        lambda path: metrics_file(path, id_similarity=float("nan")),
+        lambda path: metrics_file(path, detect_rate="high"),
+    ],
+)
+def test_without_good_figures_nothing_is_registered(checkout: Path, change: Change) -> None:
+    metrics = metrics_file(checkout / "metrics.json")
+    change(metrics)
+    bundle, out = small_bundle(checkout / "bundle"), checkout / "registered.json"
+    with pytest.raises(DeidError, match=r"metrics\.json.*run `dvc repro"):
+        registry.register(RegisterParams(), bundle, metrics, out)
+    assert not out.exists()
+    assert not (checkout / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("moment", ["packing", "before the version", "after the version"])
+def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    metrics, bundle = metrics_file(checkout / "metrics.json"), small_bundle(checkout / "bundle")
+    client = tracking.mlflow_client()
+
+    def register() -> registry.Registration:
+        return registry.register(RegisterParams(), bundle, metrics, checkout / "registered.json")
+
+    create = type(client).create_model_version
+
+    def create_and_die(*args: Any, **kwargs: Any) -> None:
+        create(*args, **kwargs)
+        die()
+
+    with pytest.MonkeyPatch.context() as patch:
+        if moment == "packing":
+            patch.setattr(tracking.Tracker, "artifact", die)
+        else:
+            late = create_and_die if moment == "after the version" else die
+            patch.setattr(type(client), "create_model_version", late)
+        killed(register)
+    assert [status for status, _ in runs("register")] == ["RUNNING"]
+    assert not (checkout / "registered.json").exists()
+    done = register()
+    assert (done.version, done.alias) == (1, "champion")
+    assert runs("register") == [("FINISHED", 12)]
+    assert len(client.search_model_versions("name='face-deid'")) == 1
+    assert not list(checkout.rglob("*.partial"))
+    assert register() == done
+    assert len(runs("register")) == 1
+
+
+def test_a_folder_in_place_of_the_record_is_named_before_anything_is_registered(
+    checkout: Path,
+) -> None:
+    (checkout / "registered.json").mkdir()
+    metrics, bundle = metrics_file(checkout / "metrics.json"), small_bundle(checkout / "bundle")
+    with pytest.raises(DeidError, match=r"registered\.json: a file belongs here"):
+        registry.register(RegisterParams(), bundle, metrics, checkout / "registered.json")
+    assert runs("register") == []
+
+
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+@pytest.mark.parametrize(
+    ("state", "named"), [("garbage", "not a database"), ("folder", "open"), ("locked", "locked")]
+)
+def test_a_store_that_cannot_be_used_is_one_line(
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    state: str,
+    named: str,
+) -> None:
+    shutil.copy(ROOT / "params.yaml", checkout)
+    monkeypatch.setattr(tracking, "SECONDS_FOR_OTHERS", 0.1)
+    store = checkout / "mlflow.db"
+    if state == "garbage":
+        store.write_bytes(b"not a database " * 500)
+    elif state == "folder":
+        store.mkdir()
+    holder = sqlite3.connect(store if state == "locked" else ":memory:", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        code, said = deid(monkeypatch, capsys, command)
+    finally:
+        holder.close()
+    assert code == 1
+    assert said.startswith(f"deid: {store}: ")
+    assert named in said
+    assert len(said.splitlines()) == 1
+
+
+def test_an_address_that_is_no_store_is_one_line_without_its_password(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(ROOT / "params.yaml", checkout)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nothing://me:secret@host/store")
+    code, said = deid(monkeypatch, capsys, "promote")
+    assert code == 1
+    assert "MLFLOW_TRACKING_URI" in said
+    assert "secret" not in said
+    assert len(said.splitlines()) == 1
+
+
+# --- a person who changes their mind ---
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_params", interrupt)
+    code, said = deid(monkeypatch, capsys, "promote")
+    assert code == 130
+    assert said == "deid: interrupted; run the same command again to go on\n"
