@@ -97,8 +97,8 @@ def recognised(
 ) -> str:
     """As whom judges know what is in the place of a face, in words; empty for nobody."""
     for number, other in enumerate(faces):
-        if other.hull is None and number != place:
-            continue  # never placed, so it has no original to compare with
+        if number != place and not _has_points(other):
+            continue  # there is nothing to compare with: it lies under a mask
         original = other.original(picture, verifier)
         verdict = verifier.judge(original, output, elsewhere=number != place)
         if not verdict.safe:
@@ -116,6 +116,7 @@ def sweep(
     One found in a handled face's place that is recognised as any original lets that face fall.
     """
     loose = []
+    rungs = [face.rungs for face in faces]
     regions = [face.region(final.shape) for face in faces]
     masks = [r for r, face in zip(regions, faces, strict=True) if face.opaque]
     for index in range(len(found)):
@@ -126,6 +127,8 @@ def sweep(
         place = int(np.argmax(shares)) if shares else 0
         if not shares or shares[place] < HANDLED:
             loose.append(index)
+        elif faces[place].rungs != rungs[place]:
+            continue  # it fell just now, and what is here will be looked at again
         elif (
             not _stranger(picture, final, found.points[index], faces, place, verifier)
             and faces[place].opaque
@@ -178,8 +181,16 @@ def _changed(picture: Pixels, final: Pixels, points: Points, side: int) -> bool:
 
 
 def _outline(points: Points, box: Points) -> Points:
+    return hull_of_points(points) if _plausible(points, box) else hull_of_box(box)
+
+
+def _has_points(face: Face) -> bool:
+    return face.hull is not None or _plausible(face.points, face.box)
+
+
+def _plausible(points: Points, box: Points) -> bool:
     try:
         check_geometry(points, box)
     except ValueError:
-        return hull_of_box(box)
-    return hull_of_points(points)
+        return False
+    return True
