@@ -46,7 +46,17 @@ def pipeline(force: bool = False) -> Registration:
         ours = [line for line in lines if line.startswith("deid:")]
         said = (ours or lines or ["no output"])[-1]
         raise DeidError(f"dvc repro {REGISTER}: exit code {process.returncode}: {said}")
-    return Registration(**json.loads(REGISTERED.read_text()))
+    return _registered()
+
+
+def _registered() -> Registration:
+    """What the stage `register` left; `DeidError` where it is damaged."""
+    try:
+        return Registration(**json.loads(REGISTERED.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DeidError(
+            f"{REGISTERED}: not readable ({error}); run `dvc repro -f register`"
+        ) from None
 
 
 @task

@@ -14,6 +14,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -567,3 +568,17 @@ def test_an_interrupted_command_says_how_to_go_on(
     code, said = deid(monkeypatch, capsys, "promote")
     assert code == 130
     assert said == "deid: interrupted; run the same command again to go on\n"
+
+
+@pytest.mark.parametrize("change", [cut, Path.unlink, into_folder, write(b"[]"), write(b"{}")])
+def test_a_damaged_record_of_the_registration_is_named_to_the_retraining(
+    checkout: Path, change: Change
+) -> None:
+    from flows.retrain import REGISTERED, _registered
+
+    done = registry.Registration("face-deid", 1, "champion", "0" * 64, "passed")
+    write_atomically(checkout / REGISTERED, json.dumps(asdict(done)).encode())
+    assert _registered() == done
+    change(checkout / REGISTERED)
+    with pytest.raises(DeidError, match=r"registered\.json: .*run `dvc repro -f register`"):
+        _registered()
