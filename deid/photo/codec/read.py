@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, JpegImagePlugin
 
 from deid.errors import DeidError
 from deid.images import Pixels
-from deid.photo.codec.deep import read_samples, same_picture
+from deid.photo.codec.deep import Samples, read_samples, same_picture
 from deid.photo.codec.form import MAX_PIXELS, MAX_SIDE, Decoded, Form
 from deid.photo.codec.frames import further_frames, say_dropped
 from deid.photo.codec.heif import open_heif
@@ -121,27 +121,10 @@ def _read(image: Image.Image, data: bytes, name: str, keep: Keep) -> Decoded:
     facts, form = _facts(image, data, keep), _form(image, data)
     image.load()
     _check_size(image, name)  # HEIC tells its true size only now
-    upright = image
-    if facts.orientation != 1:
-        upright = ImageOps.exif_transpose(image)
-    samples, notes = None, facts.notes
-    if facts.sixteen:
-        samples = read_samples(upright, data, facts.orientation, facts.negative)
-    if facts.mode.startswith("I;16") and samples is not None:
-        eight = Image.fromarray((samples >> 8).astype(np.uint8))
-        pixels, alpha = _to_srgb(eight, facts.profile), None
-    else:
-        pixels, alpha = _eight_bits(upright, facts)
-    if samples is not None and (facts.profile or not same_picture(samples, pixels, alpha)):
-        samples = None
+    pixels, alpha, samples = _arrays(image, data, facts)
+    notes = facts.notes
     if facts.sixteen and samples is None:
         notes += ("16 bits became 8",)
-    if alpha is not None:
-        pixels[alpha == 0] = 0  # what nobody sees must not carry a face either
-        if samples is not None:
-            samples[alpha == 0] = 0
-        if (facts.palette or facts.format not in _KEEP_OPAQUE) and bool((alpha == 255).all()):
-            alpha = None  # their encoders would leave it out
     palette = facts.palette and (alpha is None or facts.format in ("PNG", "GIF"))
     kept, unkept = fitting(facts.kept, facts.format, samples is not None and samples.ndim == 3)
     form = replace(
@@ -153,6 +136,30 @@ def _read(image: Image.Image, data: bytes, name: str, keep: Keep) -> Decoded:
         kept=kept,
     )
     return Decoded(pixels, alpha, form, notes + unkept)
+
+
+def _arrays(
+    image: Image.Image, data: bytes, facts: _Facts
+) -> tuple[Pixels, Pixels | None, Samples | None]:
+    """Upright pixels and alpha of 8 bits, and all 16 bits where they can be kept."""
+    upright = image if facts.orientation == 1 else ImageOps.exif_transpose(image)
+    samples = None
+    if facts.sixteen:
+        samples = read_samples(upright, data, facts.orientation, facts.negative)
+    if facts.mode.startswith("I;16") and samples is not None:
+        eight = Image.fromarray((samples >> 8).astype(np.uint8))
+        pixels, alpha = _to_srgb(eight, facts.profile), None
+    else:
+        pixels, alpha = _eight_bits(upright, facts)
+    if samples is not None and (facts.profile or not same_picture(samples, pixels, alpha)):
+        samples = None
+    if alpha is not None:
+        pixels[alpha == 0] = 0  # what nobody sees must not carry a face either
+        if samples is not None:
+            samples[alpha == 0] = 0
+        if (facts.palette or facts.format not in _KEEP_OPAQUE) and bool((alpha == 255).all()):
+            alpha = None  # their encoders would leave it out
+    return pixels, alpha, samples
 
 
 def _form(image: Image.Image, data: bytes) -> Form:
