@@ -129,6 +129,17 @@ def run(
     allow_no_face: Annotated[
         bool, typer.Option(help="Write pictures without a face, re-encoded without metadata.")
     ] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Picture or folder of people who stay as they are, a face a picture."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="The same, of the only people who are changed.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only draw boxes, into originals: DST/….preview.png."),
+    ] = False,
     jobs: Annotated[int, typer.Option(help="Processes; each holds the networks.")] = 1,
     timeout: Annotated[
         float, typer.Option(help="Seconds after which a file is given up and quarantined.")
@@ -159,6 +170,9 @@ def run(
         recognisers=tuple(recogniser or ()),
         seed=seed,
         allow_no_face=allow_no_face,
+        keep=keep,
+        only=only,
+        dry_run=dry_run,
     )
     open_ = partial(open_workshop, local_bundle(load_params(params)), asked)
     places = locate(source, destination, audit, encryption)

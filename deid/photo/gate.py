@@ -126,6 +126,8 @@ def sweep(
         place = int(np.argmax(shares)) if shares else 0
         if not shares or shares[place] < HANDLED:
             loose.append(index)
+        elif faces[place].spared:
+            continue  # it is there because it was asked for
         elif (
             not _stranger(picture, final, found.points[index], faces, place, verifier)
             and faces[place].opaque
