@@ -6,6 +6,7 @@ is never believed: it is measured at the places where the faces were known to be
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,13 +18,14 @@ from torch import Tensor
 from deid.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.anonymize import Anonymizer
 from deid.images import Pixels, to_pixels, to_tensor
+from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.photo import face as face_module
 from deid.photo import gate as gate_module
 from deid.photo import picture as picture_module
 from deid.photo.align import crop_face
 from deid.photo.codec import Form, decode, encode
-from deid.photo.face import FaceRecord
+from deid.photo.face import Face, FaceRecord
 from deid.photo.gate import Limits, Unsafe
 from deid.photo.paste import OPAQUE_GREY, coverage, hard_region, hull_of_box, looks_filled
 from deid.photo.picture import Tools, deidentify_picture
@@ -33,6 +35,7 @@ from deid.privacy.verify import Judge, Verifier, pair_similarities, threshold_at
 from deid.worlds.world import FaceDetector, Faces, World
 from tests.conftest import ROOT
 from tests.toy import toy_world
+from tests.toy_model import save_toy_model
 
 SETTINGS = AnonymizeParams()
 LEFT = 0.35  # of the original's detail, by which a face could still be the one it was
@@ -541,6 +544,31 @@ def test_each_rung_is_stronger_than_the_one_above() -> None:
         for rung in ("blur", "blur+1")
     ]
     assert detail[1] < detail[0]
+
+
+def test_a_refined_adversarial_face_goes_further_from_the_original(tmp_path: Path) -> None:
+    models = save_toy_model(tmp_path)
+    rungs = build_rungs("adversarial", toy_world(), models, SETTINGS)
+    assert list(rungs) == ["adversarial", "adversarial+1", "swap", "pixelate"]
+    faces = to_tensor(toy_world().test_faces(4, 1, 3).pixels)
+    model = Deidentifier.load(models.stage_one, models.stage_two, toy_world())
+    plain, stretched = (
+        (rungs[rung](faces, [0] * 4) - model.reconstruct(faces)).abs().mean()
+        for rung in ("adversarial", "adversarial+1")
+    )
+    assert 1.1 * plain < stretched < 2.0 * plain
+
+
+def test_another_try_of_a_swap_has_another_donor(tmp_path: Path) -> None:
+    rungs = build_rungs("swap", toy_world(), save_toy_model(tmp_path), SETTINGS)
+    assert list(rungs) == ["swap", "swap+1", "swap+2", "pixelate"]
+    face = Face(np.zeros(4), 1.0, np.zeros((5, 2)), None, 5, ladder("swap"))
+    seeds = []
+    while face.rung.startswith("swap"):
+        seeds.append(face.rung_seed)
+        face.fall("told to")
+    assert len(set(seeds)) == 3
+    assert seeds[0] == 5
 
 
 def test_the_judges_own_limits_hold_elsewhere_only_where_they_have_none() -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from deid.images import Pixels
 from deid.photo.align import crop_face, crop_side, native_side
+from deid.photo.blend import Place, blend_in, match_light
 from deid.photo.codec import decode
 from deid.photo.detect import build_detector
 from deid.photo.face import Face, Placing, place
@@ -131,3 +134,89 @@ def test_an_unchanged_face_of_a_photograph_shows_no_seam(
     changes = [face.colour_change() for face in pasted]
     assert np.mean(changes) <= 2.0
     assert max(changes) <= 3.0
+
+
+def another(donors: Pixels) -> Make:
+    """Each face becomes the next of some other people's."""
+    turn = iter(range(10_000))
+    return lambda crop: donors[next(turn) % len(donors)]
+
+
+def test_another_persons_face_takes_the_light_of_its_place(world: World) -> None:
+    """Pasted as it is, its edge is a step of colour; matched, hardly more than the original's."""
+    donors = world.test_faces(12, 1, 3).pixels
+    steps: dict[bool, list[float]] = {}
+    for match in (False, True):
+        pasted = [
+            face
+            for scene in mini_scenes()[:3]
+            for face in pasted_faces(scene, world.detector, world, another(donors), match, 64)
+        ]
+        steps[match] = [face.step(face.after) for face in pasted]
+        original = np.mean([face.step(face.before) for face in pasted])
+    assert np.mean(steps[False]) > original + 5.0, "there was no seam to close"
+    assert np.mean(steps[True]) < original + 1.0
+
+
+@pytest.mark.parametrize("method", ["swap", "blur", "pixelate", "mask"])
+def test_pixels_away_from_the_face_are_the_same_bits(world: World, method: str) -> None:
+    """Whatever is pasted, and however its colours are matched."""
+    scene = mini_scenes()[0]
+    found = world.detector.detect([scene])[0]
+    for index in range(len(found)):
+        points = np.asarray(found.points[index], np.float64)
+        face = Face(found.boxes[index], 1.0, points, None, 0, (method, "mask"))
+        place(scene, face, Placing(world.landmarks, world.resolution, True))
+        region = face.region(scene.shape)
+        away = np.ones(scene.shape[:2], bool)
+        x0, y0, x1, y1 = region.window
+        away[y0:y1, x0:x1] = region.alpha == 0
+        after = scene.copy()
+        paste(after, np.full((64, 64, 3), 200, np.uint8), face.points, region, method == "swap")
+        assert np.array_equal(after[away], scene[away])
+        assert (after[~away] != scene[~away]).any(axis=1).mean() > 0.5
+
+
+def a_place(seed: int, side: int = 80) -> tuple[Place, np.ndarray]:
+    """A soft round face on a smooth background, and the same as `float32` pixels."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    colours = random.uniform(60, 190, (3, 3)).astype(np.float32)
+    old = colours[0] + x[..., None] * (colours[1] - colours[0]) + y[..., None] * 20
+    far = np.hypot(x - 0.5, y - 0.5)
+    alpha = np.clip((0.42 - far) / 0.04, 0, 1).astype(np.float32)
+    skin = (far < 0.22).astype(np.float32)
+    return Place(old.astype(np.float32), alpha, skin, float(side)), old
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_what_fits_already_is_left_alone(seed: int) -> None:
+    where, old = a_place(seed)
+    assert np.abs(blend_in(old, where) - old).max() < 1.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), gain=st.floats(0.6, 1.6), slope=st.floats(-0.3, 0.3))
+def test_another_light_is_taken_back(seed: int, gain: float, slope: float) -> None:
+    """A face under a brighter, darker or slanting light comes back to the light of its place."""
+    where, old = a_place(seed)
+    x = np.linspace(-1, 1, old.shape[1], dtype=np.float32)[None, :, None]
+    lit = (old * gain * np.exp(slope * x)).astype(np.float32)
+    skin = where.skin > 0
+    before = np.abs(lit - old)[skin].mean()
+    after = np.abs(match_light(lit, where) - old)[skin].mean()
+    assert after <= max(2.5, 0.35 * before)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), value=st.integers(0, 255))
+def test_blending_gives_finite_colours_and_no_more_than_was_there(seed: int, value: int) -> None:
+    where, old = a_place(seed)
+    flat = np.full_like(old, value)
+    out = blend_in(flat, where)
+    assert np.isfinite(out).all()
+    inside = where.alpha >= 1
+    lowest, highest = min(old.min(), value * 0.5), max(old.max(), (value + 8) * 2.0)
+    assert out[inside].min() >= lowest - 1.0
+    assert out[inside].max() <= highest + 1.0

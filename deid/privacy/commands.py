@@ -44,7 +44,8 @@ def verify(
     for problem in problems:
         typer.echo(problem)
     if problems:
-        raise DeidError(f"{batch}: {len(problems)} problems; do not trust this batch as it is")
+        plural = "" if len(problems) == 1 else "s"
+        raise DeidError(f"{batch}: {len(problems)} problem{plural}; do not trust it as it is")
     if is_signed(records.read(SEAL)):
         typer.echo(f"{batch}: unchanged since it was signed")
     else:
