@@ -144,6 +144,17 @@ def run(
         list[str] | None,
         typer.Option(help="icc, exif, exif:TAG, xmp:PREFIX:NAME, iptc:NAME; else all of it goes."),
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Picture or folder of people who stay as they are, a face a picture."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="The same, of the only people who are changed.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only draw boxes, into originals: DST/….preview.png."),
+    ] = False,
     jobs: Annotated[int, typer.Option(help="Processes; each holds the networks.")] = 1,
     timeout: Annotated[
         float, typer.Option(help="Seconds after which a file is given up and quarantined.")
@@ -176,6 +187,9 @@ def run(
         seed=seed,
         allow_no_face=allow_no_face,
         keep_metadata=tuple(keep_metadata or ()),
+        keep=keep,
+        only=only,
+        dry_run=dry_run,
     )
     open_ = partial(open_workshop, local_bundle(load_params(params)), asked)
     places = locate(source, destination, audit, encryption)

@@ -52,11 +52,10 @@ def plan_shards(request: Request, shard_size: int) -> "tuple[list[list[Task]], S
     """Shards of at most `shard_size` inputs that are still to do, and a summary of the others."""
     from deid.photo.batch import Summary, plan, recorded
     from deid.photo.manifest import Records
-    from deid.photo.workers import about
 
     places, workshop = request.places(), _workshop(request)
     records = Records(places.audit)
-    planned = plan(places, records, about(workshop))
+    planned = plan(places, records, workshop.about)
     summary = Summary(request.destination, +Counter(done=planned.known), notes=workshop.notes)
     for outcome in recorded(iter(planned.refusals), records):
         summary.add(outcome)

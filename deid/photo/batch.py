@@ -59,6 +59,7 @@ class About:
 
     settings: str  # fingerprint of everything that shapes an output
     manifest: str = NAME
+    suffix: str = ""  # what an output's name has beyond the input's
     notes: tuple[str, ...] = ()
 
 
@@ -198,7 +199,7 @@ def plan(places: Places, records: Records, about: About) -> Plan:
     """Compare what is in the source with what is in the destination and on record."""
     refusals: list[Outcome] = []
     todo: list[tuple[str, str, str, str | None]] = []
-    present = _present(places)
+    present = _present(places, about.suffix)
     inputs, strangers = _inputs(places)
     for name, what in strangers.items():
         refusals.append(refused(name, "", "skipped", what))
@@ -207,7 +208,7 @@ def plan(places: Places, records: Records, about: About) -> Plan:
         if refusal:
             refusals.append(refused(name, version, *refusal))
             continue
-        output = places.single[1] if places.single else name
+        output = (places.single[1] if places.single else name) + about.suffix
         task = Task(
             name, version, output, present.get(output), records.last(name), records.versions(name)
         )
@@ -217,11 +218,12 @@ def plan(places: Places, records: Records, about: About) -> Plan:
     return Plan(total, total - len(refusals) - len(todo), tuple(refusals), tuple(todo))
 
 
-def _present(places: Places) -> dict[str, str]:
+def _present(places: Places, suffix: str) -> dict[str, str]:
     if places.single is None:
         return places.destination.list()
-    version = places.destination.version(places.single[1])
-    return {} if version is None else {places.single[1]: version}
+    output = places.single[1] + suffix
+    version = places.destination.version(output)
+    return {} if version is None else {output: version}
 
 
 def _inputs(places: Places) -> tuple[dict[str, str], dict[str, str]]:

@@ -129,6 +129,8 @@ def sweep(
             loose.append(index)
         elif faces[place].rungs != rungs[place]:
             continue  # it fell just now, and what is here will be looked at again
+        elif faces[place].spared:
+            continue  # it is there because it was asked for
         elif (
             not _stranger(picture, final, found.points[index], faces, place, verifier)
             and faces[place].opaque

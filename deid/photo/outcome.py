@@ -83,15 +83,9 @@ def bring_to_end(
         if task.is_done(blank.settings, blank.input_sha256, destination):
             assert task.last is not None
             return Outcome("done", task.last, (version, destination.version(task.output) or ""))
-        encoded, faces, notes = workshop.make_safe(data, blank.input_sha256)
-        record = replace(
-            blank,
-            status=workshop.status,
-            output=task.output,
-            output_sha256=hashlib.sha256(encoded).hexdigest(),
-            faces=tuple(faces),
-            notes=notes,
-        )
+        encoded, record = workshop.treat(blank, data)
+        sha256 = hashlib.sha256(encoded).hexdigest()
+        record = replace(record, output=task.output, output_sha256=sha256)
         return _published(task, record, encoded, destination)
     except StorageFailure:
         raise

@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,12 +12,15 @@ from deid.anonymize import METHODS, ModelPaths
 from deid.errors import DeidError
 from deid.images import Pixels
 from deid.params import AnonymizeParams
-from deid.photo.batch import Summary, locate, run_batch
+from deid.photo.batch import About, Summary, locate, run_batch
+from deid.photo.choose import build_chooser, reference_hashes
 from deid.photo.codec import Decoded, decode, encode
 from deid.photo.detection import build_detector, weights_of
-from deid.photo.manifest import NAME, FileRecord
+from deid.photo.face import Face
+from deid.photo.manifest import PREVIEWS, FileRecord
 from deid.photo.metadata import Keep, parse_keep
-from deid.photo.picture import FaceRecord, Tools, deidentify_picture
+from deid.photo.picture import FaceRecord, Tools, deidentify_picture, find_faces
+from deid.photo.preview import REASON, SUFFIX, draw_preview, planned
 from deid.photo.workers import Inline
 from deid.privacy.rungs import build_rungs
 from deid.privacy.verify import build_verifier
@@ -40,6 +43,9 @@ class RunSettings:
     seed: int = 0
     allow_no_face: bool = False
     keep_metadata: tuple[str, ...] = ()  # names, see deid.photo.metadata; none: all of it goes
+    keep: str | None = None  # a picture or a folder of pictures of people who stay as they are
+    only: str | None = None  # the same, of the only people who are changed
+    dry_run: bool = False  # draw what would be done, write no output
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,12 @@ class Workshop:
     model: str  # version of the networks
     notes: tuple[str, ...] = ()
 
-    status = "written"  # what becomes of an input that is made safe
-    manifest = NAME
+    @property
+    def about(self) -> About:
+        """What a batch must know before it begins."""
+        if self.settings.dry_run:
+            return About(self.fingerprint, PREVIEWS, SUFFIX, (*self.notes, f"note: {REASON}"))
+        return About(self.fingerprint, notes=self.notes)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -62,8 +72,9 @@ class Workshop:
             spec: [file_sha256(file) for file in weights_of(spec)]
             for spec in (*self.settings.detectors, *self.settings.recognisers)
         }
+        chosen = [reference_hashes(self.settings.keep), reference_hashes(self.settings.only)]
         judges, detector = self.tools.verifier.description, self.tools.detector.name
-        return fingerprint([VERSION, asked, files, judges, detector, self.model])
+        return fingerprint([VERSION, asked, files, chosen, judges, detector, self.model])
 
     def blank(self, name: str, input_sha256: str) -> FileRecord:
         """The record of an input of which nothing has become yet."""
@@ -78,6 +89,18 @@ class Workshop:
             detector=self.tools.detector.name,
             thresholds=self.tools.verifier.description,
         )
+
+    def treat(self, blank: FileRecord, data: bytes) -> tuple[bytes, FileRecord]:
+        """What is to be written for an encoded picture, and its record but for the output's name;
+        any exception means that nothing is."""
+        if self.settings.dry_run:
+            picture = decode(data, "the file").pixels
+            faces = find_faces(picture, self.tools, self.settings.method)
+            plans = tuple(planned(face) for face in faces)
+            record = replace(blank, status="previewed", reason=REASON, faces=plans)
+            return draw_preview(picture, faces), record
+        encoded, done, notes = self.make_safe(data, blank.input_sha256)
+        return encoded, replace(blank, status="written", faces=tuple(done), notes=notes)
 
     def make_safe(
         self, data: bytes, input_sha256: str
@@ -124,6 +147,12 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
     own = not settings.detectors
     verifier = build_verifier(settings.recognisers, world)
     tools = Tools(detector, world.landmarks, world.resolution, own, anonymizers, verifier)
+
+    def find(picture: Pixels) -> list[Face]:
+        return find_faces(picture, tools, settings.method)
+
+    chooser = build_chooser(settings.keep, settings.only, find, verifier)
+    tools = replace(tools, chooser=chooser)
     notes: tuple[str, ...] = ()
     if not own and not settings.recognisers:
         notes = (

@@ -34,17 +34,12 @@ Open = Callable[[], "Workshop"]
 """Builds the tools; can be pickled."""
 
 
-def about(workshop: "Workshop") -> About:
-    """What a batch must know of a workshop."""
-    return About(workshop.fingerprint, workshop.manifest, workshop.notes)
-
-
 class Inline:
     """This process, with a workshop that is there already."""
 
     def __init__(self, workshop: "Workshop", places: Places) -> None:
         self._workshop, self._places = workshop, places
-        self.about = about(workshop)
+        self.about = workshop.about
 
     def __enter__(self) -> Self:
         return self
@@ -237,7 +232,7 @@ def _serve(
     cv2.setNumThreads(0)
     try:
         workshop = open_()
-        pipe.send(about(workshop))
+        pipe.send(workshop.about)
         while True:
             pipe.send(bring_to_end(pipe.recv(), workshop, source, destination))
     except (StorageFailure, DeidError) as error:
