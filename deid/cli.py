@@ -109,8 +109,12 @@ def rollback(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 def run(
-    source: Annotated[Path, typer.Argument(help="A picture or a folder of pictures.")],
-    destination: Annotated[Path, typer.Argument(help="The folder, or for one picture the file.")],
+    source: Annotated[
+        str, typer.Argument(help="A picture or a folder of pictures, or s3://BUCKET/PREFIX.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(help="The folder or s3://BUCKET/PREFIX, or for one picture the file.")
+    ],
     method: Annotated[
         str, typer.Option(help="swap, adversarial, fgsm, pgd, blur, pixelate or mask.")
     ] = "swap",
@@ -125,10 +129,39 @@ def run(
     allow_no_face: Annotated[
         bool, typer.Option(help="Write pictures without a face, re-encoded without metadata.")
     ] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Picture or folder of people who stay as they are, a face a picture."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="The same, of the only people who are changed.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only draw boxes, into originals: DST/….preview.png."),
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Processes; each holds the networks.")] = 1,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which a file is given up and quarantined.")
+    ] = 300.0,
+    audit: Annotated[
+        str | None, typer.Option(help="Where the records go, if not to the destination.")
+    ] = None,
+    encryption: Annotated[
+        str | None,
+        typer.Option(help="What S3 encrypts new objects with: AES256, aws:kms or aws:kms:KEY-ID."),
+    ] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """De-identify pictures: detect, align, anonymise, verify, paste back, write."""
-    from deid.photo.run import RunSettings, deidentify_path
+    """De-identify pictures: detect, align, anonymise, verify, paste back, write.
+
+    Run the same command again after an interruption: it goes on where it was.
+    """
+    from functools import partial
+
+    from deid.photo.batch import locate, run_batch
+    from deid.photo.run import RunSettings
+    from deid.photo.workers import Pool
     from deid.serve.bundle import local_bundle, open_workshop
 
     asked = RunSettings(
@@ -137,9 +170,13 @@ def run(
         recognisers=tuple(recogniser or ()),
         seed=seed,
         allow_no_face=allow_no_face,
+        keep=keep,
+        only=only,
+        dry_run=dry_run,
     )
-    workshop = open_workshop(local_bundle(load_params(params)), asked)
-    summary = deidentify_path(source, destination, workshop)
+    open_ = partial(open_workshop, local_bundle(load_params(params)), asked)
+    places = locate(source, destination, audit, encryption)
+    summary = run_batch(places, lambda places: Pool(open_, places, jobs, timeout))
     typer.echo(summary.text())
     if summary.failed:
         raise typer.Exit(1)

@@ -18,12 +18,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from deid.errors import DeidError
 from deid.params import load_params
-from deid.storage import S3_SCHEME, open_storage, overlap
+from deid.storage import S3_SCHEME, overlap
 
 if TYPE_CHECKING:
+    from deid.photo.batch import Places, Summary
+    from deid.photo.outcome import Task
     from deid.photo.run import RunSettings, Workshop
     from deid.serve.bundle import Bundle
-    from flows.batch import Line, Task
 
 _mine = threading.local()
 
@@ -34,28 +35,47 @@ class Request:
 
     source: str
     destination: str
+    encryption: str | None
     asked: "RunSettings"
     bundle: "Bundle"
     content: str  # hash of the bundle: equal paths may hold other networks by now
 
+    def places(self) -> "Places":
+        """Opened anew for each thread."""
+        from deid.photo.batch import locate
+
+        return locate(self.source, self.destination, encryption=self.encryption)
+
 
 @task(cache_policy=NO_CACHE)
-def plan_shards(request: Request, shard_size: int) -> "tuple[list[list[Task]], int]":
-    """Shards of at most `shard_size` inputs that are still to do, and how many are done."""
-    from flows.batch import plan
+def plan_shards(request: Request, shard_size: int) -> "tuple[list[list[Task]], Summary]":
+    """Shards of at most `shard_size` inputs that are still to do, and a summary of the others."""
+    from deid.photo.batch import Summary, plan, recorded
+    from deid.photo.manifest import Records
 
-    source, destination = open_storage(request.source), open_storage(request.destination)
-    todo, done = plan(source, destination, _workshop(request).fingerprint)
-    return [todo[i : i + shard_size] for i in range(0, len(todo), shard_size)], done
+    places, workshop = request.places(), _workshop(request)
+    records = Records(places.audit)
+    planned = plan(places, records, workshop.about)
+    summary = Summary(request.destination, +Counter(done=planned.known), notes=workshop.notes)
+    for outcome in recorded(iter(planned.refusals), records):
+        summary.add(outcome)
+    tasks = list(planned.tasks(records))
+    return [tasks[i : i + shard_size] for i in range(0, len(tasks), shard_size)], summary
 
 
 @task(retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
-def deidentify_shard(request: Request, tasks: "list[Task]") -> "list[Line]":
-    """One shard, from its originals to its lines of the manifest."""
-    from flows.batch import run_shard
+def deidentify_shard(request: Request, tasks: "list[Task]") -> "Summary":
+    """One shard, from its originals to its lines in the journal."""
+    from deid.photo.batch import Summary, recorded
+    from deid.photo.manifest import open_journal
+    from deid.photo.workers import Inline
 
-    source, destination = open_storage(request.source), open_storage(request.destination)
-    return run_shard(source, destination, tasks, _workshop(request))
+    places = request.places()
+    with Inline(_workshop(request), places) as crew:
+        summary = Summary(request.destination)
+        for outcome in recorded(crew.work(iter(tasks)), open_journal(places.audit)):
+            summary.add(outcome)
+    return summary
 
 
 _threads: Any = ThreadPoolTaskRunner(max_workers=2)
@@ -71,14 +91,17 @@ def deidentify(
     recognisers: tuple[str, ...] = (),
     allow_no_face: bool = False,
     shard_size: int = 64,
+    encryption: str | None = None,
 ) -> dict[str, int]:
     """De-identify `source` into `destination`; returns how many inputs ended in which state.
 
-    Either is a folder or `s3://bucket/prefix`. Raises `DeidError` when they overlap, when the
-    source is not there, or, after all others are done, when a shard failed: run it again to go on.
+    Either is a folder or `s3://bucket/prefix`; `encryption` is asked of S3 for new objects. Raises
+    `DeidError` when they overlap, when the source is not there, or, after all others are done,
+    when a shard failed: run it again to go on.
     """
+    from deid.photo.batch import alone, close
+    from deid.photo.manifest import Records
     from deid.photo.run import RunSettings
-    from flows.batch import merge
 
     if overlap(source, destination):
         raise DeidError(f"{destination}: overlaps the originals in {source}; choose another place")
@@ -91,31 +114,38 @@ def deidentify(
         recognisers=tuple(recognisers),
         allow_no_face=allow_no_face,
     )
-    request = _request(source, destination, asked)
-    shards, done = plan_shards(request, shard_size)
-    futures = deidentify_shard.map(unmapped(request), shards)
-    futures.wait()
-    results: list[Any] = [future.result(raise_on_failure=False) for future in futures]
-    merge(open_storage(destination))
+    request = _request(source, destination, encryption, asked)
+    places = request.places()
+    with alone(places):
+        shards, others = plan_shards(request, shard_size)
+        futures = deidentify_shard.map(unmapped(request), shards)
+        futures.wait()
+        results: list[Any] = [future.result(raise_on_failure=False) for future in futures]
+        close(places, Records(places.audit))
     failures = [result for result in results if isinstance(result, BaseException)]
-    lines = [line for result in results if isinstance(result, list) for line in result]
-    counts = Counter(str(line["status"]) for line in lines) + Counter(done=done)
-    _report(request, counts, lines, failures)
+    summaries = [others, *(r for r in results if not isinstance(r, BaseException))]
+    counts = sum((summary.counts for summary in summaries), Counter[str]())
+    _report(request, counts, [text for s in summaries for text in s.problems], failures)
     if failures:
         raise DeidError(
             f"{len(failures)} of {len(shards)} shards failed; run it again to go on; "
             f"the first: {failures[0]}"
         )
+    expected = others.counts.total() + sum(map(len, shards))
+    if counts.total() != expected:
+        raise RuntimeError(f"{expected} inputs, but {dict(counts)}")
     return dict(counts)
 
 
-def _request(source: str, destination: str, asked: "RunSettings") -> Request:
+def _request(
+    source: str, destination: str, encryption: str | None, asked: "RunSettings"
+) -> Request:
     from deid.serve.bundle import content_sha256, local_bundle
     from deid.serve.registry import champion_bundle
 
     params = load_params()
     bundle = champion_bundle(params.register_.model) or local_bundle(params)
-    return Request(source, destination, asked, bundle, content_sha256(bundle))
+    return Request(source, destination, encryption, asked, bundle, content_sha256(bundle))
 
 
 def _workshop(request: Request) -> "Workshop":
@@ -129,11 +159,10 @@ def _workshop(request: Request) -> "Workshop":
 
 
 def _report(
-    request: Request, counts: Counter[str], lines: "list[Line]", failures: list[BaseException]
+    request: Request, counts: Counter[str], withheld: list[str], failures: list[BaseException]
 ) -> None:
-    withheld = [line for line in lines if line["status"] == "quarantined"]
     rows = [f"| {status} | {count} |" for status, count in sorted(counts.items())]
-    problems = [f"- {line['file']}: {line['reason']}" for line in withheld[:50]]
+    problems = [f"- {text}" for text in withheld[:50]]
     problems += [f"- a shard failed: {failure}" for failure in failures]
     text = "\n".join(
         [f"# {request.destination}", "", "| files | |", "|---|---|", *rows, "", *problems]
@@ -152,6 +181,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--allow-no-face", action="store_true")
     parser.add_argument("--shard-size", type=int, default=64)
+    parser.add_argument("--encryption", help="AES256, aws:kms or aws:kms:KEY-ID, asked of S3")
     try:
         ended = deidentify(**vars(parser.parse_args()))
     except DeidError as error:

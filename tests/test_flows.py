@@ -3,12 +3,9 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,84 +13,40 @@ from typing import Any
 
 import boto3
 import httpx
-import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
 
 import deid.worlds
 from deid.errors import DeidError
 from deid.params import RegisterParams
+from deid.photo.batch import Places, alone, close, plan, recorded
+from deid.photo.manifest import Records, open_journal
 from deid.photo.run import RunSettings, Workshop, build_workshop
+from deid.photo.workers import Inline
+from deid.privacy.audit import AUDIT_FILES, LEDGER, SEAL
+from deid.s3 import S3Storage
 from deid.serve import registry
-from deid.storage import LocalStorage, S3Storage, Storage, is_safe, open_storage, overlap
-from flows.batch import PARTS, merge, plan, run_shard
+from deid.storage import (
+    PRIVATE,
+    LocalStorage,
+    Storage,
+    StorageFailure,
+    is_safe,
+    open_storage,
+    overlap,
+)
+from tests.servers import answers, free_port, s3, service, wait_until
 from tests.test_serve import picture
 from tests.toy import toy_world
 
 ROOT = Path(__file__).resolve().parent.parent
-KEY, SECRET = "test-key", "test-secret"
+__all__ = ["s3"]  # a fixture
+
 PREFECT = [sys.executable, "-m", "prefect"]
 OVER = ("COMPLETED", "FAILED", "CRASHED")
 
 Locations = Callable[[str], str]
 """Name of a place → its location, fresh for each test."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.5)
-
-
-@contextmanager
-def service(command: list[str], log: Path, **options: Any) -> Iterator[None]:
-    """A process of our own for as long as the block runs."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options)
-        try:
-            yield
-        finally:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
-            process.terminate()
-            _, stubborn = psutil.wait_procs(family, timeout=20)
-            for member in stubborn:  # a worker's flow runs have sessions of their own
-                member.kill()
-            process.wait()
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """rclone's S3 server, which checks signatures; yields the folder that it serves."""
-    folder, port = tmp_path_factory.mktemp("s3"), free_port()
-    rclone = Path(sys.executable).with_name("rclone")
-    command = [str(rclone), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
-    settings = {
-        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    log = tmp_path_factory.mktemp("log") / "rclone.log"
-    with (
-        service([*command, "--auth-key", f"{KEY},{SECRET}"], log),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        wait_until(lambda: answers(port), 30, "rclone listens")
-        yield folder
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -169,13 +122,26 @@ def lines_of(storage: Storage) -> dict[str, dict[str, Any]]:
     return {line["file"]: line for line in lines}
 
 
+def contents(storage: Storage) -> dict[str, bytes]:
+    """What a batch leaves, without what tells when, and without what only later batches read."""
+    names = [n for n in storage.list() if not n.startswith(PRIVATE) and n not in (LEDGER, SEAL)]
+    return {name: storage.read(name) for name in names}
+
+
 def run_batch(source: Storage, destination: Storage, shop: Workshop, size: int = 2) -> int:
-    """A whole batch without Prefect; returns how many inputs were not done before."""
-    todo, _ = plan(source, destination, shop.fingerprint)
-    for start in range(0, len(todo), size):
-        run_shard(source, destination, todo[start : start + size], shop)
-    merge(destination)
-    return len(todo)
+    """A whole batch in shards, without Prefect; returns how many inputs were not done before."""
+    places = Places(source, destination, destination)
+    with alone(places), Inline(shop, places) as crew:
+        records = Records(destination)
+        planned = plan(places, records, crew.about)
+        ended = len(list(recorded(iter(planned.refusals), records)))
+        tasks = list(planned.tasks(records))
+        for start in range(0, len(tasks), size):
+            shard = crew.work(iter(tasks[start : start + size]))
+            ended += len(list(recorded(shard, open_journal(destination))))
+        close(places, Records(destination))
+    assert ended + planned.known == planned.inputs
+    return ended
 
 
 def test_every_input_ends_in_exactly_one_state(places: Locations, workshop: Workshop) -> None:
@@ -191,7 +157,7 @@ def test_every_input_ends_in_exactly_one_state(places: Locations, workshop: Work
         "broken.jpg": "quarantined",
         "notes.txt": "skipped",
     }
-    assert set(destination.list()) == {*originals, "manifest.jsonl"}
+    assert set(contents(destination)) == {*originals, *AUDIT_FILES} - {LEDGER, SEAL}
     assert all(destination.read(name) != data for name, data in originals.items())
     assert {name: source.read(name) for name in source.list()} == originals | others
 
@@ -203,8 +169,7 @@ def test_shard_size_changes_no_byte(places: Locations, workshop: Workshop) -> No
     one, other = open_storage(places("one")), open_storage(places("other"))
     run_batch(source, one, workshop, size=5)
     run_batch(source, other, workshop, size=2)
-    assert one.list() == other.list()
-    assert one.read("manifest.jsonl") == other.read("manifest.jsonl")
+    assert contents(one) == contents(other)
 
 
 def test_a_second_batch_does_only_what_changed(places: Locations, workshop: Workshop) -> None:
@@ -212,15 +177,15 @@ def test_a_second_batch_does_only_what_changed(places: Locations, workshop: Work
     for n in range(3):
         source.write(f"{n}.png", picture(n))
     run_batch(source, destination, workshop)
-    before = destination.list()
+    listed, before = destination.list(), contents(destination)
     assert run_batch(source, destination, workshop) == 0
-    assert destination.list() == before
+    assert destination.list() == listed
     source.write("1.png", picture(9))
     source.write("3.png", picture(3))
     destination.delete("2.png")
     assert run_batch(source, destination, workshop) == 3
-    after = destination.list()
-    assert after["0.png"] == before["0.png"]
+    after = contents(destination)
+    assert destination.list()["0.png"] == listed["0.png"]
     assert after["1.png"] != before["1.png"]
     assert after["2.png"] == before["2.png"]
 
@@ -229,17 +194,18 @@ def test_a_batch_killed_between_shards_goes_on(places: Locations, workshop: Work
     source, destination = open_storage(places("in")), open_storage(places("out"))
     for n in range(4):
         source.write(f"{n}.png", picture(n))
-    todo, _ = plan(source, destination, workshop.fingerprint)
-    run_shard(source, destination, todo[:2], workshop)
-    (part,) = destination.list(PARTS)
-    # As if killed after the outputs of the second shard, before its record.
-    run_shard(source, destination, todo[2:], workshop)
-    (later,) = set(destination.list(PARTS)) - {part}
-    destination.delete(later)
+    where = Places(source, destination, destination)
+    with Inline(workshop, where) as crew:
+        records = Records(destination)
+        tasks = list(plan(where, records, crew.about).tasks(records))
+        list(recorded(crew.work(iter(tasks[:2])), open_journal(destination)))
+        # As if killed after the outputs of the second shard, before its record.
+        list(crew.work(iter(tasks[2:])))
+    assert "manifest.jsonl" not in destination.list()
     assert run_batch(source, destination, workshop) == 2
     whole = open_storage(places("whole"))
     run_batch(source, whole, workshop)
-    assert destination.list() == whole.list()
+    assert contents(destination) == contents(whole)
 
 
 def test_an_output_does_not_outlive_its_original(places: Locations, workshop: Workshop) -> None:
@@ -249,7 +215,7 @@ def test_an_output_does_not_outlive_its_original(places: Locations, workshop: Wo
     source.write("a.png", b"junk")
     run_batch(source, destination, workshop)
     assert lines_of(destination)["a.png"]["status"] == "quarantined"
-    assert set(destination.list()) == {"manifest.jsonl"}
+    assert set(contents(destination)) == set(AUDIT_FILES) - {LEDGER, SEAL}
 
 
 def test_another_file_at_the_destination_is_not_overwritten(
@@ -312,14 +278,14 @@ def test_a_shard_that_fails_leaves_the_others_alone(
     source, destination = LocalStorage(tmp_path / "in"), open_storage("s3://flow/out")
     for n in range(4):
         source.write(f"{n}.png", picture(n))
-    read, broken = LocalStorage.read, ["2.png"]
+    write, broken = S3Storage.write, ["2.png"]
 
-    def faulty(self: LocalStorage, name: str) -> bytes:
-        if name in broken and self.root.name == "in":
-            raise OSError(5, "Input/output error")
-        return read(self, name)
+    def faulty(self: S3Storage, name: str, data: bytes) -> str:
+        if name in broken:
+            raise StorageFailure(f"{name}: Input/output error")
+        return write(self, name, data)
 
-    monkeypatch.setattr(LocalStorage, "read", faulty)
+    monkeypatch.setattr(S3Storage, "write", faulty)
     once = module.deidentify_shard.with_options(retries=0)
     monkeypatch.setattr(module, "deidentify_shard", once)
     run_flow = partial(module.deidentify, method="mask", shard_size=1)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
@@ -423,6 +424,7 @@ def test_a_folder_keeps_its_tree_and_every_input_ends_once(tmp_path: Path) -> No
         "a.png",
         "deep/er/b.jpg",
         *AUDIT_FILES,
+        ".deid/manifest.known.jsonl",
     }
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
     found = records(out)
@@ -474,8 +476,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join(lines[:2]) + lines[2][:40])  # 2.png: written, its line cut off
     (tmp_path / "killed/3.png").unlink()
-    (tmp_path / "killed/.3.png.tmp").write_bytes(b"half")
+    half = tmp_path / "killed/.deid-0123456789abcdef.tmp"
+    half.write_bytes(b"half")
     assert dict(run(source, tmp_path / "killed").counts) == {"done": 2, "written": 2}
+    assert not half.exists()
     for name in ("0.png", "1.png", "2.png", "3.png", "manifest.jsonl"):
         whole = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "killed" / name).read_bytes() == whole
@@ -568,10 +572,10 @@ def test_bad_paths_and_full_disks_are_one_line(
     with pytest.raises(DeidError, match="file"):
         run(tmp_path / "in", tmp_path / "file/out")
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run_module, "write_atomically", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DeidError, match="No space left"):
         run(tmp_path / "in", tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.png"))

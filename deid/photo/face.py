@@ -28,6 +28,9 @@ from deid.worlds.world import LandmarkNetwork
 
 log = logging.getLogger(__name__)
 
+KEPT = "kept"
+"""In place of a rung, of a face that a person chose to leave as it is."""
+
 
 @dataclass(frozen=True)
 class FaceRecord:
@@ -35,8 +38,8 @@ class FaceRecord:
 
     box: tuple[int, int, int, int]
     score: float
-    method: str  # the rung whose pixels were written
-    verdict: str  # "verified", or "masked"
+    method: str  # the rung whose pixels were written, or "kept"
+    verdict: str  # "verified", "masked" or "kept"
     similarities: Mapping[str, float]  # of what was written, for each judge
     failures: tuple[str, ...]  # why higher rungs were left
     rung: int = 1  # how many rungs were tried
@@ -70,6 +73,11 @@ class Face:
     @property
     def opaque(self) -> bool:
         return self.rung == OPAQUE
+
+    @property
+    def spared(self) -> bool:
+        """Whether it is to stay as it is."""
+        return self.rung == KEPT
 
     @property
     def longer(self) -> float:
@@ -118,7 +126,7 @@ class Face:
             box=(x0, y0, x1, y1),
             score=round(self.score, 4),
             method=self.rung,
-            verdict="masked" if self.opaque else "verified",
+            verdict="masked" if self.opaque else KEPT if self.spared else "verified",
             similarities={name: round(value, 4) for name, value in self.similarities.items()},
             failures=self.failures,
             rung=self.depth,

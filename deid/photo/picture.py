@@ -14,7 +14,8 @@ import numpy as np
 from deid.anonymize import Anonymizer
 from deid.images import Pixels, to_pixels, to_tensor
 from deid.photo.align import crop_face, crop_side
-from deid.photo.face import Face, FaceRecord, Placing, place, say
+from deid.photo.choose import Chooser
+from deid.photo.face import KEPT, Face, FaceRecord, Placing, place, say
 from deid.photo.gate import Deadline, Limits, Unsafe, check_own, mask_all, newcomer, sweep
 from deid.photo.paste import fill, is_filled, paste
 from deid.privacy.ladder import GENERATIVE, OPAQUE, base, ladder, small_ladder
@@ -37,6 +38,7 @@ class Tools:
     anonymizers: Mapping[str, Anonymizer]
     verifier: Verifier
     sweeper: FaceDetector | None = None  # looks at what was anonymised; None: the detector
+    chooser: Chooser | None = None  # which faces stay as they are; None: none
 
 
 def deidentify_picture(
@@ -79,6 +81,12 @@ def deidentify_picture(
         faces += entry.admit(found, "sweep", faces, loose, opaque=finds > 1)
 
 
+def find_faces(picture: Pixels, tools: Tools, method: str) -> list[Face]:
+    """The faces of `uint8 [H,W,3]`, placed, each at the rung at which `method` begins."""
+    entry = _Entry(picture, tools, method, lambda _: 0, Limits())
+    return entry.admit(tools.detector.detect([picture])[0], "detector", [])
+
+
 @dataclass(frozen=True)
 class _Entry:
     """Where a face begins."""
@@ -106,6 +114,8 @@ class _Entry:
             face.found = by
             if not face.opaque or not opaque:
                 place(self.picture, face, placing)
+            if tools.chooser is not None and tools.chooser.spares(self.picture, face):
+                face.rungs = (KEPT, OPAQUE)
             admitted.append(face)
         return admitted
 
@@ -125,6 +135,8 @@ def _all_pass(
 ) -> bool:
     passed = True
     for index, face in enumerate(faces):
+        if face.spared:
+            continue
         if deadline.over and not face.opaque:
             face.fall("out of time", to_mask=True)
             passed = False
@@ -141,7 +153,7 @@ def _compose(picture: Pixels, faces: list[Face], tools: Tools, deadline: Deadlin
     """
     canvas = picture.copy()
     for face in faces:
-        if face.opaque:
+        if face.opaque or face.spared:
             continue
         before = canvas.copy()
         try:

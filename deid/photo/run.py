@@ -1,36 +1,33 @@
-"""A file or a folder of pictures, de-identified: `deidentify_path`.
+"""What a run is asked for, the tools built for it, and what they make of one encoded picture.
 
-Every input ends as exactly one of: written, quarantined (no output, with a reason), skipped (not a
-picture), or done already. Quarantine copies nothing: the original stays where it is, untouched.
+`deidentify_path` does a file or a folder in this process; `deid.photo.batch` is what does it.
 """
 
 import hashlib
-import logging
-import os
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from deid.anonymize import METHODS, ModelPaths
 from deid.errors import DeidError
 from deid.images import Pixels
 from deid.params import AnonymizeParams
-from deid.photo.codec import SUFFIXES, Decoded, decode, encode
+from deid.photo.batch import About, Summary, locate, run_batch
+from deid.photo.choose import build_chooser, reference_hashes
+from deid.photo.codec import Decoded, decode, encode
 from deid.photo.detect import build_detector
-from deid.photo.manifest import NAME, FileRecord, Manifest
-from deid.photo.picture import FaceRecord, Tools, deidentify_picture
+from deid.photo.face import Face
+from deid.photo.manifest import PREVIEWS, FileRecord
+from deid.photo.picture import FaceRecord, Tools, deidentify_picture, find_faces
+from deid.photo.preview import REASON, SUFFIX, draw_preview, planned
+from deid.photo.workers import Inline
 from deid.privacy.rungs import build_rungs
 from deid.privacy.verify import build_verifier
-from deid.progress import progress
 from deid.seeds import seed_of
-from deid.staging import file_sha256, fingerprint, write_atomically
+from deid.staging import file_sha256, fingerprint
 from deid.worlds.world import World
 
-log = logging.getLogger(__name__)
-
 VERSION = 1  # raise it when the same settings give other pixels
-OTHER_PICTURES = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,9 @@ class RunSettings:
     anonymize: AnonymizeParams = field(default_factory=AnonymizeParams)
     seed: int = 0
     allow_no_face: bool = False
+    keep: str | None = None  # a picture or a folder of pictures of people who stay as they are
+    only: str | None = None  # the same, of the only people who are changed
+    dry_run: bool = False  # draw what would be done, write no output
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ class Workshop:
     notes: tuple[str, ...] = ()
 
     @property
+    def about(self) -> About:
+        """What a batch must know before it begins."""
+        if self.settings.dry_run:
+            return About(self.fingerprint, PREVIEWS, SUFFIX, (*self.notes, f"note: {REASON}"))
+        return About(self.fingerprint, notes=self.notes)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Changes with everything that shapes an output, save the picture itself."""
         asked = asdict(self.settings) | {"anonymize": self.settings.anonymize.model_dump()}
@@ -63,39 +70,64 @@ class Workshop:
             for spec in (self.settings.detector, *self.settings.recognisers)
             if spec
         }
+        chosen = [reference_hashes(self.settings.keep), reference_hashes(self.settings.only)]
         judges = self.tools.verifier.description
-        return fingerprint([VERSION, asked, files, judges, self.model])
+        return fingerprint([VERSION, asked, files, chosen, judges, self.model])
+
+    def blank(self, name: str, input_sha256: str) -> FileRecord:
+        """The record of an input of which nothing has become yet."""
+        return FileRecord(
+            file=name,
+            status="",
+            input_sha256=input_sha256,
+            settings=self.fingerprint,
+            method=self.settings.method,
+            seed=self.settings.seed,
+            model=self.model,
+            detector=self.tools.detector.name,
+            thresholds=self.tools.verifier.description,
+        )
+
+    def treat(self, blank: FileRecord, data: bytes) -> tuple[bytes, FileRecord]:
+        """What is to be written for an encoded picture, and its record but for the output's name;
+        any exception means that nothing is."""
+        if self.settings.dry_run:
+            picture = decode(data, "the file").pixels
+            faces = find_faces(picture, self.tools, self.settings.method)
+            plans = tuple(planned(face) for face in faces)
+            record = replace(blank, status="previewed", reason=REASON, faces=plans)
+            return draw_preview(picture, faces), record
+        encoded, done = self.make_safe(data, blank.input_sha256)
+        return encoded, replace(blank, status="written", faces=tuple(done))
+
+    def make_safe(self, data: bytes, input_sha256: str) -> tuple[bytes, list[FaceRecord]]:
+        """The safe picture of an encoded one, encoded: exactly the bytes that were judged.
+
+        Any exception means that there is none.
+        """
+        settings = self.settings
+        decoded = decode(data, "the file")
+        judged = encode(decoded.pixels, decoded.alpha, decoded.form)
+
+        def through(pixels: Pixels) -> Pixels:
+            nonlocal judged
+            judged = encode(pixels, decoded.alpha, decoded.form)
+            return _seen(judged, decoded)
+
+        def seed(face: int) -> int:
+            return seed_of(f"photo/{input_sha256}", face, settings.seed)
+
+        _, faces = deidentify_picture(decoded.pixels, self.tools, settings.method, seed, through)
+        if not faces and not settings.allow_no_face:
+            raise DeidError("no face found; --allow-no-face copies it without its metadata")
+        return judged, faces
 
 
-@dataclass
-class Summary:
-    """Counts of a batch; `failed` means that the command must not exit with 0."""
-
-    destination: Path
-    counts: Counter[str] = field(default_factory=Counter)
-    rungs: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def failed(self) -> bool:
-        """Whether any picture was withheld."""
-        return self.counts["quarantined"] > 0
-
-    def text(self) -> str:
-        """What a person reads at the end: counts, rungs, at most ten problems."""
-        c = self.counts
-        lines = [
-            f"{c['written']} written, {c['done']} done before, {c['quarantined']} quarantined, "
-            f"{c['skipped']} skipped; {self.destination / NAME}",
-        ]
-        if self.rungs:
-            rungs = ", ".join(f"{count} by {rung}" for rung, count in sorted(self.rungs.items()))
-            lines.append(f"faces: {rungs}")
-        lines += self.problems[:10]
-        if len(self.problems) > 10:
-            lines.append(f"… and {len(self.problems) - 10} more in the manifest")
-        return "\n".join([*lines, *self.notes])
+def _seen(encoded: bytes, decoded: Decoded) -> Pixels:
+    again = decode(encoded, "the output")
+    if (again.alpha is None) != (decoded.alpha is None):
+        raise ValueError("the encoder changed the picture's transparency")
+    return again.pixels
 
 
 def build_workshop(settings: RunSettings, world: World, models: ModelPaths | None) -> Workshop:
@@ -108,6 +140,12 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
     own = detector is world.detector
     verifier = build_verifier(settings.recognisers, world)
     tools = Tools(detector, world.landmarks, world.resolution, own, anonymizers, verifier)
+
+    def find(picture: Pixels) -> list[Face]:
+        return find_faces(picture, tools, settings.method)
+
+    chooser = build_chooser(settings.keep, settings.only, find, verifier)
+    tools = replace(tools, chooser=chooser)
     notes: tuple[str, ...] = ()
     if not own and not settings.recognisers:
         notes = (
@@ -127,223 +165,12 @@ def model_version(world: World, models: ModelPaths | None) -> str:
 
 
 def deidentify_path(source: Path, destination: Path, workshop: Workshop) -> Summary:
-    """De-identify a picture or a folder of pictures into `destination`.
+    """De-identify a picture or a folder of pictures into `destination`, in this process.
 
     A folder's tree is kept. A single picture goes to `destination` if that has a picture's suffix,
     else into it. `DeidError` for a missing source, a destination that is or holds the source, or
     one that cannot be written; a picture that cannot be made safe is quarantined and the rest goes
     on.
     """
-    jobs = list(_jobs(source, destination))
-    folder = destination if not _names_a_picture(source, destination) else destination.parent
-    _open_destination(folder)
-    manifest = Manifest(folder)
-    summary = Summary(folder, notes=workshop.notes)
-    batch = _Batch(workshop, manifest, folder, workshop.fingerprint)
-    with progress("de-identify", total=len(jobs)) as bar:
-        for path, relative, output in jobs:
-            record, status = batch.handle(path, relative, output)
-            summary.counts[status] += 1
-            summary.rungs.update(face.method for face in record.faces)
-            if record.status == "quarantined":
-                summary.problems.append(f"{record.file}: {record.reason}")
-            bar.advance()
-    with _writing(folder):
-        manifest.close()
-    return summary
-
-
-Job = tuple[Path, str, Path]
-"""An input, its name in the manifest, and where its output goes."""
-
-
-def _jobs(source: Path, destination: Path) -> Iterator[Job]:
-    if not source.exists():
-        raise DeidError(f"{source}: no such file or folder; correct the path")
-    real, target = source.resolve(), destination.resolve()
-    if real == target or real.is_relative_to(target):
-        raise DeidError(f"{destination}: holds the originals; choose another destination")
-    if source.is_file():
-        into = _names_a_picture(source, destination)
-        output = destination if into else destination / source.name
-        if output.exists() and output.samefile(source):
-            raise DeidError(f"{output}: is the original; choose another destination")
-        yield real, source.name, output
-        return
-    for root, folders, files in os.walk(source):
-        folders[:] = sorted(f for f in folders if (Path(root) / f).resolve() != target)
-        for name in sorted(files):
-            path = Path(root) / name
-            relative = path.relative_to(source)
-            yield path, relative.as_posix(), destination / relative
-
-
-def _names_a_picture(source: Path, destination: Path) -> bool:
-    return source.is_file() and not destination.is_dir() and destination.suffix.lower() in SUFFIXES
-
-
-def _open_destination(folder: Path) -> None:
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".deid-probe"
-        probe.write_bytes(b"")
-        probe.unlink()
-
-
-class _writing:
-    """Turns a failure to write into one line; nothing more can be done in such a destination."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise DeidError(
-                f"{self.path}: cannot be written ({reason}); free space or choose another "
-                "destination, then run the same command to go on"
-            ) from None
-
-
-@dataclass(frozen=True)
-class _Batch:
-    workshop: Workshop
-    manifest: Manifest
-    folder: Path
-    settings: str
-
-    def handle(self, path: Path, relative: str, output: Path) -> tuple[FileRecord, str]:
-        """Bring one input to its end and put it on record; also the word it is counted under."""
-        reason = _not_for_us(path)
-        if reason:
-            return self._recorded(FileRecord(relative, "skipped", reason))
-        try:
-            if path.suffix.lower() in OTHER_PICTURES:
-                raise DeidError(f"format {path.suffix} is not supported; convert it to PNG or JPEG")
-            data = path.read_bytes()
-        except (DeidError, OSError) as error:
-            return self._withheld(FileRecord(relative, "quarantined", _reason(error)), output)
-        blank = self._blank(relative, hashlib.sha256(data).hexdigest())
-        if self._is_done(blank, output):
-            return blank, "done"
-        try:
-            encoded, faces = self._make_safe(data, blank.input_sha256)
-        except Exception as error:
-            log.debug("%s", path, exc_info=True)
-            return self._withheld(_replace(blank, "quarantined", _reason(error)), output)
-        return self._written(blank, output, encoded, faces)
-
-    def _blank(self, relative: str, sha256: str) -> FileRecord:
-        settings, tools = self.workshop.settings, self.workshop.tools
-        return FileRecord(
-            file=relative,
-            status="",
-            input_sha256=sha256,
-            settings=self.settings,
-            method=settings.method,
-            seed=settings.seed,
-            model=self.workshop.model,
-            detector=tools.detector.name,
-            thresholds=tools.verifier.description,
-        )
-
-    def _is_done(self, blank: FileRecord, output: Path) -> bool:
-        last = self.manifest.last(blank.file)
-        return (
-            last is not None
-            and last.get("status") == "written"
-            and last.get("input_sha256") == blank.input_sha256
-            and last.get("settings") == blank.settings
-            and output.is_file()
-            and last.get("output_sha256") == file_sha256(output)
-        )
-
-    def _make_safe(self, data: bytes, sha256: str) -> tuple[bytes, list[FaceRecord]]:
-        """The safe picture, encoded: exactly the bytes that were judged."""
-        settings = self.workshop.settings
-        decoded = decode(data, "the file")
-        judged = encode(decoded.pixels, decoded.alpha, decoded.form)
-
-        def through(pixels: Pixels) -> Pixels:
-            nonlocal judged
-            judged = encode(pixels, decoded.alpha, decoded.form)
-            return _seen(judged, decoded)
-
-        def seed(face: int) -> int:
-            return seed_of(f"photo/{sha256}", face, settings.seed)
-
-        _, faces = deidentify_picture(
-            decoded.pixels, self.workshop.tools, settings.method, seed, through
-        )
-        if not faces and not settings.allow_no_face:
-            raise DeidError("no face found; --allow-no-face copies it without its metadata")
-        return judged, faces
-
-    def _written(
-        self, blank: FileRecord, output: Path, encoded: bytes, faces: list[FaceRecord]
-    ) -> tuple[FileRecord, str]:
-        sha256 = hashlib.sha256(encoded).hexdigest()
-        if output.exists() and not self._is_ours(blank.file, output, sha256):
-            reason = "another file of its name is at the destination; choose another destination"
-            return self._recorded(_replace(blank, "quarantined", reason))
-        with _writing(output):
-            write_atomically(output, encoded)
-        record = FileRecord(
-            **{
-                **vars(blank),
-                "status": "written",
-                "output": output.relative_to(self.folder).as_posix(),
-                "output_sha256": sha256,
-                "faces": tuple(faces),
-            }
-        )
-        return self._recorded(record)
-
-    def _withheld(self, record: FileRecord, output: Path) -> tuple[FileRecord, str]:
-        """Quarantine; an output that an earlier run wrote for this input does not stay behind."""
-        if output.is_file() and self._is_ours(record.file, output, ""):
-            with _writing(output):
-                output.unlink()
-        return self._recorded(record)
-
-    def _is_ours(self, file: str, output: Path, sha256: str) -> bool:
-        """Whether what lies at `output` came from this input, by its record or by its bytes."""
-        last = self.manifest.last(file) or {}
-        return output.is_file() and file_sha256(output) in (last.get("output_sha256"), sha256)
-
-    def _recorded(self, record: FileRecord) -> tuple[FileRecord, str]:
-        with _writing(self.manifest.path):
-            self.manifest.append(record)
-        return record, record.status
-
-
-def _not_for_us(path: Path) -> str:
-    if path.is_symlink():
-        return "a symbolic link"
-    if not path.is_file():
-        return "not a regular file"
-    known = path.suffix.lower() in SUFFIXES | OTHER_PICTURES
-    return "" if known else "not a picture by its suffix"
-
-
-def _seen(encoded: bytes, decoded: Decoded) -> Pixels:
-    again = decode(encoded, "the output")
-    if (again.alpha is None) != (decoded.alpha is None):
-        raise ValueError("the encoder changed the picture's transparency")
-    return again.pixels
-
-
-def _replace(blank: FileRecord, status: str, reason: str) -> FileRecord:
-    return FileRecord(**{**vars(blank), "status": status, "reason": reason})
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, DeidError):
-        text = str(error)
-    elif isinstance(error, OSError):
-        text = f"not readable ({error.strerror or error})"
-    else:
-        text = f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:300]
+    places = locate(str(source), str(destination))
+    return run_batch(places, lambda _: Inline(workshop, places))

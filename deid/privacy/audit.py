@@ -29,6 +29,7 @@ Read = Callable[[str], bytes]
 MANIFEST, LEDGER, SEAL = "manifest.jsonl", "ledger.jsonl", "seal.json"
 AUDIT_FILES = (MANIFEST, LEDGER, SUMMARY, HTML, SEAL)
 TIME = "time"
+NAMES = ("file", "output")  # relative to the batch's root, whatever they look like
 VERSION = 1
 UNSIGNED = "none"
 

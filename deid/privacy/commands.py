@@ -27,10 +27,10 @@ def verify(
     """
     from deid.privacy.audit import SEAL, is_audit_file, is_signed, verify
     from deid.privacy.keys import key_from_environment
-    from deid.storage import open_storage
+    from deid.storage import PRIVATE, open_storage
 
     records = open_storage(batch)
-    names = set(records.list())
+    names = {name for name in records.list() if not name.startswith(PRIVATE)}
     if SEAL not in names:
         raise DeidError(f"{batch}: no {SEAL}; give a batch's folder, or run the batch to its end")
     pictures = open_storage(outputs) if outputs else records

@@ -15,9 +15,10 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel
 
 from deid.errors import DeidError
-from deid.photo.manifest import Manifest
+from deid.photo.manifest import Records
 from deid.photo.run import RunSettings, Workshop, deidentify_path
 from deid.serve.bundle import open_workshop, read_bundle
+from deid.storage import LocalStorage
 
 
 class FaceDeid(PythonModel):
@@ -43,8 +44,8 @@ class FaceDeid(PythonModel):
             for name, data in zip(names, pictures, strict=True):
                 (source / name).write_bytes(data)
             deidentify_path(source, destination, workshop)
-            manifest = Manifest(destination)
-            rows = [_row(manifest.last(name), destination, n) for n, name in enumerate(names)]
+            records = Records(LocalStorage(destination))
+            rows = [_row(records.last(name), destination, n) for n, name in enumerate(names)]
         return pd.DataFrame(rows, columns=["image", "faces", "verdict"])
 
     def _workshop(self, params: Mapping[str, Any]) -> Workshop:

@@ -1,0 +1,129 @@
+"""Faces that a person chose by reference pictures: kept as they are, or the only ones changed.
+
+To spare a face is to publish it, so doubt never spares one. `keep` spares a face in which every
+judge sees the person of one reference, well above the similarity at which it would call two faces
+one person. `only` spares a face in which no judge sees any of the references even at the lower
+similarity that the gate uses. At least two judges are asked, and a face too small to be judged is
+not spared.
+
+Measured on 80 people of the mini world that no training saw, four views each: `keep` knew a person
+again in 79 % of pairs of views and took nobody for another in 50,560 pairs; `only` missed 0.2 %.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deid.errors import DeidError
+from deid.images import Pixels
+from deid.photo.codec import SUFFIXES, decode
+from deid.photo.face import Face, embed_face
+from deid.privacy.ladder import SMALLEST_JUDGED
+from deid.privacy.verify import Embeddings, Judge, Verifier
+from deid.staging import file_sha256
+
+log = logging.getLogger(__name__)
+
+CERTAINTY = 0.4  # how far from a judge's threshold towards 1 a face must be to be kept
+LEAST_JUDGES = 2
+
+Find = Callable[[Pixels], list[Face]]
+"""The faces of a picture, placed."""
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Knows the people of the reference pictures; `spares` says which faces stay untouched."""
+
+    verifier: Verifier
+    people: tuple[Embeddings, ...]
+    keep: bool  # whether they are the ones kept, or the only ones changed
+
+    def spares(self, picture: Pixels, face: Face) -> bool:
+        """Whether a placed face of `uint8 [H,W,3]` is to stay as it is; False when in doubt."""
+        if face.hull is None or face.longer < SMALLEST_JUDGED:
+            return False
+        try:
+            seen = face.original(picture, self.verifier)
+            if self.keep:
+                return any(self._is(person, seen) for person in self.people)
+            return not any(self._may_be(person, seen) for person in self.people)
+        except Exception:
+            log.debug("face at %s", face.box, exc_info=True)
+            return False
+
+    def _is(self, person: Embeddings, seen: Embeddings) -> bool:
+        return all(
+            cosine(judge, person, seen) >= keep_limit(judge) for judge in self.verifier.judges
+        )
+
+    def _may_be(self, person: Embeddings, seen: Embeddings) -> bool:
+        # Written so that a cosine that is not a number may be the person.
+        return not all(
+            cosine(judge, person, seen) < judge.threshold for judge in self.verifier.judges
+        )
+
+
+def keep_limit(judge: Judge) -> float:
+    """The cosine from which on a judge is certain enough to leave a face as it is."""
+    called_one_person = judge.limit(elsewhere=True)
+    return called_one_person + CERTAINTY * (1.0 - called_one_person)
+
+
+def cosine(judge: Judge, one: Embeddings, other: Embeddings) -> float:
+    """What a judge makes of two faces."""
+    return float(one[judge.name][0] @ other[judge.name][0])
+
+
+def build_chooser(
+    keep: str | None, only: str | None, find: Find, verifier: Verifier
+) -> Chooser | None:
+    """From a picture or a folder of pictures with one face each; None where nothing was chosen."""
+    if keep and only:
+        raise DeidError("--keep and --only: give one of them, not both")
+    place = keep or only
+    if not place:
+        return None
+    if len(verifier.judges) < LEAST_JUDGES:
+        raise DeidError(
+            f"{place}: people are told apart by {LEAST_JUDGES} judges or more; "
+            "give another --recogniser"
+        )
+    people = tuple(_person(file, find, verifier) for file in reference_files(place))
+    return Chooser(verifier, people, keep=bool(keep))
+
+
+def reference_files(place: str | None) -> Sequence[Path]:
+    """The reference pictures in a folder, or the one; `DeidError` where there is none."""
+    if place is None:
+        return ()
+    path = Path(place)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    pictures = [file for file in files if file.is_file() and file.suffix.lower() in SUFFIXES]
+    if not pictures:
+        raise DeidError(f"{place}: no reference picture; correct the path")
+    return pictures
+
+
+def reference_hashes(place: str | None) -> list[str]:
+    """What stands for the reference pictures in a fingerprint."""
+    return sorted(file_sha256(file) for file in reference_files(place))
+
+
+def _person(file: Path, find: Find, verifier: Verifier) -> Embeddings:
+    try:
+        picture = decode(file.read_bytes(), str(file)).pixels
+    except OSError as error:
+        raise DeidError(f"{file}: not readable ({error.strerror}); correct the path") from None
+    faces = [face for face in find(picture) if face.hull is not None]
+    if len(faces) != 1:
+        raise DeidError(f"{file}: {len(faces)} faces in it; a reference needs exactly one, crop it")
+    if faces[0].longer < 2 * SMALLEST_JUDGED:
+        raise DeidError(f"{file}: its face is too small to know a person by; give a larger one")
+    person = embed_face(picture, faces[0].points, verifier)
+    if not all(np.isfinite(vector).all() for vector in person.values()):
+        raise DeidError(f"{file}: its face cannot be judged; give another picture")
+    return person

@@ -1,0 +1,256 @@
+"""A batch: killed, starved, odd-named or split, it ends in the same bytes with nothing lost."""
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid.errors import DeidError
+from deid.photo import batch as batch_module
+from deid.photo.batch import Summary, alone, locate, run_batch, shown
+from deid.photo.manifest import Records
+from deid.photo.workers import Inline, Pool
+from deid.privacy.audit import AUDIT_FILES, LEDGER, SEAL
+from deid.storage import PRIVATE, LocalStorage
+from tests import crew
+from tests.crew import CRASHED, HANGING, STARVED, open_mask
+
+
+def save(path: Path, seed: int, width: int = 48) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a batch leaves, without what tells when, and without what only later batches read."""
+    storage = LocalStorage(folder)
+    names = [n for n in storage.list() if not n.startswith(PRIVATE) and n not in (LEDGER, SEAL)]
+    return {name: storage.read(name) for name in names}
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {line["file"]: line["status"] for line in Records(LocalStorage(folder)).all()}
+
+
+def run(source: Path, destination: Path, jobs: int = 0, timeout: float = 60.0) -> Summary:
+    """In this process, or by `jobs` others."""
+    places = locate(str(source), str(destination))
+    if jobs:
+        return run_batch(places, lambda p: Pool(open_mask, p, jobs, timeout))
+    return run_batch(places, lambda p: Inline(open_mask(), p))
+
+
+def test_a_batch_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    source, killed = tmp_path / "in", tmp_path / "killed"
+    for n in range(60):
+        save(source / f"{n % 7}/{n}.png", n)
+    (source / "3/broken.jpg").write_bytes(b"no picture")
+    (source / "notes.txt").write_text("no picture")
+    run(source, tmp_path / "whole")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.crew"])
+    moments = random.Random(0)
+    for part in range(6):
+        batch = context.Process(target=crew.mask, args=(source, killed))
+        batch.start()
+        enough = part * 9 + moments.randint(1, 9)
+        while len(list(killed.rglob("*.png"))) < enough and batch.is_alive():
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.01))
+        batch.kill()
+        batch.join()
+        assert batch.exitcode == -9, "it was not killed on its way"
+    summary = run(source, killed)
+    assert 0 < summary.counts["done"] < 60
+    assert summary.counts.total() == 62
+    assert contents(killed) == contents(tmp_path / "whole")
+    assert run(source, killed).counts == {"done": 60, "quarantined": 1, "skipped": 1}
+
+
+def test_neither_processes_nor_their_deaths_change_a_byte(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for n in range(8):
+        save(source / f"{n}.png", n)
+    run(source, tmp_path / "alone")
+    alone_manifest = contents(tmp_path / "alone")
+    for name, width in (("2a.png", CRASHED), ("4a.png", HANGING), ("5a.png", STARVED)):
+        save(source / name, 99, width)
+    out = tmp_path / "out"
+    summary = run(source, out, jobs=2, timeout=5.0)
+    assert summary.counts == {"written": 8, "quarantined": 3}
+    reasons = {line["file"]: line["reason"] for line in Records(LocalStorage(out)).all()}
+    assert "signal 11" in reasons["2a.png"]
+    assert "took too long" in reasons["4a.png"]
+    assert "no memory left" in reasons["5a.png"]
+    for name, data in alone_manifest.items():
+        if name.endswith(".png"):
+            assert (out / name).read_bytes() == data
+    for name in ("2a.png", "4a.png", "5a.png"):
+        assert not (out / name).exists()
+        (source / name).unlink()
+    # The manifest of the others is the one of a batch without them.
+    others = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    kept = [line for line in others if json.loads(line)["status"] == "written"]
+    assert b"".join(kept) == alone_manifest["manifest.jsonl"]
+
+
+def open_nothing() -> None:
+    raise DeidError("weights: not there")
+
+
+def open_and_die() -> None:
+    os._exit(7)
+
+
+@pytest.mark.parametrize(
+    ("opener", "said"), [(open_nothing, "weights: not there"), (open_and_die, "code 7")]
+)
+def test_workers_that_cannot_start_are_one_error(tmp_path: Path, opener: object, said: str) -> None:
+    save(tmp_path / "in/a.png", 1)
+    places = locate(str(tmp_path / "in"), str(tmp_path / "out"))
+    with pytest.raises(DeidError, match=said):
+        run_batch(places, lambda p: Pool(opener, p, 1))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+ODD_NAMES = [
+    "-rf.png",
+    "a\nb.png",
+    "ä ö ü 顔.png",
+    " lead and trail .png",
+    "\x1b[31mred.png",
+    "'quotes\".png",
+    "%2e%2e.png",
+    "holidays (1)/beach.png",
+    "." + "hidden.png",
+    "n" * 251 + ".png",
+    "/".join(["deep"] * 40) + "/x.png",
+    os.fsdecode(b"not-\xff-unicode.png"),
+    ".deid/private.png",
+]
+
+
+def test_odd_names_come_out_as_they_went_in(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for n, name in enumerate(ODD_NAMES):
+        save(source / name, n)
+    summary = run(source, out)
+    found = states(out)
+    assert found == dict.fromkeys(ODD_NAMES[:-1], "written") | {ODD_NAMES[-1]: "quarantined"}
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert written == set(ODD_NAMES[:-1])
+    assert run(source, out).counts == {"done": len(ODD_NAMES) - 1, "quarantined": 1}
+    assert summary.text().isprintable() or "\x1b" not in summary.text()
+    assert all(shown(name).isprintable() and "\n" not in shown(name) for name in ODD_NAMES)
+
+
+def test_links_are_never_followed(tmp_path: Path) -> None:
+    secret, source, out = tmp_path / "secret", tmp_path / "in", tmp_path / "out"
+    save(secret / "s.png", 1)
+    save(source / "a.png", 2)
+    (source / "file.png").symlink_to(secret / "s.png")
+    (source / "folder").symlink_to(secret)
+    (source / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(source / "pipe.png")
+    summary = run(source, out)
+    assert summary.counts == {"written": 1, "skipped": 4}
+    assert {path.name for path in out.rglob("*.png")} == {"a.png"}
+    # Nor at the destination, where one could lead an output astray.
+    save(source / "sub/b.png", 3)
+    (out / "sub").symlink_to(secret)
+    summary = run(source, out)
+    assert summary.counts["quarantined"] == 1
+    assert {path.name for path in secret.iterdir()} == {"s.png"}
+
+
+def test_a_file_swapped_for_a_link_while_the_batch_runs_is_not_read(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    save(source / "a.png", 1)
+    save(tmp_path / "secret.png", 2)
+    places = locate(str(source), str(out))
+
+    class Swapping(Inline):
+        def work(self, tasks):  # type: ignore[no-untyped-def]
+            (source / "a.png").unlink()
+            (source / "a.png").symlink_to(tmp_path / "secret.png")
+            return super().work(tasks)
+
+    summary = run_batch(places, lambda p: Swapping(open_mask(), p))
+    assert summary.counts == {"quarantined": 1}
+    assert "symbolic link" in summary.text()
+
+
+def test_what_was_touched_is_looked_at_again_and_what_was_not_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for n in range(4):
+        save(source / f"{n}.png", n)
+    run(source, out)
+    before = contents(out)
+    reads: list[str] = []
+    fetch = LocalStorage.fetch
+
+    def counted(self: LocalStorage, name: str, limit: int | None = None) -> tuple[bytes, str]:
+        if name.endswith(".png"):
+            reads.append(f"{self.root.name}/{name}")
+        return fetch(self, name, limit)
+
+    monkeypatch.setattr(LocalStorage, "fetch", counted)
+    assert run(source, out).counts == {"done": 4}
+    assert reads == []
+    # The same size and the same time of change, as a tool that copies times leaves it.
+    status = (out / "1.png").stat()
+    spoilt = bytearray((out / "1.png").read_bytes())
+    spoilt[-20] ^= 1
+    (out / "1.png").write_bytes(bytes(spoilt))
+    os.utime(out / "1.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (source / "2.png").touch()
+    summary = run(source, out)
+    assert summary.counts == {"done": 3, "quarantined": 1}
+    assert set(reads) == {"in/1.png", "out/1.png", "in/2.png", "out/2.png"}
+    (out / "1.png").unlink()
+    assert run(source, out).counts == {"done": 3, "written": 1}
+    assert contents(out) == before
+    reads.clear()
+    (out / ".deid/manifest.known.jsonl").unlink()
+    assert run(source, out).counts == {"done": 4}
+    assert len(reads) == 8
+    assert contents(out) == before
+
+
+def test_a_second_run_keeps_out_of_a_destination_at_work(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    places = locate(str(tmp_path / "in"), str(tmp_path / "out"))
+    with alone(places), pytest.raises(DeidError, match="another run is at work"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert run(tmp_path / "in", tmp_path / "out").counts == {"written": 1}
+
+
+def test_records_may_go_elsewhere(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    places = locate(str(tmp_path / "in"), str(tmp_path / "out"), str(tmp_path / "audit"))
+    hire = partial(Inline, open_mask())
+    assert run_batch(places, hire).counts == {"written": 1}
+    assert set(contents(tmp_path / "out")) == {"a.png"}
+    assert set(AUDIT_FILES) == {path.name for path in (tmp_path / "audit").glob("*.*")} - {".deid"}
+    assert run_batch(places, hire).counts == {"done": 1}
+
+
+def test_an_input_that_comes_to_no_end_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(2):
+        save(tmp_path / f"in/{n}.png", n)
+    passed = batch_module.recorded
+    monkeypatch.setattr(batch_module, "recorded", lambda o, r: list(passed(o, r))[1:])
+    with pytest.raises(RuntimeError, match="2 inputs, but"):
+        run(tmp_path / "in", tmp_path / "out")

@@ -1,0 +1,195 @@
+"""Who is kept and who is changed, by reference pictures; and what a dry run shows and does not."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid.errors import DeidError
+from deid.images import Pixels
+from deid.photo.choose import Chooser, build_chooser, keep_limit
+from deid.photo.face import Face
+from deid.photo.picture import find_faces
+from deid.photo.preview import CHANGED
+from deid.photo.run import RunSettings, Workshop, build_workshop, deidentify_path
+from deid.privacy.audit import AUDIT_FILES
+from deid.privacy.ladder import OPAQUE, SMALLEST_JUDGED
+from deid.privacy.verify import Judge, Verifier
+from deid.worlds.world import World
+from tests.conftest import ROOT
+
+PAIR = ROOT / "data/samples/pair.png"
+
+
+def pixels_of(path: Path) -> Pixels:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def mask(world: World) -> Workshop:
+    return build_workshop(RunSettings(method="mask"), world, None)
+
+
+@pytest.fixture(scope="module")
+def faces(mask: Workshop) -> list[Face]:
+    """The two faces of the pair, left one first."""
+    found = find_faces(pixels_of(PAIR), mask.tools, "mask")
+    assert len(found) == 2
+    return sorted(found, key=lambda face: float(face.box[0]))
+
+
+@pytest.fixture(scope="module")
+def portrait(faces: list[Face], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reference picture of the person on the left."""
+    middle = round(float(faces[0].box[2] + faces[1].box[0]) / 2)
+    path = tmp_path_factory.mktemp("people") / "left.png"
+    Image.fromarray(pixels_of(PAIR)[:, :middle]).save(path)
+    return path
+
+
+def inside(picture: Pixels, face: Face) -> Pixels:
+    x0, y0, x1, y1 = (round(float(value)) for value in face.box)
+    return picture[max(y0, 0) : y1, max(x0, 0) : x1]
+
+
+@pytest.mark.parametrize("choice", ["keep", "only"])
+def test_the_person_of_the_reference_is_kept_or_alone_changed(
+    world: World, faces: list[Face], portrait: Path, tmp_path: Path, choice: str
+) -> None:
+    settings = replace(RunSettings(method="mask"), **{choice: str(portrait.parent)})
+    workshop = build_workshop(settings, world, None)
+    summary = deidentify_path(PAIR, tmp_path, workshop)
+    assert dict(summary.rungs) == {"kept": 1, "mask": 1}
+    before, after = pixels_of(PAIR), pixels_of(tmp_path / PAIR.name)
+    kept, changed = faces if choice == "keep" else faces[::-1]
+    assert np.array_equal(inside(after, kept), inside(before, kept))
+    assert (inside(after, changed) != inside(before, changed)).any(axis=2).mean() > 0.95
+    record = json.loads((tmp_path / "manifest.jsonl").read_text())
+    assert sorted(face["verdict"] for face in record["faces"]) == ["kept", "masked"]
+
+
+def test_who_is_chosen_counts_as_a_setting(mask: Workshop, portrait: Path, tmp_path: Path) -> None:
+    def fingerprint(**choice: str) -> str:
+        settings = RunSettings(method="mask", **choice)  # type: ignore[arg-type]
+        return replace(mask, settings=settings).fingerprint
+
+    place = tmp_path / "left.png"
+    place.write_bytes(portrait.read_bytes())
+    prints = {fingerprint(), fingerprint(keep=str(place)), fingerprint(only=str(place))}
+    Image.fromarray(pixels_of(portrait)[2:]).save(place)
+    assert len({*prints, fingerprint(keep=str(place))}) == 4
+
+
+def judges(*cosines: float | Callable[[], float]) -> Verifier:
+    """Judges to whom every face but the person's is at that cosine from the person."""
+
+    def embed(cosine: float | Callable[[], float]) -> Callable[..., np.ndarray]:
+        def seen(faces: Pixels, points: np.ndarray) -> np.ndarray:
+            return np.array([[cosine() if callable(cosine) else cosine, 0.0]], np.float32)
+
+        return seen
+
+    named = [Judge(f"judge {n}", 0.3, embed(cosine)) for n, cosine in enumerate(cosines)]
+    return Verifier(tuple(named), side=32)
+
+
+def one_face(side: float = 60.0) -> Face:
+    points = np.array([[0.375, 0.47], [0.625, 0.47], [0.5, 0.62], [0.4, 0.75], [0.6, 0.75]]) * side
+    box = np.array([0.2, 0.25, 0.8, 0.95]) * side
+    return Face(box, 1.0, points, points, seed=0, rungs=("blur", OPAQUE))
+
+
+def chooser(keep: bool, *cosines: float | Callable[[], float]) -> Chooser:
+    verifier = judges(*cosines)
+    person = {judge.name: np.array([[1.0, 0.0]], np.float32) for judge in verifier.judges}
+    return Chooser(verifier, (person,), keep)
+
+
+def fails() -> float:
+    raise MemoryError("injected")
+
+
+PICTURE = np.zeros((100, 100, 3), np.uint8)
+CERTAIN = keep_limit(Judge("any", 0.3, fails)) + 0.01  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("keep", "cosines", "spared"),
+    [
+        (True, (CERTAIN, CERTAIN), True),
+        (True, (CERTAIN, 0.5), False),
+        (True, (0.5, 0.5), False),
+        (True, (CERTAIN, float("nan")), False),
+        (True, (CERTAIN, fails), False),
+        (False, (0.1, 0.1), True),
+        (False, (0.1, 0.31), False),
+        (False, (0.1, float("nan")), False),
+        (False, (0.1, fails), False),
+    ],
+)
+def test_doubt_never_spares_a_face(
+    keep: bool, cosines: tuple[float | Callable[[], float], ...], spared: bool
+) -> None:
+    choosing = chooser(keep, *cosines)
+    assert choosing.spares(PICTURE, one_face()) is spared
+    tiny = one_face(SMALLEST_JUDGED)
+    assert not choosing.spares(PICTURE, tiny)
+    nowhere = one_face()
+    nowhere.hull = None
+    assert not choosing.spares(PICTURE, nowhere)
+
+
+def test_references_that_do_not_tell_one_person_are_refused(
+    tmp_path: Path, mask: Workshop, portrait: Path
+) -> None:
+    def find(picture: Pixels) -> list[Face]:
+        return find_faces(picture, mask.tools, "mask")
+
+    several = mask.tools.verifier
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.full((90, 90, 3), 127, np.uint8)).save(tmp_path / "nobody.png")
+    for place, said in [
+        (PAIR, "2 faces"),
+        (tmp_path / "nobody.png", "0 faces"),
+        (tmp_path / "empty", "no reference picture"),
+        (tmp_path / "missing.png", "no reference picture"),
+        (tmp_path / "broken.png", "not a whole picture"),
+    ]:
+        with pytest.raises(DeidError, match=said):
+            build_chooser(str(place), None, find, several)
+    with pytest.raises(DeidError, match="one of them"):
+        build_chooser(str(portrait), str(portrait), find, several)
+    alone = replace(several, judges=several.judges[:1])
+    with pytest.raises(DeidError, match="--recogniser"):
+        build_chooser(str(portrait), None, find, alone)
+
+
+def test_a_dry_run_draws_boxes_and_leaves_nothing_like_an_output(
+    world: World, faces: list[Face], portrait: Path, tmp_path: Path
+) -> None:
+    settings = RunSettings(method="mask", keep=str(portrait), dry_run=True)
+    workshop = build_workshop(settings, world, None)
+    summary = deidentify_path(PAIR.parent, tmp_path, workshop)
+    assert set(summary.counts) == {"previewed"}
+    assert "shows original faces" in summary.text()
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {f"{p.name}.preview.png" for p in PAIR.parent.iterdir()} | {"previews.jsonl"}
+    shown = pixels_of(tmp_path / "pair.png.preview.png")
+    x0, y0, x1, _ = (round(float(value)) for value in faces[1].box)
+    assert (shown[y0, x0 + 2 : x1 - 2] == CHANGED).all()
+    lines = [json.loads(line) for line in (tmp_path / "previews.jsonl").read_text().splitlines()]
+    assert all("original faces" in line["reason"] for line in lines)
+    assert all(face["verdict"] in ("previewed", "kept") for line in lines for face in line["faces"])
+    assert set(deidentify_path(PAIR.parent, tmp_path, workshop).counts) == {"done"}
+    # What counts as an output is made as if there had been no preview.
+    whole = replace(settings, dry_run=False)
+    summary = deidentify_path(PAIR, tmp_path, build_workshop(whole, world, None))
+    assert dict(summary.counts) == {"written": 1}
+    assert (tmp_path / "pair.png").exists()
+    assert all((tmp_path / name).exists() for name in AUDIT_FILES)

@@ -1,0 +1,247 @@
+"""S3 as it is on bad days: nothing lost, nothing half-written, nothing read that is not there."""
+
+import random
+from pathlib import Path
+
+import boto3
+import pytest
+
+from deid import s3 as s3_module
+from deid.errors import DeidError
+from deid.photo import batch as batch_module
+from deid.photo.batch import Summary, locate, run_batch
+from deid.photo.run import RunSettings, Workshop, build_workshop
+from deid.photo.workers import Inline
+from deid.privacy.audit import LEDGER, SEAL
+from deid.s3 import S3Storage
+from deid.storage import PRIVATE, LocalStorage, Storage, StorageFailure, Unreachable, open_storage
+from tests.servers import Faults, Request, faults, s3
+from tests.test_serve import picture
+from tests.toy import toy_world
+
+__all__ = ["faults", "s3"]  # fixtures
+
+NAMES = [f"{n % 3}/{n}.png" for n in range(8)]
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "PAUSE", 0.01)
+    monkeypatch.setattr(s3_module, "READ_TIMEOUT", 2.0)
+
+
+@pytest.fixture
+def bucket(s3: Path, tmp_path: Path) -> str:
+    name = f"{tmp_path.name}-{s3.name}".replace("_", "-")[-60:].strip("-")
+    boto3.client("s3").create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Workshop:
+    return build_workshop(RunSettings(method="mask"), toy_world(), None)
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "reset", "stall", "half", "damaged"])
+def test_a_read_that_fails_once_or_twice_is_read_again(
+    bucket: str, faults: Faults, kind: str
+) -> None:
+    storage = S3Storage(bucket, "deep")
+    data = random.Random(0).randbytes(300_000)
+    version = storage.write("a.png", data)
+    for kinds in ([kind], [kind, kind] if kind != "stall" else []):
+        faults.next(*kinds, path="a.png")
+        assert storage.fetch("a.png") == (data, version)
+
+
+@pytest.mark.parametrize("kind", ["500", "reset", "stall", "unsaid"])
+def test_a_write_that_fails_once_is_written_again(bucket: str, faults: Faults, kind: str) -> None:
+    storage = S3Storage(bucket, "deep")
+    faults.next(kind, method="PUT")
+    storage.write("a.png", b"all of it")
+    assert storage.read("a.png") == b"all of it"
+    assert set(storage.list()) == {"a.png"}
+
+
+def test_what_never_arrives_whole_is_never_taken_for_whole(bucket: str, faults: Faults) -> None:
+    storage = S3Storage(bucket, "deep")
+    storage.write("a.png", random.Random(0).randbytes(300_000))
+    faults.always("half", method="GET", path="a.png")
+    with pytest.raises(Unreachable, match=r"a\.png: breaks off"):
+        storage.fetch("a.png")
+
+
+def test_a_name_too_many_bytes_or_not_there_is_that_files_affair(
+    bucket: str, faults: Faults
+) -> None:
+    storage = S3Storage(bucket, "")
+    storage.write("a.png", b"x" * 1000)
+    with pytest.raises(DeidError, match="1,000 bytes"):
+        storage.fetch("a.png", limit=999)
+    for wrong in ("b.png", "\udcff.png"):
+        with pytest.raises(DeidError) as raised:
+            storage.fetch(wrong)
+        assert not isinstance(raised.value, StorageFailure)
+    assert storage.version("b.png") is None
+
+
+PART = 5 * 2**20  # the least that S3 takes
+
+
+def test_a_large_object_is_written_in_parts_or_not_at_all(
+    bucket: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "PART", PART)
+    storage = S3Storage(bucket, "deep")
+    data = random.Random(1).randbytes(2 * PART + 77)
+    faults.next("500", method="PUT", path="partNumber=2")
+    storage.write("large.tiff", data)
+    assert storage.read("large.tiff") == data
+    parts = [r for r in faults.seen if r.method == "PUT" and "partNumber" in r.path]
+    assert len(parts) == 4
+    monkeypatch.setattr(s3_module, "ATTEMPTS", 2)
+    faults.always("500", method="PUT", path="partNumber=3")
+    with pytest.raises(StorageFailure, match=r"other\.tiff"):
+        S3Storage(bucket, "deep").write("other.tiff", data)
+    assert set(storage.list()) == {"large.tiff"}
+    aborted = [r for r in faults.seen if r.method == "DELETE" and "uploadId" in r.path]
+    assert any("other.tiff" in request.path for request in aborted)
+
+
+def test_a_list_longer_than_a_page_is_whole(bucket: str, faults: Faults, s3: Path) -> None:
+    (s3 / bucket / "many").mkdir()
+    for n in range(1100):
+        (s3 / bucket / "many" / f"{n:04d}.png").touch()
+    assert list(S3Storage(bucket, "many").list()) == [f"{n:04d}.png" for n in range(1100)]
+    assert sum("list-type=2" in request.path for request in faults.seen) >= 2
+
+
+@pytest.mark.parametrize(
+    ("encryption", "expected"),
+    [
+        (None, (None, None)),
+        ("AES256", ("AES256", None)),
+        ("aws:kms", ("aws:kms", None)),
+        ("aws:kms:key-7", ("aws:kms", "key-7")),
+    ],
+)
+def test_encryption_is_asked_for_every_object(
+    bucket: str, faults: Faults, encryption: str | None, expected: tuple[str | None, ...]
+) -> None:
+    open_storage(f"s3://{bucket}/x", encryption).write("a.png", b"data")
+    (put,) = [request for request in faults.seen if request.method == "PUT"]
+    header = "x-amz-server-side-encryption"
+    assert (put.headers.get(header), put.headers.get(f"{header}-aws-kms-key-id")) == expected
+
+
+@pytest.mark.parametrize("wrong", ["aes", "AES512", "kms:x", "aws:kmsx"])
+def test_an_unknown_encryption_is_refused(wrong: str) -> None:
+    with pytest.raises(DeidError, match=r"encryption.*unknown"):
+        open_storage("s3://bucket/x", wrong)
+
+
+# ---- whole batches
+
+
+def contents(storage: Storage) -> dict[str, bytes]:
+    names = [n for n in storage.list() if not n.startswith(PRIVATE) and n not in (LEDGER, SEAL)]
+    return {name: storage.read(name) for name in names}
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path, workshop: Workshop) -> dict[str, bytes]:
+    """What the batch below leaves when nothing fails."""
+    source = LocalStorage(tmp_path / "in")
+    for n, name in enumerate(NAMES):
+        source.write(name, picture(n))
+    places = locate(str(tmp_path / "in"), str(tmp_path / "whole"))
+    run_batch(places, lambda p: Inline(workshop, p))
+    return contents(LocalStorage(tmp_path / "whole"))
+
+
+@pytest.fixture
+def inputs(bucket: str, undisturbed: dict[str, bytes]) -> Storage:
+    storage = S3Storage(bucket, "in")
+    for n, name in enumerate(NAMES):
+        storage.write(name, picture(n))
+    return storage
+
+
+def run(bucket: str, workshop: Workshop) -> Summary:
+    places = locate(f"s3://{bucket}/in", f"s3://{bucket}/out")
+    return run_batch(places, lambda p: Inline(workshop, p))
+
+
+def test_a_batch_through_a_failing_network_is_the_same(
+    bucket: str,
+    inputs: Storage,
+    faults: Faults,
+    workshop: Workshop,
+    undisturbed: dict[str, bytes],
+) -> None:
+    chance, kinds = random.Random(3), ["500", "503", "reset", "half", "unsaid"]
+
+    def choose(request: Request) -> str:
+        return chance.choice(kinds) if chance.random() < 0.15 else ""
+
+    faults.choose = choose
+    summary = run(bucket, workshop)
+    faults.choose = lambda _: ""
+    assert summary.counts == {"written": len(NAMES)}
+    assert contents(S3Storage(bucket, "out")) == undisturbed
+
+
+def test_an_object_that_cannot_be_read_is_withheld_and_done_next_time(
+    bucket: str,
+    inputs: Storage,
+    faults: Faults,
+    workshop: Workshop,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3_module, "ATTEMPTS", 2)
+    faults.always("500", method="GET", path="in/1/4.png")
+    assert run(bucket, workshop).counts == {"written": len(NAMES) - 1, "quarantined": 1}
+    faults.always("")
+    assert run(bucket, workshop).counts == {"done": len(NAMES) - 1, "written": 1}
+    assert contents(S3Storage(bucket, "out")) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "said"),
+    [("expired", "", "ExpiredToken"), ("500", "PUT", "InternalError"), ("500", "GET", "in a row")],
+)
+def test_a_batch_whose_storage_ends_midway_says_so_and_goes_on_later(
+    bucket: str,
+    inputs: Storage,
+    faults: Faults,
+    workshop: Workshop,
+    undisturbed: dict[str, bytes],
+    kind: str,
+    method: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3_module, "ATTEMPTS", 2)
+    monkeypatch.setattr(batch_module, "PATIENCE", 2)
+    outputs = iter(range(100))
+
+    def choose(request: Request) -> str:
+        if request.method == "PUT" and request.path.endswith(".png"):
+            next(outputs)
+        broken = outputs.__length_hint__() <= 97 and method in ("", request.method)
+        return kind if broken else ""
+
+    faults.choose = choose
+    with pytest.raises(DeidError, match=said) as raised:
+        run(bucket, workshop)
+    assert len(str(raised.value).splitlines()) == 1
+    assert "test-secret" not in str(raised.value)
+    faults.always("")
+    left = contents(S3Storage(bucket, "out"))
+    assert 2 <= len(left) < len(NAMES)
+    assert all(data == undisturbed[name] for name, data in left.items())
+    summary = run(bucket, workshop)
+    assert summary.counts.total() == len(NAMES)
+    assert not summary.failed
+    assert contents(S3Storage(bucket, "out")) == undisturbed
