@@ -127,10 +127,8 @@ def sweep(
         place = int(np.argmax(shares)) if shares else 0
         if not shares or shares[place] < HANDLED:
             loose.append(index)
-        elif faces[place].rungs != rungs[place]:
-            continue  # it fell just now, and what is here will be looked at again
-        elif faces[place].spared:
-            continue  # it is there because it was asked for
+        elif faces[place].spared or faces[place].rungs != rungs[place]:
+            continue  # it is there because it was asked for; or it fell just now, and comes again
         elif (
             not _stranger(picture, final, found.points[index], faces, place, verifier)
             and faces[place].opaque
