@@ -478,6 +478,10 @@ def test_a_card_says_where_the_weights_come_from(tmp_path: Path) -> None:
         (lambda s: s["mapping.fc0.bias"].fill_(torch.nan), "NaN"),
         (lambda s: s.update({"mapping.embed.weight": torch.zeros(1)}), "embed"),
         (lambda s: s.pop("mapping.fc0.weight"), "missing"),
+        (lambda s: s.update({"synthesis.b4.torgb.weight": torch.zeros(3)}), "damaged"),
+        (lambda s: s.update({"synthesis.b4.const": torch.zeros(())}), "misshapen"),
+        (lambda s: s.update({"synthesis.b8.conv0.noise_const": torch.zeros(3)}), "misshapen"),
+        (lambda s: s.update({"synthesis.b8.torgb.weight": torch.zeros(3, 9999, 1, 1)}), "large"),
         (lambda s: s.update({"synthesis.b8.resample_filter": torch.ones(4, 4)}), "filter"),
     ],
 )

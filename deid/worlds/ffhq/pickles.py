@@ -67,7 +67,7 @@ def read_pickle(data: bytes | mmap, allowed: AllowList) -> Any:
 
 
 class _Machine:
-    """Pickle's stack and memo. `_simple` opcodes push their argument; others have a method."""
+    """Pickle's stack and memo; what each opcode does is in the tables below."""
 
     def __init__(self, allowed: AllowList) -> None:
         self.allowed = allowed

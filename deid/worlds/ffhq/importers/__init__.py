@@ -61,6 +61,10 @@ def import_content(content: Mapping[str, Any], origin: str) -> Imported:
                 check(imported)
             except DeidError as error:
                 raise DeidError(f"{origin}: {known.name} checkpoint: {error}") from None
+            except (RuntimeError, LookupError, TypeError, ValueError) as error:
+                # A tensor of a shape, or a part of a kind, that the format never has.
+                detail = " ".join(str(error).split())[:160]
+                raise DeidError(f"{origin}: {known.name} checkpoint: damaged ({detail})") from None
             return imported
     names = ", ".join(known.name for known in FORMATS)
     raise DeidError(f"{origin}: no known checkpoint; the formats known are {names}")

@@ -19,8 +19,8 @@ from deid.worlds.ffhq.importers.layout import (
     Rule,
     fill_mean,
     fill_noise,
+    layer_widths,
     mapping_widths,
-    numbered,
     part,
     renamed,
     shaped,
@@ -72,11 +72,10 @@ def _stylegan1(content: Mapping[str, Any]) -> Imported:
     state = renamed(_stylegan1_part(content) or {}, _STYLEGAN1, taps=(1, 2, 1))
     if "lod" in state and bool(state.pop("lod").any()):
         raise DeidError("its synthesis.lod is not 0: it is not fully grown")
-    outputs = numbered(state, "output", "weight")
-    channels = [weight.shape[1] for weight in outputs]
+    channels = layer_widths(state, "output", "weight")
     for name in [name for name in state if name.startswith("output.")]:
         tensor = state.pop(name)
-        if name.startswith(f"output.{len(outputs) - 1}."):
+        if name.startswith(f"output.{len(channels) - 1}."):
             state[f"to_rgb.{name.rpartition('.')[2]}"] = tensor
     for name, tensor in state.items():
         if re.fullmatch(r"mapping_network\..*\.bias", name):

@@ -15,6 +15,9 @@ from deid.worlds.ffhq.importers.base import Imported
 MEAN_ROWS = 10_000
 """So many w are averaged where a file has no mean w."""
 
+MAX_SIZES, MAX_WIDTH = 9, 2048
+"""No StyleGAN is larger than 1024 px, or half as wide."""
+
 Rule = tuple[str, Callable[[re.Match[str]], str]]
 """A pattern of their names, matched in full, and our name for it."""
 
@@ -69,6 +72,16 @@ def mapping_widths(state: Mapping[str, Any]) -> list[int]:
     return [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
 
 
+def layer_widths(state: Mapping[str, Any], stem: str, rest: str) -> list[int]:
+    """The widths at 4, 8, … px, from the weights of the ToRGB layers, each [3, width, 1, 1]."""
+    widths = [weight.shape[1] for weight in numbered(state, stem, rest)]
+    if len(widths) > MAX_SIZES or max(widths) > MAX_WIDTH:  # before memory is asked for
+        raise DeidError(
+            f"{4 << (len(widths) - 1)} px at {max(widths)} channels: too large to be so"
+        )
+    return widths
+
+
 def fill_noise(
     state: dict[str, Tensor], stem: str, sizes: Iterable[int], shared: bool
 ) -> list[str]:
@@ -118,7 +131,7 @@ def stylegan2(
     """From tensors under our names; widths from shapes, missing noise and mean w filled."""
     state = shaped(state)
     widths = mapping_widths(state)
-    channels = [weight.shape[1] for weight in numbered(state, "to_rgb", "weight")]
+    channels = layer_widths(state, "to_rgb", "weight")
     sizes = [4 << (index + 1) // 2 for index in range(2 * len(channels) - 1)]
     added = fill_noise(state, "convolutions", sizes, shared=False) + fill_mean(state, widths)
     config = {"channels": channels, "mapping": widths, "conv_clamp": conv_clamp}

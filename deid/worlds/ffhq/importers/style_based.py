@@ -21,6 +21,7 @@ from deid.worlds.ffhq.importers.base import Format, Imported
 from deid.worlds.ffhq.importers.layout import (
     fill_mean,
     fill_noise,
+    layer_widths,
     mapping_widths,
     numbered,
     part,
@@ -48,7 +49,7 @@ def _convert(content: Mapping[str, Any]) -> Imported:
     weight = _get(theirs, f"generator.to_rgb.{last}.conv.weight_orig")
     state |= {"to_rgb.weight": weight * GAIN, "to_rgb.bias": biases[last].float()}
     state = shaped(state)
-    channels = [state[f"layers.{2 * block}.bias"].numel() for block in range(last + 1)]
+    channels = layer_widths(theirs, "generator.to_rgb", "conv.weight_orig")[: last + 1]
     widths = mapping_widths(state)
     sizes = [4 << index // 2 for index in range(2 * len(channels))]
     notes = fill_noise(state, "layers", sizes, shared=True) + fill_mean(state, widths, rate=1.0)
