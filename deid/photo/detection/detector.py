@@ -18,6 +18,7 @@ from deid.worlds.world import Faces
 SMALLEST_BOX = 2.0  # pixels; less of a face than that in the frame is none
 SAME_FACE = 0.4  # boxes that overlap more (intersection over union) are one face
 INSIDE = 0.7  # so are boxes of which the smaller shares more than this with the larger
+NEARLY = 0.9  # of the best score: a box as sure as that is no loose one
 NEVER = 2.0  # no score is so high
 MUCH_LARGER = 4.0  # but a less certain box so many times as large is no part of the better one
 
@@ -71,8 +72,7 @@ def look(finder: Finder, picture: Pixels, size: int | None) -> list[Look]:
 def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     """The faces of a picture `shape` (H, W, …), each once, from all looks at it.
 
-    A face's score and points are its best box's; the box grows where a worse one, sure and firm,
-    holds it.
+    A face's score and points are its best box's; the box grows where one nearly as sure holds it.
     A face of which no look is sure counts if two looks at different scales agree: a face is one at
     any scale, noise that resembles one is not. Scores of different networks are compared as they
     are: that decides only whose box stands. What is not finite is no face.
@@ -94,7 +94,9 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     groups = [real[group] for group in clusters(boxes[real], rank[real], same_face)]
     groups = [g for g in groups if certain[g].any() or len(np.unique(scales[g])) > 1]
     best = np.array([group[0] for group in groups], np.int64)
-    whole = np.array([grown(boxes[g], firm[g]) for g in groups], np.float32).reshape(-1, 4)
+    whole = np.array(
+        [grown(boxes[g], firm[g] & (scores[g] > NEARLY * scores[g[0]])) for g in groups], np.float32
+    ).reshape(-1, 4)
     # Once more, for what lies in a box that has grown.
     groups = clusters(whole, rank[best], same_face)
     groups.sort(key=lambda group: -scores[best[group[0]]])
