@@ -94,7 +94,7 @@ def verify(names: Names = None, world: WorldName = None, commercial: Commercial 
 @app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="A public checkpoint, in any format known here.")],
-    out: Annotated[Path | None, typer.Argument(help="The safetensors file to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The safetensors file to write.")] = None,
 ) -> None:
     """Read a checkpoint without running anything in it, and write it as safetensors."""
     from deid.worlds.ffhq.convert import convert

@@ -55,12 +55,12 @@ WORLD = WorldParams(
         "held_out": ("foamliu-mobilefacenet", "facenet-vggface2"),
     },
 )
-SAMPLE = SampleParams(count=4, shard_size=2, batch_size=2, workers=1, truncation=0.7)
-ONE = StageOneParams(steps=2, batch_size=2, threads=2, mapping_widths=(64, 64, 64))
+SAMPLE = SampleParams(count=3, shard_size=2, batch_size=2, workers=1, truncation=0.7)
+ONE = StageOneParams(steps=1, batch_size=2, threads=2, mapping_widths=(64, 64, 64))
 TWO = StageTwoParams(steps=1, batch_size=2, threads=2, adversarial_widths=(64, 64, 64))
 FEW = AnonymizeParams(pgd_steps=1, swap_tries=1)
-JUDGED = EvaluateParams(identities=2, views=2, seeds=1, batch_size=2)
-"""Two people, and two views of each: enough for every figure to be a number."""
+JUDGED = EvaluateParams(identities=2, views=1, seeds=1, batch_size=2)
+"""Two people: enough for every figure to be a number."""
 
 
 def recipe(assets: Path, fixture: str) -> dict[str, torch.Tensor]:
@@ -145,7 +145,7 @@ def lab(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
 
 def test_the_pairs_are_the_generators(lab: Lab) -> None:
     pairs = LatentDataset(lab.root / "latents")
-    assert pairs.images(np.arange(4)).shape == (4, 256, 256, 3)
+    assert pairs.images(np.arange(3)).shape == (3, 256, 256, 3)
     with torch.no_grad():
         again = lab.world.generator.synthesis(torch.from_numpy(pairs.w(np.array([2]))))
     shown = (again.clamp(-1, 1) + 1) * 127.5
@@ -168,7 +168,7 @@ def test_every_figure_of_the_tables_is_a_number(lab: Lab) -> None:
     assert lab.world.perceptual.lpips_label in page
 
 
-@pytest.mark.parametrize("method", ["swap", "adversarial", "fgsm", "mask"])
+@pytest.mark.parametrize("method", ["swap", "fgsm"])
 def test_photographs_go_through_the_same_run(
     lab: Lab, assets: Path, tmp_path: Path, method: str
 ) -> None:
