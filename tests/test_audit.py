@@ -364,6 +364,19 @@ def test_the_summary_counts_and_shows_the_worst_outputs_first() -> None:
     assert told["withheld"] == [{"file": "bad.jpg", "reason": "half"}]
 
 
+def test_faces_kept_by_request_are_counted_as_such_and_not_as_verified() -> None:
+    records, outputs = batch(3)
+    for record in records[1:3]:
+        record["faces"] = [face(0.1) | {"verdict": "kept", "method": "kept", "similarities": {}}]
+    files = seal(records, outputs.__getitem__, KEY)
+    told = json.loads(files[SUMMARY])
+    assert told["faces"]["kept"] == 2
+    assert told["faces"]["verified"] == 1
+    assert told["verdicts"] == {"kept": 2, "masked": 1}
+    assert b"2 stayed as they were, by request" in files[HTML]
+    assert b"kept by request" not in sealed()[HTML]
+
+
 def test_the_page_is_whole_in_itself_and_escapes_names() -> None:
     records, outputs = batch()
     records[-1]["file"] = "<script>alert(1)</script>.jpg"

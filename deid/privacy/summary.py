@@ -64,6 +64,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
             "total": len(faces),
             "verified": sum(face.get("verdict") == "verified" for face in faces),
             "masked": sum(face.get("verdict") == "masked" for face in faces),
+            "kept": sum(face.get("verdict") == "kept" for face in faces),
             "found_by_sweep": sum(face.get("found") == "sweep" for face in faces),
         },
         "methods": [_share(n, c, len(faces), "method") for n, c in rungs.most_common()],
@@ -81,9 +82,10 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def verdict(record: Record) -> str:
-    """Of a written file: verified, masked where any face had to be, or no face."""
+    """Of a written file: masked where any face had to be, verified, kept where no face was to be
+    changed, or no face."""
     verdicts = {face.get("verdict") for face in record.get("faces", ())}
-    return next((v for v in ("masked", "verified") if v in verdicts), "no face")
+    return next((v for v in ("masked", "verified", "kept") if v in verdicts), "no face")
 
 
 def worst_cases(records: Sequence[Record]) -> list[WorstCase]:
