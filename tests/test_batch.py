@@ -17,7 +17,7 @@ from deid.photo import batch as batch_module
 from deid.photo.batch import Summary, alone, locate, run_batch, shown
 from deid.photo.manifest import Records
 from deid.photo.workers import Inline, Pool
-from deid.privacy.audit import AUDIT_FILES, LEDGER, SEAL
+from deid.privacy.audit import AUDIT_FILES, LEDGER, SEAL, verify
 from deid.storage import PRIVATE, LocalStorage
 from tests import crew
 from tests.crew import CRASHED, HANGING, STARVED, open_mask
@@ -147,6 +147,8 @@ def test_odd_names_come_out_as_they_went_in(tmp_path: Path) -> None:
     assert found == dict.fromkeys(ODD_NAMES[:-1], "written") | {ODD_NAMES[-1]: "quarantined"}
     written = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
     assert written == set(ODD_NAMES[:-1])
+    sealed = LocalStorage(out)
+    assert verify(sealed.read, [n for n in sealed.list() if not n.startswith(PRIVATE)]) == []
     assert run(source, out).counts == {"done": len(ODD_NAMES) - 1, "quarantined": 1}
     assert summary.text().isprintable() or "\x1b" not in summary.text()
     assert all(shown(name).isprintable() and "\n" not in shown(name) for name in ODD_NAMES)

@@ -318,9 +318,10 @@ def alone(places: Places) -> Iterator[None]:
         for storage in {id(s): s for s in (places.destination, places.audit)}.values():
             storage.write(".deid-probe", b"")
             storage.delete(".deid-probe")
-            for name in storage.list():
-                if TEMPORARY.fullmatch(name):
-                    storage.delete(name)
+            if isinstance(storage, LocalStorage):
+                for name in storage.list():
+                    if TEMPORARY.fullmatch(name):
+                        storage.delete(name)
         yield
 
 
