@@ -85,7 +85,7 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     counts = [len(look.faces) for look in looks]
     certain = scores >= np.repeat([look.sure for look in looks], counts)
     scales = np.repeat([look.scale for look in looks], counts)
-    firm = certain & np.repeat([look.firm for look in looks], counts)
+    firm = certain & np.repeat(np.array([look.firm for look in looks], np.bool_), counts)
     rank = scores - np.repeat([float(look.turned) for look in looks], counts).astype(np.float32)
     height, width = shape[:2]
     boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
