@@ -44,7 +44,8 @@ def store_errors() -> Iterator[None]:
         if not isinstance(error, MlflowException | SQLAlchemyError):
             raise
         uri = tracking_uri()
-        reason = str(error).partition("[SQL")[0].partition("(Background on")[0].strip()
+        # A database's own words, without the statement and its values.
+        reason = str(getattr(error.__cause__ or error, "orig", None) or error)
         raise DeidError(
             f"{shown(uri)}: {reason.replace(uri, shown(uri))}; mend or free the store, or name "
             "another in MLFLOW_TRACKING_URI"
@@ -53,7 +54,7 @@ def store_errors() -> Iterator[None]:
 
 def shown(uri: str) -> str:
     """A store's address without what may be a password."""
-    return uri.split("@")[-1]
+    return uri.removeprefix(SQLITE).split("@")[-1]
 
 
 @store_errors()
