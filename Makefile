@@ -28,7 +28,7 @@ setup: .venv/.installed  ## Install everything, from uv.lock.
 		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
 		$$python -m venv .uv && .uv/bin/pip install --quiet uv==$(UV_VERSION) && break; \
 	done; \
-	command -v uv >/dev/null || test -x .uv/bin/uv || { echo "make: no Python >= 3.11 found; install one" >&2; exit 1; }
+	command -v uv >/dev/null || test -x .uv/bin/uv || { echo "make: no Python >= 3.11 that can make a virtual environment and fetch uv (on Debian also python3-venv)" >&2; exit 1; }
 	$(UV) sync --frozen
 	@touch $@
 

@@ -74,9 +74,9 @@ def deidentify(
     `picture`: a path, the bytes of a file, a `uint8` array `[H,W,3]` (RGB) or `[H,W]`, or a Pillow
     image; the last two come back as PNG. `method`: swap, adversarial (both need trained models),
     fgsm, pgd, blur, pixelate or mask. `detectors` (`scrfd=FILE`, `yunet=FILE`, `mtcnn=FOLDER`) and
-    `recognisers` (`foamliu=FILE`, `arcface=FILE`) are needed for photographs: the embedded networks know the
-    people of the mini world only. `seconds`: after so long faces are masked, after twice as long
-    it gives up.
+    `recognisers` (`foamliu=FILE`, `arcface=FILE`) are needed for photographs: the embedded networks
+    know the people of the mini world only. `seconds`: after so long faces are masked, after twice
+    as long it gives up.
 
     `root` is where `params.yaml` and `data` are looked for; without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from.

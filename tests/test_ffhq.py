@@ -89,10 +89,16 @@ def write_files(assets: Path, folder: Path) -> None:
         "torchvision_inceptionv3": "inception_v3_google-0cc3c7bd.pth",
         "facenet_irv1_vggface2": "20180402-114759-vggface2.pt",
         "fid_inception": "pt_inception-2015-12-05-6726825d.pth",
-        "lpips_alex": "alexnet-owt-7be5be79.pth",
     }
     for fixture, file in bare.items():
         torch.save(recipe(assets, fixture), folder / file)
+    # `net.slice2.3.weight` of the package is torchvision's `features.3.weight`.
+    backbone = {
+        f"features.{name.split('.', 2)[2]}": value
+        for name, value in recipe(assets, "lpips_alex").items()
+        if name.startswith("net.")
+    }
+    torch.save(backbone, folder / "alexnet-owt-7be5be79.pth")
     landmarks = {"state_dict": recipe(assets, "landmark_mobilefacenet68")}
     torch.save(landmarks, folder / "mobilefacenet_model_best.pth.tar")
     for file in ("pnet.pt", "rnet.pt", "onet.pt", "foamliu_mobilefacenet.pt"):
