@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+
 from deid.anonymize import METHODS, ModelPaths
 from deid.errors import DeidError
 from deid.images import Pixels
@@ -28,7 +30,7 @@ from deid.seeds import seed_of
 from deid.staging import file_sha256, fingerprint
 from deid.worlds.world import World
 
-VERSION = 1  # raise it when the same settings give other pixels
+VERSION = 2  # raise it when the same settings give other pixels
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,11 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
     detector = build_detector(settings.detectors, world, settings.detect_size)
     own = not settings.detectors
     verifier = build_verifier(settings.recognisers, world)
-    tools = Tools(detector, world.landmarks, world.resolution, own, anonymizers, verifier)
+
+    def landmarks(images: Tensor) -> Tensor:
+        return world.landmarks(images.to(world.device))
+
+    tools = Tools(detector, landmarks, world.resolution, own, anonymizers, verifier)
 
     def find(picture: Pixels) -> list[Face]:
         return find_faces(picture, tools, settings.method)

@@ -129,7 +129,7 @@ def world_verifier(world: World) -> Verifier:
     faces = world.test_faces(*CALIBRATION)
     judges = []
     for name, network in world.held_out.items():
-        embed = _world_embed(network)
+        embed = _world_embed(network, world.device)
         nowhere = np.zeros((len(faces.pixels), 5, 2), np.float32)
         genuine, impostor = pair_similarities(embed(faces.pixels, nowhere), faces.identities)
         threshold = threshold_at(impostor)
@@ -143,10 +143,11 @@ def world_verifier(world: World) -> Verifier:
     return Verifier(tuple(judges), world.resolution)
 
 
-def _world_embed(network: FaceEmbedder) -> Embed:
+def _world_embed(network: FaceEmbedder, device: torch.device) -> Embed:
     def embed(faces: Pixels, points: Points) -> NDArray[np.float32]:
         with torch.inference_mode():
-            parts = [network(to_tensor(faces[i : i + 50])) for i in range(0, len(faces), 50)]
+            batches = [to_tensor(faces[i : i + 50]).to(device) for i in range(0, len(faces), 50)]
+            parts = [network(batch) for batch in batches]
         return torch.cat(parts).float().cpu().numpy()
 
     return embed
