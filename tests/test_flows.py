@@ -179,7 +179,8 @@ def test_a_second_batch_does_only_what_changed(places: Locations, workshop: Work
     run_batch(source, destination, workshop)
     listed, before = destination.list(), contents(destination)
     assert run_batch(source, destination, workshop) == 0
-    assert destination.list() == listed
+    assert contents(destination) == before
+    assert all(destination.list()[name] == listed[name] for name in before if ".png" in name)
     source.write("1.png", picture(9))
     source.write("3.png", picture(3))
     destination.delete("2.png")
