@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deid.detection import Detector, Finder, build_detector, build_finder
+from deid.detection.boxes import areas, overlap
+from deid.detection.detector import Look, look, unite
+from deid.detection.views import careful_views
 from deid.images import Pixels
 from deid.params import WorldParams
-from deid.photo.detection import Detector, Finder, build_detector, build_finder
-from deid.photo.detection.boxes import areas, overlap
-from deid.photo.detection.detector import Look, look, unite
-from deid.photo.detection.views import careful_views
 from deid.progress import progress
 from deid.seeds import torch_generator
 from deid.worlds import load_world

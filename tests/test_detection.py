@@ -13,17 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detection import match, native_scene
-from deid.errors import DeidError
-from deid.images import Pixels
-from deid.nets.mtcnn import NAMES, mtcnn_net
-from deid.photo.detection import Detector, build_detector, build_finder, weights_of
-from deid.photo.detection import views as views_module
-from deid.photo.detection.boxes import overlap, suppress
-from deid.photo.detection.detector import Look, look, unite
-from deid.photo.detection.finder import no_faces
-from deid.photo.detection.mtcnn import load_mtcnn
-from deid.photo.detection.scrfd import ScrfdFinder
-from deid.photo.detection.views import (
+from deid.detection import Detector, build_detector, build_finder, weights_of
+from deid.detection import views as views_module
+from deid.detection.boxes import overlap, suppress
+from deid.detection.detector import Look, look, unite
+from deid.detection.finder import no_faces
+from deid.detection.mtcnn import load_mtcnn
+from deid.detection.scrfd import ScrfdFinder
+from deid.detection.views import (
     EIGHTHS,
     TILE,
     careful_levels,
@@ -33,7 +30,10 @@ from deid.photo.detection.views import (
     tiles,
     turned,
 )
-from deid.photo.detection.yunet import YunetFinder
+from deid.detection.yunet import YunetFinder
+from deid.errors import DeidError
+from deid.images import Pixels
+from deid.nets.mtcnn import NAMES, mtcnn_net
 from deid.photo.run import RunSettings, build_workshop
 from deid.worlds.ffhq.importers.mtcnn import MTCNN_FORMATS, convert
 from deid.worlds.world import Faces, World

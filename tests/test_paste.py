@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from deid.detection import build_detector
 from deid.images import Pixels
 from deid.photo.align import crop_face, crop_side, native_side
 from deid.photo.blend import Place, blend_in, match_light
 from deid.photo.codec import decode
-from deid.photo.detection import build_detector
 from deid.photo.face import Face, Placing, place
 from deid.photo.paste import Region, paste
 from deid.worlds.world import FaceDetector, World

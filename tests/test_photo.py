@@ -18,6 +18,7 @@ from torch import Tensor
 
 from deid.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.anonymize.pixelate import Pixelate
+from deid.detection import build_detector
 from deid.errors import DeidError
 from deid.images import Pixels
 from deid.photo import face as face_module
@@ -25,7 +26,6 @@ from deid.photo import picture as picture_module
 from deid.photo import run as run_module
 from deid.photo.align import crop_face, place_face
 from deid.photo.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
-from deid.photo.detection import build_detector
 from deid.photo.example import GAP, LABEL, example_sheet
 from deid.photo.paste import OPAQUE_GREY, hard_region, hull_of_points, hull_with_box, soft_region
 from deid.photo.picture import Tools, deidentify_picture

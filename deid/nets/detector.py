@@ -99,7 +99,7 @@ class CentreDetector:
 
 
 class CentreFinder:
-    """One look of a careful detector; satisfies `deid.photo.detection.finder.Finder`.
+    """One look of a careful detector; satisfies `deid.detection.finder.Finder`.
 
     The net was taught people who tilt their heads by 15 degrees, and is nearly as sure of one who
     stands on his head: of several looks at a face the upright one has the better points.

@@ -11,13 +11,13 @@ from pathlib import Path
 from torch import Tensor
 
 from deid.anonymize import METHODS, ModelPaths
+from deid.detection import build_detector, weights_of
 from deid.errors import DeidError
 from deid.images import Pixels
 from deid.params import AnonymizeParams
 from deid.photo.batch import About, Summary, locate, run_batch
 from deid.photo.choose import build_chooser, reference_hashes
 from deid.photo.codec import Decoded, decode, encode
-from deid.photo.detection import build_detector, weights_of
 from deid.photo.face import Face
 from deid.photo.manifest import PREVIEWS, FileRecord
 from deid.photo.metadata import Keep, parse_keep

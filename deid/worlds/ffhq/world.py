@@ -93,8 +93,8 @@ def _landmarks(files: Files, params: WorldParams) -> LandmarkNetwork:
 
 
 def _detector(files: Files) -> FaceDetector:
-    from deid.photo.detection.detector import OneLook
-    from deid.photo.detection.mtcnn import load_mtcnn
+    from deid.detection.detector import OneLook
+    from deid.detection.mtcnn import load_mtcnn
 
     return OneLook(load_mtcnn(next(iter(files.paths["detector"].values())).parent))
 

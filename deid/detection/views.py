@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deid.alignment import apply_affine, invert_affine
+from deid.detection.finder import no_faces
 from deid.images import Pixels
-from deid.photo.detection.finder import no_faces
 from deid.worlds.world import Faces
 
 Affine = NDArray[np.float64]

@@ -8,13 +8,13 @@ crop is upright.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from deid.detection.detector import Detector
+from deid.detection.finder import Careful, Finder
+from deid.detection.mtcnn import load_mtcnn
+from deid.detection.scrfd import ScrfdFinder
+from deid.detection.yunet import YunetFinder
 from deid.errors import DeidError
 from deid.nets.mtcnn import NAMES
-from deid.photo.detection.detector import Detector
-from deid.photo.detection.finder import Careful, Finder
-from deid.photo.detection.mtcnn import load_mtcnn
-from deid.photo.detection.scrfd import ScrfdFinder
-from deid.photo.detection.yunet import YunetFinder
 from deid.worlds.world import FaceDetector, World
 
 __all__ = ["KINDS", "Detector", "Finder", "build_detector", "build_finder", "weights_of"]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deid.detection.boxes import Boxes, areas, clusters, common, overlap
+from deid.detection.finder import Finder
+from deid.detection.views import careful_views, single_view
 from deid.images import Pixels
-from deid.photo.detection.boxes import Boxes, areas, clusters, common, overlap
-from deid.photo.detection.finder import Finder
-from deid.photo.detection.views import careful_views, single_view
 from deid.worlds.world import Faces
 
 SMALLEST_BOX = 2.0  # pixels; less of a face than that in the frame is none

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deid.detection.boxes import Boxes, areas, clusters, common, suppress
+from deid.detection.finder import no_faces
 from deid.errors import DeidError
 from deid.images import Pixels
 from deid.nets.mtcnn import NAMES, mtcnn_net
-from deid.photo.detection.boxes import Boxes, areas, clusters, common, suppress
-from deid.photo.detection.finder import no_faces
 from deid.worlds.ffhq.importers.mtcnn import convert
 from deid.worlds.world import Faces
 
