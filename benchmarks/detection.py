@@ -259,7 +259,7 @@ def mini_faces(count: int) -> tuple[list[Pixels], list[Pixels]]:
             z = torch.randn(size, world.generator.z_dim, generator=torch_generator("bench", start))
             samples.append(to_pixels(world.generator.synthesis(world.generator.mapping(z))))
         rows = torch.from_numpy(random_parameters(range(start, start + size), seed=77))
-        renders.append(to_pixels(render(rows, world.resolution)[0]))
+        renders.append(to_pixels(render(rows, world.resolution).images))
     return tuple(  # type: ignore[return-value]
         [cv2.resize(p, (256, 256), interpolation=cv2.INTER_CUBIC) for p in np.concatenate(part)]
         for part in (samples, renders)

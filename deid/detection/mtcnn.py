@@ -64,7 +64,7 @@ class MtcnnFinder:
         height, width = picture.shape[:2]
         while min(height, width) * scale >= WINDOW:
             size = (int(np.ceil(width * scale)), int(np.ceil(height * scale)))
-            level = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            level = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
             moves, chances = self.nets["pnet"](normalised(level[None]))
             mask = chances[0, 1] >= PROPOSED
             score = chances[0, 1][mask].numpy()
@@ -159,7 +159,7 @@ def cut(picture: Pixels, box: Boxes, side: int) -> Pixels:
         return np.zeros((side, side, 3), np.uint8)
     pad = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
     if any(pad):
-        inside = cv2.copyMakeBorder(inside, *pad, cv2.BORDER_CONSTANT)
+        inside = np.asarray(cv2.copyMakeBorder(inside, *pad, cv2.BORDER_CONSTANT), np.uint8)
     return np.asarray(cv2.resize(inside, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 

@@ -119,7 +119,7 @@ def _turns(height: float, width: float, scale: float) -> tuple[int, ...]:
 
 def careful_views(picture: Pixels, any_size: bool) -> Iterator[View]:
     """All that a network is shown of `uint8 [H,W,3]` when no face may be missed."""
-    for level in careful_levels(*picture.shape[:2], any_size):
+    for level in careful_levels(picture.shape[0], picture.shape[1], any_size):
         pixels, to_picture = resized(picture, level.scale)
         bordered = cv2.copyMakeBorder(
             pixels, *(BORDER,) * 4, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY)
@@ -160,10 +160,14 @@ def turned(sheet: View, degrees: int) -> View:
     else:
         opencv = affine.copy()
         opencv[:, 2] += linear.sum(1) * 0.5 - 0.5  # there a pixel's centre is at the integer
-        pixels = cv2.warpAffine(
+        warped = cv2.warpAffine(
             sheet.pixels, opencv, (int(size[0]), int(size[1])), borderValue=(GREY, GREY, GREY)
         )
-    return View(np.asarray(pixels, np.uint8), _after(sheet.to_picture, invert_affine(affine)))
+        pixels = np.asarray(warped, np.uint8)
+    return View(
+        np.asarray(pixels, np.uint8),
+        _after(sheet.to_picture, np.asarray(invert_affine(affine), np.float64)),
+    )
 
 
 def tiles(sheet: View) -> Iterator[View]:
