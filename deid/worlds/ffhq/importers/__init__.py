@@ -19,6 +19,7 @@ from deid.errors import DeidError
 from deid.worlds.ffhq.importers.base import Format, Imported
 from deid.worlds.ffhq.importers.faces import FACE_FORMATS, FACE_NETWORKS
 from deid.worlds.ffhq.importers.genforce import GENFORCE_FORMATS
+from deid.worlds.ffhq.importers.mtcnn import MTCNN_FORMATS
 from deid.worlds.ffhq.importers.nvidia import NVIDIA_FORMATS
 from deid.worlds.ffhq.importers.rosinality import ROSINALITY_FORMATS
 from deid.worlds.ffhq.importers.style_based import STYLE_BASED_FORMATS
@@ -29,12 +30,14 @@ FORMATS: tuple[Format, ...] = (
     *GENFORCE_FORMATS,
     *STYLE_BASED_FORMATS,
     *FACE_FORMATS,
+    *MTCNN_FORMATS,
 )
 """Asked in order; at most one matches a file."""
 
 NETWORKS: Mapping[str, str] = {
     "stylegan1": "deid.nets.stylegan1:stylegan1",
     "stylegan2": "deid.nets.stylegan2:stylegan2",
+    "mtcnn": "deid.nets.mtcnn:mtcnn_net",
     **FACE_NETWORKS,
 }
 """A network's name → where its builder is, `module:function`, imported when it is built. Its
