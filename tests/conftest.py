@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from deid.params import WorldParams
 from deid.worlds import load_world
 from deid.worlds.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)  # tests run on every core already, one process each
 
 
 @pytest.fixture(scope="session")
