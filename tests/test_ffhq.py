@@ -36,7 +36,7 @@ from deid.params import (
 from deid.photo.run import RunSettings, build_workshop, deidentify_path
 from deid.serve.bundle import Bundle, bundle_files, content_sha256, read_bundle, write_bundle
 from deid.staging import file_sha256
-from deid.training import figures
+from deid.training import figures, sheets
 from deid.training.stage_one import train_stage_one
 from deid.training.stage_two import train_stage_two
 from deid.worlds import load_world
@@ -141,7 +141,7 @@ def lab(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
         patch.setattr(ffhq, "load_ffhq_world", lambda params: loaded(None))
         patch.setattr(figures, "PEOPLE", 1)
-        patch.setattr("deid.training.sheets.COLUMNS", 1)
+        patch.setattr(sheets, "COLUMNS", 1)
         sample_from(SAMPLE, partial(recipe_world, weights), root / "latents")
         train_stage_one(ONE, WORLD, root / "latents", root / "one")
         train_stage_two(TWO, WORLD, root / "latents", root / "one", root / "two")

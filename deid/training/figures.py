@@ -12,7 +12,7 @@ from deid.worlds.world import INNER, FaceEmbedder, World
 PEOPLE, VIEWS, SEED = 64, 2, 20
 
 
-def held_out_faces(model: Deidentifier, people: int = PEOPLE, views: int = VIEWS) -> Tensor:
+def held_out_faces(model: Deidentifier, people: int, views: int) -> Tensor:
     """Test faces `[people*views,3,R,R]`, the views of a person in a row, on the model's device."""
     pixels = model.world.test_faces(people, views, SEED).pixels
     return to_tensor(pixels).to(model.w_mean.device)
@@ -24,7 +24,7 @@ def stage_one_figures(model: Deidentifier) -> Losses:
     to the attribute face's and, as a yardstick, the donor's to them (pixels); the same in
     expression features; same-face L1 and, as a yardstick, that of the mean picture."""
     world = model.world
-    faces = held_out_faces(model)
+    faces = held_out_faces(model, PEOPLE, VIEWS)
     donors = faces.roll(VIEWS, 0)
     swaps, reconstructions = model.swap(donors, faces), model.reconstruct(faces)
     figures: Losses = {}
@@ -50,7 +50,7 @@ def stage_two_figures(model: Deidentifier) -> Losses:
     """Cosine of the original with the adversarial picture and with the reconstruction in each
     recogniser; how far the adversarial picture is from the reconstruction."""
     world = model.world
-    faces = held_out_faces(model)
+    faces = held_out_faces(model, PEOPLE, VIEWS)
     reconstructions, outputs = model.reconstruct(faces), model.adversarial(faces)
     figures: Losses = {}
     for name, recogniser in _recognisers(world).items():
