@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from deid.errors import DeidError
 from deid.images import Pixels
 from deid.params import Params, load_params
-from deid.photo.codec import Decoded, Form, decode, encode
-from deid.photo.picture import FaceRecord, Limits, deidentify_picture
-from deid.seeds import seed_of
+from deid.photo.codec import Decoded, Form, decode
+from deid.photo.picture import FaceRecord, Limits
 from deid.staging import write_atomically
 
 if TYPE_CHECKING:
@@ -90,37 +89,17 @@ def deidentify(
     asked = RunSettings(method=method, detectors=detectors, recognisers=recognisers, seed=seed)
     workshop = _workshop(asked, place.resolve(), _stamp(place))
     decoded, name, content = _open(picture)
-    faces, data = _judged(decoded, workshop, content, Limits(seconds=seconds), name)
+    try:
+        data, faces = workshop.judged(decoded, content, Limits(seconds=seconds))
+    except DeidError:
+        raise
+    except Exception as error:
+        raise DeidError(f"{name}: cannot be made safe ({type(error).__name__}: {error})") from error
     if not faces and not allow_no_face:
         raise DeidError(f"{name}: no face found; allow_no_face=True lets it pass as it is")
     verdicts = {face.verdict for face in faces}
     worst = next((v for v in ("masked", "verified") if v in verdicts), "no face")
     return Result(data, tuple(faces), worst)
-
-
-def _judged(
-    decoded: Decoded, workshop: "Workshop", content: str, limits: Limits, name: str
-) -> tuple[list[FaceRecord], bytes]:
-    """The faces' records and the very bytes that were judged; a `DeidError` is the only way out."""
-    data = b""
-
-    def through(pixels: Pixels) -> Pixels:
-        nonlocal data
-        data = encode(pixels, decoded.alpha, decoded.form)
-        return decode(data, "the output").pixels
-
-    def seed(face: int) -> int:
-        return seed_of(f"photo/{content}", face, workshop.settings.seed)
-
-    try:
-        _, faces = deidentify_picture(
-            decoded.pixels, workshop.tools, workshop.settings.method, seed, through, limits
-        )
-    except DeidError:
-        raise
-    except Exception as error:
-        raise DeidError(f"{name}: cannot be made safe ({type(error).__name__}: {error})") from error
-    return faces, data
 
 
 def _open(picture: Any) -> tuple[Decoded, str, str]:

@@ -21,7 +21,7 @@ from deid.photo.codec import Decoded, decode, encode
 from deid.photo.face import Face
 from deid.photo.manifest import PREVIEWS, FileRecord
 from deid.photo.metadata import Keep, parse_keep
-from deid.photo.picture import FaceRecord, Tools, deidentify_picture, find_faces
+from deid.photo.picture import FaceRecord, Limits, Tools, deidentify_picture, find_faces
 from deid.photo.preview import REASON, SUFFIX, draw_preview, planned
 from deid.photo.workers import Inline
 from deid.privacy.rungs import build_rungs
@@ -107,28 +107,33 @@ class Workshop:
     def make_safe(
         self, data: bytes, input_sha256: str
     ) -> tuple[bytes, list[FaceRecord], tuple[str, ...]]:
-        """The safe picture of an encoded one, encoded: exactly the bytes that were judged.
-
-        With it what became of its faces, and notes of what could not come back. Any exception
-        means that there is none.
-        """
-        settings = self.settings
-        keep = parse_keep(settings.keep_metadata)
-        decoded = decode(data, "the file", keep)
-        judged = b""
-
-        def through(pixels: Pixels) -> Pixels:
-            nonlocal judged
-            judged = encode(pixels, decoded.alpha, decoded.form)
-            return _seen(judged, decoded, keep)
-
-        def seed(face: int) -> int:
-            return seed_of(f"photo/{input_sha256}", face, settings.seed)
-
-        _, faces = deidentify_picture(decoded.pixels, self.tools, settings.method, seed, through)
-        if not faces and not settings.allow_no_face:
+        """The safe picture of an encoded one, what became of its faces, and notes of what could
+        not come back. Any exception means that there is none."""
+        decoded = decode(data, "the file", parse_keep(self.settings.keep_metadata))
+        judged, faces = self.judged(decoded, input_sha256)
+        if not faces and not self.settings.allow_no_face:
             raise DeidError("no face found; --allow-no-face copies it without its metadata")
         return judged, faces, decoded.notes
+
+    def judged(
+        self, decoded: Decoded, content: str, limits: Limits | None = None
+    ) -> tuple[bytes, list[FaceRecord]]:
+        """A safe picture, encoded: exactly the bytes that were judged; `content` seeds it."""
+        settings, encoded = self.settings, b""
+        keep = parse_keep(settings.keep_metadata)
+
+        def through(pixels: Pixels) -> Pixels:
+            nonlocal encoded
+            encoded = encode(pixels, decoded.alpha, decoded.form)
+            return _seen(encoded, decoded, keep)
+
+        def seed(face: int) -> int:
+            return seed_of(f"photo/{content}", face, settings.seed)
+
+        _, faces = deidentify_picture(
+            decoded.pixels, self.tools, settings.method, seed, through, limits
+        )
+        return encoded, faces
 
 
 def _seen(encoded: bytes, decoded: Decoded, keep: Keep) -> Pixels:
