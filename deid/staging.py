@@ -51,7 +51,8 @@ def resumable_directory(out: Path, settings: Any) -> Iterator[Path]:
     try:
         yield working
     except OSError as error:
-        error.filename = error.filename or str(working)
+        if error.errno is not None:
+            error.filename = error.filename or str(working)
         raise
     if out.exists():
         shutil.rmtree(out)

@@ -241,7 +241,7 @@ def draw(root: Path, count: int = 60) -> Path:
         w_dim=world.generator.w_dim,
     )
     for number, start, end in index.shards():
-        blocks = list(draw_rows(world.generator, SampleParams(), start, end))
+        blocks = list(draw_rows(world, SampleParams(), start, end))
         np.save(images_path(latents, number), np.concatenate([images for images, _ in blocks]))
         np.save(w_path(latents, number), np.concatenate([w for _, w in blocks]))
     write_index(latents, index)

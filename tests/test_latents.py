@@ -101,31 +101,30 @@ def test_a_row_is_its_own_z_through_the_generator(pairs: Path) -> None:
 
 
 def test_count_and_start_do_not_change_a_row() -> None:
-    generator = ToyGenerator()
+    world = toy_world()
     params = SampleParams(batch_size=16)
 
     def draw(start: int, end: int) -> bytes:
-        pairs = draw_rows(generator, params, start, end)
+        pairs = draw_rows(world, params, start, end)
         return b"".join(w.tobytes() + images.tobytes() for images, w in pairs)
 
     assert draw(0, 16) + draw(16, 32) == draw(0, 32)
-    whole = zip(*draw_rows(generator, params, 0, 48), strict=True)
-    inner = zip(*draw_rows(generator, params, 5, 41), strict=True)
+    whole = zip(*draw_rows(world, params, 0, 48), strict=True)
+    inner = zip(*draw_rows(world, params, 5, 41), strict=True)
     for all_blocks, some_blocks in zip(whole, inner, strict=True):
         assert sum(map(len, some_blocks)) == 36
         np.testing.assert_array_equal(np.concatenate(all_blocks)[5:41], np.concatenate(some_blocks))
 
 
 def test_another_seed_gives_other_rows() -> None:
-    first, second = (next(draw_rows(ToyGenerator(), SampleParams(seed=s), 0, 50)) for s in (0, 1))
+    first, second = (next(draw_rows(toy_world(), SampleParams(seed=s), 0, 50)) for s in (0, 1))
     assert not np.isclose(first[1], second[1]).any(axis=1).all()
     assert (first[0] != second[0]).any(axis=(1, 2, 3)).all()
 
 
 def test_truncation_shrinks_w_towards_its_mean() -> None:
     full, half = (
-        next(draw_rows(ToyGenerator(), SampleParams(truncation=psi), 0, 50))[1]
-        for psi in (1.0, 0.5)
+        next(draw_rows(toy_world(), SampleParams(truncation=psi), 0, 50))[1] for psi in (1.0, 0.5)
     )
     generator = ToyGenerator()
     mean = generator.mapping(torch.randn(200_000, 16)).mean(0).numpy()

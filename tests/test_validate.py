@@ -40,7 +40,7 @@ def latents(tmp_path: Path) -> Path:
         w_dim=world.generator.w_dim,
     )
     for number, start, end in index.shards():
-        blocks = list(draw_rows(world.generator, SampleParams(), start, end))
+        blocks = list(draw_rows(world, SampleParams(), start, end))
         np.save(images_path(root, number), np.concatenate([images for images, _ in blocks]))
         np.save(w_path(root, number), np.concatenate([w for _, w in blocks]))
     write_index(root, index)
