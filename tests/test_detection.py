@@ -280,7 +280,8 @@ def test_suppression_agrees_with_comparing_all_pairs() -> None:
 
 
 def test_a_detector_says_what_it_is_and_from_which_score_it_believes(world: World) -> None:
-    careful, once = build_detector(None, world), build_detector((), world, 640)
+    careful, once = build_detector(("mini",), world), build_detector((), world, 640)
+    assert build_detector(None, world) is world.detector  # upright people need one look
     assert careful.name == "mini@0.35/0.55, careful"
     assert once.name == "mini@0.35/0.55, 640 px"
     assert build_detector(None, toy_world()) is toy_world().detector

@@ -669,9 +669,11 @@ def test_photographs_are_judged_by_a_recogniser_of_real_faces(
     assert not summary.failed
     faces = records(tmp_path / "out")["a.png"]["faces"]
     assert isinstance(faces, list)
-    assert len(faces) == len(places)
+    # The sweep may see a face in what was pixelated; what it sees is pixelated once more.
+    people = [face for face in faces if face["found"] == "detector"]
+    assert len(people) == len(places)
     # Noise against the toy world's encoder does not fool a recogniser of real faces.
-    assert all((face["method"] == method) == (method != "fgsm") for face in faces)
+    assert all((face["method"] == method) == (method != "fgsm") for face in people)
     for face in faces:
         assert all(value < 0.35 for value in face["similarities"].values())
     with Image.open(tmp_path / "out/a.png") as image:
@@ -679,7 +681,7 @@ def test_photographs_are_judged_by_a_recogniser_of_real_faces(
     for x, y, side in places:
         inner = np.s_[y + side // 3 : y + side * 3 // 4, x + side // 3 : x + side * 2 // 3]
         assert (out[inner] != picture[inner]).any(axis=2).mean() > 0.95
-    assert np.array_equal(out[:15], picture[:15])
+    assert np.array_equal(out[-15:], picture[-15:])
 
 
 def test_a_judge_of_real_faces_knows_a_person_again(assets: Path) -> None:

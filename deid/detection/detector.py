@@ -126,6 +126,8 @@ def grown(boxes: Boxes, firm: NDArray[np.bool_] | np.bool_) -> Boxes:
 class OneLook:
     """A world's own detector: each picture as it is. Satisfies `FaceDetector` and `Careful`."""
 
+    enough = False
+
     def __init__(self, network: Finder) -> None:
         self.name, self._network = network.name, network
 

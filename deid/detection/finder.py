@@ -45,6 +45,11 @@ class Finder(Protocol):
 class Careful(Protocol):
     """A detector whose network can be asked for single looks."""
 
+    @property
+    def enough(self) -> bool:
+        """Whether `detect` alone serves its own world's pictures, unless more is asked for."""
+        ...
+
     def finder(self) -> Finder:
         """The network, with a threshold of its own for single looks."""
         ...

@@ -56,6 +56,8 @@ class CentreNet(nn.Module):
 class CentreDetector:
     """Faces in pictures of any size; satisfies `deid.worlds.world.FaceDetector`."""
 
+    enough = True  # see `deid.detection.finder.Careful`
+
     def __init__(
         self, net: nn.Module, name: str = "mini", threshold: float = 0.55, overlap: float = 0.35
     ) -> None:
