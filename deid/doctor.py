@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
-from deid.worlds.ffhq.catalogue import WeightFile, find, needs, size_text
+from deid.worlds.ffhq.catalogue import Role, WeightFile, find, needs, size_text
 from deid.worlds.ffhq.store import Store, check, default_store, remedy
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.networks import HELD_OUT
@@ -104,12 +105,14 @@ def examine(world: str | None, commercial: bool, params: Path) -> Diagnosis:
     asked = load_params(params).world if world is None or params.is_file() else WorldParams()
     name = world or asked.name
     store = default_store()
-    wanted = needs(name, commercial)
+    own = asked if asked.name == name else WorldParams()
+    commercial = commercial or own.commercial
+    wanted = needs(name, commercial, cast(Mapping[Role, tuple[str, ...]], own.files))
     entries = [(role, find(file)) for role, files in wanted.items() for file in files]
     findings = [_examine_file(role, entry, store) for role, entry in entries]
     # A role without a file is the mini world's to fill; so are all of its own.
     inside = [role for role, files in wanted.items() if not files] if wanted else _MINI
-    folder = asked.weights if str(asked.name) == "mini" else WorldParams().weights
+    folder = asked.weights
     findings += [_examine_mini(network, folder) for network in inside]
     absent = [entry for _, entry in entries if not store.path(entry).is_file()]
     return Diagnosis(

@@ -34,7 +34,14 @@ from deid.params import (
     load_params,
 )
 from deid.photo.run import RunSettings, build_workshop, deidentify_path
-from deid.serve.bundle import Bundle, bundle_files, content_sha256, read_bundle, write_bundle
+from deid.serve.bundle import (
+    Bundle,
+    bundle_files,
+    content_sha256,
+    open_workshop,
+    read_bundle,
+    write_bundle,
+)
 from deid.staging import file_sha256
 from deid.training import figures, sheets
 from deid.training.stage_one import train_stage_one
@@ -217,6 +224,19 @@ def test_the_commercial_variant_refuses_what_its_licences_forbid(tmp_path: Path)
     forbidden = WORLD.model_copy(update={"commercial": True})
     with pytest.raises(DeidError, match=r"stylegan2-ffhq256-rosinality.*licence"):
         load_ffhq_world(forbidden, store.Store(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [("scrfd={}/det_500m.onnx", "scrfd-500m.*licence"), ("yunet={}/README.md", "not in the cat")],
+)
+def test_a_run_of_the_commercial_variant_refuses_such_files_too(
+    assets: Path, tmp_path: Path, spec: str, named: str
+) -> None:
+    bundle = Bundle(tmp_path, tmp_path, WorldParams(name="ffhq", commercial=True), FEW)
+    asked = RunSettings(method="mask", detectors=(spec.format(assets / "weights"),))
+    with pytest.raises(DeidError, match=named):
+        open_workshop(bundle, asked)
 
 
 def test_a_missing_file_is_named_with_a_remedy(tmp_path: Path) -> None:

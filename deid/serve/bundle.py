@@ -42,8 +42,15 @@ def local_bundle(params: Params, root: Path = Path("data")) -> Bundle:
 def open_workshop(bundle: Bundle, asked: "RunSettings") -> "Workshop":
     """Everything that `asked` needs, built from `bundle`, whose own `anonymize` settings count."""
     from deid.anonymize import ModelPaths
+    from deid.detection import weights_of
     from deid.photo.run import build_workshop
     from deid.worlds import load_world
+    from deid.worlds.ffhq.catalogue import require_commercial_content
+
+    if bundle.world.commercial:
+        for spec in (*asked.detectors, *asked.recognisers):
+            for file in weights_of(spec):
+                require_commercial_content(file)
 
     stage_two = bundle.stage_two if bundle.stage_two.is_dir() else None
     models = ModelPaths(bundle.stage_one, stage_two) if bundle.stage_one.is_dir() else None

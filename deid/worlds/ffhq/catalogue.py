@@ -10,11 +10,13 @@ terms may be narrower and are for you to judge.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rich.filesize import decimal
 
 from deid.errors import DeidError
+from deid.staging import file_sha256
 
 Role = Literal[
     "generator", "identity", "expression", "landmarks", "detector", "held_out", "perceptual"
@@ -469,6 +471,8 @@ def needs(
     if world != "ffhq":
         raise DeidError(f"world {world!r}: unknown; write mini or ffhq")
     wanted = {**(_COMMERCIAL if commercial_only else _PAPER), **(chosen or {})}
+    if strange := sorted(set(wanted) - set(ROLES)):
+        raise DeidError(f"world.files.{strange[0]}: no such role; write one of {', '.join(ROLES)}")
     for role, names in wanted.items():
         for name in names:
             if find(name).role != role and {find(name).role, role} != {"identity", "held_out"}:
@@ -486,3 +490,21 @@ def require_commercial(names: Iterable[str]) -> None:
                 f"{entry.name} ({entry.file}): licence is {entry.licence}, which the commercial "
                 "variant does not allow; choose a file that `deid weights list` marks as commercial"
             )
+
+
+def require_commercial_content(path: Path) -> None:
+    """Raise DeidError unless `path` is, by its hash, a file that commercial use allows.
+
+    A file that the catalogue does not know is refused too: nobody here knows its licence.
+    """
+    try:
+        sha256 = file_sha256(path)
+    except OSError as error:
+        raise DeidError(f"{path}: not readable ({error.strerror}); correct the path") from None
+    known = [entry for entry in FILES if entry.sha256 == sha256]
+    if not known:
+        raise DeidError(
+            f"{path}: not in the catalogue, so its licence is unknown, which the commercial variant "
+            "does not allow; take a file that `deid weights list` marks as commercial"
+        )
+    require_commercial([known[0].name])
