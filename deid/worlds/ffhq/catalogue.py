@@ -504,7 +504,7 @@ def require_commercial_content(path: Path) -> None:
     known = [entry for entry in FILES if entry.sha256 == sha256]
     if not known:
         raise DeidError(
-            f"{path}: not in the catalogue, so its licence is unknown, which the commercial variant "
-            "does not allow; take a file that `deid weights list` marks as commercial"
+            f"{path}: not in the catalogue, so its licence is unknown, and the commercial variant "
+            "refuses it; take a file that `deid weights list` marks as commercial"
         )
     require_commercial([known[0].name])
