@@ -5,8 +5,8 @@
 
 deface has an environment of its own, because it pins what this project does not. Both tools get
 the same JPEG files (quality 75, which is what deface writes at; ours keeps what it finds), show
-their detectors a picture of the same longer side, and use all cores, deface by threads, ours by a process
-a core. 1280 px is the pictures' own size and what deface does by default.
+their detectors a picture of the same longer side, and use all cores: deface by threads, ours by a
+process a core. 1280 px is the pictures' own size and what deface does by default.
 Loading programs and networks is left out for both. Ours judges each
 face and looks for others in what it wrote besides; that is its job, so it is counted.
 """
