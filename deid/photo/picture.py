@@ -112,11 +112,13 @@ class _Entry:
         for number, index in enumerate(range(len(found)) if which is None else which, len(before)):
             face = newcomer(found, index, self._rungs(found, index, opaque), self.seed(number))
             face.found = by
-            if not face.opaque or not opaque:
-                place(self.picture, face, placing)
-            if tools.chooser is not None and tools.chooser.spares(self.picture, face):
-                face.rungs = (KEPT, OPAQUE)
             admitted.append(face)
+        if not opaque:
+            place(self.picture, admitted, placing)
+        if tools.chooser is not None:
+            for face in admitted:
+                if tools.chooser.spares(self.picture, face):
+                    face.rungs = (KEPT, OPAQUE)
         return admitted
 
     def _rungs(self, found: Faces, index: int, opaque: bool) -> tuple[str, ...]:
