@@ -52,7 +52,7 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def far(ours: Tensor, theirs: Tensor) -> float:
-    """The distance, against the length: as vectors, or of the largest element where that is more."""
+    """The distance against the length: as vectors or of the largest element, whichever is more."""
     apart = ours - theirs
     return float(max(apart.norm() / theirs.norm(), apart.abs().max() / theirs.abs().max()))
 
