@@ -72,9 +72,10 @@ def deidentify(
 
     `picture`: a path, the bytes of a file, a `uint8` array `[H,W,3]` (RGB) or `[H,W]`, or a Pillow
     image; the last two come back as PNG. `method`: swap, adversarial (both need trained models),
-    fgsm, pgd, blur, pixelate or mask. `detectors` (`scrfd=FILE`, `yunet=FILE`, `mtcnn=FOLDER`) and
-    `recognisers` (`foamliu=FILE`, `arcface=FILE`) are needed for photographs: the embedded networks
-    know the people of the mini world only. `seconds`: after so long faces are masked, after twice
+    fgsm, pgd, blur, pixelate or mask. `detectors` (`yunet`, `scrfd`, `mtcnn`) and `recognisers`
+    (`foamliu`, `arcface`) are needed for photographs, since the embedded networks know the people
+    of the mini world only; `deid weights fetch` gets them, or a path says where they are
+    (`yunet=FILE`). `seconds`: after so long faces are masked, after twice
     as long it gives up.
 
     `root` is where `params.yaml` and `data` are looked for; without it the current directory if it

@@ -124,8 +124,9 @@ def run(
     detector: Annotated[
         list[str] | None,
         typer.Option(
-            help="scrfd=FILE, yunet=FILE or mtcnn=FOLDER; needed for photographs. "
-            "Given several times: a face that any of them finds counts."
+            help="yunet, scrfd or mtcnn (see `deid weights fetch`), or with a path: yunet=FILE, "
+            "scrfd=FILE, mtcnn=FOLDER; needed for photographs. Given several times: a face that "
+            "any of them finds counts."
         ),
     ] = None,
     detect_size: Annotated[
@@ -134,7 +135,10 @@ def run(
     ] = None,
     recogniser: Annotated[
         list[str] | None,
-        typer.Option(help="Who verifies: foamliu=FILE or arcface=FILE; needed for photographs."),
+        typer.Option(
+            help="Who verifies: foamliu or arcface, or with a path: foamliu=FILE; needed for "
+            "photographs. Given several times: none may know a face."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives other faces.")] = 0,
     allow_no_face: Annotated[
