@@ -240,9 +240,7 @@ def check_geometry(points: Points, box: Points) -> None:
         raise ValueError("its points do not fit its box")
 
 
-def _landmarks(
-    picture: Pixels, faces: Sequence[Face], placing: Placing
-) -> NDArray[np.float64]:
+def _landmarks(picture: Pixels, faces: Sequence[Face], placing: Placing) -> NDArray[np.float64]:
     """`[N,68,2]` in the crops of N faces."""
     import torch
 
