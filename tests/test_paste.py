@@ -186,7 +186,8 @@ def a_place(seed: int, side: int = 80) -> tuple[Place, np.ndarray]:
     far = np.hypot(x - 0.5, y - 0.5)
     alpha = np.clip((0.42 - far) / 0.04, 0, 1).astype(np.float32)
     skin = (far < 0.22).astype(np.float32)
-    return Place(old.astype(np.float32), alpha, skin, float(side)), old
+    jaw = (y > 0.5).astype(np.float32)
+    return Place(old.astype(np.float32), alpha, skin, jaw, float(side)), old
 
 
 @settings(max_examples=25, deadline=None)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from deid.alignment import Points, apply_affine, crop_to_picture, five_points, invert_affine
 from deid.images import Pixels, to_tensor
 from deid.photo.align import crop_face, native_side
+from deid.photo.fit import fit_outline, outline_of_landmarks
 from deid.photo.paste import (
     FEATHER,
+    PLAUSIBLE,
     Region,
     hard_region,
     hull_of_landmarks,
@@ -28,6 +30,9 @@ from deid.seeds import seed_of
 from deid.worlds.world import LandmarkNetwork
 
 log = logging.getLogger(__name__)
+
+FAR = 0.2
+"""Share of the side by which landmarks that will be looked at again may miss detected points."""
 
 KEPT = "kept"
 """In place of a rung, of a face that a person chose to leave as it is."""
@@ -64,6 +69,7 @@ class Face:
     similarities: Mapping[str, float] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
     depth: int = 1
+    outline: Points | None = None  # [27,2] of its jaw and forehead; None: not seen
     _crop: Pixels | None = None
     _original: Embeddings | None = None
     _output: tuple[Pixels, Embeddings] | None = None
@@ -184,31 +190,52 @@ def place(picture: Pixels, faces: Sequence[Face], placing: Placing) -> None:
     They are shown to the network together; where that fails, none of them is placed.
     """
     placed = going = [face for face in faces if _tried(face, _check)]
-    for _ in range(2 if placing.refine else 1):
+    detected = {id(face): face.points for face in placed}
+    # A detector whose points are to be refined is believed less than landmarks that agree with
+    # themselves once the crop is cut at them.
+    for near in (FAR, PLAUSIBLE) if placing.refine else (PLAUSIBLE,):
         try:
             pairs = list(zip(going, _landmarks(picture, going, placing), strict=True))
         except Exception as error:
             for face in going:
                 _give_up(face, error)
             break
-        going = [face for face, seen in pairs if _tried(face, partial(_adopt, seen, placing))]
+        going = [
+            face
+            for face, seen in pairs
+            if _tried(face, partial(_adopt, seen, placing, near, detected[id(face)]))
+        ]
     for face in placed:
         if face.hull is not None:
             _tried(face, _check)
 
 
-def _adopt(landmarks: Points, placing: Placing, face: Face) -> bool:
+def _adopt(landmarks: Points, placing: Placing, near: float, detected: Points, face: Face) -> bool:
     """Take its outline, and its points if they are to be refined, from landmarks in its crop;
     False where they cannot be those of the face, and an ellipse about its points must do."""
     to_picture = crop_to_picture(face.points, placing.side)
     expected = apply_affine(invert_affine(to_picture), face.points)
-    if not plausible(landmarks, expected, placing.side):
+    if not plausible(landmarks, expected, placing.side, near):
+        face.points, face.outline = detected, None
         face.hull = hull_of_points(face.points)
         return False
     face.hull = apply_affine(to_picture, hull_of_landmarks(landmarks))
+    face.outline = apply_affine(to_picture, outline_of_landmarks(landmarks))
     if placing.refine:
         face.points = apply_affine(to_picture, five_points(landmarks))
     return True
+
+
+def fitted(made: Pixels, face: Face, placing: Placing) -> Pixels:
+    """A made crop `uint8 [S,S,3]` whose face fills the outline of the one whose place it takes; as
+    it is where the landmarks of either are not to be believed. May be finer than it was."""
+    if face.outline is None:
+        return made
+    landmarks = _seen(made[None], placing)[0]
+    to_crop = invert_affine(crop_to_picture(face.points, made.shape[0]))
+    if not plausible(landmarks, apply_affine(to_crop, face.points), made.shape[0]):
+        return made
+    return fit_outline(made, landmarks, apply_affine(to_crop, face.outline))
 
 
 def _check(face: Face) -> bool:
@@ -242,11 +269,16 @@ def check_geometry(points: Points, box: Points) -> None:
 
 def _landmarks(picture: Pixels, faces: Sequence[Face], placing: Placing) -> NDArray[np.float64]:
     """`[N,68,2]` in the crops of N faces."""
-    import torch
-
     if not faces:
         return np.zeros((0, 68, 2))
-    crops = np.stack([crop_face(picture, face.points, placing.side) for face in faces])
+    return _seen(
+        np.stack([crop_face(picture, face.points, placing.side) for face in faces]), placing
+    )
+
+
+def _seen(crops: Pixels, placing: Placing) -> NDArray[np.float64]:
+    import torch
+
     with torch.inference_mode():
         return placing.landmarks(to_tensor(crops)).double().cpu().numpy()
 

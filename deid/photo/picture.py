@@ -17,7 +17,7 @@ from deid.anonymize.base import finite
 from deid.images import Pixels, to_pixels, to_tensor
 from deid.photo.align import crop_face, crop_side, native_side
 from deid.photo.choose import Chooser
-from deid.photo.face import KEPT, Face, FaceRecord, Placing, place, say
+from deid.photo.face import KEPT, Face, FaceRecord, Placing, fitted, place, say
 from deid.photo.gate import Deadline, Limits, Unsafe, check_own, mask_all, newcomer, sweep
 from deid.photo.paste import fill, is_filled, paste
 from deid.privacy.ladder import GENERATIVE, OPAQUE, base, ladder, small_ladder
@@ -179,19 +179,22 @@ def _compose(picture: Pixels, faces: list[Face], tools: Tools, deadline: Deadlin
 def _paste_face(canvas: Pixels, face: Face, tools: Tools) -> None:
     anonymizer = tools.anonymizers[face.rung]
     side = _side(face, anonymizer)
+    generative = base(face.rung) in GENERATIVE
 
     def make(crop: Pixels) -> Pixels:
         output = anonymizer(to_tensor(crop), [face.rung_seed])
         if output.shape != (1, 3, side, side) or not finite(output):
             raise FloatingPointError("its output is not a picture")
-        return np.asarray(to_pixels(output)[0])
+        made = np.asarray(to_pixels(output)[0])
+        placing = Placing(tools.landmarks, tools.landmark_side, tools.refine)
+        return fitted(made, face, placing) if generative else made
 
     new = face.made(crop_face(canvas, face.points, side), make)
     region = face.region(canvas.shape)
     x0, y0, x1, y1 = region.window
     before = canvas[y0:y1, x0:x1].copy()
     try:
-        paste(canvas, new, face.points, region, base(face.rung) in GENERATIVE)
+        paste(canvas, new, face.points, region, generative)
     except BaseException:
         canvas[y0:y1, x0:x1] = before
         raise
