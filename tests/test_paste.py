@@ -17,7 +17,7 @@ from deid.images import Pixels
 from deid.photo.align import crop_face, crop_side, native_side
 from deid.photo.blend import Place, blend_in, match_light
 from deid.photo.codec import decode
-from deid.photo.face import Face, Placing, place
+from deid.photo.face import Face, Placing, fitted, place
 from deid.photo.paste import Region, paste
 from deid.worlds.world import FaceDetector, World
 from tests.conftest import ROOT
@@ -49,6 +49,16 @@ class Pasted:
         old, new = (rgb2lab(self.window(p)) for p in (self.before, self.after))
         return float(deltaE_ciede2000(old, new)[self.band()].mean())
 
+    def fringe(self) -> float:
+        """Share of the pixels about the mask's edge that are clearly (6 in Lab) lighter, darker or
+        of another colour than anything that was near them before."""
+        old, new = (rgb2lab(self.window(p)).astype(np.float32) for p in (self.before, self.after))
+        reach = 2 * round(max(2.0, 0.06 * self.side)) + 1
+        near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+        above, below = new - cv2.dilate(old, near), cv2.erode(old, near) - new
+        beyond = np.linalg.norm(above.clip(0) + below.clip(0), axis=-1)
+        return float((beyond[self.band(0.06) & (self.region.alpha > 0)] > 6.0).mean())
+
     def step(self, pixels: Pixels) -> float:
         """Mean ΔE2000 between just inside and just outside the mask's edge."""
         lab = rgb2lab(self.window(pixels)).astype(np.float32)
@@ -68,19 +78,28 @@ Make = Callable[[Pixels], Pixels]
 
 
 def pasted_faces(
-    picture: Pixels, detector: FaceDetector, world: World, make: Make, match: bool, side: int | None
+    picture: Pixels,
+    detector: FaceDetector,
+    world: World,
+    make: Make,
+    match: bool,
+    side: int | None,
+    fit: bool = False,
 ) -> list[Pasted]:
-    """Each face of a picture, alone, cropped at `side`, made and pasted back."""
+    """Each face of a picture, alone, cropped at `side`, made, fitted if asked, and pasted back."""
+    placing = Placing(world.landmarks, world.resolution, detector.name == "mini")
     found = detector.detect([picture])[0]
     results = []
     for index in range(len(found)):
         points = np.asarray(found.points[index], np.float64)
         face = Face(found.boxes[index], 1.0, points, None, 0, ("swap", "mask"))
-        place(picture, [face], Placing(world.landmarks, world.resolution, detector.name == "mini"))
+        place(picture, [face], placing)
         assert face.hull is not None
         after, region = picture.copy(), face.region(picture.shape)
         crop = crop_face(picture, face.points, crop_side(face.points, side))
-        paste(after, make(crop), face.points, region, match)
+        made = make(crop)
+        made = fitted(made, face, placing) if fit else made
+        paste(after, made, face.points, region, match, fit)
         results.append(Pasted(picture, after, region, native_side(face.points)))
     return results
 
@@ -158,6 +177,34 @@ def test_another_persons_face_takes_the_light_of_its_place(world: World) -> None
     assert np.mean(steps[True]) < original + 1.0
 
 
+def narrow(donors: Pixels, share: float) -> Pixels:
+    """The same people with heads so much narrower, before more of their own background."""
+    side = donors.shape[1]
+    squeeze = np.array([[share, 0.0, (1 - share) * side / 2], [0.0, 1.0, 0.0]])
+    return np.stack(
+        [cv2.warpAffine(d, squeeze, (side, side), borderMode=cv2.BORDER_REPLICATE) for d in donors]
+    )
+
+
+def test_a_narrower_head_keeps_the_silhouette_and_leaves_no_fringe(world: World) -> None:
+    """What a generator drew behind a narrow head does not show inside the mask of a broad one:
+    skin ends where it ended, with nothing lighter or darker between it and what is behind."""
+    donors = narrow(world.test_faces(24, 1, 3).pixels, 0.7)
+    steps = {}
+    for fit in (False, True):
+        pasted = [
+            face
+            for scene in mini_scenes()[1:]
+            for face in pasted_faces(scene, world.detector, world, another(donors), True, 64, fit)
+        ]
+        assert len(pasted) >= 12
+        steps[fit] = np.mean([face.step(face.after) for face in pasted])
+        assert np.mean([face.fringe() for face in pasted]) < 0.04
+    original = np.mean([face.step(face.before) for face in pasted])
+    assert steps[False] < original - 3.0, "there was nothing to keep"
+    assert steps[True] > steps[False] + 1.0
+
+
 @pytest.mark.parametrize("method", ["swap", "blur", "pixelate", "mask"])
 def test_pixels_away_from_the_face_are_the_same_bits(world: World, method: str) -> None:
     """Whatever is pasted, and however its colours are matched."""
@@ -208,6 +255,21 @@ def test_another_light_is_taken_back(seed: int, gain: float, slope: float) -> No
     before = np.abs(lit - old)[skin].mean()
     after = np.abs(match_light(lit, where) - old)[skin].mean()
     assert after <= max(2.5, 0.35 * before)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), gain=st.floats(0.3, 3.0))
+def test_light_keeps_white_white_and_what_is_brighter_brighter(seed: int, gain: float) -> None:
+    """However much lighter or darker a face has to become, its teeth do not become glaring."""
+    where, old = a_place(seed)
+    ramp = np.repeat(np.linspace(0, 255, old.shape[1], dtype=np.float32)[None], len(old), axis=0)
+    made = np.where(where.skin[..., None] > 0, old / gain, ramp[..., None]).astype(np.float32)
+    out = match_light(made.clip(0, 255), where)
+    row = out[0]  # above the face: the ramp alone, under a field that is level at either end
+    assert (np.diff(row[:20], axis=0) > -0.5).all()
+    assert (np.diff(row[-20:], axis=0) > -0.5).all()
+    assert out.min() >= -8.0
+    assert out.max() <= (255.0 + 8.0) / 0.75
 
 
 @settings(max_examples=25, deadline=None)

@@ -102,9 +102,17 @@ def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
     return Region(window, _filled(hull, window).astype(np.float32))
 
 
-def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: bool) -> None:
+def paste(
+    canvas: Pixels,
+    crop: Pixels,
+    points: Points,
+    region: Region,
+    match: bool,
+    fitted: bool = False,
+) -> None:
     """Blend an aligned `crop` into `canvas` in place; `match` brings light and colour to what they
-    were in the face, and to the colours around it at its edge."""
+    were in the face, and to the colours around it at its edge. `fitted`: the crop's face fills
+    the region."""
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1]
     new = place_face(crop, points, region.window).astype(np.float32)
@@ -114,7 +122,7 @@ def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: b
             old.astype(np.float32),
             region.alpha,
             skin.astype(np.float32),
-            _jaw(points, region.window),
+            _below_eyes(points, region.window) * fitted,
             native_side(points),
         )
         new = blend_in(new, place)
@@ -123,7 +131,7 @@ def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: b
     canvas[y0:y1, x0:x1] = np.where(alpha > 0, mixed, old)
 
 
-def _jaw(points: Points, window: Window) -> NDArray[np.float32]:
+def _below_eyes(points: Points, window: Window) -> NDArray[np.float32]:
     """0 above the eyes to 1 below them, over `window` `[h,w]`."""
     x0, y0, x1, y1 = window
     y, x = np.mgrid[y0:y1, x0:x1] + 0.5

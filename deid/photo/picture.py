@@ -20,7 +20,7 @@ from deid.photo.choose import Chooser
 from deid.photo.face import KEPT, Face, FaceRecord, Placing, fitted, place, say
 from deid.photo.gate import Deadline, Limits, Unsafe, check_own, mask_all, newcomer, sweep
 from deid.photo.paste import fill, is_filled, paste
-from deid.privacy.ladder import GENERATIVE, OPAQUE, base, ladder, small_ladder
+from deid.privacy.ladder import GENERATIVE, OPAQUE, RESHAPED, base, ladder, small_ladder
 from deid.privacy.verify import Verifier
 from deid.worlds.world import FaceDetector, Faces, LandmarkNetwork
 
@@ -179,7 +179,8 @@ def _compose(picture: Pixels, faces: list[Face], tools: Tools, deadline: Deadlin
 def _paste_face(canvas: Pixels, face: Face, tools: Tools) -> None:
     anonymizer = tools.anonymizers[face.rung]
     side = _side(face, anonymizer)
-    generative = base(face.rung) in GENERATIVE
+    kind = base(face.rung)
+    reshaped = kind in RESHAPED and face.outline is not None
 
     def make(crop: Pixels) -> Pixels:
         output = anonymizer(to_tensor(crop), [face.rung_seed])
@@ -187,14 +188,14 @@ def _paste_face(canvas: Pixels, face: Face, tools: Tools) -> None:
             raise FloatingPointError("its output is not a picture")
         made = np.asarray(to_pixels(output)[0])
         placing = Placing(tools.landmarks, tools.landmark_side, tools.refine)
-        return fitted(made, face, placing) if generative else made
+        return fitted(made, face, placing) if reshaped else made
 
     new = face.made(crop_face(canvas, face.points, side), make)
     region = face.region(canvas.shape)
     x0, y0, x1, y1 = region.window
     before = canvas[y0:y1, x0:x1].copy()
     try:
-        paste(canvas, new, face.points, region, generative)
+        paste(canvas, new, face.points, region, kind in GENERATIVE, reshaped)
     except BaseException:
         canvas[y0:y1, x0:x1] = before
         raise

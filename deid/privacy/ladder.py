@@ -13,6 +13,9 @@ COARSE = "pixelate"
 GENERATIVE = frozenset({"swap", "adversarial", "reconstruction"})
 """Methods that make a whole new face; the others change or destroy the one that is there."""
 
+RESHAPED = frozenset({"swap"})
+"""Those among them whose head has a shape of its own."""
+
 DESTRUCTIVE = frozenset({"blur", "pixelate"})
 """Methods that must cover the whole face, to its edge."""
 
