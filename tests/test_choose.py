@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from deid.errors import DeidError
 from deid.images import Pixels
+from deid.photo import choose
 from deid.photo.choose import Chooser, build_chooser, keep_limit
 from deid.photo.face import Face
 from deid.photo.picture import find_faces
@@ -21,6 +22,7 @@ from deid.privacy.ladder import OPAQUE, SMALLEST_JUDGED
 from deid.privacy.verify import Judge, Verifier
 from deid.worlds.world import World
 from tests.conftest import ROOT
+from tests.test_paste import photograph
 
 PAIR = ROOT / "data/samples/pair.png"
 
@@ -156,7 +158,7 @@ def test_references_that_do_not_tell_one_person_are_refused(
     Image.fromarray(np.full((90, 90, 3), 127, np.uint8)).save(tmp_path / "nobody.png")
     for place, said in [
         (PAIR, "2 faces"),
-        (tmp_path / "nobody.png", "0 faces"),
+        (tmp_path / "nobody.png", "no face found"),
         (tmp_path / "empty", "no reference picture"),
         (tmp_path / "missing.png", "no reference picture"),
         (tmp_path / "broken.png", "not a whole picture"),
@@ -168,6 +170,88 @@ def test_references_that_do_not_tell_one_person_are_refused(
     alone = replace(several, judges=several.judges[:1])
     with pytest.raises(DeidError, match="--recogniser"):
         build_chooser(str(portrait), None, find, alone)
+    twice = replace(alone, judges=(*alone.judges, replace(alone.judges[0], name="copy")))
+    with pytest.raises(DeidError, match="same network"):
+        build_chooser(str(portrait), None, find, twice)
+    locked = tmp_path / "folder.png"
+    locked.mkdir()
+    with pytest.raises(DeidError, match="no reference picture"):
+        build_chooser(str(locked), None, find, several)
+
+
+PEOPLE = (3, 44, 120)  # of the photographs, side by side
+
+
+def crowd(assets: Path, path: Path) -> Path:
+    """A picture of three people, 900 pixels wide."""
+    Image.fromarray(photograph(assets, [220, 250, 200], PEOPLE)).save(path)
+    return path
+
+
+def reference(assets: Path, number: int, path: Path) -> Path:
+    """Another copy of somebody's photograph: mirrored, darker, smaller, compressed, no margin."""
+    with Image.open(assets / f"photoreal/{number:03d}.jpg") as image:
+        small = ImageOps.mirror(image.convert("RGB")).resize((190, 190), Image.Resampling.LANCZOS)
+    ImageEnhance.Brightness(small).enhance(0.75).save(path, quality=60)
+    return path
+
+
+def real_tools(assets: Path, **chosen: str) -> RunSettings:
+    weights = assets / "weights"
+    return RunSettings(
+        method="blur",
+        detectors=(f"scrfd={weights / 'det_500m.onnx'}",),
+        detect_size=640,
+        recognisers=(f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
+        **chosen,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("choice", ["keep", "only"])
+def test_a_person_of_a_photograph_is_chosen_by_another_copy_of_it(
+    assets: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    """One recogniser of real people is at hand, so here a single judge may choose."""
+    monkeypatch.setattr(choose, "LEAST_JUDGES", 1)
+    picture = crowd(assets, tmp_path / "crowd.png")
+    chosen = str(reference(assets, PEOPLE[1], tmp_path / "person.jpg"))
+    workshop = build_workshop(real_tools(assets, **{choice: chosen}), world, None)
+    summary = deidentify_path(picture, tmp_path / "out", workshop)
+    assert dict(summary.counts) == {"written": 1}
+    record = json.loads((tmp_path / "out/manifest.jsonl").read_text())
+    people = sorted(record["faces"], key=lambda face: face["box"][0])
+    spared = [face["verdict"] == "kept" for face in people]
+    assert spared == ([False, True, False] if choice == "keep" else [True, False, True])
+    before, after = pixels_of(picture), pixels_of(tmp_path / "out/crowd.png")
+    for face, kept in zip(people, spared, strict=True):
+        x0, y0, x1, y1 = face["box"]
+        same = (before[y0:y1, x0:x1] == after[y0:y1, x0:x1]).all(axis=2)
+        assert same.all() if kept else same.mean() < 0.1
+
+
+def test_strangers_in_photographs_are_not_kept(
+    assets: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of 24 people is the reference for one crowd of all of them: nobody else stays."""
+    monkeypatch.setattr(choose, "LEAST_JUDGES", 1)
+    workshop = build_workshop(real_tools(assets), world, None)
+    tools = workshop.tools
+
+    def find(picture: Pixels) -> list[Face]:
+        return find_faces(picture, tools, "blur")
+
+    seen = []
+    for first in range(0, 24, 4):
+        picture = photograph(assets, [200] * 4, range(first, first + 4))
+        row = sorted(find(picture), key=lambda face: float(face.box[0]))
+        assert len(row) == 4
+        seen += [(picture, face) for face in row]
+    for number in range(24):
+        file = reference(assets, number, tmp_path / "person.jpg")
+        choosing = build_chooser(str(file), None, find, tools.verifier)
+        assert choosing is not None
+        kept = [n for n, (picture, face) in enumerate(seen) if choosing.spares(picture, face)]
+        assert kept == [number]
 
 
 def test_a_dry_run_draws_boxes_and_leaves_nothing_like_an_output(

@@ -109,14 +109,14 @@ def mini_scenes() -> list[Pixels]:
     return [decode(file.read_bytes(), file.name).pixels for file in files]
 
 
-def photograph(assets: Path, sides: Sequence[int], first: int) -> Pixels:
-    """Portraits of the given sides, side by side on a soft background."""
+def photograph(assets: Path, sides: Sequence[int], people: Sequence[int]) -> Pixels:
+    """Portraits of people, by number, side by side in the given sizes on a soft background."""
     height, width = max(sides) + 40, sum(sides) + 20 * (len(sides) + 1)
     y, x = np.mgrid[0:height, 0:width]
     canvas = np.stack([90 + 60 * x / width, 110 + 40 * y / height, 120 + 0 * x], -1)
     canvas, left = canvas.astype(np.uint8), 20
-    for index, side in enumerate(sides):
-        with Image.open(assets / f"photoreal/{first + index:03d}.jpg") as image:
+    for number, side in zip(people, sides, strict=True):
+        with Image.open(assets / f"photoreal/{number:03d}.jpg") as image:
             face = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
         canvas[20 : 20 + side, left : left + side] = np.asarray(face)
         left += side + 20
@@ -147,7 +147,7 @@ def test_an_unchanged_face_of_a_photograph_shows_no_seam(
     assets: Path, world: World, match: bool
 ) -> None:
     detector = build_detector([f"scrfd={assets / 'weights/scrfd_2.5g_bnkps.onnx'}"], world)
-    scene = photograph(assets, [300, 160, 80, 48], first=20)
+    scene = photograph(assets, [300, 160, 80, 48], range(20, 24))
     pasted = pasted_faces(scene, detector, world, unchanged, match, None)
     assert len(pasted) == 4
     changes = [face.colour_change() for face in pasted]

@@ -8,8 +8,17 @@ not spared.
 
 Measured on 80 people of the mini world that no training saw, four views each: `keep` knew a person
 again in 79 % of pairs of views and took nobody for another in 50,560 pairs; `only` missed 0.2 %.
+
+Measured on 200 synthetic portraits with foamliu's MobileFaceNet as the only judge, which keeps
+from a cosine of 0.718 on: it knew every portrait again in a copy made smaller, larger, darker,
+brighter, mirrored, turned by 8° or compressed (quality 30), or most of these at once. Of 19,900
+pairs of portraits it took three for one person; they look it to the eye as well. The next is at
+0.705, so one judge is close to its limit: hence two. In small or spoilt faces it knows fewer again
+(of 32 pixels: half; of 25: 3 %; of 48 at quality 20: 3 %), and no stranger but these. Other
+photographs of the same person were not at hand.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +38,8 @@ log = logging.getLogger(__name__)
 
 CERTAINTY = 0.4  # how far from a judge's threshold towards 1 a face must be to be kept
 LEAST_JUDGES = 2
+SAME = 1e-3  # by which two judges' unit vectors of one face must differ somewhere
+ROOM = 0.25  # of a reference's longer side, put around one in which no face was seen
 
 Find = Callable[[Pixels], list[Face]]
 """The faces of a picture, placed."""
@@ -93,6 +104,7 @@ def build_chooser(
             "give another --recogniser"
         )
     people = tuple(_person(file, find, verifier) for file in reference_files(place))
+    _check_apart(verifier, people[0])
     return Chooser(verifier, people, keep=bool(keep))
 
 
@@ -118,8 +130,14 @@ def _person(file: Path, find: Find, verifier: Verifier) -> Embeddings:
         picture = decode(file.read_bytes(), str(file)).pixels
     except OSError as error:
         raise DeidError(f"{file}: not readable ({error.strerror}); correct the path") from None
-    faces = [face for face in find(picture) if face.hull is not None]
-    if len(faces) != 1:
+    faces = _placed(find(picture))
+    if not faces:  # detectors miss a face that fills its picture
+        room = round(ROOM * max(picture.shape))
+        picture = np.pad(picture, ((room, room), (room, room), (0, 0)), constant_values=127)
+        faces = _placed(find(picture))
+    if not faces:
+        raise DeidError(f"{file}: no face found in it; a reference needs one, give another picture")
+    if len(faces) > 1:
         raise DeidError(f"{file}: {len(faces)} faces in it; a reference needs exactly one, crop it")
     if faces[0].longer < 2 * SMALLEST_JUDGED:
         raise DeidError(f"{file}: its face is too small to know a person by; give a larger one")
@@ -127,3 +145,18 @@ def _person(file: Path, find: Find, verifier: Verifier) -> Embeddings:
     if not all(np.isfinite(vector).all() for vector in person.values()):
         raise DeidError(f"{file}: its face cannot be judged; give another picture")
     return person
+
+
+def _placed(faces: Sequence[Face]) -> list[Face]:
+    return [face for face in faces if face.hull is not None]
+
+
+def _check_apart(verifier: Verifier, person: Embeddings) -> None:
+    """`DeidError` where two judges are one network, whose second opinion is worth nothing."""
+    for one, other in itertools.combinations(verifier.judges, 2):
+        left, right = person[one.name], person[other.name]
+        if left.shape == right.shape and np.allclose(left, right, atol=SAME):
+            raise DeidError(
+                f"recognisers {one.name} and {other.name} are the same network, which cannot check "
+                "itself; give another --recogniser"
+            )
