@@ -21,14 +21,15 @@ MOST_LIGHT = 1.3  # of what is added on that scale; 1.1 is a gain of three in th
 SPREAD = 0.035  # of the FFHQ square's side: how far along the edge colours are averaged
 BAND = 0.03  # of the side: how far into the face colours at its edge are compared
 DEPTH = 0.14  # of the side: how deep into the face the seam's correction reaches
-AT_JAW = 120.0  # levels: about how much of it a jaw takes
+AT_JAW = 60.0  # levels: about how much of it a jaw takes
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a face goes, over one window: `old float32 [h,w,3]`, what is there; `alpha [h,w]`, 1
-    over the face; `skin [h,w]`, 1 on cheeks, nose and mouth; `jaw [h,w]`, 1 where the new face is
-    skin up to the edge and what lies beyond is not; the FFHQ square's `side`."""
+    over the face; `skin [h,w]`, 1 on cheeks, nose and mouth; `jaw [h,w]`, 1 below the eyes, where
+    a face ends before what is behind it, 0 above, where it goes on into hair; the FFHQ square's
+    `side`."""
 
     old: Picture
     alpha: Picture
@@ -82,7 +83,8 @@ def close_seam(new: Picture, place: Place) -> Picture:
     The difference in a band along the edge is carried inwards by normalised convolution: a
     membrane, as in gradient-domain cloning, that ends before it can tint the whole face. Where
     skin met hair or background it still does: the step that was there stays. At the jaw a large
-    difference is background within the mask, which must not shine through the skin.
+    difference is mostly background within the mask, which must not shine through the skin, and
+    the old jaw's own colours help to know a face again: there it is closed in part.
     """
     whole = (place.alpha >= 1).astype(np.uint8)
     if whole.all() or not whole.any():

@@ -102,17 +102,9 @@ def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
     return Region(window, _filled(hull, window).astype(np.float32))
 
 
-def paste(
-    canvas: Pixels,
-    crop: Pixels,
-    points: Points,
-    region: Region,
-    match: bool,
-    fitted: bool = False,
-) -> None:
+def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: bool) -> None:
     """Blend an aligned `crop` into `canvas` in place; `match` brings light and colour to what they
-    were in the face, and to the colours around it at its edge. `fitted`: the crop's face fills
-    the region."""
+    were in the face, and to the colours around it at its edge."""
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1]
     new = place_face(crop, points, region.window).astype(np.float32)
@@ -122,7 +114,7 @@ def paste(
             old.astype(np.float32),
             region.alpha,
             skin.astype(np.float32),
-            _below_eyes(points, region.window) * fitted,
+            _below_eyes(points, region.window),
             native_side(points),
         )
         new = blend_in(new, place)

@@ -180,7 +180,6 @@ def _paste_face(canvas: Pixels, face: Face, tools: Tools) -> None:
     anonymizer = tools.anonymizers[face.rung]
     side = _side(face, anonymizer)
     kind = base(face.rung)
-    reshaped = kind in RESHAPED and face.outline is not None
 
     def make(crop: Pixels) -> Pixels:
         output = anonymizer(to_tensor(crop), [face.rung_seed])
@@ -188,14 +187,14 @@ def _paste_face(canvas: Pixels, face: Face, tools: Tools) -> None:
             raise FloatingPointError("its output is not a picture")
         made = np.asarray(to_pixels(output)[0])
         placing = Placing(tools.landmarks, tools.landmark_side, tools.refine)
-        return fitted(made, face, placing) if reshaped else made
+        return fitted(made, face, placing) if kind in RESHAPED else made
 
     new = face.made(crop_face(canvas, face.points, side), make)
     region = face.region(canvas.shape)
     x0, y0, x1, y1 = region.window
     before = canvas[y0:y1, x0:x1].copy()
     try:
-        paste(canvas, new, face.points, region, kind in GENERATIVE, reshaped)
+        paste(canvas, new, face.points, region, kind in GENERATIVE)
     except BaseException:
         canvas[y0:y1, x0:x1] = before
         raise
