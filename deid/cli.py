@@ -170,7 +170,10 @@ def run(
         str | None,
         typer.Option(help="What S3 encrypts new objects with: AES256, aws:kms or aws:kms:KEY-ID."),
     ] = None,
-    params: ParamsFile = Path("params.yaml"),
+    params: Annotated[
+        Path | None,
+        typer.Option("--params", help="The parameters file; else the one here, or deid's own."),
+    ] = None,
 ) -> None:
     """De-identify pictures: detect, align, anonymise, verify, paste back, write.
 
@@ -181,7 +184,7 @@ def run(
     from deid.photo.batch import locate, run_batch
     from deid.photo.run import RunSettings
     from deid.photo.workers import Pool
-    from deid.serve.bundle import local_bundle, open_workshop
+    from deid.serve.bundle import bundle_at, find_root, local_bundle, open_workshop
 
     asked = RunSettings(
         method=method,
@@ -195,7 +198,8 @@ def run(
         only=only,
         dry_run=dry_run,
     )
-    open_ = partial(open_workshop, local_bundle(load_params(params)), asked)
+    bundle = local_bundle(load_params(params)) if params else bundle_at(find_root())
+    open_ = partial(open_workshop, bundle, asked)
     places = locate(source, destination, audit, encryption)
     summary = run_batch(places, lambda places: Pool(open_, places, jobs, timeout))
     typer.echo(summary.text())
