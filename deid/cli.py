@@ -124,8 +124,9 @@ def run(
     detector: Annotated[
         list[str] | None,
         typer.Option(
-            help="scrfd=FILE, yunet=FILE or mtcnn=FOLDER; needed for photographs. "
-            "Given several times: a face that any of them finds counts."
+            help="yunet, scrfd or mtcnn (see `deid weights fetch`), or with a path: yunet=FILE, "
+            "scrfd=FILE, mtcnn=FOLDER; needed for photographs. Given several times: a face that "
+            "any of them finds counts."
         ),
     ] = None,
     detect_size: Annotated[
@@ -134,7 +135,10 @@ def run(
     ] = None,
     recogniser: Annotated[
         list[str] | None,
-        typer.Option(help="Who verifies: foamliu=FILE or arcface=FILE; needed for photographs."),
+        typer.Option(
+            help="Who verifies: foamliu or arcface, or with a path: foamliu=FILE; needed for "
+            "photographs. Given several times: none may know a face."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives other faces.")] = 0,
     allow_no_face: Annotated[
@@ -166,7 +170,10 @@ def run(
         str | None,
         typer.Option(help="What S3 encrypts new objects with: AES256, aws:kms or aws:kms:KEY-ID."),
     ] = None,
-    params: ParamsFile = Path("params.yaml"),
+    params: Annotated[
+        Path | None,
+        typer.Option("--params", help="The parameters file; else the one here, or deid's own."),
+    ] = None,
 ) -> None:
     """De-identify pictures: detect, align, anonymise, verify, paste back, write.
 
@@ -177,7 +184,7 @@ def run(
     from deid.photo.batch import locate, run_batch
     from deid.photo.run import RunSettings
     from deid.photo.workers import Pool
-    from deid.serve.bundle import local_bundle, open_workshop
+    from deid.serve.bundle import bundle_at, find_root, local_bundle, open_workshop
 
     asked = RunSettings(
         method=method,
@@ -191,7 +198,8 @@ def run(
         only=only,
         dry_run=dry_run,
     )
-    open_ = partial(open_workshop, local_bundle(load_params(params)), asked)
+    bundle = local_bundle(load_params(params)) if params else bundle_at(find_root())
+    open_ = partial(open_workshop, bundle, asked)
     places = locate(source, destination, audit, encryption)
     summary = run_batch(places, lambda places: Pool(open_, places, jobs, timeout))
     typer.echo(summary.text())

@@ -115,9 +115,9 @@ def convert(
 
 
 def _asked(names: list[str] | None, world: str | None, commercial: bool) -> "list[WeightFile]":
-    from deid.worlds.ffhq.catalogue import find, needs, require_commercial
+    from deid.worlds.ffhq.catalogue import FAMILIES, find, needs, require_commercial
 
-    wanted = list(names or [])
+    wanted = [file for name in names or [] for file in FAMILIES.get(name, (name,))]
     if world is not None:
         wanted += [name for group in needs(world, commercial).values() for name in group]
     elif not wanted:

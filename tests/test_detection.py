@@ -293,10 +293,32 @@ def test_a_senseless_detection_size_is_refused(world: World, size: int) -> None:
         build_detector(None, world, size)
 
 
-@pytest.mark.parametrize("spec", ["haar=x", "scrfd", "mtcnn=", "toy=3", ""])
+@pytest.mark.parametrize("spec", ["haar=x", "haar", "mtcnn=", "toy=3", ""])
 def test_an_unknown_detector_is_refused(world: World, spec: str) -> None:
     with pytest.raises(DeidError, match="unknown"):
         build_detector([spec], world)
+
+
+def test_a_detector_asked_for_by_name_comes_from_the_weights_store(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DEID_WEIGHTS_DIR", raising=False)
+    monkeypatch.setenv("DEID_WEIGHTS_STORE", str(tmp_path))
+    with pytest.raises(DeidError, match="missing; run `deid weights fetch yunet`"):
+        build_detector(["yunet"], world)
+
+
+@pytest.mark.parametrize("kind", PUBLIC)
+def test_a_name_and_a_path_build_the_same_detector(
+    assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("DEID_WEIGHTS_DIR", str(assets / "weights"))
+    monkeypatch.setenv("DEID_WEIGHTS_STORE", str(tmp_path))
+    by_name, by_path = (
+        build_detector([spec], toy_world()) for spec in (kind, f"{kind}={assets / PUBLIC[kind]}")
+    )
+    assert by_name.name == by_path.name
+    assert weights_of(kind) == weights_of(f"{kind}={assets / PUBLIC[kind]}")
 
 
 def test_missing_or_wrong_mtcnn_files_are_named(tmp_path: Path, world: World) -> None:

@@ -2,8 +2,9 @@
 
 The references are other people's code (the fixtures' README.json says whose). A leaky ReLU's slope
 jumps at zero, and of the millions of units at 256 px some lie so near that rounding decides their
-sign, in the reference as in ours; so there, gradients agree closely in the reference's own order of
-operations, and in the faster order as far as those units let them.
+sign, in the reference as in ours: the reference's own float32 gradients are up to 9e-4 from the
+exact ones. So there, ours are compared where they are not rounded (float64), and in float32 in the
+reference's order of operations; the faster order has a rounding of its own, as large as theirs.
 """
 
 import dataclasses
@@ -51,8 +52,9 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def far(ours: Tensor, theirs: Tensor) -> float:
-    """The distance as vectors, against the length."""
-    return float((ours - theirs).norm() / theirs.norm())
+    """The distance against the length: as vectors or of the largest element, whichever is more."""
+    apart = ours - theirs
+    return float(max(apart.norm() / theirs.norm(), apart.abs().max() / theirs.abs().max()))
 
 
 def outputs(folder: Path) -> dict[str, Tensor]:
@@ -92,7 +94,7 @@ def gradient(network: StyleGenerator, wplus: Tensor) -> Tensor:
     wplus = wplus.clone().requires_grad_()
     images = network.synthesis(wplus)
     projection = np.random.RandomState(3).standard_normal(images.shape) / images[0].numel()
-    score = (images * torch.tensor(projection, dtype=torch.float32)).sum()
+    score = (images * torch.tensor(projection, dtype=images.dtype)).sum()
     return torch.autograd.grad(score, wplus)[0]
 
 
@@ -172,12 +174,15 @@ def test_full_size_agrees(assets: Path, name: str) -> None:
     assert error(network.mapping(io["z"]), w) < 1e-4
     with torch.inference_mode():
         assert error(network.synthesis(w), io["img_const"]) < 1e-4
-    wanted = io["grad_wplus"]
+    wplus, wanted = io["wplus"], io["grad_wplus"]
     if isinstance(network, StyleGAN2):
-        if "16384" in name:  # one is enough for the faster order: see the module's text
-            assert far(gradient(network, io["wplus"]), wanted) < 3e-3
         network.fused = True
-    assert far(gradient(network, io["wplus"]), wanted) < 1e-3
+        assert far(gradient(network, wplus), wanted) < 1e-3
+        network.fused = False
+        assert far(gradient(network, wplus), wanted) < 2e-3
+    else:
+        assert far(gradient(network, wplus), wanted) < 1e-3
+    assert far(gradient(network.double(), wplus.double()), wanted) < 1e-3
 
 
 def test_both_orders_of_operations_are_one_function() -> None:

@@ -605,6 +605,20 @@ def test_wrong_names_are_refused_before_any_picture(tmp_path: Path) -> None:
             build_workshop(settings, world, None)
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_run_says_that_the_embedded_detector_knows_no_photographs(
+    tmp_path: Path, allowed: bool
+) -> None:
+    world = replace(toy_world(), name="mini")
+    save(tmp_path / "in/empty.png", np.full((90, 120, 3), 90, np.uint8))
+    settings = RunSettings(method="blur", allow_no_face=allowed)
+    workshop = build_workshop(settings, world, None)
+    summary = deidentify_path(tmp_path / "in", tmp_path / "out", workshop)
+    said = summary.text() + str(records(tmp_path / "out")["empty.png"]["reason"])
+    assert "--detector yunet" in said
+    assert summary.failed != allowed
+
+
 def test_the_threshold_lets_a_thousandth_of_impostors_pass() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(300, 16))

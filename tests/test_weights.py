@@ -19,10 +19,25 @@ import pytest
 from deid import cli
 from deid.errors import DeidError
 from deid.worlds.ffhq import catalogue, download
-from deid.worlds.ffhq.catalogue import FILES, Source, WeightFile, find, needs, require_commercial
+from deid.worlds.ffhq.catalogue import (
+    FAMILIES,
+    FILES,
+    Source,
+    WeightFile,
+    find,
+    needs,
+    require_commercial,
+)
 from deid.worlds.ffhq.download import Patience
 from deid.worlds.ffhq.fetch import extract_member, fetch
-from deid.worlds.ffhq.store import Store, default_store, state, verified, weight_path
+from deid.worlds.ffhq.store import (
+    Store,
+    default_store,
+    locate_network,
+    state,
+    verified,
+    weight_path,
+)
 from tests.conftest import ROOT
 from tests.faulty_server import FaultyServer
 
@@ -58,11 +73,11 @@ def entry(*urls: str, member: str | None = None, **more: object) -> WeightFile:
         "sources": tuple(Source(url, member) for url in urls),
         "sha256": SHA256,
     }
-    return WeightFile(**(given | more))  # type: ignore[arg-type]
+    return WeightFile(**(given | more))
 
 
 def get(wanted: WeightFile, store: Store, **more: object) -> Path:
-    return fetch(wanted, store, patience=IMPATIENT, **more)  # type: ignore[arg-type]
+    return fetch(wanted, store, patience=IMPATIENT, **more)
 
 
 def left(store: Store) -> set[str]:
@@ -515,6 +530,30 @@ def test_the_catalogue_is_sound() -> None:
         if f.sha256 and f.sha256_prefix:
             assert f.sha256.startswith(f.sha256_prefix), f.name
         assert "non-commercial" not in f.licence or not f.commercial, f.name
+
+
+def test_one_word_fetches_all_files_of_a_network(
+    server: FaultyServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [entry(server.serve(n, DATA), name=n, file=f"{n}.pt") for n in ("one", "two")]
+    monkeypatch.setattr(catalogue, "FILES", tuple(parts))
+    monkeypatch.setitem(catalogue.FAMILIES, "pair", ("one", "two"))
+    with pytest.raises(DeidError, match=r"one\.pt: missing; run `deid weights fetch one`"):
+        locate_network("pair", store)
+    for part in parts:
+        get(part, store)
+    assert locate_network("pair", store) == ("pair", store.folder)
+    assert locate_network("pair=elsewhere", store) == ("pair", Path("elsewhere"))
+    assert locate_network("pair=", store) == ("pair", None)
+    assert locate_network("other", store) == ("other", None)
+    store.path(parts[1]).write_bytes(OTHER)
+    with pytest.raises(DeidError, match="SHA-256"):
+        locate_network("pair", store)
+
+
+def test_every_family_names_files_of_the_catalogue() -> None:
+    for files in FAMILIES.values():
+        assert {find(name).role for name in files} <= {"detector", "held_out"}
 
 
 # Real files, over a bad network

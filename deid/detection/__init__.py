@@ -15,6 +15,7 @@ from deid.detection.scrfd import ScrfdFinder
 from deid.detection.yunet import YunetFinder
 from deid.errors import DeidError
 from deid.nets.mtcnn import NAMES
+from deid.worlds.ffhq.store import locate_network
 from deid.worlds.world import FaceDetector, World
 
 __all__ = ["KINDS", "Detector", "Finder", "build_detector", "build_finder", "weights_of"]
@@ -24,7 +25,7 @@ KINDS: dict[str, Callable[[Path], Finder]] = {
     "yunet": YunetFinder,
     "mtcnn": load_mtcnn,
 }
-USAGE = "mini, scrfd=FILE, yunet=FILE or mtcnn=FOLDER"
+USAGE = "mini, yunet, scrfd or mtcnn, or with a path: yunet=FILE, scrfd=FILE, mtcnn=FOLDER"
 SIZES = (64, 4096)
 
 
@@ -36,9 +37,10 @@ def build_detector(
     The mini world's own looks once then: its people stand upright, and looking often finds no more
     of them but faces that are none. Its name as a spec makes it look carefully.
 
-    A spec is `scrfd=FILE`, `yunet=FILE`, `mtcnn=FOLDER`, or the world's name. `size`: one look with
-    that longer side, for speed; None: the careful mode. `DeidError` names what is unknown, missing
-    or broken.
+    A spec is `yunet`, `scrfd` or `mtcnn` (fetched by `deid weights fetch`), one of them with a path
+    (`yunet=FILE`, `scrfd=FILE`, `mtcnn=FOLDER`), or the world's name. `size`: one look with that
+    longer side, for speed; None: the careful mode. `DeidError` names what is unknown, missing or
+    broken.
     """
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         raise DeidError(f"detection size {size}: out of range; choose {SIZES[0]} to {SIZES[1]}")
@@ -50,21 +52,20 @@ def build_detector(
 
 
 def weights_of(spec: str) -> list[Path]:
-    """The files that a spec `KIND=PATH` names; none for a world's own network."""
-    kind, named, file = spec.partition("=")
-    if kind == "mtcnn":
-        return [Path(file) / f"{part}.pt" for part in NAMES]
-    return [Path(file)] if named else []
+    """The files that a detector's or recogniser's spec names; none for a world's own network."""
+    kind, path = locate_network(spec)
+    if path is None:
+        return []
+    return [path / f"{part}.pt" for part in NAMES] if kind == "mtcnn" else [path]
 
 
 def build_finder(spec: str, world: World) -> Finder:
     """The network that one spec names."""
-    kind, _, file = spec.partition("=")
     if spec == world.name and isinstance(world.detector, Careful):
         return world.detector.finder()
-    if kind not in KINDS or not file:
+    kind, path = locate_network(spec)
+    if kind not in KINDS or path is None:
         raise DeidError(f"detector {spec!r}: unknown; write {USAGE}")
-    path = Path(file)
     if not (path.is_dir() if kind == "mtcnn" else path.is_file()):
         raise DeidError(f"{path}: no such detector; write {USAGE}")
     try:

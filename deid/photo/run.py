@@ -31,6 +31,7 @@ from deid.staging import file_sha256, fingerprint
 from deid.worlds.world import World
 
 VERSION = 2  # raise it when the same settings give other pixels
+PHOTOGRAPHS = "for photographs run `deid weights fetch yunet foamliu`, then give"
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class RunSettings:
     """What a person asks for."""
 
     method: str = "swap"
-    detectors: tuple[str, ...] = ()  # scrfd=FILE, yunet=FILE, mtcnn=FOLDER; none: the world's own
+    detectors: tuple[str, ...] = ()  # yunet, scrfd=FILE, …, see build_detector; none: the world's
     detect_size: int | None = None  # the longer side at the only look; None: careful
-    recognisers: tuple[str, ...] = ()  # foamliu=FILE, arcface=FILE; none: the world's own
+    recognisers: tuple[str, ...] = ()  # foamliu, arcface=FILE, …; none: the world's own
     anonymize: AnonymizeParams = field(default_factory=AnonymizeParams)
     seed: int = 0
     allow_no_face: bool = False
@@ -58,6 +59,7 @@ class Workshop:
     tools: Tools
     model: str  # version of the networks
     notes: tuple[str, ...] = ()
+    remedy: str = "--allow-no-face copies it without its metadata"  # of a picture without a face
 
     @property
     def about(self) -> About:
@@ -112,7 +114,7 @@ class Workshop:
         decoded = decode(data, "the file", parse_keep(self.settings.keep_metadata))
         judged, faces = self.judged(decoded, input_sha256)
         if not faces and not self.settings.allow_no_face:
-            raise DeidError("no face found; --allow-no-face copies it without its metadata")
+            raise DeidError(f"no face found; {self.remedy}")
         return judged, faces, decoded.notes
 
     def judged(
@@ -164,13 +166,21 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
 
     chooser = build_chooser(settings.keep, settings.only, find, verifier)
     tools = replace(tools, chooser=chooser)
-    notes: tuple[str, ...] = ()
-    if not own and not settings.recognisers:
-        notes = (
-            f"note: the judges are the {world.name} world's, which know no real people; "
-            "give --recogniser for photographs",
-        )
-    return Workshop(settings, tools, model_version(world, models), notes)
+    workshop = Workshop(settings, tools, model_version(world, models))
+    return _warned(workshop) if world.name == "mini" else workshop
+
+
+def _warned(workshop: Workshop) -> Workshop:
+    """With notes that the mini world's networks, where they are used, know rendered people only."""
+    settings, notes = workshop.settings, []
+    if not settings.detectors:
+        advice = f"{PHOTOGRAPHS} --detector yunet"
+        workshop = replace(workshop, remedy=f"{workshop.remedy}; {advice}")
+        if settings.allow_no_face:
+            notes.append(f"note: photographs may have passed unseen by mini's detector; {advice}")
+    elif not settings.recognisers:
+        notes.append(f"note: mini's judges know no real people; {PHOTOGRAPHS} --recogniser foamliu")
+    return replace(workshop, notes=tuple(notes))
 
 
 def model_version(world: World, models: ModelPaths | None) -> str:

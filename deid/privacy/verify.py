@@ -18,6 +18,7 @@ from deid.alignment import Points
 from deid.errors import DeidError
 from deid.images import Pixels, to_tensor
 from deid.onnx import open_session
+from deid.worlds.ffhq.store import locate_network
 from deid.worlds.world import FaceEmbedder, World
 
 FALSE_ACCEPT_RATE = 1e-3
@@ -188,17 +189,17 @@ _TEMPLATE = np.array(
 
 
 def build_verifier(specs: Sequence[str], world: World) -> Verifier:
-    """Judges from `foamliu=FILE` or `arcface=FILE` (112-pixel ONNX), else the world's own."""
+    """Judges from `foamliu` or `arcface`, each with or without `=FILE` (112-pixel ONNX), else the
+    world's own."""
     if not specs:
         return world_verifier(world)
     return Verifier(tuple(_file_judge(spec) for spec in specs), side=256)
 
 
 def _file_judge(spec: str) -> Judge:
-    kind, _, file = spec.partition("=")
-    if kind not in _CONVENTIONS or not file:
-        raise DeidError(f"recogniser {spec!r}: unknown; write foamliu=FILE or arcface=FILE")
-    path = Path(file)
+    kind, path = locate_network(spec)
+    if kind not in _CONVENTIONS or path is None:
+        raise DeidError(f"recogniser {spec!r}: unknown; write foamliu or arcface, or foamliu=FILE")
     if not path.is_file():
         raise DeidError(f"{path}: no such recogniser file; give the path of a .onnx file")
     convention = _CONVENTIONS[kind]

@@ -293,12 +293,17 @@ _RECOGNISERS = (
         name="foamliu-mobilefacenet-onnx",
         file="foamliu_mobilefacenet.onnx",
         role="held_out",
-        what="the same MobileFaceNet as ONNX, for `deid run --recogniser foamliu=FILE`",
+        what="the same MobileFaceNet as ONNX, for `deid run --recogniser foamliu`",
         licence=APACHE,
         commercial=True,
         learnt_from=_MS1M,
         convention="RGB / 255, ImageNet mean and deviation, 112 px aligned",
-        by_hand="`models/mobilefacenet.onnx` of github.com/diandianti/photo_analyze",
+        sources=(
+            Source(
+                f"{_GITHUB}/diandianti/photo_analyze/raw/"
+                "dca5ae5a3977e9c4d2206e246cc55775fa7a9ed1/models/mobilefacenet.onnx"
+            ),
+        ),
         sha256="f055d9c9a4d826d198c42666590fdefa0fdc1374a75ccb6306c3d1b1bf8f74c5",
         size=3_973_728,
     ),
@@ -312,7 +317,7 @@ _DETECTORS = (
         name="yunet",
         file="face_detection_yunet_2023mar.onnx",
         role="detector",
-        what="YuNet, for `deid run --detector yunet=FILE`",
+        what="YuNet, for `deid run --detector yunet`",
         licence=MIT,
         commercial=True,
         learnt_from="WIDER FACE",
@@ -331,7 +336,7 @@ _DETECTORS = (
         name="scrfd-500m",
         file="det_500m.onnx",
         role="detector",
-        what="SCRFD 500M, of InsightFace's buffalo_sc, for `deid run --detector scrfd=FILE`",
+        what="SCRFD 500M, of InsightFace's buffalo_sc, for `deid run --detector scrfd`",
         licence=INSIGHTFACE,
         commercial=False,
         learnt_from="WIDER FACE",
@@ -431,6 +436,15 @@ _OTHERS = (
 )
 
 FILES: tuple[WeightFile, ...] = _GENERATORS + _RECOGNISERS + _DETECTORS + _OTHERS
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "scrfd": ("scrfd-500m",),
+    "yunet": ("yunet",),
+    "mtcnn": ("mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet"),
+    "foamliu": ("foamliu-mobilefacenet-onnx",),
+    "arcface": ("arcface-w600k-r50",),
+}
+"""The files behind what `deid run --detector` and `--recogniser` call by one word."""
 
 _PAPER: Mapping[Role, tuple[str, ...]] = {
     # The paper has StyleGAN; StyleGAN2's file is the one whose address lasts.

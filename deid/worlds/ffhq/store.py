@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from deid.errors import DeidError
 from deid.staging import file_sha256, write_atomically
-from deid.worlds.ffhq.catalogue import WeightFile, find
+from deid.worlds.ffhq.catalogue import FAMILIES, WeightFile, find
 
 OFFLINE_VARIABLE = "DEID_WEIGHTS_DIR"
 STORE_VARIABLE = "DEID_WEIGHTS_STORE"
@@ -72,6 +72,20 @@ def weight_path(name: str, store: Store | None = None) -> Path:
     Raises DeidError where it is missing or not what it should be, with the remedy.
     """
     return verified(find(name), store or default_store())
+
+
+def locate_network(spec: str, store: Store | None = None) -> tuple[str, Path | None]:
+    """What `KIND=PATH` names, or KIND alone, whose verified files are the store's: kind and path.
+
+    The path is the file, or the folder where a kind has several; None where none is named, which
+    is for the caller to refuse. Raises DeidError for files that are missing, with the remedy.
+    """
+    kind, _, path = spec.partition("=")
+    if path or kind not in FAMILIES or spec != kind:
+        return kind, Path(path) if path else None
+    store = store or default_store()
+    files = [verified(find(name), store) for name in FAMILIES[kind]]
+    return kind, files[0] if len(files) == 1 else store.place
 
 
 def verified(entry: WeightFile, store: Store) -> Path:
