@@ -48,7 +48,7 @@ class FiveLandmarks(nn.Module):
 
     def _five(self, pictures: Tensor) -> Tensor:
         """`[N,5,2]`, shares of O-Net's input."""
-        _, points, _ = self.network(pictures)
+        points: Tensor = self.network(pictures)[1]
         return points.float().view(-1, 2, 5).transpose(1, 2)
 
     def spread(self, points: Tensor) -> Tensor:

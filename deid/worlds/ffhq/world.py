@@ -24,7 +24,8 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
     Raises DeidError naming a file that is missing, changed or unreadable, a file that
     `params.commercial` forbids, or a role without a network.
     """
-    files = Files(params, store or default_store())
+    store = store or default_store()
+    files = Files(params, store)
     generator = cast(Generator, files.network("generator"))
     trunk = faces.expression_trunk(files.network("expression"))
     return World(
@@ -42,6 +43,8 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
         if params.faces
         else drawn_faces(generator),
         weights_sha256=files.sha256(),
+        photographed=params.faces is not None,
+        memory=store.folder / "calibration",
     )
 
 
