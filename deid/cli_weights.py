@@ -92,6 +92,18 @@ def verify(names: Names = None, world: WorldName = None, commercial: Commercial 
 
 
 @app.command()
+def lock(
+    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    params: Annotated[Path, typer.Option(help="The parameters file.")] = Path("params.yaml"),
+) -> None:
+    """Verify the files of the world in params and write down their hashes, for DVC to watch."""
+    from deid.params import load_params
+    from deid.worlds.ffhq.lock import write_lock
+
+    write_lock(load_params(params).world, out)
+
+
+@app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="A public checkpoint, in any format known here.")],
     out: Annotated[Path | None, typer.Option(help="The safetensors file to write.")] = None,

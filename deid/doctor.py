@@ -110,11 +110,9 @@ def examine(world: str | None, commercial: bool, params: Path) -> Diagnosis:
     wanted = needs(name, commercial, cast(Mapping[Role, tuple[str, ...]], own.files))
     entries = [(role, find(file)) for role, files in wanted.items() for file in files]
     findings = [_examine_file(role, entry, store) for role, entry in entries]
-    # A role without a file is the mini world's to fill; so are all of its own.
-    inside = [role for role, files in wanted.items() if not files] if wanted else _MINI
-    folder = asked.weights
-    findings += [_examine_mini(network, folder) for network in inside]
-    absent = [entry for _, entry in entries if not store.path(entry).is_file()]
+    if name == "mini":
+        findings = [_examine_mini(network, own.weights) for network in _MINI]
+    absent = dict.fromkeys(entry for _, entry in entries if not store.path(entry).is_file())
     return Diagnosis(
         machine=machine(store.place),
         world=f"{name} --commercial" if commercial and entries else name,

@@ -119,9 +119,8 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _folders(bundle: Bundle) -> dict[str, Path]:
-    """A bundle's parts; the mini world's weights serve the commercial variant of ffhq too."""
-    own = bundle.world.name == "mini" or bundle.world.commercial
-    weights = {WEIGHTS: bundle.world.weights} if own else {}
+    """A bundle's parts."""
+    weights = {WEIGHTS: bundle.world.weights} if bundle.world.name == "mini" else {}
     return {STAGE_ONE: bundle.stage_one, STAGE_TWO: bundle.stage_two, **weights}
 
 
