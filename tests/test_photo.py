@@ -27,7 +27,15 @@ from deid.photo import run as run_module
 from deid.photo.align import crop_face, place_face
 from deid.photo.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
 from deid.photo.example import GAP, LABEL, example_sheet
-from deid.photo.paste import OPAQUE_GREY, hard_region, hull_of_points, hull_with_box, soft_region
+from deid.photo.paste import (
+    OPAQUE_GREY,
+    coverage,
+    hard_region,
+    hull_of_points,
+    hull_with_box,
+    hull_with_oval,
+    soft_region,
+)
 from deid.photo.picture import Tools, deidentify_picture
 from deid.photo.run import RunSettings, Summary, Workshop, build_workshop, deidentify_path
 from deid.privacy.audit import AUDIT_FILES
@@ -270,6 +278,24 @@ def test_a_region_holds_the_whole_hull_and_ends() -> None:
     assert y0 <= box[1]
     assert x1 >= box[2]
     assert y1 >= box[3]
+
+
+def test_an_oval_holds_the_hull_and_the_boxs_sides_and_leaves_its_corners() -> None:
+    box, points = face_at(30, 20, 60)
+    hull = hull_of_points(points)
+    oval, whole = (np.zeros((110, 120), bool) for _ in range(2))
+    for mask, outline in ((oval, hull_with_oval(hull, box)), (whole, hull_with_box(hull, box))):
+        region = hard_region(outline, mask.shape)
+        x0, y0, x1, y1 = region.window
+        mask[y0:y1, x0:x1] = region.alpha > 0
+    x0, y0, x1, y1 = (int(value) for value in box)
+    x, y = (x0 + x1) // 2, (y0 + y1) // 2
+    assert coverage(hull, [hard_region(hull_with_oval(hull, box), oval.shape)], oval.shape) == 1
+    assert oval[y0:y1, x].all()
+    assert oval[y, x0:x1].all()
+    assert whole[y1, x0]
+    assert not oval[y1, x0]
+    assert (whole | ~oval).all()
 
 
 # ---- one picture
