@@ -626,14 +626,15 @@ def test_no_crop_is_judged_twice_and_no_new_one_unjudged(
     last = _placed(outsider)[-1]
     original = to_tensor(crop_face(outsider.picture, last, 64))
 
-    def fails_for_the_last(faces: Tensor) -> Tensor:
+    def hardly_changes_the_last(faces: Tensor) -> Tensor:
         small = torch.nn.functional.interpolate(faces, (64, 64), mode="area")
-        return faces if float((small - original).abs().mean()) < 0.05 else rungs["blur"](faces, [0])
+        is_last = float((small - original).abs().mean()) < 0.05
+        return faces + 0.1 if is_last else rungs["blur"](faces, [0])
 
     tools = build(
         world,
         asked(verifier, seen),
-        anonymizers={**rungs, "blur": Makes(fails_for_the_last)},
+        anonymizers={**rungs, "blur": Makes(hardly_changes_the_last)},
         refine=False,
     )
     output, faces = safe(outsider.picture, tools, through=lambda pixels: pixels)
