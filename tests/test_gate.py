@@ -168,6 +168,7 @@ class Makes:
     act: Callable[[Tensor], Any]
     name: str = "told"
     resolution: int | None = None
+    enough: int | None = None
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Any:
         return self.act(faces)

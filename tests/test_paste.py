@@ -76,7 +76,7 @@ def pasted_faces(
     for index in range(len(found)):
         points = np.asarray(found.points[index], np.float64)
         face = Face(found.boxes[index], 1.0, points, None, 0, ("swap", "mask"))
-        place(picture, face, Placing(world.landmarks, world.resolution, detector.name == "mini"))
+        place(picture, [face], Placing(world.landmarks, world.resolution, detector.name == "mini"))
         assert face.hull is not None
         after, region = picture.copy(), face.region(picture.shape)
         crop = crop_face(picture, face.points, crop_side(face.points, side))
@@ -166,7 +166,7 @@ def test_pixels_away_from_the_face_are_the_same_bits(world: World, method: str) 
     for index in range(len(found)):
         points = np.asarray(found.points[index], np.float64)
         face = Face(found.boxes[index], 1.0, points, None, 0, (method, "mask"))
-        place(scene, face, Placing(world.landmarks, world.resolution, True))
+        place(scene, [face], Placing(world.landmarks, world.resolution, True))
         region = face.region(scene.shape)
         away = np.ones(scene.shape[:2], bool)
         x0, y0, x1, y1 = region.window
@@ -186,7 +186,8 @@ def a_place(seed: int, side: int = 80) -> tuple[Place, np.ndarray]:
     far = np.hypot(x - 0.5, y - 0.5)
     alpha = np.clip((0.42 - far) / 0.04, 0, 1).astype(np.float32)
     skin = (far < 0.22).astype(np.float32)
-    return Place(old.astype(np.float32), alpha, skin, float(side)), old
+    jaw = (y > 0.5).astype(np.float32)
+    return Place(old.astype(np.float32), alpha, skin, jaw, float(side)), old
 
 
 @settings(max_examples=25, deadline=None)

@@ -71,6 +71,7 @@ class Paint:
     act: Callable[[Tensor], Tensor] | None = None
     name: str = "paint"
     resolution: int | None = None
+    enough: int | None = None
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         if self.act:

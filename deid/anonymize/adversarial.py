@@ -21,6 +21,7 @@ class Adversarial:
     resolution: int | None
     stretch: float = 1.0
     name: str = "adversarial"
+    enough: int | None = None
 
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:

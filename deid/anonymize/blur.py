@@ -3,6 +3,7 @@
 A blur leaves the low frequencies, and a recogniser trained on blurred faces still reads them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ class Blur:
     sigma: float
     name: str = "blur"
     resolution: int | None = None
+
+    @property
+    def enough(self) -> int:
+        """A side at which σ is 12 pixels: what finer ones would add, it takes away."""
+        return math.ceil(12 / self.sigma)
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` → the same shape; seeds play no part."""

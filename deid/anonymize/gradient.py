@@ -30,6 +30,7 @@ class FGSM:
     epsilon: float
     name: str = "fgsm"
     resolution: int | None = None
+    enough: int | None = None
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` in [-1, 1] → the same, no value moved by more than 2ε."""
@@ -48,6 +49,7 @@ class PGD:
     steps: int
     name: str = "pgd"
     resolution: int | None = None
+    enough: int | None = None
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` in [-1, 1] → the same, no value moved by more than 2ε."""

@@ -15,6 +15,7 @@ class Mask:
 
     name: str = "mask"
     resolution: int | None = None
+    enough: int | None = None
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` → the same shape; seeds play no part."""

@@ -14,6 +14,7 @@ class Pixelate:
     blocks: int
     name: str = "pixelate"
     resolution: int | None = None
+    enough: int | None = None
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` → the same shape; seeds play no part."""

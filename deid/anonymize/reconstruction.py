@@ -19,6 +19,7 @@ class Reconstruction:
     model: Deidentifier
     resolution: int | None
     name: str = "reconstruction"
+    enough: int | None = None
 
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -26,6 +26,7 @@ class Swap:
     max_similarity: float
     tries: int
     name: str = "swap"
+    enough: int | None = None
     resolution: int | None = field(init=False)
 
     def __post_init__(self) -> None:

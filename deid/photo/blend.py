@@ -15,20 +15,26 @@ Picture = NDArray[np.float32]
 
 GRID = 96  # longer side of the grid on which fields are worked out
 BLACK = 8.0  # levels added before a ratio is taken: dark pixels say little about light
-MOST_GAIN = 2.0
+WHITE = 255.0
+TIRING = 0.75  # 0: light is a plain gain, which bleaches eyes; 1: odds, which dull a face
+MOST_LIGHT = 1.3  # of what is added on that scale; 1.1 is a gain of three in the dark
 SPREAD = 0.035  # of the FFHQ square's side: how far along the edge colours are averaged
 BAND = 0.03  # of the side: how far into the face colours at its edge are compared
 DEPTH = 0.14  # of the side: how deep into the face the seam's correction reaches
+AT_JAW = 30.0  # levels: about how much of it a jaw takes
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a face goes, over one window: `old float32 [h,w,3]`, what is there; `alpha [h,w]`, 1
-    over the face; `skin [h,w]`, 1 on cheeks, nose and mouth; the FFHQ square's `side`."""
+    over the face; `skin [h,w]`, 1 on cheeks, nose and mouth; `jaw [h,w]`, 1 below the eyes, where
+    a face ends before what is behind it, 0 above them, where it goes on into its hair; the FFHQ
+    square's `side`."""
 
     old: Picture
     alpha: Picture
     skin: Picture
+    jaw: Picture
     side: float
 
 
@@ -38,26 +44,37 @@ def blend_in(new: Picture, place: Place) -> Picture:
 
 
 def match_light(new: Picture, place: Place) -> Picture:
-    """Multiply `new` by the light that makes its skin like the old one's.
+    """Put `new` under the light that makes its skin like the old one's.
 
-    By channel a gain exp(a + b·x + c·y), fitted to the skin with outliers (glasses, a beard) left
-    out: the light's colour, strength and direction. A gain, as a change of light would be: a shift
-    would stain the whites of the eyes.
+    By channel a field a + b·x + c·y, fitted to the skin with outliers (glasses, a beard) left out:
+    the light's colour, strength and direction. It is added on a scale on which dark pixels are
+    multiplied and bright ones less and less: teeth and the whites of the eyes stay what they are.
     """
     size = _grid(new.shape)
     skin = cv2.resize(place.skin, size, interpolation=cv2.INTER_AREA)
     chosen = skin > 0.5
     if chosen.sum() < 12:
         return new
-    light = np.log(_small(place.old, size) + BLACK) - np.log(_small(new, size) + BLACK)
+    light = _to_scale(_small(place.old, size)) - _to_scale(_small(new, size))
     basis = _basis(chosen)
     field = np.stack(
         [basis @ _fit(basis[chosen], light[..., channel][chosen]) for channel in range(3)], -1
     )
-    limit = np.log(MOST_GAIN)
-    gain = np.exp(np.clip(field, -limit, limit)).astype(np.float32)
-    full = cv2.resize(gain, (new.shape[1], new.shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(new * full, dtype=np.float32)
+    field = np.clip(field, -MOST_LIGHT, MOST_LIGHT).astype(np.float32)
+    full = cv2.resize(field, (new.shape[1], new.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return _from_scale(_to_scale(new) + full)
+
+
+def _to_scale(levels: Picture) -> Picture:
+    """Levels of 256 on a scale on which light is added: between their logarithm and log-odds."""
+    share = (levels.clip(0.0, WHITE) + BLACK) / (WHITE + BLACK)
+    return np.asarray(np.log(share / (1.0 - TIRING * share)), dtype=np.float32)
+
+
+def _from_scale(values: Picture) -> Picture:
+    dark = np.exp(values)
+    share = dark / (1.0 + TIRING * dark)
+    return np.asarray(share * (WHITE + BLACK) - BLACK, dtype=np.float32)
 
 
 def close_seam(new: Picture, place: Place) -> Picture:
@@ -65,7 +82,8 @@ def close_seam(new: Picture, place: Place) -> Picture:
 
     The difference in a band along the edge is carried inwards by normalised convolution: a
     membrane, as in gradient-domain cloning, that ends before it can tint the whole face. Where
-    skin met hair or background it still does: the step that was there stays.
+    skin met hair or background it still does: the step that was there stays. At the jaw a large
+    difference is background within the mask, which is not to shine through the skin.
     """
     whole = (place.alpha >= 1).astype(np.uint8)
     if whole.all() or not whole.any():
@@ -77,7 +95,10 @@ def close_seam(new: Picture, place: Place) -> Picture:
     # No further than to the colour that was there: dark hair that is lightened at the edge must
     # not light up the skin beside it.
     most = np.abs(there - new) * (np.sign(there - new) == np.sign(shift))
+    large = np.abs(shift).max(axis=-1, keepdims=True) / AT_JAW
     shift = np.sign(shift) * np.minimum(np.abs(shift), most)
+    jaw = place.jaw[..., None]
+    shift = shift * (1.0 - jaw + jaw / np.sqrt(1.0 + large * large))
     fade = np.clip(1.0 - inside / max(1.0, DEPTH * place.side), 0.0, 1.0)
     return np.asarray(new + (fade * fade * (3 - 2 * fade))[..., None] * shift, dtype=np.float32)
 

@@ -1,8 +1,9 @@
 """One face of a picture on its way down the ladder: where it is, what it is made of by now."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from deid.alignment import Points, apply_affine, crop_to_picture, five_points, invert_affine
 from deid.images import Pixels, to_tensor
 from deid.photo.align import crop_face, native_side
+from deid.photo.fit import fit_outline, outline_of_landmarks
 from deid.photo.paste import (
     FEATHER,
+    PLAUSIBLE,
     Region,
     hard_region,
     hull_of_landmarks,
@@ -27,6 +30,9 @@ from deid.seeds import seed_of
 from deid.worlds.world import LandmarkNetwork
 
 log = logging.getLogger(__name__)
+
+FAR = 0.2
+"""Share of the side by which landmarks that will be looked at again may miss detected points."""
 
 KEPT = "kept"
 """In place of a rung, of a face that a person chose to leave as it is."""
@@ -63,7 +69,11 @@ class Face:
     similarities: Mapping[str, float] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
     depth: int = 1
+    outline: Points | None = None  # [27,2] of its jaw and forehead; None: not seen
+    _crop: Pixels | None = None
     _original: Embeddings | None = None
+    _output: tuple[Pixels, Embeddings] | None = None
+    _region: tuple[str, tuple[int, ...], Region] | None = None
     _made: tuple[str, NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
     @property
@@ -99,6 +109,12 @@ class Face:
 
     def region(self, shape: tuple[int, ...]) -> Region:
         """The pixels that its present rung replaces in a picture of `shape`."""
+        kept = self._region
+        if kept is None or kept[:2] != (self.rung, shape):
+            kept = self._region = (self.rung, shape, self._outlined(shape))
+        return kept[2]
+
+    def _outlined(self, shape: tuple[int, ...]) -> Region:
         if self.opaque or self.hull is None:
             return hard_region(hull_with_box(self.hull, self.box), shape)
         kind = base(self.rung)
@@ -107,11 +123,25 @@ class Face:
             return hard_region(outline, shape)
         return soft_region(outline, shape, FEATHER * native_side(self.points))
 
+    def crop(self, picture: Pixels, verifier: Verifier) -> Pixels:
+        """What the judges are shown of it before anything was done; cut once."""
+        if self._crop is None:
+            self._crop = crop_face(picture, self.points, verifier.side)
+        return self._crop
+
     def original(self, picture: Pixels, verifier: Verifier) -> Embeddings:
         """What the judges see in it before anything was done; asked once."""
         if self._original is None:
-            self._original = embed_face(picture, self.points, verifier)
+            self._original = embed_crop(self.crop(picture, verifier), self.points, verifier)
         return self._original
+
+    def output(self, crop: Pixels, verifier: Verifier) -> Embeddings:
+        """What they see in a `crop` of a finished picture at its points; asked once while the very
+        same pixels come out, whatever became of its neighbours."""
+        kept = self._output
+        if kept is None or not np.array_equal(kept[0], crop):
+            kept = self._output = (crop, embed_crop(crop, self.points, verifier))
+        return kept[1]
 
     def made(self, crop: Pixels, make: Callable[[Pixels], Pixels]) -> Pixels:
         """`make(crop)`, kept while rung and crop stay: a neighbour's fall costs nothing here."""
@@ -136,9 +166,13 @@ class Face:
 
 def embed_face(picture: Pixels, points: Points, verifier: Verifier) -> Embeddings:
     """What the judges see at five points `[5,2]` of a picture; one row each."""
-    side = verifier.side
-    inside = apply_affine(invert_affine(crop_to_picture(points, side)), points)
-    return verifier.embed(crop_face(picture, points, side)[None], inside[None])
+    return embed_crop(crop_face(picture, points, verifier.side), points, verifier)
+
+
+def embed_crop(crop: Pixels, points: Points, verifier: Verifier) -> Embeddings:
+    """The same of a crop that was cut at these points already."""
+    inside = apply_affine(invert_affine(crop_to_picture(points, verifier.side)), points)
+    return verifier.embed(crop[None], inside[None])
 
 
 @dataclass(frozen=True)
@@ -150,25 +184,78 @@ class Placing:
     refine: bool
 
 
-def place(picture: Pixels, face: Face, placing: Placing) -> None:
-    """Find where a face is, exactly; one that cannot be placed can only be masked."""
+def place(picture: Pixels, faces: Sequence[Face], placing: Placing) -> None:
+    """Find where faces are, exactly; one that cannot be placed can only be masked.
+
+    They are shown to the network together; where that fails, none of them is placed.
+    """
+    placed = going = [face for face in faces if _tried(face, _check)]
+    detected = {id(face): face.points for face in placed}
+    # A detector whose points are to be refined is believed less than landmarks that agree with
+    # themselves once the crop is cut at them.
+    for near in (FAR, PLAUSIBLE) if placing.refine else (PLAUSIBLE,):
+        try:
+            pairs = list(zip(going, _landmarks(picture, going, placing), strict=True))
+        except Exception as error:
+            for face in going:
+                _give_up(face, error)
+            break
+        going = [
+            face
+            for face, seen in pairs
+            if _tried(face, partial(_adopt, seen, placing, near, detected[id(face)]))
+        ]
+    for face in placed:
+        if face.hull is not None:
+            _tried(face, _check)
+
+
+def _adopt(landmarks: Points, placing: Placing, near: float, detected: Points, face: Face) -> bool:
+    """Take its outline, and its points if they are to be refined, from landmarks in its crop;
+    False where they cannot be those of the face, and an ellipse about its points must do."""
+    to_picture = crop_to_picture(face.points, placing.side)
+    expected = apply_affine(invert_affine(to_picture), face.points)
+    if not plausible(landmarks, expected, placing.side, near):
+        face.points, face.outline = detected, None
+        face.hull = hull_of_points(face.points)
+        return False
+    face.hull = apply_affine(to_picture, hull_of_landmarks(landmarks))
+    face.outline = apply_affine(to_picture, outline_of_landmarks(landmarks))
+    if placing.refine:
+        face.points = apply_affine(to_picture, five_points(landmarks))
+    return True
+
+
+def fitted(made: Pixels, face: Face, placing: Placing) -> Pixels:
+    """A made crop `uint8 [S,S,3]` whose face fills the outline of the one whose place it takes; as
+    it is where the landmarks of either are not to be believed. May be finer than it was."""
+    if face.outline is None:
+        return made
+    landmarks = _seen(made[None], placing)[0]
+    to_crop = invert_affine(crop_to_picture(face.points, made.shape[0]))
+    if not plausible(landmarks, apply_affine(to_crop, face.points), made.shape[0]):
+        return made
+    return fit_outline(made, landmarks, apply_affine(to_crop, face.outline))
+
+
+def _check(face: Face) -> bool:
+    check_geometry(face.points, face.box)
+    return True
+
+
+def _tried(face: Face, step: Callable[[Face], bool]) -> bool:
+    """What `step` says of a face; one at which it fails is given up."""
     try:
-        check_geometry(face.points, face.box)
-        for _ in range(2 if placing.refine else 1):
-            landmarks = _landmarks(picture, face.points, placing)
-            to_picture = crop_to_picture(face.points, placing.side)
-            expected = apply_affine(invert_affine(to_picture), face.points)
-            if not plausible(landmarks, expected, placing.side):
-                face.hull = hull_of_points(face.points)
-                break
-            face.hull = apply_affine(to_picture, hull_of_landmarks(landmarks))
-            if placing.refine:
-                face.points = apply_affine(to_picture, five_points(landmarks))
-        check_geometry(face.points, face.box)
+        return step(face)
     except Exception as error:
-        log.debug("face at %s", face.box, exc_info=True)
-        face.hull = None
-        face.fall(say(error), to_mask=True)
+        _give_up(face, error)
+        return False
+
+
+def _give_up(face: Face, error: Exception) -> None:
+    log.debug("face at %s", face.box, exc_info=error)
+    face.hull = None
+    face.fall(say(error), to_mask=True)
 
 
 def check_geometry(points: Points, box: Points) -> None:
@@ -180,12 +267,20 @@ def check_geometry(points: Points, box: Points) -> None:
         raise ValueError("its points do not fit its box")
 
 
-def _landmarks(picture: Pixels, points: Points, placing: Placing) -> NDArray[np.float64]:
+def _landmarks(picture: Pixels, faces: Sequence[Face], placing: Placing) -> NDArray[np.float64]:
+    """`[N,68,2]` in the crops of N faces."""
+    if not faces:
+        return np.zeros((0, 68, 2))
+    return _seen(
+        np.stack([crop_face(picture, face.points, placing.side) for face in faces]), placing
+    )
+
+
+def _seen(crops: Pixels, placing: Placing) -> NDArray[np.float64]:
     import torch
 
-    crop = crop_face(picture, points, placing.side)
     with torch.inference_mode():
-        return placing.landmarks(to_tensor(crop))[0].double().cpu().numpy()
+        return placing.landmarks(to_tensor(crops)).double().cpu().numpy()
 
 
 def say(error: Any) -> str:

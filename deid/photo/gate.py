@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from deid.alignment import Points
@@ -76,10 +77,11 @@ def check_own(
             raise Unsafe("a mask does not cover its face in the encoded picture")
         return True
     try:
-        if not _changed(picture, final, face.points, verifier.side):
+        crop = crop_face(final, face.points, verifier.side)
+        if not _changed(face.crop(picture, verifier), crop):
             face.fall("it is unchanged")
             return False
-        output = embed_face(final, face.points, verifier)
+        output = face.output(crop, verifier)
         own = verifier.judge(face.original(picture, verifier), output)
         face.similarities = own.similarities
         known = recognised(picture, output, faces, place, verifier)
@@ -173,11 +175,11 @@ def mask_all(faces: Sequence[Face], reason: str) -> None:
             face.fall(reason, to_mask=True)
 
 
-def _changed(picture: Pixels, final: Pixels, points: Points, side: int) -> bool:
-    before, after = (crop_face(p, points, side).astype(np.float32) for p in (picture, final))
-    low, high = side * 3 // 10, side * 8 // 10  # the face itself, in an FFHQ square
-    inner = np.abs(before - after)[low:high, low:high]
-    return float(inner.mean()) >= UNCHANGED
+def _changed(before: Pixels, after: Pixels) -> bool:
+    """Whether two aligned crops of one place differ in the face itself."""
+    side = len(before)
+    inner = np.s_[side * 3 // 10 : side * 8 // 10, side * 3 // 10 : side * 8 // 10]
+    return float(cv2.absdiff(before[inner], after[inner]).mean()) >= UNCHANGED
 
 
 def _outline(points: Points, box: Points) -> Points:

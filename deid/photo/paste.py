@@ -11,10 +11,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deid.alignment import Points, apply_affine, crop_to_picture, five_points
+from deid.alignment import (
+    Points,
+    apply_affine,
+    crop_to_picture,
+    five_points,
+    invert_affine,
+)
 from deid.images import Pixels
 from deid.photo.align import Window, native_side, place_face
 from deid.photo.blend import Place, blend_in
+from deid.photo.fit import outline_of_landmarks
 
 OPAQUE_GREY = 96
 FILL_TOLERANCE = 10.0  # levels of 256 by which an encoder may miss it, in the mean
@@ -30,20 +37,17 @@ class Region:
     alpha: NDArray[np.float32]
 
 
-def plausible(landmarks: Points, points: Points, size: int) -> bool:
+def plausible(landmarks: Points, points: Points, size: int, near: float = PLAUSIBLE) -> bool:
     """Whether 68 landmarks `[68,2]` agree with five detected points in one crop of side `size`."""
     if not np.isfinite(landmarks).all():
         return False
     miss = np.linalg.norm(five_points(landmarks) - points, axis=-1).mean()
-    return bool(miss < PLAUSIBLE * size)
+    return bool(miss < near * size)
 
 
 def hull_of_landmarks(landmarks: Points) -> Points:
     """Convex hull `[M,2]` of 68 landmarks of an upright crop, carried up over the forehead."""
-    brows = landmarks[17:27]
-    forehead = brows.copy()
-    forehead[:, 1] -= 0.65 * (landmarks[30, 1] - brows[:, 1].mean())
-    everything = np.concatenate([landmarks, forehead]).astype(np.float32)
+    everything = np.concatenate([landmarks, outline_of_landmarks(landmarks)]).astype(np.float32)
     return np.asarray(cv2.convexHull(everything)[:, 0])
 
 
@@ -61,12 +65,15 @@ def _ellipse(points: Points, middle: float, across: float, down: float) -> Point
 
 def soft_region(hull: Points, shape: tuple[int, ...], feather: float) -> Region:
     """1 over `hull` `[M,2]`, falling smoothly to 0 within `feather` pixels outside it."""
-    margin = int(np.ceil(feather)) + 2
+    margin = int(np.ceil(feather)) + 3
     window = _window(hull, shape, margin)
-    outside = 1 - _filled(hull, window)
-    distance = cv2.distanceTransform(outside, cv2.DIST_L2, 5)
+    whole = _filled(hull, window)
+    wider = cv2.dilate(whole, np.ones((3, 3), np.uint8))
+    distance = cv2.distanceTransform(1 - wider, cv2.DIST_L2, 5)
     fall = np.clip(1.0 - distance / max(feather, 1e-3), 0.0, 1.0)
-    return Region(window, np.asarray(fall * fall * (3.0 - 2.0 * fall), dtype=np.float32))
+    # Averaged with its neighbours, for the outline was drawn in whole pixels: stairs would show.
+    alpha = cv2.blur(fall * fall * (3.0 - 2.0 * fall), (3, 3), borderType=cv2.BORDER_REPLICATE)
+    return Region(window, np.asarray(np.maximum(alpha, whole), dtype=np.float32))
 
 
 def hull_with_box(hull: Points | None, box: Points) -> Points:
@@ -104,12 +111,25 @@ def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: b
     if match:
         skin = _filled(_ellipse(points, middle=0.62, across=0.17, down=0.2), region.window)
         place = Place(
-            old.astype(np.float32), region.alpha, skin.astype(np.float32), native_side(points)
+            old.astype(np.float32),
+            region.alpha,
+            skin.astype(np.float32),
+            _jaw(points, region.window),
+            native_side(points),
         )
         new = blend_in(new, place)
     alpha = region.alpha[..., None]
     mixed = np.rint(old * (1.0 - alpha) + new * alpha).clip(0, 255).astype(np.uint8)
     canvas[y0:y1, x0:x1] = np.where(alpha > 0, mixed, old)
+
+
+def _jaw(points: Points, window: Window) -> NDArray[np.float32]:
+    """0 above the eyes to 1 below them, over `window` `[h,w]`."""
+    x0, y0, x1, y1 = window
+    y, x = np.mgrid[y0:y1, x0:x1] + 0.5
+    down = invert_affine(crop_to_picture(points, 1))[1]
+    height = down[0] * x + down[1] * y + down[2]
+    return np.asarray(np.clip((height - 0.4) / 0.12, 0.0, 1.0), dtype=np.float32)
 
 
 def fill(canvas: Pixels, region: Region) -> None:

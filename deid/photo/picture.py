@@ -6,16 +6,18 @@ detector finds another one.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from deid.anonymize import Anonymizer
+from deid.anonymize.base import finite
 from deid.images import Pixels, to_pixels, to_tensor
-from deid.photo.align import crop_face, crop_side
+from deid.photo.align import crop_face, crop_side, native_side
 from deid.photo.choose import Chooser
-from deid.photo.face import KEPT, Face, FaceRecord, Placing, place, say
+from deid.photo.face import KEPT, Face, FaceRecord, Placing, fitted, place, say
 from deid.photo.gate import Deadline, Limits, Unsafe, check_own, mask_all, newcomer, sweep
 from deid.photo.paste import fill, is_filled, paste
 from deid.privacy.ladder import GENERATIVE, OPAQUE, base, ladder, small_ladder
@@ -112,11 +114,13 @@ class _Entry:
         for number, index in enumerate(range(len(found)) if which is None else which, len(before)):
             face = newcomer(found, index, self._rungs(found, index, opaque), self.seed(number))
             face.found = by
-            if not face.opaque or not opaque:
-                place(self.picture, face, placing)
-            if tools.chooser is not None and tools.chooser.spares(self.picture, face):
-                face.rungs = (KEPT, OPAQUE)
             admitted.append(face)
+        if not opaque:
+            place(self.picture, admitted, placing)
+        if tools.chooser is not None:
+            for face in admitted:
+                if tools.chooser.spares(self.picture, face):
+                    face.rungs = (KEPT, OPAQUE)
         return admitted
 
     def _rungs(self, found: Faces, index: int, opaque: bool) -> tuple[str, ...]:
@@ -155,7 +159,6 @@ def _compose(picture: Pixels, faces: list[Face], tools: Tools, deadline: Deadlin
     for face in faces:
         if face.opaque or face.spared:
             continue
-        before = canvas.copy()
         try:
             if deadline.over:
                 raise TimeoutError("out of time")
@@ -164,7 +167,6 @@ def _compose(picture: Pixels, faces: list[Face], tools: Tools, deadline: Deadlin
             raise
         except Exception as error:
             log.debug("face at %s", face.box, exc_info=True)
-            canvas = before
             face.fall(say(error), to_mask=True)
     masked = [face.region(picture.shape) for face in faces if face.opaque]
     for region in masked:
@@ -176,14 +178,32 @@ def _compose(picture: Pixels, faces: list[Face], tools: Tools, deadline: Deadlin
 
 def _paste_face(canvas: Pixels, face: Face, tools: Tools) -> None:
     anonymizer = tools.anonymizers[face.rung]
-    side = crop_side(face.points, anonymizer.resolution)
+    side = _side(face, anonymizer)
+    generative = base(face.rung) in GENERATIVE
 
     def make(crop: Pixels) -> Pixels:
         output = anonymizer(to_tensor(crop), [face.rung_seed])
-        if output.shape != (1, 3, side, side) or not bool(output.isfinite().all()):
+        if output.shape != (1, 3, side, side) or not finite(output):
             raise FloatingPointError("its output is not a picture")
-        return np.asarray(to_pixels(output)[0])
+        made = np.asarray(to_pixels(output)[0])
+        placing = Placing(tools.landmarks, tools.landmark_side, tools.refine)
+        return fitted(made, face, placing) if generative else made
 
     new = face.made(crop_face(canvas, face.points, side), make)
     region = face.region(canvas.shape)
-    paste(canvas, new, face.points, region, base(face.rung) in GENERATIVE)
+    x0, y0, x1, y1 = region.window
+    before = canvas[y0:y1, x0:x1].copy()
+    try:
+        paste(canvas, new, face.points, region, generative)
+    except BaseException:
+        canvas[y0:y1, x0:x1] = before
+        raise
+
+
+def _side(face: Face, anonymizer: Anonymizer) -> int:
+    """Side to crop at: where less is enough, the face's own by a whole number."""
+    side, enough = crop_side(face.points, anonymizer.resolution), anonymizer.enough
+    if enough is None or side <= enough:
+        return side
+    native = native_side(face.points)
+    return math.ceil(native / (native // enough))

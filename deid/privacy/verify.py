@@ -235,11 +235,13 @@ def _file_judge(spec: str) -> Judge:
 def _onnx_embed(path: Path, convention: _Convention) -> Embed:
     session = open_session(path)
     source = session.get_inputs()[0].name
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (convention.mean, convention.std))
 
     def embed(faces: Pixels, points: Points) -> NDArray[np.float32]:
         aligned = np.stack([_to_template(f, p) for f, p in zip(faces, points, strict=True)])
-        batch = (aligned - np.array(convention.mean)) / np.array(convention.std)
-        batch = batch.transpose(0, 3, 1, 2).astype(np.float32)
+        planes = np.ascontiguousarray(aligned.transpose(0, 3, 1, 2))
+        batch = (planes.astype(np.float32) - mean) / std
+        # One at a time: many files fix the size of the batch, and on a CPU more gains nothing.
         vectors = np.concatenate([session.run(None, {source: row[None]})[0] for row in batch])
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 

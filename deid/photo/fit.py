@@ -1,0 +1,80 @@
+"""A made face is brought to the outline of the face whose place it takes.
+
+A generator draws a whole head before a background of its own. Where that head is narrower than the
+old one, its background would show as a fringe inside the old one's mask; where it is wider, hair
+would end there in a cut. So the new face is stretched away from its middle, in each direction by
+as much as brings its jaw and forehead to where the old ones were. Eyes, nose and mouth hardly
+move, and keep the new face's proportions.
+
+The outline tells little: the silhouette, hair and neck around it stay in the picture anyway, and
+the gate judges what comes of it.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deid.alignment import Points, five_points
+from deid.images import Pixels
+
+FOREHEAD = 0.65  # of the height from nose tip to brows: how far a face goes on above its brows
+INWARDS = 0.93  # of the way from its middle to its jaw, a new face is surely skin
+LEAST, MOST = 0.7, 1.4  # by how much it is stretched; below 2/3 the map would fold
+DIRECTIONS = 128
+FINE = 256  # side to which a smaller crop is enlarged before, so that it loses nothing
+
+
+def outline_of_landmarks(landmarks: Points) -> Points:
+    """The jaw of 68 landmarks of an upright crop, closed over the forehead: `[27,2]`."""
+    brows = landmarks[17:27]
+    above = brows.copy()
+    above[:, 1] -= FOREHEAD * (landmarks[30, 1] - brows[:, 1].mean())
+    return np.concatenate([landmarks[:17], above[::-1]])
+
+
+def fit_outline(crop: Pixels, landmarks: Points, outline: Points) -> Pixels:
+    """Stretch the face at `landmarks` `[68,2]` of `uint8 [S,S,3]` to fill `outline` `[27,2]`.
+
+    Both in crop pixels. The same square comes back, finer where S is small: `uint8 [F,F,3]`.
+    """
+    size = crop.shape[0]
+    middle = five_points(landmarks).mean(axis=0)
+    wanted = _reach(outline - middle)
+    taken = outline_of_landmarks(landmarks) - middle
+    taken[:17] *= INWARDS
+    there = _reach(taken)
+    stretch = np.clip(there / wanted, LEAST, MOST)
+    factor = max(1, round(FINE / size))
+    fine = size * factor
+    y, x = (np.mgrid[0:fine, 0:fine] + 0.5) / factor
+    x, y = x - middle[0], y - middle[1]
+    angle = np.arctan2(y, x)
+    share = np.minimum(1.0, np.hypot(x, y) / _towards(angle, wanted))
+    scale = 1.0 + (_towards(angle, stretch) - 1.0) * share**2
+    across, down = middle[0] + scale * x, middle[1] + scale * y
+    out = cv2.remap(
+        cv2.resize(crop, (fine, fine), interpolation=cv2.INTER_CUBIC),
+        (across * factor - 0.5).astype(np.float32),  # OpenCV has pixel centres at integers
+        (down * factor - 0.5).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(out, dtype=np.uint8)
+
+
+def _reach(outline: Points) -> NDArray[np.float64]:
+    """How far a closed outline `[K,2]` around the origin reaches in each of the directions."""
+    closed = np.concatenate([outline, outline[:1]])
+    steps = np.linspace(0, len(outline), 8 * len(outline), endpoint=False)
+    x, y = (np.interp(steps, np.arange(len(closed)), closed[:, axis]) for axis in (0, 1))
+    angles = np.linspace(-np.pi, np.pi, DIRECTIONS, endpoint=False)
+    reach = np.interp(angles, np.arctan2(y, x), np.hypot(x, y), period=2 * np.pi)
+    kernel = np.hanning(11)[1:-1] / np.hanning(11).sum()  # no creases along single directions
+    around = np.concatenate([reach[-4:], reach, reach[:4]])
+    return np.maximum(np.convolve(around, kernel, mode="valid"), 1e-3)
+
+
+def _towards(angle: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A value of each direction, at any angles."""
+    angles = np.linspace(-np.pi, np.pi, DIRECTIONS, endpoint=False)
+    return np.asarray(np.interp(angle, angles, values, period=2 * np.pi))
