@@ -23,8 +23,8 @@ from deid.training import stage_two as stage_two_module
 from deid.training.figures import stage_one_figures, stage_two_figures
 from deid.training.stage_one import StageOne, train_stage_one
 from deid.training.stage_two import StageTwo, diversify, draw_changes
-from tests.toy import toy_world
-from tests.toy_training import ONE, TWO, draw_pairs, recorded, train_one, train_two
+from tests.toy import draw_pairs, toy_world
+from tests.toy_training import ONE, TWO, recorded, train_one, train_two
 
 KILLED_AT = 17  # seven steps after a checkpoint
 DIES = """
