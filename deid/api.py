@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from deid.errors import DeidError
 from deid.images import Pixels
-from deid.params import Params, load_params
 from deid.photo.codec import Decoded, Form, decode
 from deid.photo.picture import FaceRecord, Limits
 from deid.staging import write_atomically
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from deid.photo.run import RunSettings, Workshop
-
-CHECKOUT = Path(__file__).resolve().parents[1]
-PARAMS = "params.yaml"
 
 
 @dataclass(frozen=True)
@@ -85,8 +81,9 @@ def deidentify(
     cannot be made safe, and where networks are missing.
     """
     from deid.photo.run import RunSettings
+    from deid.serve.bundle import find_root
 
-    place = Path(root) if root is not None else _root()
+    place = Path(root) if root is not None else find_root()
     asked = RunSettings(method=method, detectors=detectors, recognisers=recognisers, seed=seed)
     workshop = _workshop(asked, place.resolve(), _stamp(place))
     decoded, name, content = _open(picture)
@@ -141,22 +138,17 @@ def _from_array(array: NDArray[Any]) -> Decoded:
     return Decoded(np.ascontiguousarray(pixels), None, Form("PNG", grey))
 
 
-def _root() -> Path:
-    here = Path.cwd()
-    return here if (here / PARAMS).is_file() else CHECKOUT
-
-
 def _stamp(root: Path) -> tuple[Any, ...]:
     """Changes when parameters or trained models do."""
-    files = [root / PARAMS, *(root / "data" / s / "model.json" for s in ("stage_one", "stage_two"))]
+    files = [
+        root / "params.yaml",
+        *(root / "data" / s / "model.json" for s in ("stage_one", "stage_two")),
+    ]
     return tuple(file.stat().st_mtime_ns if file.is_file() else None for file in files)
 
 
 @lru_cache(maxsize=4)
 def _workshop(asked: "RunSettings", root: Path, stamp: tuple[Any, ...]) -> "Workshop":
-    from deid.serve.bundle import local_bundle, open_workshop
+    from deid.serve.bundle import bundle_at, open_workshop
 
-    params = load_params(root / PARAMS) if (root / PARAMS).is_file() else Params()
-    world = params.world.model_copy(update={"weights": root / params.world.weights})
-    bundle = local_bundle(params.model_copy(update={"world": world}), root / "data")
-    return open_workshop(bundle, asked)
+    return open_workshop(bundle_at(root), asked)

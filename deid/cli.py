@@ -163,6 +163,13 @@ def run(
     timeout: Annotated[
         float, typer.Option(help="Seconds after which a file is given up and quarantined.")
     ] = 300.0,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds for one picture, after which its faces are masked; after twice as long "
+            "it is quarantined. What is written then depends on the machine's speed."
+        ),
+    ] = None,
     audit: Annotated[
         str | None, typer.Option(help="Where the records go, if not to the destination.")
     ] = None,
@@ -170,7 +177,10 @@ def run(
         str | None,
         typer.Option(help="What S3 encrypts new objects with: AES256, aws:kms or aws:kms:KEY-ID."),
     ] = None,
-    params: ParamsFile = Path("params.yaml"),
+    params: Annotated[
+        Path | None,
+        typer.Option("--params", help="The parameters file; else the one here, or deid's own."),
+    ] = None,
 ) -> None:
     """De-identify pictures: detect, align, anonymise, verify, paste back, write.
 
@@ -181,7 +191,7 @@ def run(
     from deid.photo.batch import locate, run_batch
     from deid.photo.run import RunSettings
     from deid.photo.workers import Pool
-    from deid.serve.bundle import local_bundle, open_workshop
+    from deid.serve.bundle import bundle_at, find_root, local_bundle, open_workshop
 
     asked = RunSettings(
         method=method,
@@ -193,9 +203,11 @@ def run(
         keep_metadata=tuple(keep_metadata or ()),
         keep=keep,
         only=only,
+        seconds=time_limit,
         dry_run=dry_run,
     )
-    open_ = partial(open_workshop, local_bundle(load_params(params)), asked)
+    bundle = local_bundle(load_params(params)) if params else bundle_at(find_root())
+    open_ = partial(open_workshop, bundle, asked)
     places = locate(source, destination, audit, encryption)
     summary = run_batch(places, lambda places: Pool(open_, places, jobs, timeout))
     typer.echo(summary.text())

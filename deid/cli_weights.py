@@ -43,6 +43,8 @@ def list_files(
         typer.echo(json.dumps(rows, indent=2))
         return
     _print_table(FILES, store)
+    typer.echo("ffhq: what that world uses by default, in its commercial variant, in both, or")
+    typer.echo("(-) if named in `world.files` of params.yaml, --detector or --recogniser.")
     typer.echo(f"Looked for in {store.place}; `deid weights verify` reads and checks them.")
 
 
@@ -89,6 +91,18 @@ def verify(names: Names = None, world: WorldName = None, commercial: Commercial 
         typer.echo(f"no weight file in {store.place}")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def lock(
+    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    params: Annotated[Path, typer.Option(help="The parameters file.")] = Path("params.yaml"),
+) -> None:
+    """Verify the files of the world in params and write down their hashes, for DVC to watch."""
+    from deid.params import load_params
+    from deid.worlds.ffhq.lock import write_lock
+
+    write_lock(load_params(params).world, out)
 
 
 @app.command()
@@ -166,6 +180,20 @@ def _progress(entry: "WeightFile") -> "Iterator[Report]":
         )
 
 
+def _used_by_ffhq() -> dict[str, str]:
+    """In which setting the ffhq world uses a file, by the file's name."""
+    from deid.worlds.ffhq.catalogue import needs
+
+    default, commercial = (
+        {name for names in needs("ffhq", only).values() for name in names} for only in (False, True)
+    )
+    return (
+        dict.fromkeys(default, "default")
+        | dict.fromkeys(commercial, "commercial")
+        | dict.fromkeys(default & commercial, "both")
+    )
+
+
 def _print_table(files: "tuple[WeightFile, ...]", store: "Store") -> None:
     from rich.console import Console
     from rich.table import Table
@@ -173,13 +201,15 @@ def _print_table(files: "tuple[WeightFile, ...]", store: "Store") -> None:
     from deid.worlds.ffhq.catalogue import size_text
 
     table = Table(header_style="bold", show_edge=False)
-    for heading in ("name", "role", "licence", "commercial", "here", "size"):
+    used = _used_by_ffhq()
+    for heading in ("name", "role", "licence", "commercial", "ffhq", "here", "size"):
         justify: Literal["left", "right"] = "right" if heading == "size" else "left"
         table.add_column(heading, justify=justify, no_wrap=heading != "licence")
     for f in files:
         here = "here" if store.path(f).is_file() else "missing"
         size = "?" if f.size is None else size_text(f.size)
-        table.add_row(f.name, f.role, f.licence, "yes" if f.commercial else "no", here, size)
+        terms = (f.licence, "yes" if f.commercial else "no")
+        table.add_row(f.name, f.role, *terms, used.get(f.name, "-"), here, size)
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width to keep to
         console.width = 140

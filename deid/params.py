@@ -51,7 +51,7 @@ class WorldParams(Section):
     """Which pretrained networks everything runs on."""
 
     name: Literal["mini", "ffhq"] = "mini"
-    weights: Path = Path("data/mini/weights")  # of the mini world
+    weights: Path = Path("data/mini/weights")  # mini: its networks; ffhq: what DVC watches
     commercial: bool = False  # ffhq: refuse every file whose licence forbids commercial use
     files: dict[str, tuple[str, ...]] = {}  # ffhq: role → other files of `deid weights list`
     faces: Path | None = None  # ffhq: aligned test faces, a folder a person; None: drawn by G

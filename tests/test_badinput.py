@@ -26,15 +26,13 @@ from deid import cli, tracking
 from deid.anonymize import ModelPaths
 from deid.errors import DeidError
 from deid.evaluate.run import CELLS, evaluate
-from deid.latents.sample import draw_rows
-from deid.latents.shards import Index, LatentDataset, images_path, w_path, write_index
+from deid.latents.shards import LatentDataset
 from deid.latents.validate import require_valid, validate_in
 from deid.model import Deidentifier
 from deid.params import (
     AnonymizeParams,
     EvaluateParams,
     RegisterParams,
-    SampleParams,
     ValidateParams,
     WorldParams,
     load_params,
@@ -43,7 +41,7 @@ from deid.serve import registry
 from deid.serve.bundle import Bundle
 from deid.staging import resumable_directory, write_atomically
 from tests.conftest import ROOT
-from tests.toy import RESOLUTION, toy_world
+from tests.toy import draw_pairs, toy_world
 from tests.toy_model import save_toy_model
 
 VALIDATE = ValidateParams(images=20, max_w_abs_mean=3.0)
@@ -226,28 +224,6 @@ def test_a_full_disk_names_the_file_and_leaves_no_temporary_one(tmp_path: Path) 
 # --- pairs ---
 
 
-def draw(root: Path, count: int = 60) -> Path:
-    """Good pairs in two shards, in `root/latents`."""
-    world, latents = toy_world(), root / "latents"
-    latents.mkdir(parents=True)
-    index = Index(
-        world=world.name,
-        weights_sha256=world.weights_sha256,
-        seed=0,
-        truncation=1.0,
-        count=count,
-        shard_size=count // 2,
-        resolution=RESOLUTION,
-        w_dim=world.generator.w_dim,
-    )
-    for number, start, end in index.shards():
-        blocks = list(draw_rows(world, SampleParams(), start, end))
-        np.save(images_path(latents, number), np.concatenate([images for images, _ in blocks]))
-        np.save(w_path(latents, number), np.concatenate([w for _, w in blocks]))
-    write_index(latents, index)
-    return latents
-
-
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -273,7 +249,7 @@ def draw(root: Path, count: int = 60) -> Path:
 def test_damaged_pairs_are_named_by_validation_and_by_training(
     tmp_path: Path, name: str, change: Change
 ) -> None:
-    latents = draw(tmp_path)
+    latents = draw_pairs(tmp_path / "latents", 60, 30)
     change(latents / name)
     before = tree(tmp_path)
     for use in (
@@ -287,7 +263,7 @@ def test_damaged_pairs_are_named_by_validation_and_by_training(
 
 
 def test_a_full_disk_stops_validation_and_leaves_no_verdict(tmp_path: Path) -> None:
-    latents = draw(tmp_path)
+    latents = draw_pairs(tmp_path / "latents", 60, 30)
     before = tree(latents)
     with full_disk(1000), pytest.raises(OSError, match="File too large") as caught:
         validate_in(VALIDATE, toy_world(), latents, tmp_path / "validation")
@@ -302,7 +278,8 @@ def test_a_full_disk_stops_validation_and_leaves_no_verdict(tmp_path: Path) -> N
 def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with good `latents` and their `validation`."""
     root = tmp_path_factory.mktemp("validated")
-    validate_in(VALIDATE, toy_world(), draw(root), root / "validation")
+    latents = draw_pairs(root / "latents", 60, 30)
+    validate_in(VALIDATE, toy_world(), latents, root / "validation")
     return root
 
 

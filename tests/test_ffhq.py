@@ -49,6 +49,7 @@ from deid.training.stage_two import train_stage_two
 from deid.worlds import load_world
 from deid.worlds.ffhq import store
 from deid.worlds.ffhq import world as ffhq
+from deid.worlds.ffhq.five import FiveLandmarks
 from deid.worlds.ffhq.test_faces import photographed_faces
 from deid.worlds.ffhq.world import load_ffhq_world
 from deid.worlds.world import World
@@ -218,6 +219,18 @@ def test_a_registered_model_holds_no_public_weights(lab: Lab, tmp_path: Path) ->
     assert again.world.name == "ffhq"
     assert again.world.files == WORLD.files
     assert content_sha256(again) == content_sha256(bundle)
+
+
+def test_landmarks_may_come_from_mtcnn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do in the commercial variant."""
+    monkeypatch.setattr(store, "check", unpublished)
+    chosen = WORLD.model_copy(update={"files": WORLD.files | {"landmarks": ("mtcnn-onet",)}})
+    files = ffhq.Files(chosen, store.Store(lab.root / "weights"))
+    network = ffhq._landmarks(files)
+    assert isinstance(network, FiveLandmarks)
+    face = torch.zeros(1, 3, 256, 256, requires_grad=True)
+    (slope,) = torch.autograd.grad(network(face).sum(), face)
+    assert slope.abs().max() > 0
 
 
 def test_the_commercial_variant_refuses_what_its_licences_forbid(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Public face networks behind the world's protocols: crops, numbers, units, gradients, attacks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deid.alignment import apply_affine, crop_to_picture, five_points
 from deid.anonymize.gradient import FGSM, PGD
-from deid.images import to_tensor
+from deid.detection.scrfd import ScrfdFinder
+from deid.images import to_pixels, to_tensor
 from deid.nets.inception import fid_inception, inception_v3
 from deid.nets.inception_resnet import InceptionResnetV1
 from deid.nets.iresnet import IResNet
 from deid.nets.mobilefacenet import MobileFaceNetRecogniser
 from deid.nets.mobilefacenet68 import MobileFaceNetLandmarks
+from deid.nets.mtcnn import OutputNet
 from deid.nets.perceptual import lpips
 from deid.nets.vggface2 import VGGFace2ResNet
 from deid.worlds.ffhq.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
 from deid.worlds.ffhq.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
+from deid.worlds.ffhq.five import FiveLandmarks
 from deid.worlds.ffhq.importers import NETWORKS, build, read_checkpoint
 from deid.worlds.world import FaceEmbedder, LandmarkNetwork, PerceptualNetwork
 
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 SMALL: dict[str, Any] = {"blocks": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "dim": 12}
 
 
@@ -75,6 +81,7 @@ RED = (1.0, 0.0, -1.0)  # RGB of one colour in [-1, 1]: 255, 127.5, 0
         ("inception_resnet_v1", (127.5 / 128, 0.0, -127.5 / 128)),
         ("mobilefacenet", ((1 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0 - 0.406) / 0.225)),
         ("mobilefacenet68", (0.0, 0.5, 1.0)),
+        ("mtcnn", (127.5 / 128, 0.0, -127.5 / 128)),
         ("inception_v3", (1.0, 0.0, -1.0)),
         ("fid_inception", (1.0, 0.0, -1.0)),
     ],
@@ -90,7 +97,7 @@ def test_channels_means_and_deviations(name: str, wanted: tuple[float, float, fl
 def test_every_network_but_lpips_has_a_convention() -> None:
     from deid.worlds.ffhq.importers.faces import FACE_NETWORKS
 
-    assert set(CONVENTIONS) == set(FACE_NETWORKS) - {"lpips"}
+    assert set(CONVENTIONS) == set(FACE_NETWORKS) - {"lpips"} | {"mtcnn"}
     assert set(FACE_NETWORKS) <= set(NETWORKS)
 
 
@@ -134,17 +141,52 @@ def test_half_precision_pictures_are_cut_at_the_same_place() -> None:
         assert torch.equal(seen, wanted), name
 
 
-def test_landmarks_are_in_pixels_of_the_input_whatever_its_size() -> None:
+@pytest.mark.parametrize(
+    ("name", "make", "size"),
+    [
+        ("mobilefacenet68", MobileFaceNetLandmarks, (224, 336)),
+        ("mtcnn", OutputNet, (336, 336)),  # a stretched face is not turned, shifted or scaled
+    ],
+)
+def test_landmarks_are_in_pixels_of_the_input_whatever_its_size(
+    name: str, make: Callable[[], nn.Module], size: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
-    network: LandmarkNetwork = landmarks(MobileFaceNetLandmarks())
+    network: LandmarkNetwork = landmarks(name, make())
     small = random_faces(2, 112, 112)
-    large = nn.functional.interpolate(small, size=(224, 336), mode="bilinear")
+    large = nn.functional.interpolate(small, size=size, mode="bilinear")
     found, again = network(small), network(large)
     assert found.shape == (2, 68, 2)
-    assert (again / torch.tensor([3.0, 2.0]) - found).abs().max() < 1.0
+    assert (again * 112 / torch.tensor(size[::-1]) - found).abs().max() < 1.0
     faces = small.requires_grad_()
     (slope,) = torch.autograd.grad(network(faces).sum(), faces)
     assert slope.abs().max() > 0
+
+
+def test_landmarks_from_five_points_keep_these_and_turn_with_the_face() -> None:
+    network = landmarks("mtcnn", OutputNet())
+    assert isinstance(network, FiveLandmarks)
+    five = torch.tensor(FFHQ_POINTS)[None] + 8 * torch.randn(4, 5, 2)
+    found = network.spread(five)
+    np.testing.assert_allclose(five_points(found.numpy()), five.numpy(), atol=0.01)
+    turn = 0.7 * torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    moved = network.spread(five @ turn.T + 50)
+    torch.testing.assert_close(moved, found @ turn.T + 50, atol=0.01, rtol=0)
+
+
+def test_landmarks_from_five_points_lie_where_a_face_has_them() -> None:
+    network = landmarks("mtcnn", OutputNet())
+    assert isinstance(network, FiveLandmarks)
+    points = network.spread(torch.tensor(FFHQ_POINTS)[None])[0] / 512
+    jaw, brows, nose, eyes = points[:17], points[17:27], points[27:36], points[36:48]
+    around = jaw[1:16, 0]  # the ears may lie a little inside
+    assert (around[1:] > around[:-1]).all()  # from the left of the picture to the right
+    assert jaw[8, 1] == jaw[:, 1].max() > points[17:, 1].max()
+    assert brows[:, 1].max() < eyes[:, 1].min()
+    assert (nose[1:4, 1] > nose[:3, 1]).all()
+    x0, x1 = jaw[:, 0].min(), jaw[:, 0].max()
+    assert 0.1 < x0 < points[17:, 0].min()
+    assert points[17:, 0].max() < x1 < 0.9
 
 
 def test_the_perceptual_network_is_fids_and_lpips_and_says_so() -> None:
@@ -196,6 +238,26 @@ def test_a_trained_recogniser_knows_a_mirrored_face_from_another(
     same, other = cosines.diagonal(), cosines[~torch.eye(len(people), dtype=torch.bool)]
     assert same.min() > 0.7
     assert other.max() < 0.6
+
+
+def test_o_nets_landmarks_align_photographs_as_a_detectors_points_do(
+    assets: Path, people: Tensor
+) -> None:
+    """Two detectors' eyes differ by 0.06 of the distance between them, and their crops by 0.04."""
+    onet = landmarks("mtcnn", build(read_checkpoint(assets / "weights/onet.pt")))
+    finder = ScrfdFinder(assets / "weights/det_500m.onnx")
+    found = five_points(onet(people).double().numpy())
+    # The faces fill their pictures, and SCRFD looks for smaller ones.
+    pictures = to_pixels(nn.functional.pad(people, (128, 128, 128, 128)))
+    wanted = np.stack([finder.find(picture).points[0] for picture in pictures]) - 128.0
+    distance = np.linalg.norm(wanted[:, 0] - wanted[:, 1], axis=1)
+    miss = np.linalg.norm(found - wanted, axis=2)[:, :2].mean(1) / distance
+    assert miss.mean() < 0.05
+    assert miss.max() < 0.1
+    squares = [apply_affine(crop_to_picture(p, 1), CORNERS) for p in (found, wanted)]
+    shift = np.linalg.norm(squares[0] - squares[1], axis=2).mean(1)
+    side = np.linalg.norm(squares[1][:, 0] - squares[1][:, 1], axis=1)
+    assert (shift / side).mean() < 0.05
 
 
 def test_white_box_attacks_make_people_unrecognisable_to_the_attacked_network(

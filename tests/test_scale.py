@@ -25,13 +25,12 @@ from deid.training.processes import start_fabric
 from deid.training.stage_one import StageOne
 from deid.training.stage_two import StageTwo
 from tests.conftest import ROOT
-from tests.toy import toy_world
+from tests.toy import draw_pairs, toy_world
 from tests.toy_training import (
     ONE,
     TWO,
     Recorder,
     changed_params,
-    draw_pairs,
     recorded,
     train_one,
     train_two,

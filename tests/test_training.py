@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from deid.params import WorldParams
 from deid.seeds import torch_generator
 from deid.training import stage_one as stage_one_module
 from deid.training import stage_two as stage_two_module
+from deid.training.figures import stage_one_figures, stage_two_figures
 from deid.training.stage_one import StageOne, train_stage_one
 from deid.training.stage_two import StageTwo, diversify, draw_changes
-from tests.toy import toy_world
-from tests.toy_training import ONE, TWO, draw_pairs, recorded, train_one, train_two
+from tests.toy import draw_pairs, toy_world
+from tests.toy_training import ONE, TWO, recorded, train_one, train_two
 
 KILLED_AT = 17  # seven steps after a checkpoint
 DIES = """
@@ -311,3 +313,19 @@ def test_input_diversity_moves_pictures_and_keeps_gradients() -> None:
     once.sum().backward()
     assert images.grad is not None
     assert images.grad.abs().mean() > 0.3
+
+
+@pytest.mark.parametrize("figures", [stage_one_figures, stage_two_figures])
+def test_a_stages_figures_are_the_same_in_small_batches(
+    root: Path, figures: Callable[[Deidentifier, int], dict[str, float]]
+) -> None:
+    model = Deidentifier.load(root / "one", root / "two", toy_world())
+    seen: list[int] = []
+    hook = model.expression_encoder.register_forward_hook(lambda m, i, o: seen.append(len(o)))
+    whole = figures(model, 128)
+    assert set(seen) == {128}
+    seen.clear()
+    small = figures(model, 5)
+    hook.remove()
+    assert set(seen) == {5, 128 % 5}
+    assert small == pytest.approx(whole, rel=1e-4, abs=1e-6)

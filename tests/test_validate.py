@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from deid.errors import DeidError
-from deid.latents.sample import draw_rows
-from deid.latents.shards import Index, images_path, read_index, w_path, write_index
+from deid.latents.shards import images_path, read_index, w_path, write_index
 from deid.latents.validate import validate_in
-from deid.params import SampleParams, ValidateParams
-from tests.toy import RESOLUTION, toy_world
+from deid.params import ValidateParams
+from tests.toy import draw_pairs, toy_world
 
 PARAMS = ValidateParams(images=120, max_w_abs_mean=3.0)
 Rows = NDArray[Any]
@@ -27,24 +26,7 @@ Rows = NDArray[Any]
 @pytest.fixture
 def latents(tmp_path: Path) -> Path:
     """240 good pairs in three shards."""
-    root, world = tmp_path / "latents", toy_world()
-    root.mkdir()
-    index = Index(
-        world=world.name,
-        weights_sha256=world.weights_sha256,
-        seed=0,
-        truncation=1.0,
-        count=240,
-        shard_size=100,
-        resolution=RESOLUTION,
-        w_dim=world.generator.w_dim,
-    )
-    for number, start, end in index.shards():
-        blocks = list(draw_rows(world, SampleParams(), start, end))
-        np.save(images_path(root, number), np.concatenate([images for images, _ in blocks]))
-        np.save(w_path(root, number), np.concatenate([w for _, w in blocks]))
-    write_index(root, index)
-    return root
+    return draw_pairs(tmp_path / "latents", 240, 100)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ that is all a test of what stands above a world needs.
 import math
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deid.images import Pixels, to_pixels
+from deid.latents.sample import draw_rows
+from deid.latents.shards import Index, images_path, w_path, write_index
+from deid.params import SampleParams
 from deid.seeds import torch_generator
 from deid.worlds.world import Faces, TestFaces, World
 
@@ -174,3 +178,25 @@ def toy_world() -> World:
         test_faces=lambda identities, views, seed: _test_faces(generator, identities, views, seed),
         weights_sha256="0" * 64,
     )
+
+
+def draw_pairs(latents: Path, count: int = 64, shard_size: int = 64) -> Path:
+    """Good pairs of the toy world, in `latents`."""
+    world = toy_world()
+    latents.mkdir(parents=True)
+    index = Index(
+        world=world.name,
+        weights_sha256=world.weights_sha256,
+        seed=0,
+        truncation=1.0,
+        count=count,
+        shard_size=shard_size,
+        resolution=RESOLUTION,
+        w_dim=world.generator.w_dim,
+    )
+    for number, start, end in index.shards():
+        blocks = list(draw_rows(world, SampleParams(), start, end))
+        np.save(images_path(latents, number), np.concatenate([images for images, _ in blocks]))
+        np.save(w_path(latents, number), np.concatenate([w for _, w in blocks]))
+    write_index(latents, index)
+    return latents

@@ -17,13 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import deid.tracking
-from deid.images import to_pixels
-from deid.latents.shards import Index, images_path, w_path, write_index
 from deid.params import StageOneParams, StageTwoParams, WorldParams
-from deid.seeds import torch_generator
 from deid.training import stage_one as stage_one_module
 from deid.training import stage_two as stage_two_module
 from deid.training.stage_one import StageOne, train_stage_one
@@ -63,28 +59,6 @@ def use_toy_world() -> None:
     deid.tracking.tracked_run = recorded  # type: ignore[assignment]
     for module in (stage_one_module, stage_two_module):
         module.load_world = lambda _: toy_world()  # type: ignore[attr-defined]
-
-
-def draw_pairs(latents: Path) -> None:
-    """64 pairs of the toy world."""
-    world = toy_world()
-    generator = world.generator
-    latents.mkdir(parents=True)
-    z = torch.randn(64, generator.z_dim, generator=torch_generator("test/pairs"))
-    w = generator.mapping(z)
-    np.save(images_path(latents, 0), to_pixels(generator.synthesis(w)))
-    np.save(w_path(latents, 0), w.numpy())
-    index = Index(
-        world="toy",
-        weights_sha256=world.weights_sha256,
-        seed=0,
-        truncation=1.0,
-        count=64,
-        shard_size=64,
-        resolution=world.resolution,
-        w_dim=generator.w_dim,
-    )
-    write_index(latents, index)
 
 
 def train_one(root: Path, out: str, params: StageOneParams = ONE) -> Path:

@@ -1,17 +1,19 @@
 """A detector that does not miss: one or several networks, shown a picture in many ways, united.
 
-Recall comes first: a missed face is a leak, a false one costs some blurred pixels.
+Recall comes first: a missed face is a leak, a false one costs some blurred pixels. So the networks
+say whatever they suspect, and then look at each suspect once more, alone, upright and close by, as
+the stages of a cascade do: a face is one there too, what resembled one from afar is not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deid.detection.boxes import Boxes, areas, clusters, common, overlap
+from deid.detection.boxes import Boxes, Indices, areas, clusters, common, overlap
 from deid.detection.finder import Finder
-from deid.detection.views import careful_views, single_view
+from deid.detection.views import careful_views, close_view, single_view
 from deid.images import Pixels
 from deid.worlds.world import Faces
 
@@ -20,7 +22,12 @@ SAME_FACE = 0.4  # boxes that overlap more (intersection over union) are one fac
 INSIDE = 0.7  # so are boxes of which the smaller shares more than this with the larger
 NEARLY = 0.9  # of the best score: a box as sure as that is no loose one
 NEVER = 2.0  # no score is so high
-MUCH_LARGER = 4.0  # but a less certain box so many times as large is no part of the better one
+MUCH_LARGER = 4.0  # but of boxes so many times as large neither is a part of the other's face
+SEEN_AGAIN = 0.5  # overlap from which a box of the second look is the one of the first
+SECOND_LOOKS = 1000  # in one picture, the best suspects first: noise raises them without end
+
+Again = Callable[[Boxes, NDArray[np.float32]], bool]
+"""A suspect's box `[4]` and five points `[5,2]` → whether a second look sees it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ class Detector:
 
     def _detect(self, picture: Pixels) -> Faces:
         looks = [seen for finder in self.finders for seen in look(finder, picture, self.size)]
-        return unite(looks, picture.shape[:2])
+        again = None if self.size is not None else second_look(self.finders, picture)
+        return unite(looks, picture.shape[:2], again)
 
 
 def look(finder: Finder, picture: Pixels, size: int | None) -> list[Look]:
@@ -69,13 +77,27 @@ def look(finder: Finder, picture: Pixels, size: int | None) -> list[Look]:
     return looks
 
 
-def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
+def second_look(finders: Sequence[Finder], picture: Pixels) -> Again:
+    """Whether any of the networks is sure of a suspect that it is shown alone (`close_view`)."""
+
+    def again(box: Boxes, points: NDArray[np.float32]) -> bool:
+        view = close_view(picture, box, points)
+        return view is not None and any(
+            (overlap(box, found.boxes)[found.scores >= finder.sure] > SEEN_AGAIN).any()
+            for finder in finders
+            for found in (view.to_faces(finder.find(view.pixels)),)
+        )
+
+    return again
+
+
+def unite(looks: Sequence[Look], shape: tuple[int, ...], again: Again | None = None) -> Faces:
     """The faces of a picture `shape` (H, W, …), each once, from all looks at it.
 
-    A face's score and points are its best box's; the box grows where one nearly as sure holds it.
-    A face of which no look is sure counts if two looks at different scales agree: a face is one at
-    any scale, noise that resembles one is not. Scores of different networks are compared as they
-    are: that decides only whose box stands. What is not finite is no face.
+    A face counts if it is seen `again`; without a second look, if a look is sure of it. Its score
+    and points are its best box's; the box grows where one nearly as sure holds it. Scores of
+    different networks are compared as they are: that decides only whose box stands. What is not
+    finite is no face.
     """
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(look.faces.boxes for look in looks)])
     scores = np.concatenate([np.zeros(0, np.float32), *(look.faces.scores for look in looks)])
@@ -84,34 +106,59 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...]) -> Faces:
     )
     counts = [len(look.faces) for look in looks]
     certain = scores >= np.repeat([look.sure for look in looks], counts)
-    scales = np.repeat([look.scale for look in looks], counts)
     firm = certain & np.repeat(np.array([look.firm for look in looks], np.bool_), counts)
     rank = scores - np.repeat([float(look.turned) for look in looks], counts).astype(np.float32)
     height, width = shape[:2]
-    boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
+    whole, boxes = boxes, boxes.clip(0, np.array([width, height] * 2, np.float32))
     finite = np.isfinite(boxes).all(1) & np.isfinite(scores) & np.isfinite(points).all((1, 2))
-    real = np.flatnonzero(finite & ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_BOX).all(1))
-    groups = [real[group] for group in clusters(boxes[real], rank[real], same_face)]
-    groups = [g for g in groups if certain[g].any() or len(np.unique(scales[g])) > 1]
+    real = finite & ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_BOX).all(1)
+    left = SECOND_LOOKS
+
+    def believed(i: int) -> bool:
+        nonlocal left
+        left -= 1
+        return again(whole[i], points[i]) if again and left >= 0 else bool(certain[i])
+
+    suspects = np.flatnonzero(real if again else real & certain)
+    groups = confirmed(boxes, suspects[np.argsort(-rank[suspects], kind="stable")], believed)
     best = np.array([group[0] for group in groups], np.int64)
-    whole = np.array(
+    extent = np.array(
         [grown(boxes[g], firm[g] & (scores[g] > NEARLY * scores[g[0]])) for g in groups], np.float32
     ).reshape(-1, 4)
     # Once more, for what lies in a box that has grown.
-    groups = clusters(whole, rank[best], same_face)
+    groups = clusters(extent, rank[best], same_face)
     groups.sort(key=lambda group: -scores[best[group[0]]])
     first = best[[group[0] for group in groups]]
     return Faces(
-        np.array([grown(whole[g], np.True_) for g in groups], np.float32).reshape(-1, 4),
+        np.array([grown(extent[g], np.True_) for g in groups], np.float32).reshape(-1, 4),
         scores[first].clip(0, 1),
         points[first],
     )
 
 
+def confirmed(boxes: Boxes, left: Indices, believed: Callable[[int], bool]) -> list[Indices]:
+    """The suspects `left`, best first, of `boxes` `[K,4]`, grouped by face, less what is none.
+
+    With a box that is not believed go those that nearly are that box; what lies in it stays, for
+    what seems a giant's face may be the real ones of a crowd.
+    """
+    groups = []
+    while len(left):
+        best, rest = left[0], left[1:]
+        if believed(int(best)):
+            alike = same_face(boxes[best], boxes[rest])
+            groups.append(np.concatenate([left[:1], rest[alike]]))
+        else:
+            alike = overlap(boxes[best], boxes[rest]) > SAME_FACE
+        left = rest[~alike]
+    return groups
+
+
 def same_face(box: Boxes, others: Boxes) -> NDArray[np.bool_]:
     """Whether less certain boxes `[M,4]` show the face of `box` `[4]`."""
     shared, area, theirs = common(box, others), areas(box), areas(others)
-    part = (shared > INSIDE * np.minimum(area, theirs)) & (theirs < MUCH_LARGER * area)
+    smaller, larger = np.minimum(area, theirs), np.maximum(area, theirs)
+    part = (shared > INSIDE * smaller) & (larger < MUCH_LARGER * smaller)
     return np.asarray(part | (overlap(box, others) > SAME_FACE))
 
 

@@ -33,6 +33,8 @@ TILE, OVERLAP = 1536, 192  # a larger face is whole in a tile of the next level
 BORDER = 32
 GREY = 114
 
+CLOSE, AROUND = 128, 256  # pixels of a face shown alone, and of what is shown with it
+
 QUARTERS = (0, 90, 180, 270)
 EIGHTHS = (0, 90, 180, 270, 45, 135, 225, 315)
 
@@ -132,6 +134,39 @@ def careful_views(picture: Pixels, any_size: bool) -> Iterator[View]:
 def single_view(picture: Pixels, side: int) -> View:
     """The whole picture once, its longer side `side` pixels."""
     return View(*resized(picture, side / max(picture.shape[:2])))
+
+
+def close_view(
+    picture: Pixels, box: NDArray[np.float32], points: NDArray[np.float32]
+) -> View | None:
+    """One face alone, `box` `[4]` and five `points` `[5,2]`: large, its eyes level, grey around.
+
+    None where the two say nothing about a place in the picture.
+    """
+    side = float(np.sqrt((box[2:] - box[:2]).clip(0).prod()))
+    middle, reach = (box[:2] + box[2:]) / 2.0, 0.75 * AROUND / CLOSE * side
+    low = np.floor(middle - reach).clip(0).astype(int)
+    high = np.ceil(middle + reach).clip(0, picture.shape[1::-1]).astype(int)
+    if not side or (high <= low).any():
+        return None
+    piece = picture[low[1] : high[1], low[0] : high[0]]
+    scale = CLOSE / side
+    sheet = View(*resized(piece, min(scale, 1.0)))  # averaged here, for a warp only interpolates
+    across = (points[1] - points[0]) / max(float(np.hypot(*(points[1] - points[0]))), 1e-6)
+    linear = np.array([[across[0], -across[1]], [across[1], across[0]]], np.float64) / scale
+    corner = middle - linear @ np.full(2, AROUND / 2.0)
+    to_picture = np.concatenate([linear, corner[:, None]], 1)
+    inside = to_picture - np.array([[0, 0, low[0]], [0, 0, low[1]]])
+    to_sheet = _after(np.asarray(invert_affine(sheet.to_picture)), inside)
+    to_sheet[:, 2] += to_sheet[:, :2].sum(1) * 0.5 - 0.5  # OpenCV has pixel centres at integers
+    pixels = cv2.warpAffine(
+        sheet.pixels,
+        to_sheet,
+        (AROUND, AROUND),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderValue=(GREY, GREY, GREY),
+    )
+    return View(np.asarray(pixels, np.uint8), to_picture)
 
 
 def resized(picture: Pixels, scale: float) -> tuple[Pixels, Affine]:

@@ -5,8 +5,10 @@ attacks or optimises. One judge above its threshold, or one figure that is not f
 failure. The same photograph is the hardest comparison there is: pose, light and hair are equal.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from deid.alignment import Points
 from deid.errors import DeidError
 from deid.images import Pixels, to_tensor
 from deid.onnx import open_session
+from deid.privacy.calibration import Limit, Limits, remembered
 from deid.worlds.ffhq.store import locate_network
-from deid.worlds.world import FaceEmbedder, World
+from deid.worlds.world import FaceEmbedder, TestFaces, World
 
 FALSE_ACCEPT_RATE = 1e-3
 LEAST_TRUE_ACCEPT_RATE = 0.3
@@ -127,21 +130,36 @@ def world_verifier(world: World) -> Verifier:
     Thresholds come from pairs of different people among faces that no training has seen. A judge
     that does not know people again would let every face pass, so it is refused (`DeidError`).
     """
-    faces = world.test_faces(*CALIBRATION)
+    faces = cache(lambda: world.test_faces(*CALIBRATION))
+    origin = [world.name, world.weights_sha256, CALIBRATION, FALSE_ACCEPT_RATE, world.device.type]
+    if world.memory is not None and world.photographed:
+        origin.append(hashlib.sha256(faces().pixels.tobytes()).hexdigest())
+    limits = remembered(
+        world.memory, origin, world.held_out, lambda: _measured_limits(world, faces())
+    )
     judges = []
     for name, network in world.held_out.items():
+        limit = limits[name]
+        if not limit.known >= LEAST_TRUE_ACCEPT_RATE:
+            raise DeidError(
+                f"recogniser {world.name}/{name}: knows only {limit.known:.0%} of people again, "
+                "too few to judge by; restore its weights or train them with `make pretrain`"
+            )
         embed = _world_embed(network, world.device)
-        nowhere = np.zeros((len(faces.pixels), 5, 2), np.float32)
-        genuine, impostor = pair_similarities(embed(faces.pixels, nowhere), faces.identities)
+        judges.append(Judge(f"{world.name}/{name}", limit.threshold, embed))
+    return Verifier(tuple(judges), world.resolution)
+
+
+def _measured_limits(world: World, faces: TestFaces) -> Limits:
+    limits = {}
+    nowhere = np.zeros((len(faces.pixels), 5, 2), np.float32)
+    for name, network in world.held_out.items():
+        vectors = _world_embed(network, world.device)(faces.pixels, nowhere)
+        genuine, impostor = pair_similarities(vectors, faces.identities)
         threshold = threshold_at(impostor)
         known = float((genuine > threshold).mean())
-        if not known >= LEAST_TRUE_ACCEPT_RATE:
-            raise DeidError(
-                f"recogniser {world.name}/{name}: knows only {known:.0%} of people again, too few "
-                "to judge by; restore its weights or train them with `make pretrain`"
-            )
-        judges.append(Judge(f"{world.name}/{name}", round(threshold, 4), embed))
-    return Verifier(tuple(judges), world.resolution)
+        limits[name] = Limit(round(threshold, 4), known)
+    return limits
 
 
 def _world_embed(network: FaceEmbedder, device: torch.device) -> Embed:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deid.errors import DeidError
-from deid.params import AnonymizeParams, Params, WorldParams
+from deid.params import AnonymizeParams, Params, WorldParams, load_params
 from deid.staging import file_sha256
 
 if TYPE_CHECKING:
     from deid.photo.run import RunSettings, Workshop
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+PARAMS = "params.yaml"
 SETTINGS = "settings.json"
 STAGE_ONE, STAGE_TWO, WEIGHTS = "stage_one", "stage_two", "weights"
 KEPT = {".safetensors", ".json", ".onnx", ".md"}  # sheets and loss curves stay behind
@@ -37,6 +39,19 @@ class Bundle:
 def local_bundle(params: Params, root: Path = Path("data")) -> Bundle:
     """What the pipeline left in the checkout."""
     return Bundle(root / STAGE_ONE, root / STAGE_TWO, params.world, params.anonymize)
+
+
+def find_root() -> Path:
+    """Where `params.yaml` and `data` are: here, or else where this package was installed from."""
+    here = Path.cwd()
+    return here if (here / PARAMS).is_file() else CHECKOUT
+
+
+def bundle_at(root: Path) -> Bundle:
+    """What the pipeline left in the checkout at `root`, from any directory."""
+    params = load_params(root / PARAMS) if (root / PARAMS).is_file() else Params()
+    world = params.world.model_copy(update={"weights": root / params.world.weights})
+    return local_bundle(params.model_copy(update={"world": world}), root / "data")
 
 
 def open_workshop(bundle: Bundle, asked: "RunSettings") -> "Workshop":
@@ -104,9 +119,8 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _folders(bundle: Bundle) -> dict[str, Path]:
-    """A bundle's parts; the mini world's weights serve the commercial variant of ffhq too."""
-    own = bundle.world.name == "mini" or bundle.world.commercial
-    weights = {WEIGHTS: bundle.world.weights} if own else {}
+    """A bundle's parts."""
+    weights = {WEIGHTS: bundle.world.weights} if bundle.world.name == "mini" else {}
     return {STAGE_ONE: bundle.stage_one, STAGE_TWO: bundle.stage_two, **weights}
 
 

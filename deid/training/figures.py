@@ -1,5 +1,8 @@
 """What a stage reached on held-out faces: people and pictures that no training saw."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,49 +22,65 @@ def held_out_faces(model: Deidentifier, people: int, views: int) -> Tensor:
 
 
 @torch.no_grad()
-def stage_one_figures(model: Deidentifier) -> Losses:
+def stage_one_figures(model: Deidentifier, batch_size: int) -> Losses:
     """Cosines of the swap with donor and attribute face in each recogniser, the landmarks' distance
     to the attribute face's and, as a yardstick, the donor's to them (pixels); the same in
-    expression features; same-face L1 and, as a yardstick, that of the mean picture."""
-    world = model.world
+    expression features; same-face L1 and, as a yardstick, that of the mean picture.
+
+    No network sees more than `batch_size` faces at once."""
+    world, each = model.world, partial(in_batches, batch_size)
     faces = held_out_faces(model, PEOPLE, VIEWS)
-    donors = faces.roll(VIEWS, 0)
-    swaps, reconstructions = model.swap(donors, faces), model.reconstruct(faces)
+    swaps = each(model.swap, _donors(faces), faces)
+    reconstructions = each(model.reconstruct, faces)
     figures: Losses = {}
     for name, recogniser in _recognisers(world).items():
-        codes = recogniser(swaps)
-        figures[f"donor_cosine_{name}"] = _cosine(codes, recogniser(donors))
-        figures[f"attribute_cosine_{name}"] = _cosine(codes, recogniser(faces))
-        figures[f"same_face_cosine_{name}"] = _cosine(
-            recogniser(reconstructions), recogniser(faces)
-        )
-    for name, pictures in (("", swaps), ("_unrelated", donors)):
-        features, wanted = world.expression_trunk(pictures), world.expression_trunk(faces)
-        figures[f"expression{name}"] = float(F.mse_loss(features, wanted))
-    figures["landmark_px"] = _landmark_px(world, swaps, faces)
-    figures["landmark_px_unrelated"] = _landmark_px(world, donors, faces)
+        codes, swapped = each(recogniser, faces), each(recogniser, swaps)
+        figures[f"donor_cosine_{name}"] = _cosine(swapped, _donors(codes))
+        figures[f"attribute_cosine_{name}"] = _cosine(swapped, codes)
+        figures[f"same_face_cosine_{name}"] = _cosine(each(recogniser, reconstructions), codes)
+    features = each(world.expression_trunk, faces)
+    figures["expression"] = _squared(each(world.expression_trunk, swaps), features)
+    figures["expression_unrelated"] = _squared(_donors(features), features)
+    points = each(world.landmarks, faces)
+    figures["landmark_px"] = _landmark_px(each(world.landmarks, swaps), points)
+    figures["landmark_px_unrelated"] = _landmark_px(_donors(points), points)
     figures["same_face_l1"] = F.l1_loss(reconstructions, faces).item()
     figures["mean_picture_l1"] = (faces - faces.mean(0)).abs().mean().item()
     return figures
 
 
 @torch.no_grad()
-def stage_two_figures(model: Deidentifier) -> Losses:
+def stage_two_figures(model: Deidentifier, batch_size: int) -> Losses:
     """Cosine of the original with the adversarial picture and with the reconstruction in each
-    recogniser; how far the adversarial picture is from the reconstruction."""
-    world = model.world
+    recogniser; how far the adversarial picture is from the reconstruction.
+
+    No network sees more than `batch_size` faces at once."""
+    world, each = model.world, partial(in_batches, batch_size)
     faces = held_out_faces(model, PEOPLE, VIEWS)
-    reconstructions, outputs = model.reconstruct(faces), model.adversarial(faces)
+    reconstructions, outputs = each(model.reconstruct, faces), each(model.adversarial, faces)
     figures: Losses = {}
     for name, recogniser in _recognisers(world).items():
-        codes = recogniser(faces)
-        figures[f"cosine_{name}"] = _cosine(recogniser(outputs), codes)
-        figures[f"cosine_before_{name}"] = _cosine(recogniser(reconstructions), codes)
-    figures["landmark_px"] = _landmark_px(world, outputs, faces)
-    figures["landmark_px_before"] = _landmark_px(world, reconstructions, faces)
+        codes = each(recogniser, faces)
+        figures[f"cosine_{name}"] = _cosine(each(recogniser, outputs), codes)
+        figures[f"cosine_before_{name}"] = _cosine(each(recogniser, reconstructions), codes)
+    points = each(world.landmarks, faces)
+    figures["landmark_px"] = _landmark_px(each(world.landmarks, outputs), points)
+    figures["landmark_px_before"] = _landmark_px(each(world.landmarks, reconstructions), points)
     figures["l1_to_reconstruction"] = F.l1_loss(outputs, reconstructions).item()
-    figures["perceptual"] = world.perceptual.distance(outputs, reconstructions).mean().item()
+    distances = each(world.perceptual.distance, outputs, reconstructions)
+    figures["perceptual"] = distances.mean().item()
     return figures
+
+
+def in_batches(size: int, network: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
+    """What `network` makes of all `pictures` `[N,...]`, of `size` at a time."""
+    parts = zip(*(torch.split(whole, size) for whole in pictures), strict=True)
+    return torch.cat([network(*part) for part in parts])
+
+
+def _donors(rows: Tensor) -> Tensor:
+    """For each face's row the row of its donor: the next person in the same view."""
+    return rows.roll(VIEWS, 0)
 
 
 def _recognisers(world: World) -> dict[str, FaceEmbedder]:
@@ -72,7 +91,10 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     return float(F.cosine_similarity(a, b).mean())
 
 
-def _landmark_px(world: World, a: Tensor, b: Tensor) -> float:
-    """Mean distance of the inner landmarks, pixels."""
-    offset = (world.landmarks(a) - world.landmarks(b))[:, INNER]
-    return float(offset.norm(dim=2).mean())
+def _squared(a: Tensor, b: Tensor) -> float:
+    return F.mse_loss(a, b).item()
+
+
+def _landmark_px(a: Tensor, b: Tensor) -> float:
+    """Mean distance of the inner ones of two sets of landmarks `[N,68,2]`, pixels."""
+    return float((a - b)[:, INNER].norm(dim=2).mean())

@@ -96,7 +96,7 @@ class StageOne:
         }
 
     def figures(self) -> Losses:
-        return stage_one_figures(self.model)
+        return stage_one_figures(self.model, self.params.batch_size)
 
     def save(self, folder: Path, figures: Losses) -> None:
         config = {"mapping_widths": list(self.params.mapping_widths)}

@@ -79,7 +79,7 @@ class StageTwo:
         }
 
     def figures(self) -> Losses:
-        return stage_two_figures(self.model)
+        return stage_two_figures(self.model, self.params.batch_size)
 
     def save(self, folder: Path, figures: Losses) -> None:
         params = self.params

@@ -9,6 +9,7 @@ detector takes pixels.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -114,6 +115,8 @@ class World:
     test_faces: Callable[[int, int, int], TestFaces]  # (identities, views each, seed)
     weights_sha256: str  # one hash over every weight file, for provenance
     device: torch.device = CPU  # where the networks compute
+    photographed: bool = False  # test_faces come from files and not from the weights
+    memory: Path | None = None  # a folder for what was measured of these very weights
 
     def to(self, device: torch.device) -> "World":
         """The same world on `device`; its networks are moved, not copied."""

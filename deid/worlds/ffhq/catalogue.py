@@ -30,6 +30,9 @@ ROLES: tuple[Role, ...] = (
     "held_out",
     "perceptual",
 )
+RECOGNISERS: tuple[Role, ...] = ("identity", "held_out")
+MTCNN = ("mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet")
+"""The three networks of one detector."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,13 @@ class WeightFile:
     sha256: str | None = None
     sha256_prefix: str | None = None  # torchvision's habit: first hex digits in the file's name
     size: int | None = None  # bytes, rounded where only that is published; an estimate, no check
+    also: tuple[Role, ...] = ()  # other places that it can take
+
+    def serves(self, role: Role) -> bool:
+        """Whether the file can take this place; any recogniser can be attacked or judge."""
+        if self.role in RECOGNISERS:
+            return role in RECOGNISERS
+        return role == self.role or role in self.also
 
     @property
     def download_size(self) -> int | None:
@@ -114,6 +124,7 @@ def _mtcnn(part: str, sha256: str, size: int) -> WeightFile:
         commercial=True,
         learnt_from="WIDER FACE and CelebA",
         convention=_MTCNN,
+        also=("landmarks",) if part == "onet" else (),
         sources=(Source(f"{_FACENET}/{part}.pt"),),
         sha256=sha256,
         size=size,
@@ -441,17 +452,16 @@ _PAPER: Mapping[Role, tuple[str, ...]] = {
     "identity": ("vggface2-resnet50-ft",),
     "expression": ("inception-v3",),
     "landmarks": ("mobilefacenet68",),
-    "detector": ("mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet"),
+    "detector": MTCNN,
     "held_out": ("arcface-w600k-r50", "facenet-vggface2"),
     "perceptual": ("fid-inception", "lpips-alexnet"),
 }
 _COMMERCIAL: Mapping[Role, tuple[str, ...]] = {
     **_PAPER,
     "generator": ("stylegan1-ffhq256-genforce",),
-    # No 68-point network here has a licence that allows it, so the mini world's own serves. It
-    # learnt from rendered faces: on photographs its points are off by a tenth of the eyes' distance
-    # (200 synthetic portraits, eyes, nose and mouth corners against YuNet's).
-    "landmarks": (),
+    # No 68-point network here has a licence that allows it: the five points of MTCNN's last one,
+    # and for the rest what a face with these five has on average (deid.worlds.ffhq.five).
+    "landmarks": ("mtcnn-onet",),
     "held_out": ("foamliu-mobilefacenet", "facenet-vggface2"),
 }
 
@@ -477,8 +487,8 @@ def needs(
     """Role → the catalogue's names of the files that `world` needs for it.
 
     `chosen` replaces a role's files by others of the catalogue. Under `commercial_only` a file
-    that its licence forbids is refused, chosen or not (`require_commercial`), and the landmarks
-    have none: the mini world's own network serves. The mini world needs nothing from outside.
+    that its licence forbids is refused, chosen or not (`require_commercial`). The mini world needs
+    nothing from outside.
     """
     if world == "mini":
         return {}
@@ -488,8 +498,10 @@ def needs(
     if strange := sorted(set(wanted) - set(ROLES)):
         raise DeidError(f"world.files.{strange[0]}: no such role; write one of {', '.join(ROLES)}")
     for role, names in wanted.items():
+        if not names:
+            raise DeidError(f"world.files.{role}: empty; name a file, see `deid weights list`")
         for name in names:
-            if find(name).role != role and {find(name).role, role} != {"identity", "held_out"}:
+            if not find(name).serves(role):
                 raise DeidError(f"{name}: is no {role} but {find(name).role}; choose another file")
     if commercial_only:
         require_commercial(name for names in wanted.values() for name in names)

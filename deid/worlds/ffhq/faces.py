@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deid.worlds.ffhq.conventions import CONVENTIONS, Convention
+from deid.worlds.ffhq.five import FiveLandmarks
 
 FID_LABEL = "FID"
 LPIPS_LABELS = {"alex": "LPIPS (AlexNet)", "vgg": "LPIPS (VGG-16)"}
@@ -90,9 +91,10 @@ def embedder(name: str, network: nn.Module) -> Embedder:
     return _frozen(Embedder(network, CONVENTIONS[name], dim))
 
 
-def landmarks(network: nn.Module) -> Landmarks:
-    """68 landmarks by `mobilefacenet68`."""
-    return _frozen(Landmarks(network, CONVENTIONS["mobilefacenet68"]))
+def landmarks(name: str, network: nn.Module) -> Landmarks | FiveLandmarks:
+    """68 landmarks by `mobilefacenet68`, or by the O-Net of `mtcnn` from its five."""
+    adapter = FiveLandmarks if name == "mtcnn" else Landmarks
+    return _frozen(adapter(network, CONVENTIONS[name]))
 
 
 def expression_trunk(network: nn.Module) -> Trunk:

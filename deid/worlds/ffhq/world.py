@@ -11,7 +11,7 @@ from deid.errors import DeidError
 from deid.params import WorldParams
 from deid.staging import file_sha256
 from deid.worlds.ffhq import faces
-from deid.worlds.ffhq.catalogue import Role, needs
+from deid.worlds.ffhq.catalogue import MTCNN, Role, needs
 from deid.worlds.ffhq.importers import build, read_checkpoint
 from deid.worlds.ffhq.store import Store, default_store, weight_path
 from deid.worlds.ffhq.test_faces import drawn_faces, photographed_faces
@@ -24,7 +24,8 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
     Raises DeidError naming a file that is missing, changed or unreadable, a file that
     `params.commercial` forbids, or a role without a network.
     """
-    files = Files(params, store or default_store())
+    store = store or default_store()
+    files = Files(params, store)
     generator = cast(Generator, files.network("generator"))
     trunk = faces.expression_trunk(files.network("expression"))
     return World(
@@ -34,7 +35,7 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
         identity=files.recognisers("identity")[0][1],
         expression_trunk=trunk,
         expression_dim=trunk.dim,
-        landmarks=_landmarks(files, params),
+        landmarks=_landmarks(files),
         detector=_detector(files),
         held_out=dict(files.recognisers("held_out")),
         perceptual=_perceptual(files),
@@ -42,6 +43,8 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
         if params.faces
         else drawn_faces(generator),
         weights_sha256=files.sha256(),
+        photographed=params.faces is not None,
+        memory=store.folder / "calibration",
     )
 
 
@@ -56,7 +59,6 @@ class Files:
             role: {name: weight_path(name, store) for name in names}
             for role, names in wanted.items()
         }
-        self.mini = params.weights / "landmarks.safetensors"  # where a role's list is empty
 
     def network(self, role: Role) -> nn.Module:
         """The one network of a role."""
@@ -64,8 +66,6 @@ class Files:
 
     def networks(self, role: Role) -> Iterator[tuple[str, str, nn.Module]]:
         """Catalogue name, network name and network for each file of a role."""
-        if not self.paths[role]:
-            raise DeidError(f"world.files.{role}: empty; name a file, see `deid weights list`")
         for name, path in self.paths[role].items():
             imported = read_checkpoint(path)
             yield name, imported.network, build(imported)
@@ -79,24 +79,22 @@ class Files:
     def sha256(self) -> str:
         """One hash over every file, in the order of roles and names."""
         paths = [path for files in self.paths.values() for path in files.values()]
-        paths += [] if self.paths["landmarks"] else [self.mini]
         return hashlib.sha256("".join(map(file_sha256, paths)).encode()).hexdigest()
 
 
-def _landmarks(files: Files, params: WorldParams) -> LandmarkNetwork:
-    if files.paths["landmarks"]:
-        return faces.landmarks(files.network("landmarks"))
-    # The commercial variant: no public 68-point network has a licence that allows it.
-    from deid.worlds.mini.world import load_mini_landmarks
-
-    return load_mini_landmarks(params.weights)
+def _landmarks(files: Files) -> LandmarkNetwork:
+    _, network, built = next(files.networks("landmarks"))
+    return faces.landmarks(network, built)
 
 
 def _detector(files: Files) -> FaceDetector:
     from deid.detection.detector import OneLook
     from deid.detection.mtcnn import load_mtcnn
 
-    return OneLook(load_mtcnn(next(iter(files.paths["detector"].values())).parent))
+    paths = files.paths["detector"]
+    if paths.keys() != set(MTCNN):
+        raise DeidError(f"world.files.detector: write {', '.join(MTCNN)}; no other detector is one")
+    return OneLook(load_mtcnn(paths[MTCNN[0]].parent))
 
 
 def _perceptual(files: Files) -> faces.Perceptual:

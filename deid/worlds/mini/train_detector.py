@@ -7,6 +7,7 @@ face is, empty backdrops, noise of every grain, and faces covered as a mask woul
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -189,23 +190,33 @@ def targets(picture: Picture) -> Targets:
     return Targets(heat.astype(np.float32), care, near.astype(np.float32), distances)
 
 
+@dataclass(frozen=True)
 class Lessons:
-    """The windows of each step: half from scenes, half from aligned renders."""
+    """The windows of each step, from a stream of random numbers of their own."""
 
-    def __init__(self, renders: Renders, scenes: list[Picture], schedule: Schedule) -> None:
-        self.renders, self.scenes, self.schedule = renders, scenes, schedule
-        self.indices = renders.split("train")
+    stream: str
+    draw: Callable[[np.random.Generator], Picture]
+    schedule: Schedule
 
     def __call__(self, step: int) -> tuple[Tensor, list[Tensor]]:
         """Images `[N,3,S,S]`, and heat, care, near `[N,h,w]`, distances `[N,14,h,w]`."""
-        rng = numpy_generator("mini/detector/windows", step, self.schedule.seed)
-        windows = [self._window(rng) for _ in range(self.schedule.batch_size)]
+        rng = numpy_generator(self.stream, step, self.schedule.seed)
+        windows = [self.draw(rng) for _ in range(self.schedule.batch_size)]
         images, _ = augment(np.stack([w.pixels for w in windows]), _STILL, rng)
         wanted = [targets(w) for w in windows]
         stacks = [[getattr(t, f) for t in wanted] for f in ("heat", "care", "near", "distances")]
         return images, [torch.from_numpy(np.stack(values)) for values in stacks]
 
-    def _window(self, rng: np.random.Generator) -> Picture:
+
+@dataclass(frozen=True)
+class UprightPeople:
+    """Windows: half from scenes, half from aligned renders, some of nobody."""
+
+    renders: Renders
+    scenes: list[Picture]
+    indices: NDArray[np.int64]
+
+    def __call__(self, rng: np.random.Generator) -> Picture:
         if rng.random() < 0.12:
             return texture(rng)
         if rng.random() < 0.5:
@@ -285,19 +296,25 @@ def train_detector(data: Path, out: Path, steps: int, scenes: int = 900) -> None
     """Train on the renders in `data` and on `scenes` scenes drawn first, into the folder `out`."""
     torch.set_num_threads(1)
     renders, schedule = Renders(data), Schedule(steps, seed=7, batch_size=32)
-    drawn = []
-    with progress("scenes", scenes) as bar:
-        for index in range(scenes):
-            drawn.append(scene(index, "mini/scenes/train"))
-            bar.advance()
+    people = UprightPeople(renders, draw_scenes(scenes), renders.split("train"))
     train(
         "detector",
         centre_net,
-        partial(loss, Lessons(renders, drawn, schedule)),
+        partial(loss, Lessons("mini/detector/windows", people, schedule)),
         partial(measure, renders),
         schedule,
         out,
     )
+
+
+def draw_scenes(count: int) -> list[Picture]:
+    """The first `count` scenes to learn from."""
+    drawn = []
+    with progress("scenes", count) as bar:
+        for index in range(count):
+            drawn.append(scene(index, "mini/scenes/train"))
+            bar.advance()
+    return drawn
 
 
 def main() -> None:

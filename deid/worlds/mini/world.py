@@ -9,7 +9,6 @@ from torch import nn
 from deid.errors import DeidError
 from deid.nets.attributes import AttributeRegressor, PerceptualNet
 from deid.nets.detector import CentreDetector
-from deid.nets.landmark import LandmarkNet
 from deid.worlds.mini import networks
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.dataset import test_faces
@@ -60,11 +59,6 @@ def load_mini_world(folder: Path) -> World:
         test_faces=test_faces,
         weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
     )
-
-
-def load_mini_landmarks(folder: Path) -> LandmarkNet:
-    """The mini world's landmark network alone; errors as those of `load_mini_world`."""
-    return _filled(folder, "landmarks", networks.landmark_net())[0]
 
 
 def _filled(folder: Path, name: str, network: Net) -> tuple[Net, str]:
