@@ -163,6 +163,13 @@ def run(
     timeout: Annotated[
         float, typer.Option(help="Seconds after which a file is given up and quarantined.")
     ] = 300.0,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds for one picture, after which its faces are masked; after twice as long "
+            "it is quarantined. What is written then depends on the machine's speed."
+        ),
+    ] = None,
     audit: Annotated[
         str | None, typer.Option(help="Where the records go, if not to the destination.")
     ] = None,
@@ -196,6 +203,7 @@ def run(
         keep_metadata=tuple(keep_metadata or ()),
         keep=keep,
         only=only,
+        seconds=time_limit,
         dry_run=dry_run,
     )
     bundle = local_bundle(load_params(params)) if params else bundle_at(find_root())

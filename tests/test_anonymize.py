@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from deid.anonymize import METHODS, ModelPaths, build
 from deid.anonymize.base import Anonymizer, Guarded
@@ -248,3 +249,19 @@ def test_adversarial_needs_stage_two(models: ModelPaths, tmp_path: Path) -> None
         make("adversarial", ModelPaths(models.stage_one))
     with pytest.raises(DeidError, match="missing"):
         make("swap", ModelPaths(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.12, 0.3])
+def test_a_crop_that_is_enough_for_blur_gives_the_same_blur(sigma: float) -> None:
+    blur = Blur(sigma)
+    random = torch.Generator().manual_seed(3)
+    small = torch.rand(1, 3, 12, 12, generator=random) * 2 - 1
+    whole = interpolate(small, size=(480, 480), mode="bicubic").clamp(-1, 1)
+    whole += 0.2 * torch.randn(whole.shape, generator=random)
+    side = 480 // (480 // blur.enough)
+    less = interpolate(
+        blur(interpolate(whole, size=(side, side), mode="area"), [0]),
+        size=(480, 480),
+        mode="bicubic",
+    )
+    assert float((less - blur(whole, [0])).abs().max()) < 2 / 127.5, "two levels of 256"

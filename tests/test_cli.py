@@ -117,6 +117,18 @@ def test_a_picture_is_masked_and_the_original_stays(
     assert Path("out/manifest.jsonl").is_file()
 
 
+def test_a_picture_that_takes_longer_than_its_time_limit_is_withheld(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("run", str(SAMPLE), "out", "--method", "mask", "--time-limit")
+    code, said, _ = deid(monkeypatch, capsys, *words, "1e-9")
+    assert code == 1
+    assert "out of time" in said
+    assert not Path("out", SAMPLE.name).exists()
+    assert deid(monkeypatch, capsys, *words, "1000")[0] == 0
+    assert Path("out", SAMPLE.name).is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -125,6 +137,7 @@ def test_a_picture_is_masked_and_the_original_stays(
         (("run", str(SAMPLE), "out.png", "--method", "magic"), "magic"),
         (("run", str(SAMPLE), "out.png", "--method", "swap"), "dvc repro"),
         (("run", str(SAMPLE), "out.png", "--method", "mask", "--detector", "x=y"), "x=y"),
+        (("run", str(SAMPLE), "out.png", "--method", "mask", "--time-limit", "0"), "0 seconds"),
     ],
 )
 def test_a_wrong_request_is_named_and_writes_nothing(

@@ -21,8 +21,8 @@ class Blur:
 
     @property
     def enough(self) -> int:
-        """A side at which σ is 12 pixels: what finer ones would add, it takes away."""
-        return math.ceil(12 / self.sigma)
+        """A side at which σ is 8 pixels: what finer ones would add, it takes away."""
+        return math.ceil(8 / self.sigma)
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` → the same shape; seeds play no part."""

@@ -21,6 +21,7 @@ from deid.photo.paste import (
     hull_of_landmarks,
     hull_of_points,
     hull_with_box,
+    hull_with_oval,
     plausible,
     soft_region,
 )
@@ -115,12 +116,10 @@ class Face:
         return kept[2]
 
     def _outlined(self, shape: tuple[int, ...]) -> Region:
-        if self.opaque or self.hull is None:
-            return hard_region(hull_with_box(self.hull, self.box), shape)
         kind = base(self.rung)
-        outline = hull_with_box(self.hull, self.box) if kind in DESTRUCTIVE else self.hull
-        if kind == "pixelate":
-            return hard_region(outline, shape)
+        if self.opaque or self.hull is None or kind == "pixelate":
+            return hard_region(hull_with_box(self.hull, self.box), shape)
+        outline = hull_with_oval(self.hull, self.box) if kind in DESTRUCTIVE else self.hull
         return soft_region(outline, shape, FEATHER * native_side(self.points))
 
     def crop(self, picture: Pixels, verifier: Verifier) -> Pixels:

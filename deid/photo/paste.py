@@ -26,6 +26,7 @@ from deid.photo.fit import outline_of_landmarks
 OPAQUE_GREY = 96
 FILL_TOLERANCE = 10.0  # levels of 256 by which an encoder may miss it, in the mean
 FEATHER = 0.03  # of the FFHQ square's side
+ROUNDNESS = 3.0  # exponent of a superellipse: 2 is an ellipse, a rectangle is beyond all
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 
 
@@ -85,6 +86,17 @@ def hull_with_box(hull: Points | None, box: Points) -> Points:
     )
     everything = corners if hull is None else np.concatenate([corners, hull])
     return np.asarray(cv2.convexHull(everything.astype(np.float32))[:, 0])
+
+
+def hull_with_oval(hull: Points, box: Points) -> Points:
+    """The same with the larger box's corners, where no face is, rounded off: a superellipse."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    half = np.array([0.55 * (x1 - x0) + 1, 0.55 * (y1 - y0) + 1])
+    angle = np.linspace(0.0, 2 * np.pi, 96, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    unit = np.sign(circle) * np.abs(circle) ** (2.0 / ROUNDNESS)
+    oval = np.array([x0 + x1, y0 + y1]) / 2 + unit * half
+    return np.asarray(cv2.convexHull(np.concatenate([oval, hull]).astype(np.float32))[:, 0])
 
 
 def hull_of_box(box: Points) -> Points:

@@ -48,6 +48,7 @@ class RunSettings:
     keep_metadata: tuple[str, ...] = ()  # names, see deid.photo.metadata; none: all of it goes
     keep: str | None = None  # a picture or a folder of pictures of people who stay as they are
     only: str | None = None  # the same, of the only people who are changed
+    seconds: float | None = None  # for one picture, before its faces are masked; see `Limits`
     dry_run: bool = False  # draw what would be done, write no output
 
 
@@ -132,6 +133,7 @@ class Workshop:
         def seed(face: int) -> int:
             return seed_of(f"photo/{content}", face, settings.seed)
 
+        limits = limits or Limits(seconds=settings.seconds)
         _, faces = deidentify_picture(
             decoded.pixels, self.tools, settings.method, seed, through, limits
         )
@@ -151,6 +153,8 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
     base = settings.method.partition("-")[0]
     if base not in METHODS:
         raise DeidError(f"method {settings.method!r}: unknown; choose one of {', '.join(METHODS)}")
+    if settings.seconds is not None and not settings.seconds > 0:
+        raise DeidError(f"{settings.seconds:g} seconds for a picture: must be more than 0")
     anonymizers = build_rungs(settings.method, world, models, settings.anonymize)
     detector = build_detector(settings.detectors, world, settings.detect_size)
     own = not settings.detectors
