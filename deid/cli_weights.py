@@ -180,28 +180,13 @@ def _progress(entry: "WeightFile") -> "Iterator[Report]":
         )
 
 
-def _used_by_ffhq() -> dict[str, str]:
-    """In which setting the ffhq world uses a file, by the file's name."""
-    from deid.worlds.ffhq.catalogue import needs
-
-    default, commercial = (
-        {name for names in needs("ffhq", only).values() for name in names} for only in (False, True)
-    )
-    return (
-        dict.fromkeys(default, "default")
-        | dict.fromkeys(commercial, "commercial")
-        | dict.fromkeys(default & commercial, "both")
-    )
-
-
 def _print_table(files: "tuple[WeightFile, ...]", store: "Store") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from deid.worlds.ffhq.catalogue import size_text
+    from deid.worlds.ffhq.catalogue import size_text, used_as
 
     table = Table(header_style="bold", show_edge=False)
-    used = _used_by_ffhq()
     for heading in ("name", "role", "licence", "commercial", "ffhq", "here", "size"):
         justify: Literal["left", "right"] = "right" if heading == "size" else "left"
         table.add_column(heading, justify=justify, no_wrap=heading != "licence")
@@ -209,7 +194,7 @@ def _print_table(files: "tuple[WeightFile, ...]", store: "Store") -> None:
         here = "here" if store.path(f).is_file() else "missing"
         size = "?" if f.size is None else size_text(f.size)
         terms = (f.licence, "yes" if f.commercial else "no")
-        table.add_row(f.name, f.role, *terms, used.get(f.name, "-"), here, size)
+        table.add_row(f.name, f.role, *terms, used_as(f.name), here, size)
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width to keep to
         console.width = 140

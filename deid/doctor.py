@@ -19,7 +19,7 @@ from deid.worlds.mini.networks import HELD_OUT
 _MINI = ("generator", "identity", "expression", "landmarks", "detector", *HELD_OUT, "perceptual")
 
 
-_TRAINING = "training at 256 px: about 6 GB of GPU memory for 6 faces a step, see profiles/ffhq.yaml"
+_TRAINING = "training, 6 faces a step: about 6 GB of GPU memory; see profiles/ffhq.yaml"
 
 
 @dataclass(frozen=True)

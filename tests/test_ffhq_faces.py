@@ -243,7 +243,7 @@ def test_a_trained_recogniser_knows_a_mirrored_face_from_another(
 def test_o_nets_landmarks_align_photographs_as_a_detectors_points_do(
     assets: Path, people: Tensor
 ) -> None:
-    """Two detectors' eyes differ by 0.06 of the distance between them, and their crops by 0.04."""
+    """Two detectors' eyes differ by 0.06 of the distance between them, and their crops by 0.05."""
     onet = landmarks("mtcnn", build(read_checkpoint(assets / "weights/onet.pt")))
     finder = ScrfdFinder(assets / "weights/det_500m.onnx")
     found = five_points(onet(people).double().numpy())

@@ -517,6 +517,21 @@ def test_every_role_of_a_world_is_filled_and_may_be_chosen_otherwise() -> None:
         needs("ffhq", chosen={"generator": ("yunet",)})
     with pytest.raises(DeidError, match="unknown"):
         needs("mars")
+    with pytest.raises(DeidError, match=r"files\.landmarks: empty"):
+        needs("ffhq", chosen={"landmarks": ()})
+    assert needs("ffhq", chosen={"landmarks": ("mtcnn-onet",)})["landmarks"] == ("mtcnn-onet",)
+    with pytest.raises(DeidError, match="is no landmarks but detector"):
+        needs("ffhq", chosen={"landmarks": ("mtcnn-pnet",)})
+
+
+def test_the_list_says_what_a_world_takes() -> None:
+    for file in FILES:
+        taken = [
+            any(file.name in names for names in needs("ffhq", only).values())
+            for only in (False, True)
+        ]
+        said = {(True, True): "both", (True, False): "default", (False, True): "commercial"}
+        assert catalogue.used_as(file.name) == said.get((taken[0], taken[1]), "-")
 
 
 def test_the_catalogue_is_sound() -> None:

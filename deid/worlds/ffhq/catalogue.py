@@ -508,6 +508,16 @@ def needs(
     return wanted
 
 
+def used_as(name: str) -> Literal["default", "commercial", "both", "-"]:
+    """In which setting the ffhq world takes the file of that name unless others are chosen."""
+    paper, commercial = (
+        any(name in names for names in files.values()) for files in (_PAPER, _COMMERCIAL)
+    )
+    if paper and commercial:
+        return "both"
+    return "default" if paper else "commercial" if commercial else "-"
+
+
 def require_commercial(names: Iterable[str]) -> None:
     """Raise DeidError naming the first file, and its licence, that commercial use forbids."""
     for entry in map(find, names):
