@@ -35,8 +35,7 @@ class Look:
     """What one look found, in the picture's pixels."""
 
     faces: Faces
-    scale: float  # of the picture, as it was shown
-    sure: float  # the score from which this look alone is believed
+    sure: float  # the score from which its boxes say how far a face reaches, and it is believed
     turned: bool = False  # so that a look that was not goes before
     firm: bool = True  # whether its boxes are close enough to say how far a face reaches
 
@@ -73,7 +72,7 @@ def look(finder: Finder, picture: Pixels, size: int | None) -> list[Look]:
         found = view.to_faces(finder.find(view.pixels))
         turned = not (view.upright or finder.knows_up)
         sure = NEVER if turned else finder.sure
-        looks.append(Look(found, view.scale, sure, turned, firm=not view.aslant))
+        looks.append(Look(found, sure, turned, firm=not view.aslant))
     return looks
 
 
@@ -172,8 +171,6 @@ def grown(boxes: Boxes, firm: NDArray[np.bool_] | np.bool_) -> Boxes:
 
 class OneLook:
     """A world's own detector: each picture as it is. Satisfies `FaceDetector` and `Careful`."""
-
-    enough = False
 
     def __init__(self, network: Finder) -> None:
         self.name, self._network = network.name, network

@@ -23,7 +23,7 @@ class Finder(Protocol):
 
     @property
     def sure(self) -> float:
-        """The score from which one look is enough; below it, a look at another scale must agree."""
+        """The score from which a look is believed: the second, or where only one is asked for."""
         ...
 
     @property
@@ -44,11 +44,6 @@ class Finder(Protocol):
 @runtime_checkable
 class Careful(Protocol):
     """A detector whose network can be asked for single looks."""
-
-    @property
-    def enough(self) -> bool:
-        """Whether `detect` alone serves its own world's pictures, unless more is asked for."""
-        ...
 
     def finder(self) -> Finder:
         """The network, with a threshold of its own for single looks."""

@@ -55,11 +55,6 @@ class View:
     to_picture: Affine
 
     @property
-    def scale(self) -> float:
-        """Pixels of the view for one of the picture."""
-        return round(float(abs(np.linalg.det(self.to_picture[:, :2])) ** -0.5), 2)
-
-    @property
     def upright(self) -> bool:
         """Whether the picture is not turned in it."""
         return bool(self.to_picture[0, 0] > 0 and self.to_picture[0, 1] == 0)
@@ -152,8 +147,10 @@ def close_view(
     piece = picture[low[1] : high[1], low[0] : high[0]]
     scale = CLOSE / side
     sheet = View(*resized(piece, min(scale, 1.0)))  # averaged here, for a warp only interpolates
-    across = (points[1] - points[0]) / max(float(np.hypot(*(points[1] - points[0]))), 1e-6)
-    linear = np.array([[across[0], -across[1]], [across[1], across[0]]], np.float64) / scale
+    across = (points[1] - points[0]).astype(np.float64)
+    turn = float(np.arctan2(across[1], across[0]))
+    cos, sin = np.cos(turn), np.sin(turn)
+    linear = np.array([[cos, -sin], [sin, cos]]) / scale
     corner = middle - linear @ np.full(2, AROUND / 2.0)
     to_picture = np.concatenate([linear, corner[:, None]], 1)
     inside = to_picture - np.array([[0, 0, low[0]], [0, 0, low[1]]])

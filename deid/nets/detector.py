@@ -56,13 +56,20 @@ class CentreNet(nn.Module):
 class CentreDetector:
     """Faces in pictures of any size; satisfies `deid.worlds.world.FaceDetector`."""
 
-    enough = True  # see `deid.detection.finder.Careful`
-
     def __init__(
-        self, net: nn.Module, name: str = "mini", threshold: float = 0.55, overlap: float = 0.35
+        self,
+        net: nn.Module,
+        name: str = "mini",
+        threshold: float = 0.55,
+        overlap: float = 0.35,
+        careful: "CentreFinder | None" = None,
     ) -> None:
-        """`threshold`: the lowest score kept; `overlap`: the IoU above which faces are one."""
+        """`threshold`: the lowest score kept; `overlap`: the IoU above which faces are one.
+
+        `careful`: what a careful detector uses; none: the same network.
+        """
         self.net, self.name, self.threshold, self.overlap = net, name, threshold, overlap
+        self._careful = careful
 
     def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
         """One `Faces` for each `uint8 [H,W,3]` picture, in order; best score first."""
@@ -76,8 +83,8 @@ class CentreDetector:
         return [self._merge(rows, size) for rows, size in zip(candidates, sizes, strict=True)]
 
     def finder(self) -> "CentreFinder":
-        """The same network for a careful detector."""
-        return CentreFinder(self)
+        """The network for a careful detector; satisfies `deid.detection.finder.Careful`."""
+        return self._careful or CentreFinder(self)
 
     @torch.no_grad()
     def _candidates(self, level: Pixels, scale: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from deid.alignment import apply_affine, five_points
 from deid.images import Pixels, to_pixels
 from deid.progress import progress
-from deid.seeds import numpy_generator
 from deid.worlds.mini.parameters import random_parameters
 from deid.worlds.mini.scenes import box_of, render_person, render_scene
 from deid.worlds.mini.train_detector import Picture
