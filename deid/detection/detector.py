@@ -19,6 +19,7 @@ from deid.worlds.world import Faces
 
 SMALLEST_BOX = 2.0  # pixels; less of a face than that in the frame is none
 SAME_FACE = 0.4  # boxes that overlap more (intersection over union) are one face
+SAME_BOX = 0.6  # what overlaps a suspect so much need not be looked at when that is none
 INSIDE = 0.7  # so are boxes of which the smaller shares more than this with the larger
 NEARLY = 0.9  # of the best score: a box as sure as that is no loose one
 NEVER = 2.0  # no score is so high
@@ -148,7 +149,7 @@ def confirmed(boxes: Boxes, left: Indices, believed: Callable[[int], bool]) -> l
             alike = same_face(boxes[best], boxes[rest])
             groups.append(np.concatenate([left[:1], rest[alike]]))
         else:
-            alike = overlap(boxes[best], boxes[rest]) > SAME_FACE
+            alike = overlap(boxes[best], boxes[rest]) > SAME_BOX
         left = rest[~alike]
     return groups
 
