@@ -281,7 +281,7 @@ def cost(detectors: Sequence[FaceDetector], picture: Pixels) -> None:
         shown = sum(
             view.pixels.shape[0] * view.pixels.shape[1]
             for finder in detector.finders
-            for view in careful_views(picture, finder.any_size)
+            for view in careful_views(picture, finder.any_size, finder.any_turn)
         )
         area = picture.shape[0] * picture.shape[1] * len(detector.finders)
         print(

@@ -32,8 +32,8 @@ class Finder(Protocol):
         ...
 
     @property
-    def knows_up(self) -> bool:
-        """Whether it is surest of a face, and right about its points, when that is upright."""
+    def any_turn(self) -> bool:
+        """Whether one look finds faces at any turn, because it was taught them so."""
         ...
 
     def find(self, picture: Pixels) -> Faces:

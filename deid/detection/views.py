@@ -55,11 +55,6 @@ class View:
     to_picture: Affine
 
     @property
-    def upright(self) -> bool:
-        """Whether the picture is not turned in it."""
-        return bool(self.to_picture[0, 0] > 0 and self.to_picture[0, 1] == 0)
-
-    @property
     def aslant(self) -> bool:
         """Whether the picture's axes are not the view's; boxes of such a view are loose."""
         return bool((self.to_picture[:, :2] != 0).all())
@@ -83,11 +78,11 @@ class View:
         )
 
 
-def careful_levels(height: int, width: int, any_size: bool) -> list[Level]:
+def careful_levels(height: int, width: int, any_size: bool, any_turn: bool) -> list[Level]:
     """The levels of a picture, largest first.
 
-    A network that finds faces of any size in one look needs each turn only once, in the largest
-    level that is turned so.
+    A network that finds faces of any size in one look needs each turn only until a level so turned
+    has been whole in one tile; one that finds them at any turn is shown them upright only.
     """
     longer, area = max(height, width), height * width
     scale = min(TINY, max(ENLARGED, LARGE / longer))
@@ -96,13 +91,19 @@ def careful_levels(height: int, width: int, any_size: bool) -> list[Level]:
     levels: list[Level] = []
     seen: set[int] = set()
     while not levels or scale * longer >= SMALL:
-        turns = tuple(t for t in _turns(scale * height, scale * width, scale) if t not in seen)
+        turns = (0,) if any_turn else _turns(scale * height, scale * width, scale)
+        turns = tuple(turn for turn in turns if turn not in seen)
         if turns:
             levels.append(Level(scale, turns))
         if any_size:
-            seen.update(turns)
+            seen.update(turn for turn in turns if _in_one_tile(height, width, scale, turn))
         scale /= 2
     return levels
+
+
+def _in_one_tile(height: int, width: int, scale: float, turn: int) -> bool:
+    h, w = scale * height + 2 * BORDER, scale * width + 2 * BORDER
+    return (max(h, w) if turn % 90 == 0 else (h + w) / np.sqrt(2)) <= TILE
 
 
 def _turns(height: float, width: float, scale: float) -> tuple[int, ...]:
@@ -114,9 +115,9 @@ def _turns(height: float, width: float, scale: float) -> tuple[int, ...]:
     return QUARTERS if height * width <= TURN_QUARTERS else (0,)
 
 
-def careful_views(picture: Pixels, any_size: bool) -> Iterator[View]:
+def careful_views(picture: Pixels, any_size: bool, any_turn: bool = False) -> Iterator[View]:
     """All that a network is shown of `uint8 [H,W,3]` when no face may be missed."""
-    for level in careful_levels(picture.shape[0], picture.shape[1], any_size):
+    for level in careful_levels(picture.shape[0], picture.shape[1], any_size, any_turn):
         pixels, to_picture = resized(picture, level.scale)
         bordered = cv2.copyMakeBorder(
             pixels, *(BORDER,) * 4, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY)

@@ -45,7 +45,7 @@ def load_mini_world(folder: Path) -> World:
     landmarks = trained("landmarks", networks.landmark_net())
     # Not among the hashes of the world: it draws no picture and judges none.
     finder, sha256 = _filled(folder, "finder", networks.centre_net())
-    careful = CentreFinder(CentreDetector(finder, f"mini:{sha256[:8]}"))
+    careful = CentreFinder(finder, f"mini:{sha256[:8]}")
     detector = CentreDetector(trained("detector", networks.centre_net()), careful=careful)
     held_out = {name: trained(name, networks.recogniser(name)) for name in networks.HELD_OUT}
     perceptual = PerceptualNet(attributes("perceptual").trunk, FID_LABEL, LPIPS_LABEL)
