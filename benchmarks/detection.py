@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from deid.detection import Detector, Finder, build_detector, build_finder
 from deid.detection.boxes import areas, overlap
-from deid.detection.detector import Look, look, unite
+from deid.detection.detector import Look, look, second_look, unite
 from deid.detection.views import careful_views
 from deid.images import Pixels
 from deid.params import WorldParams
@@ -213,15 +213,21 @@ def answers(task: Task) -> tuple[Composed, list[Answer]]:
     for finder in finders:
         start = time.process_time()
         seen = look(finder, truth.pixels, task.size)
-        alone = unite(seen, truth.pixels.shape)
+        alone = _united(seen, [finder], truth.pixels, task.size)
         name = Detector([finder], task.size).name
         found.append(Answer(name, alone, time.process_time() - start))
         looks += seen
     if len(finders) > 1:
-        name = "union of all"
-        seconds = sum(answer.seconds for answer in found)
-        found.append(Answer(name, unite(looks, truth.pixels.shape), seconds))
+        together = _united(looks, finders, truth.pixels, task.size)
+        found.append(Answer("union of all", together, sum(answer.seconds for answer in found)))
     return truth, found
+
+
+def _united(
+    looks: Sequence[Look], finders: Sequence[Finder], picture: Pixels, size: int | None
+) -> Faces:
+    again = second_look(finders, picture) if size is None else None
+    return unite(looks, picture.shape, again)
 
 
 def report(tasks: Sequence[Task], jobs: int) -> None:
@@ -275,7 +281,7 @@ def cost(detectors: Sequence[FaceDetector], picture: Pixels) -> None:
         shown = sum(
             view.pixels.shape[0] * view.pixels.shape[1]
             for finder in detector.finders
-            for view in careful_views(picture, finder.any_size)
+            for view in careful_views(picture, finder.any_size, finder.any_turn)
         )
         area = picture.shape[0] * picture.shape[1] * len(detector.finders)
         print(

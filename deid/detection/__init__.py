@@ -34,9 +34,6 @@ def build_detector(
 ) -> FaceDetector:
     """The union of the detectors that `specs` name, or the world's own where there are none.
 
-    The mini world's own looks once then: its people stand upright, and looking often finds no more
-    of them but faces that are none. Its name as a spec makes it look carefully.
-
     A spec is `yunet`, `scrfd` or `mtcnn` (fetched by `deid weights fetch`), one of them with a path
     (`yunet=FILE`, `scrfd=FILE`, `mtcnn=FOLDER`), or the world's name. `size`: one look with that
     longer side, for speed; None: the careful mode. `DeidError` names what is unknown, missing or
@@ -45,7 +42,7 @@ def build_detector(
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         raise DeidError(f"detection size {size}: out of range; choose {SIZES[0]} to {SIZES[1]}")
     own = world.detector
-    if not specs and (not isinstance(own, Careful) or (own.enough and size is None)):
+    if not specs and not isinstance(own, Careful):
         return own
     finders = [build_finder(spec, world) for spec in dict.fromkeys(specs or (world.name,))]
     return Detector(finders, size)

@@ -19,9 +19,9 @@ from deid.worlds.world import Faces
 
 SMALLEST_BOX = 2.0  # pixels; less of a face than that in the frame is none
 SAME_FACE = 0.4  # boxes that overlap more (intersection over union) are one face
+SAME_BOX = 0.6  # what overlaps a suspect so much need not be looked at when that is none
 INSIDE = 0.7  # so are boxes of which the smaller shares more than this with the larger
 NEARLY = 0.9  # of the best score: a box as sure as that is no loose one
-NEVER = 2.0  # no score is so high
 MUCH_LARGER = 4.0  # but of boxes so many times as large neither is a part of the other's face
 SEEN_AGAIN = 0.5  # overlap from which a box of the second look is the one of the first
 SECOND_LOOKS = 1000  # in one picture, the best suspects first: noise raises them without end
@@ -35,9 +35,7 @@ class Look:
     """What one look found, in the picture's pixels."""
 
     faces: Faces
-    scale: float  # of the picture, as it was shown
-    sure: float  # the score from which this look alone is believed
-    turned: bool = False  # so that a look that was not goes before
+    sure: float  # the score from which its boxes say how far a face reaches, and it is believed
     firm: bool = True  # whether its boxes are close enough to say how far a face reaches
 
 
@@ -67,13 +65,11 @@ def look(finder: Finder, picture: Pixels, size: int | None) -> list[Look]:
     if size is not None:
         views = iter([single_view(picture, size)])
     else:
-        views = careful_views(picture, finder.any_size)
+        views = careful_views(picture, finder.any_size, finder.any_turn)
     looks = []
     for view in views:
         found = view.to_faces(finder.find(view.pixels))
-        turned = not (view.upright or finder.knows_up)
-        sure = NEVER if turned else finder.sure
-        looks.append(Look(found, view.scale, sure, turned, firm=not view.aslant))
+        looks.append(Look(found, finder.sure, firm=not view.aslant))
     return looks
 
 
@@ -107,7 +103,6 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...], again: Again | None = N
     counts = [len(look.faces) for look in looks]
     certain = scores >= np.repeat([look.sure for look in looks], counts)
     firm = certain & np.repeat(np.array([look.firm for look in looks], np.bool_), counts)
-    rank = scores - np.repeat([float(look.turned) for look in looks], counts).astype(np.float32)
     height, width = shape[:2]
     whole, boxes = boxes, boxes.clip(0, np.array([width, height] * 2, np.float32))
     finite = np.isfinite(boxes).all(1) & np.isfinite(scores) & np.isfinite(points).all((1, 2))
@@ -120,13 +115,13 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...], again: Again | None = N
         return again(whole[i], points[i]) if again and left >= 0 else bool(certain[i])
 
     suspects = np.flatnonzero(real if again else real & certain)
-    groups = confirmed(boxes, suspects[np.argsort(-rank[suspects], kind="stable")], believed)
+    groups = confirmed(boxes, suspects[np.argsort(-scores[suspects], kind="stable")], believed)
     best = np.array([group[0] for group in groups], np.int64)
     extent = np.array(
         [grown(boxes[g], firm[g] & (scores[g] > NEARLY * scores[g[0]])) for g in groups], np.float32
     ).reshape(-1, 4)
     # Once more, for what lies in a box that has grown.
-    groups = clusters(extent, rank[best], same_face)
+    groups = clusters(extent, scores[best], same_face)
     groups.sort(key=lambda group: -scores[best[group[0]]])
     first = best[[group[0] for group in groups]]
     return Faces(
@@ -149,7 +144,7 @@ def confirmed(boxes: Boxes, left: Indices, believed: Callable[[int], bool]) -> l
             alike = same_face(boxes[best], boxes[rest])
             groups.append(np.concatenate([left[:1], rest[alike]]))
         else:
-            alike = overlap(boxes[best], boxes[rest]) > SAME_FACE
+            alike = overlap(boxes[best], boxes[rest]) > SAME_BOX
         left = rest[~alike]
     return groups
 
@@ -172,8 +167,6 @@ def grown(boxes: Boxes, firm: NDArray[np.bool_] | np.bool_) -> Boxes:
 
 class OneLook:
     """A world's own detector: each picture as it is. Satisfies `FaceDetector` and `Careful`."""
-
-    enough = False
 
     def __init__(self, network: Finder) -> None:
         self.name, self._network = network.name, network

@@ -23,7 +23,7 @@ class Finder(Protocol):
 
     @property
     def sure(self) -> float:
-        """The score from which one look is enough; below it, a look at another scale must agree."""
+        """The score from which a look is believed: the second, or where only one is asked for."""
         ...
 
     @property
@@ -32,8 +32,8 @@ class Finder(Protocol):
         ...
 
     @property
-    def knows_up(self) -> bool:
-        """Whether it is surest of a face, and right about its points, when that is upright."""
+    def any_turn(self) -> bool:
+        """Whether one look finds faces at any turn, because it was taught them so."""
         ...
 
     def find(self, picture: Pixels) -> Faces:
@@ -44,11 +44,6 @@ class Finder(Protocol):
 @runtime_checkable
 class Careful(Protocol):
     """A detector whose network can be asked for single looks."""
-
-    @property
-    def enough(self) -> bool:
-        """Whether `detect` alone serves its own world's pictures, unless more is asked for."""
-        ...
 
     def finder(self) -> Finder:
         """The network, with a threshold of its own for single looks."""

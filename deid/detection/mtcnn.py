@@ -34,7 +34,7 @@ class MtcnnFinder:
     """One look of MTCNN at faces of 20 pixels and more; satisfies `Finder`."""
 
     any_size = True
-    knows_up = True
+    any_turn = False
 
     def __init__(
         self, nets: Mapping[str, nn.Module], threshold: float = THRESHOLD, sure: float = SURE

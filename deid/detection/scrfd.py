@@ -18,7 +18,7 @@ class ScrfdFinder:
     """One look of SCRFD; satisfies `Finder`. `ValueError` for a file without five points."""
 
     any_size = False
-    knows_up = True
+    any_turn = False
 
     def __init__(self, file: Path, threshold: float = THRESHOLD, sure: float = SURE) -> None:
         from insightface.model_zoo import SCRFD

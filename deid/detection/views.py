@@ -55,16 +55,6 @@ class View:
     to_picture: Affine
 
     @property
-    def scale(self) -> float:
-        """Pixels of the view for one of the picture."""
-        return round(float(abs(np.linalg.det(self.to_picture[:, :2])) ** -0.5), 2)
-
-    @property
-    def upright(self) -> bool:
-        """Whether the picture is not turned in it."""
-        return bool(self.to_picture[0, 0] > 0 and self.to_picture[0, 1] == 0)
-
-    @property
     def aslant(self) -> bool:
         """Whether the picture's axes are not the view's; boxes of such a view are loose."""
         return bool((self.to_picture[:, :2] != 0).all())
@@ -88,11 +78,11 @@ class View:
         )
 
 
-def careful_levels(height: int, width: int, any_size: bool) -> list[Level]:
+def careful_levels(height: int, width: int, any_size: bool, any_turn: bool) -> list[Level]:
     """The levels of a picture, largest first.
 
-    A network that finds faces of any size in one look needs each turn only once, in the largest
-    level that is turned so.
+    A network that finds faces of any size in one look needs each turn only until a level so turned
+    has been whole in one tile; one that finds them at any turn is shown them upright only.
     """
     longer, area = max(height, width), height * width
     scale = min(TINY, max(ENLARGED, LARGE / longer))
@@ -101,13 +91,19 @@ def careful_levels(height: int, width: int, any_size: bool) -> list[Level]:
     levels: list[Level] = []
     seen: set[int] = set()
     while not levels or scale * longer >= SMALL:
-        turns = tuple(t for t in _turns(scale * height, scale * width, scale) if t not in seen)
+        turns = (0,) if any_turn else _turns(scale * height, scale * width, scale)
+        turns = tuple(turn for turn in turns if turn not in seen)
         if turns:
             levels.append(Level(scale, turns))
         if any_size:
-            seen.update(turns)
+            seen.update(turn for turn in turns if _in_one_tile(height, width, scale, turn))
         scale /= 2
     return levels
+
+
+def _in_one_tile(height: int, width: int, scale: float, turn: int) -> bool:
+    h, w = scale * height + 2 * BORDER, scale * width + 2 * BORDER
+    return (max(h, w) if turn % 90 == 0 else (h + w) / np.sqrt(2)) <= TILE
 
 
 def _turns(height: float, width: float, scale: float) -> tuple[int, ...]:
@@ -119,9 +115,9 @@ def _turns(height: float, width: float, scale: float) -> tuple[int, ...]:
     return QUARTERS if height * width <= TURN_QUARTERS else (0,)
 
 
-def careful_views(picture: Pixels, any_size: bool) -> Iterator[View]:
+def careful_views(picture: Pixels, any_size: bool, any_turn: bool = False) -> Iterator[View]:
     """All that a network is shown of `uint8 [H,W,3]` when no face may be missed."""
-    for level in careful_levels(picture.shape[0], picture.shape[1], any_size):
+    for level in careful_levels(picture.shape[0], picture.shape[1], any_size, any_turn):
         pixels, to_picture = resized(picture, level.scale)
         bordered = cv2.copyMakeBorder(
             pixels, *(BORDER,) * 4, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY)
@@ -152,8 +148,10 @@ def close_view(
     piece = picture[low[1] : high[1], low[0] : high[0]]
     scale = CLOSE / side
     sheet = View(*resized(piece, min(scale, 1.0)))  # averaged here, for a warp only interpolates
-    across = (points[1] - points[0]) / max(float(np.hypot(*(points[1] - points[0]))), 1e-6)
-    linear = np.array([[across[0], -across[1]], [across[1], across[0]]], np.float64) / scale
+    across = (points[1] - points[0]).astype(np.float64)
+    turn = float(np.arctan2(across[1], across[0]))
+    cos, sin = np.cos(turn), np.sin(turn)
+    linear = np.array([[cos, -sin], [sin, cos]]) / scale
     corner = middle - linear @ np.full(2, AROUND / 2.0)
     to_picture = np.concatenate([linear, corner[:, None]], 1)
     inside = to_picture - np.array([[0, 0, low[0]], [0, 0, low[1]]])

@@ -16,7 +16,7 @@ class YunetFinder:
     """One look of YuNet; satisfies `Finder`."""
 
     any_size = False
-    knows_up = True
+    any_turn = False
 
     def __init__(self, file: Path, threshold: float = THRESHOLD, sure: float = SURE) -> None:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)

@@ -20,8 +20,8 @@ from deid.worlds.world import Faces
 STRIDE = 4
 UNIT = 16.0
 """Distances leave the net in units of this many pixels."""
-DOUBTFUL = 0.35
-"""The lowest score that counts if another look agrees."""
+DOUBTFUL, SURE = 0.25, 0.5
+"""The scores from which a careful detector suspects a face, and from which it believes one."""
 MARGIN = 8
 """Pixels by which the border is repeated, so that a face at the edge looks like any other."""
 OUTPUTS = 1 + 4 + 10
@@ -56,13 +56,20 @@ class CentreNet(nn.Module):
 class CentreDetector:
     """Faces in pictures of any size; satisfies `deid.worlds.world.FaceDetector`."""
 
-    enough = True  # see `deid.detection.finder.Careful`
-
     def __init__(
-        self, net: nn.Module, name: str = "mini", threshold: float = 0.55, overlap: float = 0.35
+        self,
+        net: nn.Module,
+        name: str = "mini",
+        threshold: float = 0.55,
+        overlap: float = 0.35,
+        careful: "CentreFinder | None" = None,
     ) -> None:
-        """`threshold`: the lowest score kept; `overlap`: the IoU above which faces are one."""
+        """`threshold`: the lowest score kept; `overlap`: the IoU above which faces are one.
+
+        `careful`: what a careful detector uses; none: the same net.
+        """
         self.net, self.name, self.threshold, self.overlap = net, name, threshold, overlap
+        self._careful = careful
 
     def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
         """One `Faces` for each `uint8 [H,W,3]` picture, in order; best score first."""
@@ -76,8 +83,8 @@ class CentreDetector:
         return [self._merge(rows, size) for rows, size in zip(candidates, sizes, strict=True)]
 
     def finder(self) -> "CentreFinder":
-        """The same network for a careful detector."""
-        return CentreFinder(self)
+        """The network for a careful detector; satisfies `deid.detection.finder.Careful`."""
+        return self._careful or CentreFinder(self.net, self.name)
 
     @torch.no_grad()
     def _candidates(self, level: Pixels, scale: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -101,19 +108,14 @@ class CentreDetector:
 
 
 class CentreFinder:
-    """One look of a careful detector; satisfies `deid.detection.finder.Finder`.
+    """One look of a careful detector, for a net taught heads at any turn; satisfies `Finder`."""
 
-    The net was taught people who tilt their heads by 15 degrees, and is nearly as sure of one who
-    stands on his head: of several looks at a face the upright one has the better points.
-    """
+    any_size = True
+    any_turn = True
 
-    any_size = False
-    knows_up = False
-
-    def __init__(self, detector: CentreDetector, threshold: float = DOUBTFUL) -> None:
-        """`threshold`: the lowest score answered; from the detector's own on it is sure."""
-        self.name, self.threshold, self.sure = detector.name, threshold, detector.threshold
-        self._detector = CentreDetector(detector.net, detector.name, threshold, detector.overlap)
+    def __init__(self, net: nn.Module, name: str = "mini") -> None:
+        self.name, self.threshold, self.sure = name, DOUBTFUL, SURE
+        self._detector = CentreDetector(net, name, DOUBTFUL)
 
     def find(self, picture: Pixels) -> Faces:
         """The faces of one picture `uint8 [H,W,3]`."""

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from deid.alignment import apply_affine, five_points
 from deid.images import Pixels, to_pixels
 from deid.progress import progress
-from deid.seeds import numpy_generator
 from deid.worlds.mini.parameters import random_parameters
 from deid.worlds.mini.scenes import box_of, render_person, render_scene
 from deid.worlds.mini.train_detector import Picture
@@ -97,12 +96,13 @@ def behind(cast: Cast, size: int, rng: np.random.Generator) -> Pixels:
     else:
         cells = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
     method = cv2.INTER_AREA if cells.shape[0] > size else cv2.INTER_LINEAR
-    canvas = np.ascontiguousarray(cv2.resize(cells, (size, size), interpolation=method))
+    canvas = np.asarray(cv2.resize(cells, (size, size), interpolation=method), np.uint8)
     if rng.random() < 0.4:
         for _ in range(rng.integers(1, 25)):
             _clutter(canvas, rng)
-        canvas = np.asarray(cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.4, 1.2))))
-    return np.asarray(canvas, np.uint8)
+        blurred = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.4, 1.2)))
+        canvas = np.asarray(blurred, np.uint8)
+    return canvas
 
 
 def _clutter(canvas: Pixels, rng: np.random.Generator) -> None:
@@ -128,7 +128,7 @@ def _lay(
     height: float,
     centre: NDArray[np.float64],
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
     """Lay a head over `canvas`; the upright box `[4]` of its turned face, and its points `[5,2]`.
 
     A face is the ellipse in its box.
