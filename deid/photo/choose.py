@@ -13,9 +13,9 @@ Measured on 200 synthetic portraits with foamliu's MobileFaceNet as the only jud
 from a cosine of 0.718 on: it knew every portrait again in a copy made smaller, larger, darker,
 brighter, mirrored, turned by 8° or compressed (quality 30), or most of these at once. Of 19,900
 pairs of portraits it took three for one person; they look it to the eye as well. The next is at
-0.705, so one judge is close to its limit: hence two. In small or spoilt faces it knows fewer again
-(of 32 pixels: half; of 25: 3 %; of 48 at quality 20: 3 %), and no stranger but these. Other
-photographs of the same person were not at hand.
+0.705, so one judge is close to its limit: hence two. Of 150 portraits made small or spoilt it knew
+fewer again (at 32 pixels: half; at 25: 3 %; at 48 and quality 20: 3 %), and no stranger but these.
+Other photographs of the same person were not at hand.
 """
 
 import itertools
