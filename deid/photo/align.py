@@ -40,14 +40,32 @@ def crop_face(picture: Pixels, points: Points, size: int) -> Pixels:
     """
     factor = max(1, math.ceil(native_side(points) / size))
     fine = size * factor
-    affine = _opencv(crop_to_picture(points, fine))
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    part, affine = _part(picture, _opencv(crop_to_picture(points, fine)), fine)
+    # Four channels, because OpenCV warps them in less than half of what it takes for three.
     out = cv2.warpAffine(
-        picture, affine, (fine, fine), flags=flags, borderMode=cv2.BORDER_REFLECT_101
+        cv2.cvtColor(part, cv2.COLOR_RGB2RGBA),
+        affine,
+        (fine, fine),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
     )
     if factor > 1:
         out = cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA)
-    return np.asarray(out, dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(out, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
+
+
+def _part(
+    picture: Pixels, affine: NDArray[np.float64], side: int
+) -> tuple[Pixels, NDArray[np.float64]]:
+    """What a crop of `side` needs of a picture, and the map into that; all of it where the crop
+    reaches beyond, since how it is mirrored depends on all."""
+    corners = np.array([[0, 0, 1], [side, 0, 1], [0, side, 1], [side, side, 1]]) @ affine.T
+    (x0, y0), (x1, y1) = np.floor(corners.min(0)) - 2, np.ceil(corners.max(0)) + 3
+    if not (x0 >= 0 and y0 >= 0 and x1 <= picture.shape[1] and y1 <= picture.shape[0]):
+        return picture, affine
+    moved = affine.copy()
+    moved[:, 2] -= x0, y0
+    return picture[int(y0) : int(y1), int(x0) : int(x1)], moved
 
 
 def place_face(crop: Pixels, points: Points, window: Window) -> Pixels:
