@@ -447,7 +447,6 @@ def test_thresholds_are_ours_and_not_the_libraries(assets: Path) -> None:
     scrfd, yunet = ScrfdFinder(assets / SCRFD), YunetFinder(assets / YUNET)
     assert scrfd.network.det_thresh == scrfd.threshold == 0.25
     assert scrfd.sure == 0.4
-    assert yunet.network.getScoreThreshold() == pytest.approx(yunet.threshold)
     assert (yunet.threshold, yunet.sure) == (0.3, 0.5)
     for finder in (scrfd, yunet):
         assert f"@{finder.threshold}/{finder.sure}" in Detector([finder]).name

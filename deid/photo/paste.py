@@ -119,7 +119,7 @@ def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: b
     were in the face, and to the colours around it at its edge."""
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1]
-    new = place_face(crop, points, region.window).astype(np.float32)
+    new = place_face(crop, points, region.window)
     if match:
         skin = _filled(_ellipse(points, middle=0.62, across=0.17, down=0.2), region.window)
         place = Place(
@@ -129,10 +129,10 @@ def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: b
             _below_eyes(points, region.window),
             native_side(points),
         )
-        new = blend_in(new, place)
-    alpha = region.alpha[..., None]
-    mixed = np.rint(old * (1.0 - alpha) + new * alpha).clip(0, 255).astype(np.uint8)
-    canvas[y0:y1, x0:x1] = np.where(alpha > 0, mixed, old)
+        lit = blend_in(new.astype(np.float32), place)
+        new = np.rint(lit).clip(0, 255).astype(np.uint8)
+    # Exact where alpha is 0 or 1: all that OpenCV adds is 1e-5 in a divisor, for weights of none.
+    canvas[y0:y1, x0:x1] = cv2.blendLinear(old, new, 1.0 - region.alpha, region.alpha)
 
 
 def _below_eyes(points: Points, window: Window) -> NDArray[np.float32]:
