@@ -552,7 +552,8 @@ def test_the_embedded_detector_finds_turned_and_cut_people_of_its_world(world: W
     scenes = [compose(seed, heads, 5, (200, 260), trials, background="renderer") for seed in (1, 2)]
     scenes += [native_scene(1, 4, (160, 220))]
     found = build_detector(None, world).detect([scene.pixels for scene in scenes])
-    assert recall(found, scenes) >= 0.9
+    assert recall(found, scenes) >= 0.95
+    assert sum(match(s, f)[3] for s, f in zip(scenes, found, strict=True)) <= 1
 
 
 def test_public_detectors_find_turned_small_and_large_faces(assets: Path) -> None:

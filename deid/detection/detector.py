@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deid.detection.boxes import Boxes, Indices, areas, clusters, common, overlap
-from deid.detection.finder import Finder
+from deid.detection.finder import Finder, no_faces
 from deid.detection.views import careful_views, close_view, single_view
 from deid.images import Pixels
 from deid.worlds.world import Faces
@@ -23,7 +23,7 @@ SAME_BOX = 0.6  # what overlaps a suspect so much need not be looked at when tha
 INSIDE = 0.7  # so are boxes of which the smaller shares more than this with the larger
 NEARLY = 0.9  # of the best score: a box as sure as that is no loose one
 MUCH_LARGER = 4.0  # but of boxes so many times as large neither is a part of the other's face
-SEEN_AGAIN = 0.5  # overlap from which a box of the second look is the one of the first
+SEEN_AGAIN = 0.5  # overlap from which a box of the second look is that of the first
 SECOND_LOOKS = 1000  # in one picture, the best suspects first: noise raises them without end
 
 Again = Callable[[Boxes, NDArray[np.float32]], bool]
@@ -35,7 +35,7 @@ class Look:
     """What one look found, in the picture's pixels."""
 
     faces: Faces
-    sure: float  # the score from which its boxes say how far a face reaches, and it is believed
+    sure: float  # the score from which this look alone is believed
     firm: bool = True  # whether its boxes are close enough to say how far a face reaches
 
 
@@ -95,11 +95,10 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...], again: Again | None = N
     different networks are compared as they are: that decides only whose box stands. What is not
     finite is no face.
     """
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(look.faces.boxes for look in looks)])
-    scores = np.concatenate([np.zeros(0, np.float32), *(look.faces.scores for look in looks)])
-    points = np.concatenate(
-        [np.zeros((0, 5, 2), np.float32), *(look.faces.points for look in looks)]
-    )
+    found = [look.faces for look in looks] or [no_faces()]
+    boxes = np.concatenate([faces.boxes for faces in found])
+    scores = np.concatenate([faces.scores for faces in found])
+    points = np.concatenate([faces.points for faces in found])
     counts = [len(look.faces) for look in looks]
     certain = scores >= np.repeat([look.sure for look in looks], counts)
     firm = certain & np.repeat(np.array([look.firm for look in looks], np.bool_), counts)
