@@ -91,6 +91,11 @@ class Face:
         return self.rung == KEPT
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether any of its rungs leaves a face within its outline."""
+        return not DESTRUCTIVE.issuperset(base(rung) for rung in self.rungs if rung != OPAQUE)
+
+    @property
     def longer(self) -> float:
         """The longer side of its box, in pixels."""
         return float(max(self.box[2] - self.box[0], self.box[3] - self.box[1]))
@@ -186,9 +191,13 @@ class Placing:
 def place(picture: Pixels, faces: Sequence[Face], placing: Placing) -> None:
     """Find where faces are, exactly; one that cannot be placed can only be masked.
 
-    They are shown to the network together; where that fails, none of them is placed.
+    They are shown to the network together; where that fails, none of them is placed. Where it is
+    the detector's points that count and a face is to be destroyed, box and all, it is not asked.
     """
-    placed = going = [face for face in faces if _tried(face, _check)]
+    placed = [face for face in faces if _tried(face, _check)]
+    going = [face for face in placed if placing.refine or face.is_drawn]
+    for face in placed:
+        face.hull = hull_of_points(face.points)
     detected = {id(face): face.points for face in placed}
     # A detector whose points are to be refined is believed less than landmarks that agree with
     # themselves once the crop is cut at them.
