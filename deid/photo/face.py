@@ -194,10 +194,8 @@ def place(picture: Pixels, faces: Sequence[Face], placing: Placing) -> None:
     They are shown to the network together; where that fails, none of them is placed. Where it is
     the detector's points that count and a face is to be destroyed, box and all, it is not asked.
     """
-    placed = [face for face in faces if _tried(face, _check)]
+    placed = [face for face in faces if _tried(face, _check) and _tried(face, _enclose)]
     going = [face for face in placed if placing.refine or face.is_drawn]
-    for face in placed:
-        face.hull = hull_of_points(face.points)
     detected = {id(face): face.points for face in placed}
     # A detector whose points are to be refined is believed less than landmarks that agree with
     # themselves once the crop is cut at them.
@@ -244,6 +242,11 @@ def fitted(made: Pixels, face: Face, placing: Placing) -> Pixels:
     if not plausible(landmarks, apply_affine(to_crop, face.points), made.shape[0]):
         return made
     return fit_outline(made, landmarks, apply_affine(to_crop, face.outline))
+
+
+def _enclose(face: Face) -> bool:
+    face.hull = hull_of_points(face.points)
+    return True
 
 
 def _check(face: Face) -> bool:
