@@ -167,7 +167,7 @@ def run(
         float | None,
         typer.Option(
             help="Seconds for one picture, after which its faces are masked; after twice as long "
-            "it is quarantined. What is written then depends on the machine's speed."
+            "it is given up. What is written then depends on the machine's speed."
         ),
     ] = None,
     audit: Annotated[

@@ -22,7 +22,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Names = Annotated[list[str] | None, typer.Argument(help="Names as `deid weights list` has them.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="As `deid weights list` has them, or yunet, scrfd, mtcnn, foamliu, arcface."
+    ),
+]
 WorldName = Annotated[str | None, typer.Option(help="All that this world needs: ffhq.")]
 Commercial = Annotated[
     bool, typer.Option("--commercial", help="The variant without non-commercial files.")

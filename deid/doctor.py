@@ -16,10 +16,19 @@ from deid.worlds.ffhq.store import Store, check, default_store, remedy
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.networks import HELD_OUT
 
-_MINI = ("generator", "identity", "expression", "landmarks", "detector", *HELD_OUT, "perceptual")
+_MINI = (
+    "generator",
+    "identity",
+    "expression",
+    "landmarks",
+    "detector",
+    "finder",
+    *HELD_OUT,
+    "perceptual",
+)
 
 
-_TRAINING = "training, 6 faces a step: about 6 GB of GPU memory; see profiles/ffhq.yaml"
+_TRAINING = "training, 6 faces a step: a GPU of 12 GB should do; see profiles/ffhq.yaml"
 
 
 @dataclass(frozen=True)

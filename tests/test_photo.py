@@ -28,6 +28,7 @@ from deid.photo import run as run_module
 from deid.photo.align import crop_face, place_face
 from deid.photo.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
 from deid.photo.example import GAP, LABEL, example_sheet
+from deid.photo.face import check_geometry
 from deid.photo.paste import (
     OPAQUE_GREY,
     coverage,
@@ -280,6 +281,15 @@ def test_a_region_holds_the_whole_hull_and_ends() -> None:
     assert y0 <= box[1]
     assert x1 >= box[2]
     assert y1 >= box[3]
+
+
+def test_points_far_from_their_box_are_not_those_of_its_face() -> None:
+    box, points = face_at(30, 20, 60)
+    check_geometry(points, box)
+    check_geometry(points, np.minimum(box, [200, 200, 200, points.mean(axis=0)[1] - 3]))
+    for away in ([60, 0], [0, -60], [1000, 1000]):
+        with pytest.raises(ValueError, match="do not fit"):
+            check_geometry(points + away, box)
 
 
 def test_an_oval_holds_the_hull_and_the_boxs_sides_and_leaves_its_corners() -> None:

@@ -740,7 +740,7 @@ def test_the_doctor_finds_the_embedded_world_complete_or_names_what_is_broken(
     monkeypatch.chdir(tmp_path)
     code, out, _ = deid("doctor", "--world", "mini")
     assert code == 1
-    assert "lacks 8 of 8" in out
+    assert "lacks 9 of 9" in out
 
 
 def test_the_doctor_says_what_ffhq_lacks_and_would_download(

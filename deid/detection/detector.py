@@ -114,7 +114,8 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...], again: Again | None = N
         return again(whole[i], points[i]) if again and left >= 0 else bool(certain[i])
 
     suspects = np.flatnonzero(real if again else real & certain)
-    groups = confirmed(boxes, suspects[np.argsort(-scores[suspects], kind="stable")], believed)
+    order = suspects[np.argsort(-scores[suspects], kind="stable")]
+    groups = confirmed(boxes, order, certain, believed)
     best = np.array([group[0] for group in groups], np.int64)
     extent = np.array(
         [grown(boxes[g], firm[g] & (scores[g] > NEARLY * scores[g[0]])) for g in groups], np.float32
@@ -130,11 +131,14 @@ def unite(looks: Sequence[Look], shape: tuple[int, ...], again: Again | None = N
     )
 
 
-def confirmed(boxes: Boxes, left: Indices, believed: Callable[[int], bool]) -> list[Indices]:
+def confirmed(
+    boxes: Boxes, left: Indices, certain: NDArray[np.bool_], believed: Callable[[int], bool]
+) -> list[Indices]:
     """The suspects `left`, best first, of `boxes` `[K,4]`, grouped by face, less what is none.
 
-    With a box that is not believed go those that nearly are that box; what lies in it stays, for
-    what seems a giant's face may be the real ones of a crowd.
+    With a box that is not believed go those that nearly are that box and are not `certain`, which
+    are asked themselves; what lies in it stays, for what seems a giant's face may be the real ones
+    of a crowd.
     """
     groups = []
     while len(left):
@@ -143,7 +147,7 @@ def confirmed(boxes: Boxes, left: Indices, believed: Callable[[int], bool]) -> l
             alike = same_face(boxes[best], boxes[rest])
             groups.append(np.concatenate([left[:1], rest[alike]]))
         else:
-            alike = overlap(boxes[best], boxes[rest]) > SAME_BOX
+            alike = (overlap(boxes[best], boxes[rest]) > SAME_BOX) & ~certain[rest]
         left = rest[~alike]
     return groups
 

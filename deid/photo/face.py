@@ -32,6 +32,9 @@ from deid.worlds.world import LandmarkNetwork
 
 log = logging.getLogger(__name__)
 
+TOGETHER = 32
+"""Crops that the landmark network sees at a time."""
+
 FAR = 0.2
 """Share of the side by which landmarks that will be looked at again may miss detected points."""
 
@@ -274,7 +277,9 @@ def check_geometry(points: Points, box: Points) -> None:
     if not (np.isfinite(points).all() and np.isfinite(box).all()):
         raise ValueError("its points are not finite")
     side, longer = native_side(points), float(max(box[2] - box[0], box[3] - box[1]))
-    if not 0.5 * longer < side < 6.0 * longer:
+    middle, room = points.mean(axis=0), 0.25 * longer  # a box may end at the picture's edge
+    inside = (box[:2] - room <= middle).all() and (middle <= box[2:] + room).all()
+    if not (inside and 0.5 * longer < side < 6.0 * longer):
         raise ValueError("its points do not fit its box")
 
 
@@ -290,8 +295,11 @@ def _landmarks(picture: Pixels, faces: Sequence[Face], placing: Placing) -> NDAr
 def _seen(crops: Pixels, placing: Placing) -> NDArray[np.float64]:
     import torch
 
+    some = [crops[i : i + TOGETHER] for i in range(0, len(crops), TOGETHER)]
     with torch.inference_mode():
-        return placing.landmarks(to_tensor(crops)).double().cpu().numpy()
+        return np.concatenate(
+            [placing.landmarks(to_tensor(part)).double().cpu().numpy() for part in some]
+        )
 
 
 def say(error: Any) -> str:

@@ -138,9 +138,9 @@ def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: b
 def _below_eyes(points: Points, window: Window) -> NDArray[np.float32]:
     """0 above the eyes to 1 below them, over `window` `[h,w]`."""
     x0, y0, x1, y1 = window
-    y, x = np.mgrid[y0:y1, x0:x1] + 0.5
+    y, x = np.ogrid[y0:y1, x0:x1]
     down = invert_affine(crop_to_picture(points, 1))[1]
-    height = down[0] * x + down[1] * y + down[2]
+    height = down[0] * (x + 0.5) + down[1] * (y + 0.5) + down[2]
     return np.asarray(np.clip((height - 0.4) / 0.12, 0.0, 1.0), dtype=np.float32)
 
 

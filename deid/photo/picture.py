@@ -203,7 +203,7 @@ def _paste_face(canvas: Pixels, face: Face, tools: Tools) -> None:
 def _side(face: Face, anonymizer: Anonymizer) -> int:
     """Side to crop at: where less is enough, the face's own by a whole number."""
     side, enough = crop_side(face.points, anonymizer.resolution), anonymizer.enough
-    if enough is None or side <= enough:
-        return side
     native = native_side(face.points)
+    if enough is None or min(side, native) <= enough:
+        return side
     return math.ceil(native / (native // enough))

@@ -188,7 +188,7 @@ def _warned(workshop: Workshop) -> Workshop:
 
 
 def model_version(world: World, models: ModelPaths | None) -> str:
-    """A hash of every network that may shape an output."""
+    """A hash of every network that may draw an output; detectors are told by their own names."""
     whole = hashlib.sha256(f"{world.name} {world.weights_sha256}".encode())
     for folder in (models.stage_one, models.stage_two) if models else ():
         for file in sorted(folder.rglob("*.safetensors")) if folder else ():

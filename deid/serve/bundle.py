@@ -50,7 +50,10 @@ def find_root() -> Path:
 def bundle_at(root: Path) -> Bundle:
     """What the pipeline left in the checkout at `root`, from any directory."""
     params = load_params(root / PARAMS) if (root / PARAMS).is_file() else Params()
-    world = params.world.model_copy(update={"weights": root / params.world.weights})
+    at = {"weights": root / params.world.weights}
+    if params.world.faces is not None:
+        at["faces"] = root / params.world.faces
+    world = params.world.model_copy(update=at)
     return local_bundle(params.model_copy(update={"world": world}), root / "data")
 
 
