@@ -304,7 +304,10 @@ def test_a_suspect_is_a_face_if_the_second_look_sees_it() -> None:
     assert first.boxes.tolist() == [[10, 10, 40, 50]]
 
 
-def test_with_a_false_giant_its_like_go_but_not_the_faces_in_it() -> None:
+@pytest.mark.parametrize(("sure", "looks"), [(0.72, 4), (0.65, 5)])
+def test_with_a_false_giant_its_doubtful_like_go_but_not_the_faces_in_it(
+    sure: float, looks: int
+) -> None:
     giants = [(0.9, (0, 20, 280, 100)), (0.7, (0, 0, 300, 100))]
     crowd = [(0.8, (10, 20, 90, 100)), (0.75, (110, 20, 190, 100)), (0.6, (210, 20, 290, 100))]
     asked = []
@@ -313,9 +316,9 @@ def test_with_a_false_giant_its_like_go_but_not_the_faces_in_it() -> None:
         asked.append(box)
         return bool(box[2] - box[0] < 100)
 
-    united = unite([Look(faces(*giants, *crowd), 0.5)], (100, 300), small)
+    united = unite([Look(faces(*giants, *crowd), sure)], (100, 300), small)
     assert united.scores.tolist() == pytest.approx([0.8, 0.75, 0.6])
-    assert len(asked) == 4  # the lesser giant went with the greater
+    assert len(asked) == looks  # the lesser giant goes with the greater unless it was sure itself
 
 
 @pytest.mark.parametrize("score", [0.5, 0.95])
