@@ -55,6 +55,8 @@ from deid.worlds.ffhq.world import load_ffhq_world
 from deid.worlds.world import World
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.timeout(1200)  # full size: minutes, and more where other work runs
+
 WORLD = WorldParams(
     name="ffhq",
     files={
