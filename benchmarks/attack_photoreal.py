@@ -2,7 +2,7 @@
 
     python benchmarks/attack_photoreal.py PICTURES RECOGNISER [--judge FILE ...]
 
-RECOGNISER and the judges are public checkpoints that `deid.worlds.ffhq.importers` knows; the mini
+RECOGNISER and the judges are public checkpoints that `deid.weights.importers` knows; the mini
 world's held-out recognisers judge as well, though they have only seen rendered people. PICTURES is
 a folder of FFHQ-aligned faces, each of another person. Every similarity is a mean cosine with the
 original; a judge that cannot tell people apart shows it in the last two rows.
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.gradient import FGSM, PGD
-from deid.images import quantise, to_pixels, to_tensor
 from deid.params import WorldParams
+from deid.pixels import quantise, to_pixels, to_tensor
+from deid.weights.importers import build, read_checkpoint
 from deid.worlds import load_world
 from deid.worlds.ffhq.conventions import CONVENTIONS
 from deid.worlds.ffhq.faces import embedder
-from deid.worlds.ffhq.importers import build, read_checkpoint
 from deid.worlds.world import FaceEmbedder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -29,18 +29,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deid.detection import Detector, Finder, build_detector, build_finder
-from deid.detection.boxes import areas, overlap
-from deid.detection.detector import Look, look, second_look, unite
-from deid.detection.views import careful_views
-from deid.images import Pixels
+from deid.faces.detection import Detector, Finder, build_detector, build_finder
+from deid.faces.detection.boxes import areas, overlap
+from deid.faces.detection.detector import Look, look, second_look, unite
+from deid.faces.detection.views import careful_views
 from deid.params import WorldParams
+from deid.pixels import Pixels
 from deid.progress import progress
 from deid.seeds import torch_generator
 from deid.worlds import load_world
-from deid.worlds.mini.parameters import random_parameters
-from deid.worlds.mini.renderer import render
-from deid.worlds.mini.scenes import render_scene
+from deid.worlds.mini.render.parameters import random_parameters
+from deid.worlds.mini.render.renderer import render
+from deid.worlds.mini.render.scenes import render_scene
 from deid.worlds.world import FaceDetector, Faces, World
 from tests.scenes import Composed, Head, compose, photographs, rendered
 
@@ -255,7 +255,7 @@ def share_with_a_face(detector: FaceDetector, pictures: Iterable[Pixels]) -> str
 
 def mini_faces(count: int) -> tuple[list[Pixels], list[Pixels]]:
     """`count` generator samples and `count` renders, enlarged to 256 pixels."""
-    from deid.images import to_pixels
+    from deid.pixels import to_pixels
 
     world = _world()
     samples, renders = [], []

@@ -303,7 +303,7 @@ class Outcome:
 
 def fuzz_batch(folder: Path, count: int, seed: int, workshop: Any) -> Outcome:
     """Plant, run, and check every promise; see `Outcome.broken`."""
-    from deid.photo import run as run_module
+    from deid.batch import run as run_module
 
     source, outside, out = folder / "in", folder / "outside", folder / "out"
     entries = plant_folder(source, outside, count, seed)
@@ -326,7 +326,7 @@ def fuzz_batch(folder: Path, count: int, seed: int, workshop: Any) -> Outcome:
 def _broken(
     outcome: Outcome, folder: Path, out: Path, before: dict[str, str], workshop: Any
 ) -> list[str]:
-    from deid.photo.run import deidentify_path
+    from deid.batch.run import deidentify_path
 
     broken = []
     if sum(outcome.counts.values()) != outcome.entries:
@@ -355,7 +355,7 @@ def _is_picture(path: str) -> bool:
 
 
 class _Slowest:
-    """Watches `deid.photo.run.decode` and `encode`; the slowest call in processor time."""
+    """Watches `deid.batch.run.decode` and `encode`; the slowest call in processor time."""
 
     def __init__(self, module: Any) -> None:
         self.module, self.seconds = module, 0.0
@@ -387,8 +387,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
+    from deid.batch.run import RunSettings, build_workshop
     from deid.params import WorldParams
-    from deid.photo.run import RunSettings, build_workshop
     from deid.worlds import load_world
 
     world = load_world(WorldParams(weights=ROOT / "data/mini/weights"))

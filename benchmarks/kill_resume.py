@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deid.photo.manifest import Records
-from deid.privacy.audit import LEDGER, SEAL
-from deid.storage import PRIVATE, LocalStorage
+from deid.audit.seal import LEDGER, SEAL
+from deid.batch.manifest import Records
+from deid.storage.local import PRIVATE, LocalStorage
 
 SAMPLES = Path("data/samples")
 TELL_WHEN = (LEDGER, SEAL)  # times, and what is signed over them

@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deid.alignment import apply_affine, crop_to_picture, five_points, invert_affine
-from deid.detection.scrfd import ScrfdFinder
-from deid.detection.yunet import YunetFinder
-from deid.images import Pixels, to_tensor
+from deid.faces.alignment import apply_affine, crop_to_picture, five_points, invert_affine
+from deid.faces.detection.scrfd import ScrfdFinder
+from deid.faces.detection.yunet import YunetFinder
+from deid.imaging.align import crop_face, native_side
 from deid.params import WorldParams
-from deid.photo.align import crop_face, native_side
+from deid.pixels import Pixels, to_tensor
+from deid.weights.importers import build, read_checkpoint
 from deid.worlds import load_world
 from deid.worlds.ffhq.faces import landmarks
-from deid.worlds.ffhq.importers import build, read_checkpoint
 from deid.worlds.world import Faces, LandmarkNetwork
 
 SIDE = 256

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import torch
 
-from deid.alignment import five_points
-from deid.images import to_pixels
+from deid.faces.alignment import five_points
+from deid.gate.verify import build_verifier, pair_similarities, threshold_at
 from deid.params import WorldParams
-from deid.privacy.verify import build_verifier, pair_similarities, threshold_at
+from deid.pixels import to_pixels
 from deid.worlds import load_world
-from deid.worlds.mini.parameters import identity_views
-from deid.worlds.mini.renderer import render
+from deid.worlds.mini.render.parameters import identity_views
+from deid.worlds.mini.render.renderer import render
 
 SHOWN = 256  # the recogniser is shown renders enlarged to this side
 

@@ -5,9 +5,9 @@ import time
 
 import torch
 
-from deid.worlds.mini.parameters import random_parameters
-from deid.worlds.mini.renderer import render
-from deid.worlds.mini.scenes import render_scene
+from deid.worlds.mini.render.parameters import random_parameters
+from deid.worlds.mini.render.renderer import render
+from deid.worlds.mini.render.scenes import render_scene
 
 
 def main() -> None:

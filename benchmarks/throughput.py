@@ -141,8 +141,8 @@ def _work(
     import cv2
     import torch
 
+    from deid.batch.run import RunSettings, build_workshop, deidentify_path
     from deid.params import WorldParams
-    from deid.photo.run import RunSettings, build_workshop, deidentify_path
     from deid.worlds import load_world
 
     torch.set_num_threads(1)

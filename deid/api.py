@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deid.errors import DeidError
-from deid.images import Pixels
-from deid.photo.codec import Decoded, Form, decode
-from deid.photo.picture import FaceRecord, Limits
-from deid.staging import write_atomically
+from deid.gate.picture import FaceRecord, Limits
+from deid.imaging.codec import Decoded, Form, decode
+from deid.pixels import Pixels
+from deid.storage.staging import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from deid.photo.run import RunSettings, Workshop
+    from deid.batch.run import RunSettings, Workshop
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def deidentify(
     Raises `DeidError` where the picture cannot be read, has no face (unless `allow_no_face`) or
     cannot be made safe, and where networks are missing.
     """
-    from deid.photo.run import RunSettings
-    from deid.serve.bundle import find_root
+    from deid.batch.run import RunSettings
+    from deid.registry.bundle import find_root
 
     place = Path(root) if root is not None else find_root()
     asked = RunSettings(method=method, detectors=detectors, recognisers=recognisers, seed=seed)
@@ -149,6 +149,6 @@ def _stamp(root: Path) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=4)
 def _workshop(asked: "RunSettings", root: Path, stamp: tuple[Any, ...]) -> "Workshop":
-    from deid.serve.bundle import bundle_at, open_workshop
+    from deid.registry.bundle import bundle_at, open_workshop
 
     return open_workshop(bundle_at(root), asked)

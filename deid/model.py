@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from deid.errors import DeidError
 from deid.nets.mappers import AdversarialMapping, Mapping
-from deid.staging import file_sha256, write_atomically
+from deid.storage.staging import file_sha256, write_atomically
 from deid.worlds.world import World
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"

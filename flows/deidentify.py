@@ -18,13 +18,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from deid.errors import DeidError
 from deid.params import load_params
-from deid.storage import S3_SCHEME, overlap
+from deid.storage.local import S3_SCHEME, overlap
 
 if TYPE_CHECKING:
-    from deid.photo.batch import Places, Summary
-    from deid.photo.outcome import Task
-    from deid.photo.run import RunSettings, Workshop
-    from deid.serve.bundle import Bundle
+    from deid.batch.batch import Places, Summary
+    from deid.batch.outcome import Task
+    from deid.batch.run import RunSettings, Workshop
+    from deid.registry.bundle import Bundle
 
 _mine = threading.local()
 
@@ -42,7 +42,7 @@ class Request:
 
     def places(self) -> "Places":
         """Opened anew for each thread."""
-        from deid.photo.batch import locate
+        from deid.batch.batch import locate
 
         return locate(self.source, self.destination, encryption=self.encryption)
 
@@ -50,8 +50,8 @@ class Request:
 @task(cache_policy=NO_CACHE)
 def plan_shards(request: Request, shard_size: int) -> "tuple[list[list[Task]], Summary]":
     """Shards of at most `shard_size` inputs that are still to do, and a summary of the others."""
-    from deid.photo.batch import Summary, plan, recorded
-    from deid.photo.manifest import Records
+    from deid.batch.batch import Summary, plan, recorded
+    from deid.batch.manifest import Records
 
     places, workshop = request.places(), _workshop(request)
     records = Records(places.audit)
@@ -66,9 +66,9 @@ def plan_shards(request: Request, shard_size: int) -> "tuple[list[list[Task]], S
 @task(retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
 def deidentify_shard(request: Request, tasks: "list[Task]") -> "Summary":
     """One shard, from its originals to its lines in the journal."""
-    from deid.photo.batch import Summary, recorded
-    from deid.photo.manifest import open_journal
-    from deid.photo.workers import Inline
+    from deid.batch.batch import Summary, recorded
+    from deid.batch.manifest import open_journal
+    from deid.batch.workers import Inline
 
     places = request.places()
     with Inline(_workshop(request), places) as crew:
@@ -99,9 +99,9 @@ def deidentify(
     `DeidError` when they overlap, when the source is not there, or, after all others are done,
     when a shard failed: run it again to go on.
     """
-    from deid.photo.batch import alone, close
-    from deid.photo.manifest import Records
-    from deid.photo.run import RunSettings
+    from deid.batch.batch import alone, close
+    from deid.batch.manifest import Records
+    from deid.batch.run import RunSettings
 
     if overlap(source, destination):
         raise DeidError(f"{destination}: overlaps the originals in {source}; choose another place")
@@ -140,8 +140,8 @@ def deidentify(
 def _request(
     source: str, destination: str, encryption: str | None, asked: "RunSettings"
 ) -> Request:
-    from deid.serve.bundle import content_sha256, local_bundle
-    from deid.serve.registry import champion_bundle
+    from deid.registry.bundle import content_sha256, local_bundle
+    from deid.registry.registry import champion_bundle
 
     params = load_params()
     bundle = champion_bundle(params.register_.model) or local_bundle(params)
@@ -151,7 +151,7 @@ def _request(
 def _workshop(request: Request) -> "Workshop":
     """One set of networks a thread: not every detector may be shared."""
     if getattr(_mine, "request", None) != request:
-        from deid.serve.bundle import open_workshop
+        from deid.registry.bundle import open_workshop
 
         _mine.workshop, _mine.request = open_workshop(request.bundle, request.asked), request
     workshop: Workshop = _mine.workshop

@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from deid.errors import DeidError
 from deid.params import RegisterParams, load_params
-from deid.serve.registry import CHALLENGER, Contest, Registration
+from deid.registry.registry import CHALLENGER, Contest, Registration
 
 REGISTER = "register"  # the last stage; DVC runs what comes before it
 REGISTERED = Path("data/registered.json")
@@ -62,7 +62,7 @@ def _registered() -> Registration:
 @task
 def judge(params: RegisterParams) -> Contest:
     """The challenger against the gates and the champion, as a table in the run's artifacts."""
-    from deid.serve.registry import contest
+    from deid.registry.registry import contest
 
     judged = contest(params)
     verdict = "\n".join(f"- {failure}" for failure in judged.failures) or "Every gate is passed."
@@ -77,7 +77,7 @@ def judge(params: RegisterParams) -> Contest:
 @task
 def promoted(params: RegisterParams) -> str:
     """Move the alias `champion`; raises when a gate fails."""
-    from deid.serve.registry import promote
+    from deid.registry.registry import promote
 
     return promote(params)
 

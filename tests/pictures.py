@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin
 
-from deid.images import Pixels
+from deid.pixels import Pixels
 
 SECRET = b"SECRETMARKER"
 

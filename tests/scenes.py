@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deid.images import Pixels, to_pixels
+from deid.pixels import Pixels, to_pixels
 from deid.seeds import numpy_generator
-from deid.worlds.mini.parameters import random_parameters
-from deid.worlds.mini.scenes import box_of, render_person, render_scene
+from deid.worlds.mini.render.parameters import random_parameters
+from deid.worlds.mini.render.scenes import box_of, render_person, render_scene
 
 Floats = NDArray[np.float32]
 

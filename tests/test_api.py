@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deid import DeidError, deidentify
-from deid.photo.paste import OPAQUE_GREY
+from deid.imaging.paste import OPAQUE_GREY
 from tests.conftest import ROOT
 
 SAMPLE = ROOT / "data/samples/pair.png"

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deid import cli
-from deid.errors import DeidError
-from deid.privacy.audit import (
+from deid.audit.keys import AuditKey, SecretKey, key_from_environment, parse_key
+from deid.audit.seal import (
     AUDIT_FILES,
     LEDGER,
     MANIFEST,
@@ -27,8 +27,8 @@ from deid.privacy.audit import (
     verify,
     with_times,
 )
-from deid.privacy.keys import AuditKey, SecretKey, key_from_environment, parse_key
-from deid.privacy.summary import HTML, SUMMARY, WORST
+from deid.audit.summary import HTML, SUMMARY, WORST
+from deid.errors import DeidError
 
 KEY = SecretKey(b"k" * 32)
 Files = dict[str, bytes]

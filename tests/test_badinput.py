@@ -37,9 +37,9 @@ from deid.params import (
     WorldParams,
     load_params,
 )
-from deid.serve import registry
-from deid.serve.bundle import Bundle
-from deid.staging import resumable_directory, write_atomically
+from deid.registry import registry
+from deid.registry.bundle import Bundle
+from deid.storage.staging import resumable_directory, write_atomically
 from tests.conftest import ROOT
 from tests.toy import draw_pairs, toy_world
 from tests.toy_model import save_toy_model

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL, verify
+from deid.batch import batch as batch_module
+from deid.batch.batch import Summary, alone, locate, run_batch, shown
+from deid.batch.manifest import Records
+from deid.batch.workers import Inline, Pool
 from deid.errors import DeidError
-from deid.photo import batch as batch_module
-from deid.photo.batch import Summary, alone, locate, run_batch, shown
-from deid.photo.manifest import Records
-from deid.photo.workers import Inline, Pool
-from deid.privacy.audit import AUDIT_FILES, LEDGER, SEAL, verify
-from deid.storage import PRIVATE, LocalStorage
+from deid.storage.local import PRIVATE, LocalStorage
 from tests import crew
-from tests.crew import CRASHED, HANGING, STARVED, open_mask
+from tests.executor import CRASHED, HANGING, STARVED, open_mask
 
 
 def save(path: Path, seed: int, width: int = 48) -> None:
@@ -56,7 +56,7 @@ def test_a_batch_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path: Path) 
     (source / "notes.txt").write_text("no picture")
     run(source, tmp_path / "whole")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.crew"])
+    context.set_forkserver_preload(["tests.executor"])
     moments = random.Random(0)
     for part in range(6):
         batch = context.Process(target=crew.mask, args=(source, killed))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from deid.errors import DeidError
-from deid.privacy import calibration
-from deid.privacy.verify import world_verifier
+from deid.gate import calibration
+from deid.gate.verify import world_verifier
 from deid.worlds.world import World
 from tests.toy import toy_world
 
@@ -111,7 +111,7 @@ def test_a_judge_that_was_found_to_know_nobody_is_refused_again(
 ) -> None:
     entry.unlink()
     blind = {name: calibration.Limit(0.3, 0.1) for name in world.held_out}
-    monkeypatch.setattr("deid.privacy.verify._measured_limits", lambda world, faces: blind)
+    monkeypatch.setattr("deid.gate.verify._measured_limits", lambda world, faces: blind)
     with pytest.raises(DeidError, match="knows only 10%"):
         world_verifier(world)
     monkeypatch.undo()

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from deid.audit.seal import AUDIT_FILES
+from deid.batch.preview import CHANGED
+from deid.batch.run import RunSettings, Workshop, build_workshop, deidentify_path
 from deid.errors import DeidError
-from deid.images import Pixels
-from deid.photo import choose
-from deid.photo.choose import Chooser, build_chooser, keep_limit
-from deid.photo.face import Face
-from deid.photo.picture import find_faces
-from deid.photo.preview import CHANGED
-from deid.photo.run import RunSettings, Workshop, build_workshop, deidentify_path
-from deid.privacy.audit import AUDIT_FILES
-from deid.privacy.ladder import OPAQUE, SMALLEST_JUDGED
-from deid.privacy.verify import Judge, Verifier
+from deid.gate import choose
+from deid.gate.choose import Chooser, build_chooser, keep_limit
+from deid.gate.face import Face
+from deid.gate.fallback import OPAQUE, SMALLEST_JUDGED
+from deid.gate.picture import find_faces
+from deid.gate.verify import Judge, Verifier
+from deid.pixels import Pixels
 from deid.worlds.world import World
 from tests.conftest import ROOT
 from tests.test_paste import photograph

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageCms, ImageSequence
 
 from deid.errors import DeidError
-from deid.images import Pixels
-from deid.photo.codec import MAX_PIXELS, Decoded, decode, encode
+from deid.imaging.codec import MAX_PIXELS, Decoded, decode, encode
+from deid.pixels import Pixels
 from tests.pictures import (
     PLANTED,
     palette_image,

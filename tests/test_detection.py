@@ -15,14 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detection import match, native_scene
-from deid.detection import Detector, build_detector, build_finder, weights_of
-from deid.detection import views as views_module
-from deid.detection.boxes import areas, overlap, suppress
-from deid.detection.detector import SECOND_LOOKS, Look, look, second_look, unite
-from deid.detection.finder import no_faces
-from deid.detection.mtcnn import load_mtcnn
-from deid.detection.scrfd import ScrfdFinder
-from deid.detection.views import (
+from deid.batch.run import RunSettings, build_workshop
+from deid.errors import DeidError
+from deid.faces.detection import Detector, build_detector, build_finder, weights_of
+from deid.faces.detection import views as views_module
+from deid.faces.detection.boxes import areas, overlap, suppress
+from deid.faces.detection.detector import SECOND_LOOKS, Look, look, second_look, unite
+from deid.faces.detection.finder import no_faces
+from deid.faces.detection.mtcnn import load_mtcnn
+from deid.faces.detection.scrfd import ScrfdFinder
+from deid.faces.detection.views import (
     AROUND,
     EIGHTHS,
     TILE,
@@ -34,12 +36,10 @@ from deid.detection.views import (
     tiles,
     turned,
 )
-from deid.detection.yunet import YunetFinder
-from deid.errors import DeidError
-from deid.images import Pixels
+from deid.faces.detection.yunet import YunetFinder
 from deid.nets.mtcnn import NAMES, mtcnn_net
-from deid.photo.run import RunSettings, build_workshop
-from deid.worlds.ffhq.importers.mtcnn import MTCNN_FORMATS, convert
+from deid.pixels import Pixels
+from deid.weights.importers.mtcnn import MTCNN_FORMATS, convert
 from deid.worlds.world import Faces, World
 from tests.scenes import ALIGNED_FACE, Composed, Trials, compose, photographs, rendered
 from tests.toy import toy_world

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from deid.anonymize import ModelPaths
+from deid.batch.run import RunSettings, build_workshop, deidentify_path
 from deid.errors import DeidError
 from deid.evaluate.run import evaluate
 from deid.latents.sample import sample_from
@@ -33,8 +34,7 @@ from deid.params import (
     WorldParams,
     load_params,
 )
-from deid.photo.run import RunSettings, build_workshop, deidentify_path
-from deid.serve.bundle import (
+from deid.registry.bundle import (
     Bundle,
     bundle_files,
     content_sha256,
@@ -42,12 +42,12 @@ from deid.serve.bundle import (
     read_bundle,
     write_bundle,
 )
-from deid.staging import file_sha256
+from deid.storage.staging import file_sha256
 from deid.training import figures, sheets
 from deid.training.stage_one import train_stage_one
 from deid.training.stage_two import train_stage_two
+from deid.weights import store
 from deid.worlds import load_world
-from deid.worlds.ffhq import store
 from deid.worlds.ffhq import world as ffhq
 from deid.worlds.ffhq.five import FiveLandmarks
 from deid.worlds.ffhq.test_faces import photographed_faces

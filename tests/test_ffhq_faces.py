@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deid.alignment import apply_affine, crop_to_picture, five_points
 from deid.anonymize.gradient import FGSM, PGD
-from deid.detection.scrfd import ScrfdFinder
-from deid.images import to_pixels, to_tensor
+from deid.faces.alignment import apply_affine, crop_to_picture, five_points
+from deid.faces.detection.scrfd import ScrfdFinder
 from deid.nets.inception import fid_inception, inception_v3
 from deid.nets.inception_resnet import InceptionResnetV1
 from deid.nets.iresnet import IResNet
@@ -22,10 +21,11 @@ from deid.nets.mobilefacenet68 import MobileFaceNetLandmarks
 from deid.nets.mtcnn import OutputNet
 from deid.nets.perceptual import lpips
 from deid.nets.vggface2 import VGGFace2ResNet
+from deid.pixels import to_pixels, to_tensor
+from deid.weights.importers import NETWORKS, build, read_checkpoint
 from deid.worlds.ffhq.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
 from deid.worlds.ffhq.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
 from deid.worlds.ffhq.five import FiveLandmarks
-from deid.worlds.ffhq.importers import NETWORKS, build, read_checkpoint
 from deid.worlds.world import FaceEmbedder, LandmarkNetwork, PerceptualNetwork
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
@@ -95,7 +95,7 @@ def test_channels_means_and_deviations(name: str, wanted: tuple[float, float, fl
 
 
 def test_every_network_but_lpips_has_a_convention() -> None:
-    from deid.worlds.ffhq.importers.faces import FACE_NETWORKS
+    from deid.weights.importers.faces import FACE_NETWORKS
 
     assert set(CONVENTIONS) == set(FACE_NETWORKS) - {"lpips"} | {"mtcnn"}
     assert set(FACE_NETWORKS) <= set(NETWORKS)

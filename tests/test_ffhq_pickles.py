@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deid.errors import DeidError
-from deid.worlds.ffhq import pickles
-from deid.worlds.ffhq.allowed import NUMPY, NVIDIA, Module
-from deid.worlds.ffhq.files import read_content
-from deid.worlds.ffhq.pickles import AllowList, read_pickle
-from deid.worlds.ffhq.tensors import load_torch
+from deid.weights import pickles
+from deid.weights.allowed import NUMPY, NVIDIA, Module
+from deid.weights.files import read_content
+from deid.weights.pickles import AllowList, read_pickle
+from deid.weights.tensors import load_torch
 
 LISTS = pytest.mark.parametrize("allowed", [NVIDIA, NUMPY], ids=["nvidia", "numpy"])
 TENSOR = torch.arange(6.0).reshape(2, 3)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deid.alignment import Points, five_points
-from deid.images import Pixels, to_tensor
-from deid.photo.align import native_side
-from deid.photo.face import Face, Placing, fitted, place
-from deid.photo.fit import fit_outline, outline_of_landmarks
-from deid.photo.paste import hull_of_points
-from deid.worlds.mini.scenes import Scene, render_scene
+from deid.faces.alignment import Points, five_points
+from deid.gate.face import Face, Placing, fitted, place
+from deid.imaging.align import native_side
+from deid.imaging.fit import fit_outline, outline_of_landmarks
+from deid.imaging.paste import hull_of_points
+from deid.pixels import Pixels, to_tensor
+from deid.worlds.mini.render.scenes import Scene, render_scene
 from deid.worlds.world import World
 
 SKIN, BEHIND = 200, 20

@@ -17,16 +17,15 @@ import pytest
 import yaml
 
 import deid.worlds
+from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL
+from deid.batch.batch import Places, alone, close, plan, recorded
+from deid.batch.manifest import Records, open_journal
+from deid.batch.run import RunSettings, Workshop, build_workshop
+from deid.batch.workers import Inline
 from deid.errors import DeidError
 from deid.params import RegisterParams
-from deid.photo.batch import Places, alone, close, plan, recorded
-from deid.photo.manifest import Records, open_journal
-from deid.photo.run import RunSettings, Workshop, build_workshop
-from deid.photo.workers import Inline
-from deid.privacy.audit import AUDIT_FILES, LEDGER, SEAL
-from deid.s3 import S3Storage
-from deid.serve import registry
-from deid.storage import (
+from deid.registry import registry
+from deid.storage.local import (
     PRIVATE,
     LocalStorage,
     Storage,
@@ -35,6 +34,7 @@ from deid.storage import (
     open_storage,
     overlap,
 )
+from deid.storage.s3 import S3Storage
 from tests.servers import answers, free_port, s3, service, wait_until
 from tests.test_serve import picture
 from tests.toy import toy_world
@@ -309,8 +309,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 from deid.params import load_params
-from deid.serve.bundle import local_bundle
-from deid.serve.registry import register
+from deid.registry.bundle import local_bundle
+from deid.registry.registry import register
 
 value, similarity = map(float, Path("value.txt").read_text().split())
 params = load_params()

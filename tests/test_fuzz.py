@@ -8,9 +8,9 @@ from random import Random
 import pytest
 
 from benchmarks.fuzz import MUTATIONS, bombs, fuzz_batch, mutants, whole_files
+from deid.batch.run import RunSettings, build_workshop
 from deid.errors import DeidError
-from deid.photo.codec import MAX_PIXELS, decode, encode
-from deid.photo.run import RunSettings, build_workshop
+from deid.imaging.codec import MAX_PIXELS, decode, encode
 from deid.worlds.world import World
 
 

@@ -15,23 +15,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from deid.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.anonymize import Anonymizer
-from deid.images import Pixels, to_pixels, to_tensor
+from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
+from deid.gate import face as face_module
+from deid.gate import picture as picture_module
+from deid.gate import sweep as gate_module
+from deid.gate.face import Face, FaceRecord
+from deid.gate.fallback import COARSE, OPAQUE, SMALLEST_JUDGED, ladder, small_ladder
+from deid.gate.picture import Tools, deidentify_picture
+from deid.gate.rungs import build_rungs
+from deid.gate.sweep import Limits, Unsafe
+from deid.gate.verify import Judge, Verifier, pair_similarities, threshold_at, world_verifier
+from deid.imaging.align import crop_face
+from deid.imaging.codec import Form, decode, encode
+from deid.imaging.paste import OPAQUE_GREY, coverage, hard_region, hull_of_box, looks_filled
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
-from deid.photo import face as face_module
-from deid.photo import gate as gate_module
-from deid.photo import picture as picture_module
-from deid.photo.align import crop_face
-from deid.photo.codec import Form, decode, encode
-from deid.photo.face import Face, FaceRecord
-from deid.photo.gate import Limits, Unsafe
-from deid.photo.paste import OPAQUE_GREY, coverage, hard_region, hull_of_box, looks_filled
-from deid.photo.picture import Tools, deidentify_picture
-from deid.privacy.ladder import COARSE, OPAQUE, SMALLEST_JUDGED, ladder, small_ladder
-from deid.privacy.rungs import build_rungs
-from deid.privacy.verify import Judge, Verifier, pair_similarities, threshold_at, world_verifier
+from deid.pixels import Pixels, to_pixels, to_tensor
 from deid.worlds.world import FaceDetector, Faces, World
 from tests.conftest import ROOT
 from tests.toy import toy_world

@@ -19,8 +19,8 @@ from deid.nets.inception_resnet import InceptionResnetV1
 from deid.nets.iresnet import IResNet
 from deid.nets.mobilefacenet68 import MobileFaceNetLandmarks
 from deid.nets.vggface2 import VGGFace2ResNet
-from deid.worlds.ffhq.importers import FORMATS, build, import_content, read_checkpoint
-from deid.worlds.ffhq.onnx_graph import read_onnx
+from deid.weights.importers import FORMATS, build, import_content, read_checkpoint
+from deid.weights.onnx_graph import read_onnx
 from tests.onnx_files import exported, run_onnx
 
 SMALL: dict[str, Any] = {"blocks": (1, 2, 1, 1), "widths": (8, 8, 16, 16), "dim": 12}

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from deid.errors import DeidError
 from deid.nets.style import StyleGenerator
 from deid.nets.stylegan2 import StyleGAN2, stylegan2
-from deid.worlds.ffhq.convert import card_path, convert, load_converted
-from deid.worlds.ffhq.importers import build, import_content, read_checkpoint
-from deid.worlds.ffhq.importers.base import Imported
+from deid.weights.convert import card_path, convert, load_converted
+from deid.weights.importers import build, import_content, read_checkpoint
+from deid.weights.importers.base import Imported
 
 Content = dict[str, Any]
 SMALL = {

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from deid.errors import DeidError
-from deid.images import to_pixels
 from deid.latents.sample import draw_rows, sample, sample_from
 from deid.latents.shards import LatentDataset
 from deid.params import SampleParams, WorldParams
+from deid.pixels import to_pixels
 from deid.seeds import torch_generator
 from deid.worlds.world import World
 from tests.conftest import ROOT

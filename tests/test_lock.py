@@ -10,10 +10,10 @@ import yaml
 
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
-from deid.worlds.ffhq import catalogue
-from deid.worlds.ffhq.catalogue import WeightFile
-from deid.worlds.ffhq.lock import write_lock
-from deid.worlds.ffhq.store import Store
+from deid.weights import catalog as catalogue
+from deid.weights.catalog import WeightFile
+from deid.weights.lock import write_lock
+from deid.weights.store import Store
 from tests.conftest import ROOT
 
 PUBLIC = ("generator", "landmarks")

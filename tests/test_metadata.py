@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageCms, IptcImagePlugin, TiffImagePlugin
 
 from deid.errors import DeidError
-from deid.photo.codec import decode, encode
-from deid.photo.metadata import NOTHING, Keep, parse_keep
+from deid.imaging.codec import decode, encode
+from deid.imaging.metadata import NOTHING, Keep, parse_keep
 from tests.pictures import (
     PLANTED,
     SECRET,
@@ -246,7 +246,7 @@ def test_mangled_metadata_counts_as_none() -> None:
 
 def test_nothing_heavy_is_loaded_before_a_file_needs_it() -> None:
     loaded = "[name in sys.modules for name in ('pillow_heif', 'tifffile')]"
-    code = f"import sys, deid.photo.codec; print(any({loaded}))"
+    code = f"import sys, deid.imaging.codec; print(any({loaded}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

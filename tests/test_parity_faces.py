@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deid.weights.convert import convert, load_converted
+from deid.weights.importers import build, import_content, read_checkpoint
 from deid.worlds.ffhq.conventions import CONVENTIONS
-from deid.worlds.ffhq.convert import convert, load_converted
 from deid.worlds.ffhq.faces import Trunk
-from deid.worlds.ffhq.importers import build, import_content, read_checkpoint
 from tests.onnx_files import exported
 
 RELATIVE = 1e-4

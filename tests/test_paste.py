@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from deid.detection import build_detector
-from deid.images import Pixels
-from deid.photo.align import crop_face, crop_side, native_side
-from deid.photo.blend import Place, blend_in, match_light
-from deid.photo.codec import decode
-from deid.photo.face import Face, Placing, fitted, place
-from deid.photo.paste import Region, paste
+from deid.faces.detection import build_detector
+from deid.gate.face import Face, Placing, fitted, place
+from deid.imaging.align import crop_face, crop_side, native_side
+from deid.imaging.blend import Place, blend_in, match_light
+from deid.imaging.codec import decode
+from deid.imaging.paste import Region, paste
+from deid.pixels import Pixels
 from deid.worlds.world import FaceDetector, World
 from tests.conftest import ROOT
 

@@ -16,20 +16,29 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from deid.alignment import apply_affine, crop_to_picture, invert_affine
+from benchmarks.example_sheet import GAP, LABEL, example_sheet
 from deid.anonymize.pixelate import Pixelate
-from deid.detection import build_detector
-from deid.detection.boxes import overlap
+from deid.audit.seal import AUDIT_FILES
+from deid.batch import run as run_module
+from deid.batch.run import RunSettings, Summary, Workshop, build_workshop, deidentify_path
 from deid.errors import DeidError
-from deid.images import Pixels
-from deid.photo import face as face_module
-from deid.photo import picture as picture_module
-from deid.photo import run as run_module
-from deid.photo.align import crop_face, place_face
-from deid.photo.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
-from deid.photo.example import GAP, LABEL, example_sheet
-from deid.photo.face import check_geometry
-from deid.photo.paste import (
+from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
+from deid.faces.detection import build_detector
+from deid.faces.detection.boxes import overlap
+from deid.gate import face as face_module
+from deid.gate import picture as picture_module
+from deid.gate.face import check_geometry
+from deid.gate.picture import Tools, deidentify_picture
+from deid.gate.verify import (
+    Judge,
+    Verifier,
+    build_verifier,
+    pair_similarities,
+    threshold_at,
+)
+from deid.imaging.align import crop_face, place_face
+from deid.imaging.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
+from deid.imaging.paste import (
     OPAQUE_GREY,
     coverage,
     hard_region,
@@ -38,16 +47,7 @@ from deid.photo.paste import (
     hull_with_oval,
     soft_region,
 )
-from deid.photo.picture import Tools, deidentify_picture
-from deid.photo.run import RunSettings, Summary, Workshop, build_workshop, deidentify_path
-from deid.privacy.audit import AUDIT_FILES
-from deid.privacy.verify import (
-    Judge,
-    Verifier,
-    build_verifier,
-    pair_similarities,
-    threshold_at,
-)
+from deid.pixels import Pixels
 from deid.worlds.world import Faces
 from tests.scenes import ALIGNED_FACE
 from tests.toy import toy_world

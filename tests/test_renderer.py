@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deid.alignment import ffhq_square, five_points
-from deid.worlds.mini.parameters import (
+from deid.faces.alignment import ffhq_square, five_points
+from deid.worlds.mini.render.parameters import (
     GROUPS,
     NAMES,
     PARAMETERS,
@@ -14,8 +14,8 @@ from deid.worlds.mini.parameters import (
     random_parameters,
     sample_parameters,
 )
-from deid.worlds.mini.renderer import render
-from deid.worlds.mini.scenes import render_person, render_scene
+from deid.worlds.mini.render.renderer import render
+from deid.worlds.mini.render.scenes import render_person, render_scene
 
 
 def people(count: int, seed: int = 7) -> Tensor:

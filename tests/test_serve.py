@@ -19,9 +19,9 @@ from safetensors.numpy import save_file
 import deid.worlds
 from deid.errors import DeidError
 from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
-from deid.serve import registry
-from deid.serve.bundle import Bundle, content_sha256, read_bundle, write_bundle
-from deid.serve.gates import FIGURES, failed_gates, read_metrics
+from deid.registry import registry
+from deid.registry.bundle import Bundle, content_sha256, read_bundle, write_bundle
+from deid.registry.gates import FIGURES, failed_gates, read_metrics
 from deid.tracking import RUN_ID_FILE, mlflow_client, tracked_run
 from tests.toy import toy_world
 

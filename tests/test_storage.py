@@ -6,15 +6,22 @@ from pathlib import Path
 import boto3
 import pytest
 
-from deid import s3 as s3_module
+from deid.audit.seal import LEDGER, SEAL
+from deid.batch import batch as batch_module
+from deid.batch.batch import Summary, locate, run_batch
+from deid.batch.run import RunSettings, Workshop, build_workshop
+from deid.batch.workers import Inline
 from deid.errors import DeidError
-from deid.photo import batch as batch_module
-from deid.photo.batch import Summary, locate, run_batch
-from deid.photo.run import RunSettings, Workshop, build_workshop
-from deid.photo.workers import Inline
-from deid.privacy.audit import LEDGER, SEAL
-from deid.s3 import S3Storage
-from deid.storage import PRIVATE, LocalStorage, Storage, StorageFailure, Unreachable, open_storage
+from deid.storage import s3 as s3_module
+from deid.storage.local import (
+    PRIVATE,
+    LocalStorage,
+    Storage,
+    StorageFailure,
+    Unreachable,
+    open_storage,
+)
+from deid.storage.s3 import S3Storage
 from tests.servers import Faults, Request, faults, s3
 from tests.test_serve import picture
 from tests.toy import toy_world

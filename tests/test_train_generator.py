@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from deid.nets.style import MappingNetwork
 from deid.nets.stylegan2 import StyleGAN2
-from deid.worlds.mini import train_generator
-from deid.worlds.mini.dataset import Renders, RenderSettings, make_renders
-from deid.worlds.mini.distillation import distillation_loss, psnr, regions
-from deid.worlds.mini.parameters import PARAMETERS
-from deid.worlds.mini.train_generator import Options, Trainer, batch_rows, learning_rate
+from deid.worlds.mini.pretrain import train_generator
+from deid.worlds.mini.pretrain.dataset import Renders, RenderSettings, make_renders
+from deid.worlds.mini.pretrain.distillation import distillation_loss, psnr, regions
+from deid.worlds.mini.pretrain.train_generator import Options, Trainer, batch_rows, learning_rate
+from deid.worlds.mini.render.parameters import PARAMETERS
 
 OPTIONS = Options(steps=4, batch=4, processes=1, warmup=1, bfloat16=False)
 

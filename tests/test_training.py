@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from deid.errors import DeidError
-from deid.images import to_tensor
 from deid.model import Deidentifier
 from deid.params import WorldParams
+from deid.pixels import to_tensor
 from deid.seeds import torch_generator
 from deid.training import stage_one as stage_one_module
 from deid.training import stage_two as stage_two_module

@@ -18,8 +18,9 @@ import pytest
 
 from deid import cli
 from deid.errors import DeidError
-from deid.worlds.ffhq import catalogue, download
-from deid.worlds.ffhq.catalogue import (
+from deid.weights import catalog as catalogue
+from deid.weights import download
+from deid.weights.catalog import (
     FAMILIES,
     FILES,
     Source,
@@ -28,9 +29,9 @@ from deid.worlds.ffhq.catalogue import (
     needs,
     require_commercial,
 )
-from deid.worlds.ffhq.download import Patience
-from deid.worlds.ffhq.fetch import extract_member, fetch
-from deid.worlds.ffhq.store import (
+from deid.weights.download import Patience
+from deid.weights.fetch import extract_member, fetch
+from deid.weights.store import (
     Store,
     default_store,
     locate_network,
@@ -293,9 +294,9 @@ def test_what_another_address_began_is_finished_there_first(
 _CHILD = """
 import sys
 from pathlib import Path
-from deid.worlds.ffhq.catalogue import Source, WeightFile
-from deid.worlds.ffhq.fetch import fetch
-from deid.worlds.ffhq.store import Store
+from deid.weights.catalog import Source, WeightFile
+from deid.weights.fetch import fetch
+from deid.weights.store import Store
 url, folder, sha256 = sys.argv[1:]
 entry = WeightFile("thing", "thing.pth", "expression", "", "MIT", True, "", "",
                    (Source(url),), sha256=sha256)
@@ -770,7 +771,7 @@ def test_the_doctor_says_what_ffhq_lacks_and_would_download(
 
 
 def test_the_doctor_tells_what_calls_home(tmp_path: Path) -> None:
-    from deid.doctor import silence
+    from deid.cli.doctor import silence
 
     off = tmp_path / "off"
     off.write_text("[core]\n    analytics = false\n")

@@ -12,23 +12,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deid.alignment import five_points
 from deid.errors import DeidError
-from deid.images import Pixels, to_pixels, to_tensor
+from deid.faces.alignment import five_points
 from deid.nets.detector import suppress
 from deid.params import WorldParams
+from deid.pixels import Pixels, to_pixels, to_tensor
 from deid.seeds import seed_of
 from deid.worlds import load_world
-from deid.worlds.mini import dataset
-from deid.worlds.mini.augment import Jitter, augment
-from deid.worlds.mini.dataset import Renders, RenderSettings, make_renders
-from deid.worlds.mini.dataset import test_faces as held_out_faces
-from deid.worlds.mini.fit import Batches, Schedule, train
-from deid.worlds.mini.parameters import identity_views
-from deid.worlds.mini.renderer import render
-from deid.worlds.mini.train_detector import match, scene, targets, window
-from deid.worlds.mini.train_landmarks import landmark_errors
-from deid.worlds.mini.train_recogniser import Margin, margin_logits, verification
+from deid.worlds.mini.pretrain import dataset
+from deid.worlds.mini.pretrain.augment import Jitter, augment
+from deid.worlds.mini.pretrain.dataset import Renders, RenderSettings, make_renders
+from deid.worlds.mini.pretrain.dataset import test_faces as held_out_faces
+from deid.worlds.mini.pretrain.fit import Batches, Schedule, train
+from deid.worlds.mini.pretrain.train_detector import match, scene, targets, window
+from deid.worlds.mini.pretrain.train_landmarks import landmark_errors
+from deid.worlds.mini.pretrain.train_recognizer import Margin, margin_logits, verification
+from deid.worlds.mini.render.parameters import identity_views
+from deid.worlds.mini.render.renderer import render
 from deid.worlds.world import World
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data/mini/weights"
@@ -336,7 +336,7 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_result(
             out,
         )
 
-    monkeypatch.setattr("deid.worlds.mini.fit.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("deid.worlds.mini.pretrain.fit.CHECKPOINT_SECONDS", 0.0)
     run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", stop=4)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from deid.detection.yunet import OVERLAP, THRESHOLD, YunetFinder
-from deid.images import Pixels
+from deid.faces.detection.yunet import OVERLAP, THRESHOLD, YunetFinder
+from deid.pixels import Pixels
 from tests.scenes import Trials, compose, photographs
 
 FILE = "weights/face_detection_yunet_2023mar.onnx"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deid.images import Pixels, to_pixels
 from deid.latents.sample import draw_rows
 from deid.latents.shards import Index, images_path, w_path, write_index
 from deid.params import SampleParams
+from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
 from deid.worlds.world import Faces, TestFaces, World
 

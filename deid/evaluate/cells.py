@@ -26,9 +26,9 @@ from deid.evaluate.metrics import (
     mean_absolute,
     mean_distance,
 )
-from deid.images import quantise
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
+from deid.pixels import quantise
 from deid.seeds import numpy_generator, seed_of, torch_generator
 from deid.worlds.world import World
 

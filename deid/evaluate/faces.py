@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deid.evaluate.metrics import FloatArray, impostor_scores, overlap, threshold_at
-from deid.images import to_pixels, to_tensor
 from deid.params import EvaluateParams
+from deid.pixels import to_pixels, to_tensor
 from deid.worlds.world import World
 
 Features = NDArray[np.float32]

@@ -13,7 +13,7 @@ import torch
 from deid.evaluate.cells import REFERENCES, Bench, Cell, Output, pairing, produce
 from deid.evaluate.faces import HeldOut, encode
 from deid.evaluate.metrics import cosine
-from deid.images import Pixels, to_pixels
+from deid.pixels import Pixels, to_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

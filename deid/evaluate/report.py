@@ -11,7 +11,7 @@ from deid.evaluate.faces import FALSE_ACCEPT_RATE
 from deid.evaluate.published import PAPER
 from deid.evaluate.verdicts import Verdict, verdicts
 from deid.params import AnonymizeParams, EvaluateParams
-from deid.staging import write_atomically
+from deid.storage.staging import write_atomically
 from deid.worlds.world import World
 
 Parts = Mapping[str, float]  # mean and std

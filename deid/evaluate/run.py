@@ -20,7 +20,7 @@ from deid.evaluate.report import write_report
 from deid.model import read_description
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from deid.progress import progress
-from deid.staging import resumable_directory, write_atomically
+from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds.world import World
 
 Metrics = dict[str, dict[str, dict[str, dict[str, float]]]]  # table, method, figure, mean and std

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deid.errors import DeidError
-from deid.images import Pixels, to_pixels
 from deid.latents.shards import Index, images_path, w_path, write_index
 from deid.params import SampleParams, WorldParams
+from deid.pixels import Pixels, to_pixels
 from deid.progress import progress
 from deid.seeds import torch_generator
-from deid.staging import resumable_directory
+from deid.storage.staging import resumable_directory
 from deid.worlds import load_world
 from deid.worlds.world import World
 

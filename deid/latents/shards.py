@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from deid.errors import DeidError
-from deid.images import Pixels
-from deid.staging import write_atomically
+from deid.pixels import Pixels
+from deid.storage.staging import write_atomically
 
 REMEDY = "draw the pairs again with `deid sample`"
 _STATISTICS_ROWS = 8192

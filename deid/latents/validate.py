@@ -17,7 +17,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deid.errors import DeidError
-from deid.images import Pixels
 from deid.latents.expectations import Check, Outcome, Tables, check_tables
 from deid.latents.shards import (
     Index,
@@ -29,9 +28,10 @@ from deid.latents.shards import (
     w_statistics,
 )
 from deid.params import ValidateParams, WorldParams
+from deid.pixels import Pixels
 from deid.progress import progress
 from deid.seeds import numpy_generator
-from deid.staging import resumable_directory, write_atomically
+from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds import load_world
 from deid.worlds.world import FaceDetector, World
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deid.images import Pixels, to_tensor
 from deid.nets.backbones import convolution
+from deid.pixels import Pixels, to_tensor
 from deid.worlds.world import Faces
 
 STRIDE = 4
@@ -83,7 +83,7 @@ class CentreDetector:
         return [self._merge(rows, size) for rows, size in zip(candidates, sizes, strict=True)]
 
     def finder(self) -> "CentreFinder":
-        """The network for a careful detector; satisfies `deid.detection.finder.Careful`."""
+        """The network for a careful detector; satisfies `deid.faces.detection.finder.Careful`."""
         return self._careful or CentreFinder(self.net, self.name)
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """StyleGAN2's generator (Karras et al. 2020), any resolution and width.
 
 Numerics follow rosinality/stylegan2-pytorch; NVIDIA's and genforce's checkpoints are the same
-function with other names (`deid.worlds.ffhq.importers`). Modulation is unfused: activations are
+function with other names (`deid.weights.importers`). Modulation is unfused: activations are
 scaled by the style, convolved with the shared weight, and scaled again by the demodulation. That is
 the same function as modulating the weights, at about half the work in training, and lets one plain
 convolution serve the whole batch. The other form, in the references' order of operations, is there

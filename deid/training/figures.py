@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.images import to_tensor
 from deid.model import Deidentifier
+from deid.pixels import to_tensor
 from deid.training.loop import Losses
 from deid.worlds.world import INNER, FaceEmbedder, World
 

@@ -19,7 +19,7 @@ from deid.latents.shards import LatentDataset
 from deid.params import StageOneParams, StageTwoParams
 from deid.progress import progress
 from deid.seeds import numpy_generator
-from deid.staging import write_atomically
+from deid.storage.staging import write_atomically
 from deid.training.checkpoint import load_checkpoint, save_checkpoint
 from deid.training.processes import meet
 from deid.worlds.world import World

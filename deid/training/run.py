@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deid.staging import resumable_directory, working_directory
+from deid.storage.staging import resumable_directory, working_directory
 from deid.training.checkpoint import remove_checkpoint
 from deid.training.loop import Stage, rounded, train
 from deid.training.processes import meet, most_memory, peak_memory

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from deid.images import to_pixels
 from deid.model import Deidentifier
+from deid.pixels import to_pixels
 from deid.training.figures import held_out_faces
 
 COLUMNS, SIDE, CAPTION = 10, 112, 110

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deid.images import to_tensor
 from deid.latents.shards import LatentDataset
 from deid.losses import (
     discriminator_loss,
@@ -27,6 +26,7 @@ from deid.losses import (
 from deid.model import Deidentifier
 from deid.nets.mappers import LatentDiscriminator
 from deid.params import StageOneParams, WorldParams
+from deid.pixels import to_tensor
 from deid.seeds import seed_of
 from deid.training.figures import stage_one_figures
 from deid.training.loop import (

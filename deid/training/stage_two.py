@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.images import to_tensor
 from deid.latents.shards import LatentDataset
 from deid.losses import adversarial_mapping_loss, model_identity_loss, visual_identity_loss
 from deid.model import Deidentifier, read_description
 from deid.params import StageTwoParams, WorldParams
+from deid.pixels import to_tensor
 from deid.seeds import seed_of, torch_generator
 from deid.training.figures import stage_two_figures
 from deid.training.loop import (

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deid.images import Pixels
+from deid.pixels import Pixels
 
 CPU = torch.device("cpu")
 

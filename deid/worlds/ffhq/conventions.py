@@ -159,5 +159,5 @@ CONVENTIONS: Mapping[str, Convention] = {
     # pytorch-fid: bilinear without antialiasing; a FID from another resize has other values.
     "fid_inception": Convention(299, WHOLE, _all(127.5), _all(127.5), antialias=False),
 }
-"""By the network's name in `deid.worlds.ffhq.importers.NETWORKS`. LPIPS takes a world's pictures as
+"""By the network's name in `deid.weights.importers.NETWORKS`. LPIPS takes a world's pictures as
 they are."""

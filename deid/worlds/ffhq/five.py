@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deid.alignment import five_points
+from deid.faces.alignment import five_points
 from deid.worlds.ffhq.conventions import Convention
 
 PEOPLE, SEED = 1000, 0
@@ -68,8 +68,8 @@ def shape_from_five() -> NDArray[np.complex128]:
     complex numbers x + iy it is the linear map that every turn, shift and scale of a face passes
     through; and as the five points are means of some of the 68, it gives them back exactly.
     """
-    from deid.worlds.mini.parameters import random_parameters
-    from deid.worlds.mini.person import person_of
+    from deid.worlds.mini.render.parameters import random_parameters
+    from deid.worlds.mini.render.person import person_of
 
     with torch.no_grad():
         people = person_of(torch.from_numpy(random_parameters(range(PEOPLE), SEED)))

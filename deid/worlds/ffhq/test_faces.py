@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from deid.errors import DeidError
-from deid.images import Pixels, to_pixels
+from deid.pixels import Pixels, to_pixels
 from deid.seeds import numpy_generator, torch_generator
 from deid.worlds.world import Generator, TestFaces
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from deid.errors import DeidError
 from deid.params import WorldParams
-from deid.staging import file_sha256
+from deid.storage.staging import file_sha256
+from deid.weights.catalog import MTCNN, Role, needs
+from deid.weights.importers import build, read_checkpoint
+from deid.weights.store import Store, default_store, weight_path
 from deid.worlds.ffhq import faces
-from deid.worlds.ffhq.catalogue import MTCNN, Role, needs
-from deid.worlds.ffhq.importers import build, read_checkpoint
-from deid.worlds.ffhq.store import Store, default_store, weight_path
 from deid.worlds.ffhq.test_faces import drawn_faces, photographed_faces
 from deid.worlds.world import FaceDetector, FaceEmbedder, Generator, LandmarkNetwork, World
 
@@ -88,8 +88,8 @@ def _landmarks(files: Files) -> LandmarkNetwork:
 
 
 def _detector(files: Files) -> FaceDetector:
-    from deid.detection.detector import OneLook
-    from deid.detection.mtcnn import load_mtcnn
+    from deid.faces.detection.detector import OneLook
+    from deid.faces.detection.mtcnn import load_mtcnn
 
     paths = files.paths["detector"]
     if paths.keys() != set(MTCNN):

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from deid.errors import DeidError
-from deid.staging import write_atomically
+from deid.storage.staging import write_atomically
 
 Card = dict[str, Any]
 _REMEDY = "restore it with `git checkout -- {folder}` or train it again with `make pretrain`"

@@ -4,7 +4,7 @@ import torch
 
 from deid.nets.style import MappingNetwork
 from deid.nets.stylegan2 import StyleGAN2
-from deid.worlds.mini.parameters import PARAMETERS
+from deid.worlds.mini.render.parameters import PARAMETERS
 
 RESOLUTION = 64
 W_DIM = 192

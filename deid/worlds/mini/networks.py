@@ -4,7 +4,7 @@ from deid.nets.attributes import Trunk
 from deid.nets.backbones import Family
 from deid.nets.detector import CentreNet
 from deid.nets.landmark import LandmarkNet
-from deid.nets.recogniser import Recogniser
+from deid.nets.recognizer import Recogniser
 
 _RECOGNISERS: dict[str, tuple[Family, tuple[int, ...], tuple[int, ...]]] = {
     "identity": ("resnet", (24, 48, 96, 160), (1, 1, 2, 1)),

@@ -11,9 +11,9 @@ from deid.nets.attributes import AttributeRegressor, PerceptualNet
 from deid.nets.detector import CentreDetector, CentreFinder
 from deid.worlds.mini import networks
 from deid.worlds.mini.cards import read_verified
-from deid.worlds.mini.dataset import test_faces
 from deid.worlds.mini.generator import mini_generator
-from deid.worlds.mini.train_attributes import columns
+from deid.worlds.mini.pretrain.dataset import test_faces
+from deid.worlds.mini.pretrain.train_attributes import columns
 from deid.worlds.world import World
 
 Net = TypeVar("Net", bound=nn.Module)

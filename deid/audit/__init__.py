@@ -1,0 +1,1 @@
+"""The record of a batch made tamper-evident: seal, keys, summary page."""

@@ -1,0 +1,1 @@
+"""Runs over files and buckets: settings, pipeline, plan, workers, manifest, resume."""

@@ -1,0 +1,244 @@
+"""The record of a batch: one JSON line a file, and what makes a killed batch go on.
+
+`manifest.jsonl` has the last line of each input, sorted by name, and does not tell how often the
+batch was interrupted. Until the batch ends, new lines are in a journal in `.deid/`: a local one
+is appended to, and brought to the disk every second; one on S3, where nothing can be appended to,
+comes in parts. A line is written after its output is complete, so that a killed batch does again
+what has no line, to the same bytes.
+
+In `.deid/`, too, are the versions that the storages gave inputs and outputs. While both are what
+they were, neither needs to be read to know that an input is done; where one is not, its content
+is hashed. They can be deleted: all that is lost is time.
+"""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from deid.audit.seal import LEDGER, TIME, with_times
+from deid.gate.picture import FaceRecord
+from deid.storage.local import PRIVATE, LocalStorage, Storage, StorageFailure
+
+NAME = "manifest.jsonl"
+PREVIEWS = "previews.jsonl"  # of a dry run, which writes nothing that counts as an output
+
+SYNC_SECONDS = 1.0  # how old a line of a local journal may get before the disk must have it
+PART_LINES, PART_SECONDS = 64, 5.0  # how much of a journal on S3 a kill may lose
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What became of one input. `status`: written, quarantined, skipped or previewed."""
+
+    file: str  # relative to the source folder
+    status: str
+    reason: str = ""
+    input_sha256: str = ""
+    output: str = ""  # relative to the destination
+    output_sha256: str = ""
+    settings: str = ""  # fingerprint of everything that shapes the output
+    method: str = ""
+    seed: int = 0
+    model: str = ""
+    detector: str = ""
+    thresholds: dict[str, float] = field(default_factory=dict)  # the judges and their limits
+    faces: tuple[FaceRecord, ...] = ()
+    notes: tuple[str, ...] = ()  # what could not come back, such as further frames
+
+
+Line = dict[str, Any]
+"""A `FileRecord` as JSON has it."""
+
+Versions = tuple[str, str]
+"""Of an input and of its output ("" for none), as their storages tell them."""
+
+
+class Records:
+    """What became of every input of a destination, in as few bytes as that takes."""
+
+    def __init__(self, storage: Storage, name: str = NAME) -> None:
+        self.name = name
+        self._storage = storage
+        self._texts: dict[str, str] = {}
+        self._versions: dict[str, Versions] = {}
+        self._times: dict[str, str] = {}
+        self._journal = open_journal(storage, name)
+        parts = list(storage.list(_journal_stem(name)))
+        for line in self._read(name):
+            self._texts[line["file"]] = _text(line)
+        if name == NAME and storage.version(LEDGER) is not None:
+            files: list[Line] = [{"file": file} for file in self._texts]
+            for line in with_times(files, storage.read(LEDGER)):
+                self._times[line["file"]] = line[TIME]
+        for line in self._read(_known_name(name)):
+            first, second = line["versions"]
+            self._versions[line["file"]] = (str(first), str(second))
+        for part in parts:
+            for line in self._read(part):
+                first, second = line["versions"]
+                self._remember(line["record"], (str(first), str(second)), str(line[TIME]))
+
+    def _read(self, name: str) -> Iterator[Line]:
+        """The whole lines of a file; one that a killed run left unfinished has no say."""
+        if self._storage.version(name) is None:
+            return
+        for text in self._storage.read(name).decode(errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+                assert isinstance(line.get("record", line)["file"], str)
+            except (ValueError, KeyError, AttributeError, TypeError, AssertionError):
+                continue
+            yield line
+
+    def _remember(self, line: Line, versions: Versions, time: str) -> None:
+        file, text = line["file"], _text(line)
+        if self._texts.get(file) != text:  # else it came to its end when it first said so
+            self._texts[file], self._times[file] = text, time
+        self._versions[file] = versions
+
+    def last(self, file: str) -> Line | None:
+        """The newest record of an input, or None."""
+        text = self._texts.get(file)
+        return None if text is None else dict(json.loads(text))
+
+    def versions(self, file: str) -> Versions | None:
+        """What the versions of an input and its output were when its record was made."""
+        return self._versions.get(file)
+
+    def append(self, line: Line, versions: Versions) -> None:
+        """Add what became of an input, if that is news; what survives a kill: see `Journal`."""
+        file = line["file"]
+        if self._texts.get(file) == _text(line) and self._versions.get(file) == versions:
+            return
+        self._remember(line, versions, _now())
+        self._journal.append(line, versions)
+
+    def flush(self) -> None:
+        """Bring every line to where a kill does not reach it."""
+        self._journal.flush()
+
+    def all(self) -> Iterator[Line]:
+        """The newest record of each input, sorted by name, and its time, which no manifest has:
+        that of a batch that was killed is no other than that of one that was not."""
+        for file in sorted(self._texts):
+            yield {**json.loads(self._texts[file]), TIME: self._times.get(file, "")}
+
+    def manifest(self) -> bytes:
+        """The records as the manifest has them."""
+        return "".join(f"{self._texts[file]}\n" for file in sorted(self._texts)).encode()
+
+    def settle(self) -> None:
+        """Keep the versions and drop the journal, once the manifest is written."""
+        lines = (
+            _text({"file": file, "versions": pair}) for file, pair in sorted(self._versions.items())
+        )
+        text = "".join(f"{line}\n" for line in lines)
+        self._storage.write(_known_name(self.name), text.encode())
+        self.flush()
+        for part in self._storage.list(_journal_stem(self.name)):
+            self._storage.delete(part)
+
+
+def _journal_stem(name: str) -> str:
+    return f"{PRIVATE}{name.removesuffix('.jsonl')}.journal"
+
+
+def _known_name(name: str) -> str:
+    return f"{PRIVATE}{name.removesuffix('.jsonl')}.known.jsonl"
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=True)
+
+
+def _entry(line: Line, versions: Versions) -> str:
+    return _text({"record": line, "versions": versions, TIME: _now()}) + "\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Journal(Protocol):
+    """What happened since the manifest was written."""
+
+    def append(self, line: Line, versions: Versions) -> None:
+        """A local line survives a kill at once, a power cut after `SYNC_SECONDS`; lines on S3
+        survive either after `PART_LINES` or `PART_SECONDS`."""
+        ...
+
+    def flush(self) -> None:
+        """All lines survive both."""
+        ...
+
+
+def open_journal(storage: Storage, name: str = NAME) -> Journal:
+    """The journal of the manifest `name`; several may be open at a time, one for each shard."""
+    if isinstance(storage, LocalStorage):
+        return _LocalJournal(storage, f"{_journal_stem(name)}.jsonl")
+    return _PartJournal(storage, _journal_stem(name))
+
+
+class _LocalJournal:
+    """One file, appended to."""
+
+    def __init__(self, storage: LocalStorage, name: str) -> None:
+        self._path = storage.path(name)
+        self._unsynced_since: float | None = None
+
+    def append(self, line: Line, versions: Versions) -> None:
+        now = time.monotonic()
+        since = now if self._unsynced_since is None else self._unsynced_since
+        synced = now - since > SYNC_SECONDS
+        self._write(_entry(line, versions), synced)
+        self._unsynced_since = None if synced else since
+
+    def flush(self) -> None:
+        if self._unsynced_since is not None:
+            self._write("", synced=True)
+            self._unsynced_since = None
+
+    def _write(self, text: str, synced: bool) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                size = os.lseek(handle, 0, os.SEEK_END)
+                if text and size and os.pread(handle, 1, size - 1) != b"\n":
+                    text = "\n" + text
+                os.write(handle, text.encode())
+                if synced:
+                    os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise StorageFailure(
+                f"{self._path}: cannot be written ({error.strerror or error}); free space, then "
+                "run the same command to go on"
+            ) from None
+
+
+class _PartJournal:
+    """Objects of some lines each, whose names sort by time."""
+
+    def __init__(self, storage: Storage, stem: str) -> None:
+        self._storage, self._stem = storage, stem
+        self._lines: list[str] = []
+        self._since = time.monotonic()
+
+    def append(self, line: Line, versions: Versions) -> None:
+        self._lines.append(_entry(line, versions))
+        late = time.monotonic() - self._since > PART_SECONDS
+        if late or len(self._lines) >= PART_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._lines:
+            name = f"{self._stem}-{time.time_ns():020d}-{secrets.token_hex(4)}.jsonl"
+            self._storage.write(name, "".join(self._lines).encode())
+        self._lines, self._since = [], time.monotonic()

@@ -1,0 +1,166 @@
+"""One input of a batch, from its bytes to its end: written, quarantined, or done already.
+
+Everything that is done for one file is in here, so that the process that does it does not matter.
+"""
+
+import hashlib
+import logging
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from deid.batch.manifest import FileRecord, Line, Versions
+from deid.errors import DeidError
+from deid.storage.local import Storage, StorageFailure, Unreachable
+
+if TYPE_CHECKING:
+    from deid.batch.run import Workshop
+
+log = logging.getLogger(__name__)
+
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")  # of an object; another one in each process
+MAX_BYTES = 2**29  # of an encoded picture; the codec has a limit of its own for pixels
+
+
+@dataclass(frozen=True)
+class Task:
+    """One input: its name and version, its output's name, what is known from earlier runs."""
+
+    name: str
+    version: str
+    output: str
+    occupied: str | None  # version of what lay at the output's name when the batch was planned
+    last: Line | None
+    versions: Versions | None  # when `last` was recorded
+
+    def is_known(self, settings: str) -> bool:
+        """Done before under these settings, and neither input nor output touched since."""
+        return self._has_record(settings) and self.versions == (self.version, self.occupied)
+
+    def is_done(self, settings: str, input_sha256: str, destination: Storage) -> bool:
+        """The same, told by the bytes: those of the output are read and hashed."""
+        return (
+            self.last is not None
+            and self._has_record(settings)
+            and self.last.get("input_sha256") == input_sha256
+            and _sha256(destination, self.output) == self.last.get("output_sha256")
+        )
+
+    def _has_record(self, settings: str) -> bool:
+        last = self.last or {}
+        return (
+            last.get("status") in ("written", "previewed")
+            and last.get("settings") == settings
+            and last.get("output") == self.output
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an input ended. `word` is what it is counted under: its status, or "done"."""
+
+    word: str
+    line: Line
+    versions: Versions
+    unreachable: bool = False  # its storage did not give it
+
+
+def bring_to_end(
+    task: Task, workshop: "Workshop", source: Storage, destination: Storage
+) -> Outcome:
+    """De-identify one input and write its output; raises nothing but `StorageFailure`."""
+    try:
+        data, version = source.fetch(task.name, MAX_BYTES)
+    except StorageFailure:
+        raise
+    except Exception as error:
+        record = FileRecord(task.name, "quarantined", say(error))
+        unreachable = isinstance(error, Unreachable)
+        return replace(_withheld(task, record, destination), unreachable=unreachable)
+    task = replace(task, version=version)
+    blank = workshop.blank(task.name, hashlib.sha256(data).hexdigest())
+    try:
+        if task.is_done(blank.settings, blank.input_sha256, destination):
+            assert task.last is not None
+            return Outcome("done", task.last, (version, destination.version(task.output) or ""))
+        encoded, record = workshop.treat(blank, data)
+        sha256 = hashlib.sha256(encoded).hexdigest()
+        record = replace(record, output=task.output, output_sha256=sha256)
+        return _published(task, record, encoded, destination)
+    except StorageFailure:
+        raise
+    except Exception as error:
+        log.debug("%s", task.name, exc_info=True)
+        failed = replace(blank, status="quarantined", reason=say(error))
+        return _withheld(task, failed, destination)
+
+
+def give_up(task: Task, reason: str, destination: Storage) -> Outcome:
+    """The end of an input whose process died or hung; what that process wrote goes with it."""
+    record = FileRecord(task.name, "quarantined", reason)
+    if destination.version(task.output) not in (None, task.occupied):
+        destination.delete(task.output)
+    return _withheld(task, record, destination)
+
+
+def refused(name: str, version: str, status: str, reason: str) -> Outcome:
+    """The end of an input that is not even read."""
+    return Outcome(status, asdict(FileRecord(name, status, reason)), (version, ""))
+
+
+def _published(task: Task, record: FileRecord, encoded: bytes, destination: Storage) -> Outcome:
+    if not _is_free(task, destination, record.output_sha256):
+        reason = "another file of its name is at the destination; choose another destination"
+        taken = replace(
+            record, status="quarantined", reason=reason, output="", output_sha256="", faces=()
+        )
+        return _outcome(task, taken)
+    return _outcome(task, record, destination.write(task.output, encoded))
+
+
+def _withheld(task: Task, record: FileRecord, destination: Storage) -> Outcome:
+    """Quarantine; an output that an earlier run wrote for this input does not stay behind."""
+    try:
+        ours = (task.last or {}).get("output") == task.output
+        if ours and _is_free(task, destination, ""):
+            destination.delete(task.output)
+    except StorageFailure:
+        raise
+    except DeidError as error:
+        record = replace(record, reason=f"{record.reason}; {say(error)}")
+    return _outcome(task, record)
+
+
+def _is_free(task: Task, destination: Storage, sha256: str) -> bool:
+    """Whether nothing lies at the output's name, or what came from this input.
+
+    That is known by its record, or by its bytes: a batch killed before it could record an output
+    left the very same.
+    """
+    present = destination.version(task.output)
+    if present is None or (task.versions is not None and present == task.versions[1]):
+        return True
+    recorded = (task.last or {}).get("output_sha256")
+    return _sha256(destination, task.output) in {recorded, sha256} - {None, ""}
+
+
+def _sha256(storage: Storage, name: str) -> str | None:
+    """Of what has this name; None for nothing."""
+    if storage.version(name) is None:
+        return None
+    return hashlib.sha256(storage.read(name)).hexdigest()
+
+
+def _outcome(task: Task, record: FileRecord, output_version: str = "") -> Outcome:
+    return Outcome(record.status, asdict(record), (task.version, output_version))
+
+
+def say(error: Exception) -> str:
+    """An exception as the reason in a record: one line."""
+    if isinstance(error, DeidError):
+        text = str(error)
+    elif isinstance(error, OSError):
+        text = f"not readable ({error.strerror or error})"
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return " ".join(_ADDRESS.sub("", text).split())[:300]

@@ -1,0 +1,1 @@
+"""Faces in a picture: where they are, their landmarks, FFHQ alignment, detection."""

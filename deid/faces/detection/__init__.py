@@ -1,0 +1,74 @@
+"""Finding faces in photographs: the world's own network, or public ones from files, or several.
+
+All give five points with the person's right eye and mouth corner first, which for an upright face
+is our order too: left of the picture first. A turned face keeps that order, so that its aligned
+crop is upright.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from deid.errors import DeidError
+from deid.faces.detection.detector import Detector
+from deid.faces.detection.finder import Careful, Finder
+from deid.faces.detection.mtcnn import load_mtcnn
+from deid.faces.detection.scrfd import ScrfdFinder
+from deid.faces.detection.yunet import YunetFinder
+from deid.nets.mtcnn import NAMES
+from deid.weights.store import locate_network
+from deid.worlds.world import FaceDetector, World
+
+__all__ = ["KINDS", "Detector", "Finder", "build_detector", "build_finder", "weights_of"]
+
+KINDS: dict[str, Callable[[Path], Finder]] = {
+    "scrfd": ScrfdFinder,
+    "yunet": YunetFinder,
+    "mtcnn": load_mtcnn,
+}
+USAGE = "mini, yunet, scrfd or mtcnn, or with a path: yunet=FILE, scrfd=FILE, mtcnn=FOLDER"
+SIZES = (64, 4096)
+
+
+def build_detector(
+    specs: Sequence[str] | None, world: World, size: int | None = None
+) -> FaceDetector:
+    """The union of the detectors that `specs` name, or the world's own where there are none.
+
+    A spec is `yunet`, `scrfd` or `mtcnn` (fetched by `deid weights fetch`), one of them with a path
+    (`yunet=FILE`, `scrfd=FILE`, `mtcnn=FOLDER`), or the world's name. `size`: one look with that
+    longer side, for speed; None: the careful mode. `DeidError` names what is unknown, missing or
+    broken.
+    """
+    if size is not None and not SIZES[0] <= size <= SIZES[1]:
+        raise DeidError(f"detection size {size}: out of range; choose {SIZES[0]} to {SIZES[1]}")
+    own = world.detector
+    if not specs and not isinstance(own, Careful):
+        return own
+    finders = [build_finder(spec, world) for spec in dict.fromkeys(specs or (world.name,))]
+    return Detector(finders, size)
+
+
+def weights_of(spec: str) -> list[Path]:
+    """The files that a detector's or recogniser's spec names; none for a world's own network."""
+    kind, path = locate_network(spec)
+    if path is None:
+        return []
+    return [path / f"{part}.pt" for part in NAMES] if kind == "mtcnn" else [path]
+
+
+def build_finder(spec: str, world: World) -> Finder:
+    """The network that one spec names."""
+    if spec == world.name and isinstance(world.detector, Careful):
+        return world.detector.finder()
+    kind, path = locate_network(spec)
+    if kind not in KINDS or path is None:
+        raise DeidError(f"detector {spec!r}: unknown; write {USAGE}")
+    if not (path.is_dir() if kind == "mtcnn" else path.is_file()):
+        raise DeidError(f"{path}: no such detector; write {USAGE}")
+    try:
+        return KINDS[kind](path)
+    except DeidError:
+        raise
+    except Exception as error:
+        reason = str(error).split("\n")[0][:160]
+        raise DeidError(f"{path}: not a {kind} detector ({reason}); download it again") from None

@@ -1,0 +1,232 @@
+"""How a picture is shown to a network, and where what it answers lies in the picture.
+
+Networks know upright faces of a few octaves in size. So a picture is shown at several levels, each
+half the one before, turned by quarters and eighths, with a border so that a face at the frame does
+not end at the edge of sight, and in tiles that overlap by more than the faces sought there.
+
+What is shown is bounded whatever the picture: see `TURN_EIGHTHS`, `TURN_QUARTERS`, `ENLARGE`.
+Coordinates have pixel centres at integers + 0.5; `picture = affine @ (x, y, 1)`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deid.faces.alignment import apply_affine, invert_affine
+from deid.faces.detection.finder import no_faces
+from deid.pixels import Pixels
+from deid.worlds.world import Faces
+
+Affine = NDArray[np.float64]
+
+ENLARGED = 2.0  # of 20 pixels a network sees too little; twice as many make it sure
+LARGE = 256  # a picture is enlarged to at least so many pixels, by at most TINY
+TINY = 8.0
+SMALL = 160  # no level below this longer side
+TURN_EIGHTHS = 2_000_000  # pixels of a level up to which it is turned by eighths too
+TURN_QUARTERS = 24_000_000  # and by quarters
+ENLARGE = 32_000_000  # pixels up to which an enlarged level is made
+TILE, OVERLAP = 1536, 192  # a larger face is whole in a tile of the next level
+BORDER = 32
+GREY = 114
+
+CLOSE, AROUND = 128, 256  # pixels of a face shown alone, and of what is shown with it
+
+QUARTERS = (0, 90, 180, 270)
+EIGHTHS = (0, 90, 180, 270, 45, 135, 225, 315)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One size at which a picture is shown, and the turns, in degrees clockwise."""
+
+    scale: float
+    turns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a network is shown: `uint8 [H,W,3]`, and the map from its pixels to the picture's."""
+
+    pixels: Pixels
+    to_picture: Affine
+
+    @property
+    def aslant(self) -> bool:
+        """Whether the picture's axes are not the view's; boxes of such a view are loose."""
+        return bool((self.to_picture[:, :2] != 0).all())
+
+    def to_faces(self, found: Faces) -> Faces:
+        """Faces found in this view, in the picture's pixels; five points keep their order.
+
+        A turned box is taken for the ellipse in it, which is what a face fills: its upright box.
+        """
+        if not len(found):
+            return no_faces()
+        linear = self.to_picture[:, :2]
+        middle = apply_affine(self.to_picture, (found.boxes[:, :2] + found.boxes[:, 2:]) / 2.0)
+        half = (found.boxes[:, 2:] - found.boxes[:, :2]) / 2.0
+        reach = np.sqrt(((linear[None] * half[:, None, :]) ** 2).sum(2))
+        points = apply_affine(self.to_picture, found.points.reshape(-1, 2).astype(np.float64))
+        return Faces(
+            np.concatenate([middle - reach, middle + reach], 1).astype(np.float32),
+            found.scores,
+            points.reshape(-1, 5, 2).astype(np.float32),
+        )
+
+
+def careful_levels(height: int, width: int, any_size: bool, any_turn: bool) -> list[Level]:
+    """The levels of a picture, largest first.
+
+    A network that finds faces of any size in one look needs each turn only until a level so turned
+    has been whole in one tile; one that finds them at any turn is shown them upright only.
+    """
+    longer, area = max(height, width), height * width
+    scale = min(TINY, max(ENLARGED, LARGE / longer))
+    if scale**2 * area > ENLARGE:
+        scale = 1.0
+    levels: list[Level] = []
+    seen: set[int] = set()
+    while not levels or scale * longer >= SMALL:
+        turns = (0,) if any_turn else _turns(scale * height, scale * width, scale)
+        turns = tuple(turn for turn in turns if turn not in seen)
+        if turns:
+            levels.append(Level(scale, turns))
+        if any_size:
+            seen.update(turn for turn in turns if _in_one_tile(height, width, scale, turn))
+        scale /= 2
+    return levels
+
+
+def _in_one_tile(height: int, width: int, scale: float, turn: int) -> bool:
+    h, w = scale * height + 2 * BORDER, scale * width + 2 * BORDER
+    return (max(h, w) if turn % 90 == 0 else (h + w) / np.sqrt(2)) <= TILE
+
+
+def _turns(height: float, width: float, scale: float) -> tuple[int, ...]:
+    # Turned by an eighth, a picture lies in a square whose area is half its outline's square: at
+    # least twice its own. So what is enlarged to see more is turned by quarters only.
+    small = scale <= 1 or max(height, width) <= 2 * LARGE
+    if small and (height + width) ** 2 / 4 <= TURN_EIGHTHS:
+        return EIGHTHS
+    return QUARTERS if height * width <= TURN_QUARTERS else (0,)
+
+
+def careful_views(picture: Pixels, any_size: bool, any_turn: bool = False) -> Iterator[View]:
+    """All that a network is shown of `uint8 [H,W,3]` when no face may be missed."""
+    for level in careful_levels(picture.shape[0], picture.shape[1], any_size, any_turn):
+        pixels, to_picture = resized(picture, level.scale)
+        bordered = cv2.copyMakeBorder(
+            pixels, *(BORDER,) * 4, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY)
+        )
+        sheet = View(np.asarray(bordered, np.uint8), _moved(to_picture, -BORDER, -BORDER))
+        for turn in level.turns:
+            yield from tiles(turned(sheet, turn))
+
+
+def single_view(picture: Pixels, side: int) -> View:
+    """The whole picture once, its longer side `side` pixels."""
+    return View(*resized(picture, side / max(picture.shape[:2])))
+
+
+def close_view(
+    picture: Pixels, box: NDArray[np.float32], points: NDArray[np.float32]
+) -> View | None:
+    """One face alone, `box` `[4]` and five `points` `[5,2]`: large, its eyes level, grey around.
+
+    None where the two say nothing about a place in the picture.
+    """
+    side = float(np.sqrt((box[2:] - box[:2]).clip(0).prod()))
+    middle, reach = (box[:2] + box[2:]) / 2.0, 0.75 * AROUND / CLOSE * side
+    low = np.floor(middle - reach).clip(0).astype(int)
+    high = np.ceil(middle + reach).clip(0, picture.shape[1::-1]).astype(int)
+    if not side or (high <= low).any():
+        return None
+    piece = picture[low[1] : high[1], low[0] : high[0]]
+    scale = CLOSE / side
+    sheet = View(*resized(piece, min(scale, 1.0)))  # averaged here, for a warp only interpolates
+    across = (points[1] - points[0]).astype(np.float64)
+    turn = float(np.arctan2(across[1], across[0]))
+    cos, sin = np.cos(turn), np.sin(turn)
+    linear = np.array([[cos, -sin], [sin, cos]]) / scale
+    corner = middle - linear @ np.full(2, AROUND / 2.0)
+    to_picture = np.concatenate([linear, corner[:, None]], 1)
+    inside = to_picture - np.array([[0, 0, low[0]], [0, 0, low[1]]])
+    to_sheet = _after(np.asarray(invert_affine(sheet.to_picture)), inside)
+    to_sheet[:, 2] += to_sheet[:, :2].sum(1) * 0.5 - 0.5  # OpenCV has pixel centres at integers
+    pixels = cv2.warpAffine(
+        sheet.pixels,
+        to_sheet,
+        (AROUND, AROUND),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderValue=(GREY, GREY, GREY),
+    )
+    return View(np.asarray(pixels, np.uint8), to_picture)
+
+
+def resized(picture: Pixels, scale: float) -> tuple[Pixels, Affine]:
+    """A picture at about `scale`, and the exact map back."""
+    height, width = picture.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    small = picture if scale == 1 else cv2.resize(picture, size, interpolation=method)
+    to_picture = np.array([[width / size[0], 0.0, 0.0], [0.0, height / size[1], 0.0]])
+    return np.asarray(small, np.uint8), to_picture
+
+
+def turned(sheet: View, degrees: int) -> View:
+    """A view turned clockwise; by quarters to the pixel, else over grey."""
+    height, width = sheet.pixels.shape[:2]
+    angle = np.deg2rad(degrees)
+    # Rounded, so that quarters are exact.
+    cos, sin = round(float(np.cos(angle)), 12), round(float(np.sin(angle)), 12)
+    size = np.array([abs(cos) * width + abs(sin) * height, abs(sin) * width + abs(cos) * height])
+    size = np.ceil(size.round(6))
+    linear = np.array([[cos, -sin], [sin, cos]])
+    shift = size / 2 - linear @ (np.array([width, height]) / 2)
+    affine = np.concatenate([linear, shift[:, None]], 1)
+    if degrees % 90 == 0:
+        pixels = np.rot90(sheet.pixels, -(degrees // 90))
+    else:
+        opencv = affine.copy()
+        opencv[:, 2] += linear.sum(1) * 0.5 - 0.5  # there a pixel's centre is at the integer
+        warped = cv2.warpAffine(
+            sheet.pixels, opencv, (int(size[0]), int(size[1])), borderValue=(GREY, GREY, GREY)
+        )
+        pixels = np.asarray(warped, np.uint8)
+    return View(
+        np.asarray(pixels, np.uint8),
+        _after(sheet.to_picture, np.asarray(invert_affine(affine), np.float64)),
+    )
+
+
+def tiles(sheet: View) -> Iterator[View]:
+    """A view in pieces of at most `TILE` pixels a side that overlap by at least `OVERLAP`."""
+    for y0, y1 in _spans(sheet.pixels.shape[0]):
+        for x0, x1 in _spans(sheet.pixels.shape[1]):
+            yield View(sheet.pixels[y0:y1, x0:x1], _moved(sheet.to_picture, x0, y0))
+
+
+def _spans(length: int) -> list[tuple[int, int]]:
+    if length <= TILE:
+        return [(0, length)]
+    count = -(-(length - OVERLAP) // (TILE - OVERLAP))
+    starts = np.linspace(0, length - TILE, count).round().astype(int)
+    return [(int(start), int(start) + TILE) for start in starts]
+
+
+def _moved(affine: Affine, x: float, y: float) -> Affine:
+    """The map of a piece whose corner is at (x, y) of the whole."""
+    moved = affine.copy()
+    moved[:, 2] += affine[:, :2] @ np.array([x, y], np.float64)
+    return moved
+
+
+def _after(outer: Affine, inner: Affine) -> Affine:
+    """First `inner`, then `outer`."""
+    linear = outer[:, :2] @ inner[:, :2]
+    shift = outer[:, :2] @ inner[:, 2] + outer[:, 2]
+    return np.concatenate([linear, shift[:, None]], 1)

@@ -1,0 +1,1 @@
+"""Pixels in, pixels out: file formats, metadata, cropping, pasting, blending."""

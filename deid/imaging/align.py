@@ -1,0 +1,95 @@
+"""Pixels in and out of FFHQ-aligned squares. OpenCV's idea of a pixel's place stays in here.
+
+Everywhere else a pixel's centre is at integer + 0.5; OpenCV has it at the integer.
+"""
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deid.faces.alignment import Points, crop_to_picture, ffhq_square, invert_affine
+from deid.pixels import Pixels
+
+MAX_CROP = 512
+MIN_CROP = 32
+
+Window = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in whole picture pixels; the end is outside."""
+
+
+def native_side(points: Points) -> float:
+    """Side of the FFHQ square of one face `[5,2]`, in picture pixels."""
+    _, axis = ffhq_square(points)
+    return 2.0 * float(np.linalg.norm(axis))
+
+
+def crop_side(points: Points, resolution: int | None) -> int:
+    """Side to crop at: `resolution`, or native (32 to 512) for a method that takes any size."""
+    if resolution is not None:
+        return resolution
+    return int(np.clip(round(native_side(points)), MIN_CROP, MAX_CROP))
+
+
+def crop_face(picture: Pixels, points: Points, size: int) -> Pixels:
+    """The FFHQ-aligned `uint8 [size,size,3]` crop of a face; mirrored beyond the picture's edge.
+
+    Where the crop is smaller than the face, it is sampled finer by a whole factor and averaged.
+    """
+    factor = max(1, math.ceil(native_side(points) / size))
+    fine = size * factor
+    part, affine = _part(picture, _opencv(crop_to_picture(points, fine)), fine)
+    # Four channels, because OpenCV warps them in less than half of what it takes for three.
+    out = cv2.warpAffine(
+        cv2.cvtColor(part, cv2.COLOR_RGB2RGBA),
+        affine,
+        (fine, fine),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    if factor > 1:
+        out = cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(out, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
+
+
+def _part(
+    picture: Pixels, affine: NDArray[np.float64], side: int
+) -> tuple[Pixels, NDArray[np.float64]]:
+    """What a crop of `side` needs of a picture, and the map into that; all of it where the crop
+    reaches beyond, since how it is mirrored depends on all."""
+    corners = np.array([[0, 0, 1], [side, 0, 1], [0, side, 1], [side, side, 1]]) @ affine.T
+    (x0, y0), (x1, y1) = np.floor(corners.min(0)) - 2, np.ceil(corners.max(0)) + 3
+    if not (x0 >= 0 and y0 >= 0 and x1 <= picture.shape[1] and y1 <= picture.shape[0]):
+        return picture, affine
+    moved = affine.copy()
+    moved[:, 2] -= x0, y0
+    return picture[int(y0) : int(y1), int(x0) : int(x1)], moved
+
+
+def place_face(crop: Pixels, points: Points, window: Window) -> Pixels:
+    """The inverse: what `crop` looks like in the picture's `window`, `uint8 [h,w,3]`.
+
+    Beyond the crop its border is continued, so that every pixel of the window is the method's.
+    """
+    side = native_side(points)
+    if side < crop.shape[0]:
+        smaller = max(1, round(side))
+        shrunk = cv2.resize(crop, (smaller, smaller), interpolation=cv2.INTER_AREA)
+        crop = np.asarray(shrunk, dtype=np.uint8)
+    to_crop = invert_affine(crop_to_picture(points, crop.shape[0]))
+    x0, y0, x1, y1 = window
+    to_crop[:, 2] += to_crop[:, :2] @ np.array([x0, y0], dtype=to_crop.dtype)
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    placed = cv2.warpAffine(
+        crop, _opencv(to_crop), (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(placed, dtype=np.uint8)
+
+
+def _opencv(affine: NDArray[Any]) -> NDArray[np.float64]:
+    """The same map between coordinates in which a pixel's centre is at its integer index."""
+    shifted = np.array(affine, dtype=np.float64)
+    shifted[:, 2] += shifted[:, :2].sum(axis=1) * 0.5 - 0.5
+    return shifted

@@ -1,0 +1,209 @@
+"""Which pixels of a picture belong to a face, and how new ones take their place.
+
+A region is 1 over the whole face and falls to 0 only outside it: softness never lets a pixel of
+the original face shine through. Beyond the region the picture keeps its bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deid.faces.alignment import (
+    Points,
+    apply_affine,
+    crop_to_picture,
+    five_points,
+    invert_affine,
+)
+from deid.imaging.align import Window, native_side, place_face
+from deid.imaging.blend import Place, blend_in
+from deid.imaging.fit import outline_of_landmarks
+from deid.pixels import Pixels
+
+OPAQUE_GREY = 96
+FILL_TOLERANCE = 10.0  # levels of 256 by which an encoder may miss it, in the mean
+FEATHER = 0.03  # of the FFHQ square's side
+ROUNDNESS = 3.0  # exponent of a superellipse: 2 is an ellipse, a rectangle is beyond all
+PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a face is replaced: `alpha float32 [h,w]` in [0, 1] over `window` of the picture."""
+
+    window: Window
+    alpha: NDArray[np.float32]
+
+
+def plausible(landmarks: Points, points: Points, size: int, near: float = PLAUSIBLE) -> bool:
+    """Whether 68 landmarks `[68,2]` agree with five detected points in one crop of side `size`."""
+    if not np.isfinite(landmarks).all():
+        return False
+    miss = np.linalg.norm(five_points(landmarks) - points, axis=-1).mean()
+    return bool(miss < near * size)
+
+
+def hull_of_landmarks(landmarks: Points) -> Points:
+    """Convex hull `[M,2]` of 68 landmarks of an upright crop, carried up over the forehead."""
+    everything = np.concatenate([landmarks, outline_of_landmarks(landmarks)]).astype(np.float32)
+    return np.asarray(cv2.convexHull(everything)[:, 0])
+
+
+def hull_of_points(points: Points) -> Points:
+    """An ellipse `[M,2]` over a usual face, in picture pixels, from five points `[5,2]`."""
+    return _ellipse(points, middle=0.565, across=0.32, down=0.39)
+
+
+def _ellipse(points: Points, middle: float, across: float, down: float) -> Points:
+    """Shares of the FFHQ square, whose eyes are at 0.47 and mouth at 0.75 of its height."""
+    angle = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
+    unit = np.stack([0.5 + across * np.cos(angle), middle + down * np.sin(angle)], axis=-1)
+    return apply_affine(crop_to_picture(points, 1), unit)
+
+
+def soft_region(hull: Points, shape: tuple[int, ...], feather: float) -> Region:
+    """1 over `hull` `[M,2]`, falling smoothly to 0 within `feather` pixels outside it."""
+    margin = int(np.ceil(feather)) + 3
+    window = _window(hull, shape, margin)
+    whole = _filled(hull, window)
+    wider = cv2.dilate(whole, np.ones((3, 3), np.uint8))
+    distance = cv2.distanceTransform(1 - wider, cv2.DIST_L2, 5)
+    fall = np.clip(1.0 - distance / max(feather, 1e-3), 0.0, 1.0)
+    # Averaged with its neighbours, for the outline was drawn in whole pixels: stairs would show.
+    alpha = cv2.blur(fall * fall * (3.0 - 2.0 * fall), (3, 3), borderType=cv2.BORDER_REPLICATE)
+    return Region(window, np.asarray(np.maximum(alpha, whole), dtype=np.float32))
+
+
+def hull_with_box(hull: Points | None, box: Points) -> Points:
+    """Convex hull `[M,2]` of a face's hull, if known, and its box `[4]`, a tenth larger."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    dx, dy = 0.05 * (x1 - x0) + 1, 0.05 * (y1 - y0) + 1
+    corners = np.array(
+        [[x0 - dx, y0 - dy], [x1 + dx, y0 - dy], [x1 + dx, y1 + dy], [x0 - dx, y1 + dy]]
+    )
+    everything = corners if hull is None else np.concatenate([corners, hull])
+    return np.asarray(cv2.convexHull(everything.astype(np.float32))[:, 0])
+
+
+def hull_with_oval(hull: Points, box: Points) -> Points:
+    """The same with the larger box's corners, where no face is, rounded off: a superellipse."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    half = np.array([0.55 * (x1 - x0) + 1, 0.55 * (y1 - y0) + 1])
+    angle = np.linspace(0.0, 2 * np.pi, 96, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    unit = np.sign(circle) * np.abs(circle) ** (2.0 / ROUNDNESS)
+    oval = np.array([x0 + x1, y0 + y1]) / 2 + unit * half
+    return np.asarray(cv2.convexHull(np.concatenate([oval, hull]).astype(np.float32))[:, 0])
+
+
+def hull_of_box(box: Points) -> Points:
+    """An ellipse `[M,2]` inscribed in a box `[4]`."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    angle = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
+    unit = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    half = np.array([x1 - x0, y1 - y0]) / 2
+    return np.asarray(np.array([x0 + x1, y0 + y1]) / 2 + unit * half)
+
+
+def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
+    """1 over `hull` `[M,2]`, 0 elsewhere."""
+    window = _window(hull, shape, margin=2)
+    return Region(window, _filled(hull, window).astype(np.float32))
+
+
+def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: bool) -> None:
+    """Blend an aligned `crop` into `canvas` in place; `match` brings light and colour to what they
+    were in the face, and to the colours around it at its edge."""
+    x0, y0, x1, y1 = region.window
+    old = canvas[y0:y1, x0:x1]
+    new = place_face(crop, points, region.window)
+    if match:
+        skin = _filled(_ellipse(points, middle=0.62, across=0.17, down=0.2), region.window)
+        place = Place(
+            old.astype(np.float32),
+            region.alpha,
+            skin.astype(np.float32),
+            _below_eyes(points, region.window),
+            native_side(points),
+        )
+        lit = blend_in(new.astype(np.float32), place)
+        new = np.rint(lit).clip(0, 255).astype(np.uint8)
+    # Exact where alpha is 0 or 1: all that OpenCV adds is 1e-5 in a divisor, for weights of none.
+    canvas[y0:y1, x0:x1] = cv2.blendLinear(old, new, 1.0 - region.alpha, region.alpha)
+
+
+def _below_eyes(points: Points, window: Window) -> NDArray[np.float32]:
+    """0 above the eyes to 1 below them, over `window` `[h,w]`."""
+    x0, y0, x1, y1 = window
+    y, x = np.ogrid[y0:y1, x0:x1]
+    down = invert_affine(crop_to_picture(points, 1))[1]
+    height = down[0] * (x + 0.5) + down[1] * (y + 0.5) + down[2]
+    return np.asarray(np.clip((height - 0.4) / 0.12, 0.0, 1.0), dtype=np.float32)
+
+
+def fill(canvas: Pixels, region: Region) -> None:
+    """Make a region of `canvas` one opaque grey, in place."""
+    x0, y0, x1, y1 = region.window
+    canvas[y0:y1, x0:x1][region.alpha > 0] = OPAQUE_GREY
+
+
+def is_filled(canvas: Pixels, region: Region) -> bool:
+    """Whether nothing but the opaque grey is left in a region, which must not be empty."""
+    x0, y0, x1, y1 = region.window
+    inside = canvas[y0:y1, x0:x1][region.alpha > 0]
+    return len(inside) > 0 and bool((inside == OPAQUE_GREY).all())
+
+
+def looks_filled(decoded: Pixels, region: Region) -> bool:
+    """Whether a region that was filled is still one plain grey after a lossy encoder.
+
+    Its rim, where an encoder mixes it with its surroundings, is left out.
+    """
+    x0, y0, x1, y1 = region.window
+    whole = (region.alpha > 0).astype(np.uint8)
+    rim = min(8, max(1, min(whole.shape) // 6))
+    inner = cv2.erode(whole, np.ones((2 * rim + 1,) * 2, np.uint8), borderValue=1) > 0
+    inside = decoded[y0:y1, x0:x1][inner if inner.any() else whole > 0].astype(np.float32)
+    if len(inside) == 0:
+        return False
+    shown = inside[inside.any(axis=1)]  # decoding blackens what is wholly transparent
+    return len(shown) == 0 or bool(np.abs(shown - OPAQUE_GREY).mean() <= FILL_TOLERANCE)
+
+
+def coverage(outline: Points, regions: Sequence[Region], shape: tuple[int, ...]) -> float:
+    """Share of the pixels in an outline `[M,2]`, inside the picture, that any region replaces."""
+    try:
+        x0, y0, x1, y1 = window = _window(outline, shape, margin=0)
+    except ValueError:
+        return 1.0  # outside the picture there is nothing to cover
+    inside = _filled(outline, window) > 0
+    covered = np.zeros_like(inside)
+    for region in regions:
+        u0, v0, u1, v1 = region.window
+        left, top, right, bottom = max(x0, u0), max(y0, v0), min(x1, u1), min(y1, v1)
+        if left < right and top < bottom:
+            part = region.alpha[top - v0 : bottom - v0, left - u0 : right - u0] > 0.5
+            covered[top - y0 : bottom - y0, left - x0 : right - x0] |= part
+    return float(covered[inside].mean()) if inside.any() else 1.0
+
+
+def _window(outline: Points, shape: tuple[int, ...], margin: int) -> Window:
+    limit = np.array([shape[1], shape[0]])
+    low = np.clip(np.floor(outline.min(axis=0)).astype(int) - margin, 0, limit)
+    high = np.clip(np.ceil(outline.max(axis=0)).astype(int) + margin, 0, limit)
+    if (high <= low).any():
+        raise ValueError("a face outside its picture")
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _filled(outline: Points, window: Window) -> NDArray[np.uint8]:
+    """1 in every pixel of `window` that a convex outline touches, 0 elsewhere."""
+    x0, y0, x1, y1 = window
+    mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    # OpenCV has pixel centres at integers, and takes sixteenths of a pixel as whole numbers.
+    local = np.rint((np.asarray(outline, np.float64) - [x0 + 0.5, y0 + 0.5]) * 16)
+    cv2.fillConvexPoly(mask, local.astype(np.int32), 1, lineType=cv2.LINE_8, shift=4)
+    return np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8)), dtype=np.uint8)

@@ -1,1 +1,0 @@
-"""The trained anonymiser as a registered model: what is in a version, gates, aliases, serving."""

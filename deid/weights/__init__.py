@@ -1,0 +1,1 @@
+"""Public weight files: catalog, store, download, safe readers, importers into our networks."""

@@ -1,0 +1,115 @@
+"""Public checkpoints, read safely, in our own networks.
+
+    imported = read_checkpoint(Path("stylegan2-ffhq-256x256.pkl"))
+    generator = build(imported)
+
+A format is told by a file's content, never by its name; widths come from shapes. Reading runs no
+code from the file (`deid.weights.files`).
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deid.errors import DeidError
+from deid.weights.importers.base import Format, Imported
+from deid.weights.importers.faces import FACE_FORMATS, FACE_NETWORKS
+from deid.weights.importers.genforce import GENFORCE_FORMATS
+from deid.weights.importers.mtcnn import MTCNN_FORMATS
+from deid.weights.importers.nvidia import NVIDIA_FORMATS
+from deid.weights.importers.rosinality import ROSINALITY_FORMATS
+from deid.weights.importers.style_based import STYLE_BASED_FORMATS
+
+FORMATS: tuple[Format, ...] = (
+    *ROSINALITY_FORMATS,
+    *NVIDIA_FORMATS,
+    *GENFORCE_FORMATS,
+    *STYLE_BASED_FORMATS,
+    *FACE_FORMATS,
+    *MTCNN_FORMATS,
+)
+"""Asked in order; at most one matches a file."""
+
+NETWORKS: Mapping[str, str] = {
+    "stylegan1": "deid.nets.stylegan1:stylegan1",
+    "stylegan2": "deid.nets.stylegan2:stylegan2",
+    "mtcnn": "deid.nets.mtcnn:mtcnn_net",
+    **FACE_NETWORKS,
+}
+"""A network's name → where its builder is, `module:function`, imported when it is built. Its
+keyword arguments are plain JSON values, since cards hold them."""
+
+
+def read_checkpoint(path: Path) -> Imported:
+    """A public checkpoint file in our own terms.
+
+    Raises DeidError naming the file when it cannot be read safely, is of no known format, or a part
+    is missing, misshapen or not finite.
+    """
+    from deid.weights.files import read_content
+
+    return import_content(read_content(path), str(path))
+
+
+def import_content(content: Mapping[str, Any], origin: str) -> Imported:
+    """`read_checkpoint` for content that was read already; `origin` names it in errors."""
+    for known in FORMATS:
+        if known.matches(content):
+            try:
+                imported = known.convert(content)
+                check(imported)
+            except DeidError as error:
+                raise DeidError(f"{origin}: {known.name} checkpoint: {error}") from None
+            except (RuntimeError, LookupError, TypeError, ValueError) as error:
+                # A tensor of a shape, or a part of a kind, that the format never has.
+                detail = " ".join(str(error).split())[:160]
+                raise DeidError(f"{origin}: {known.name} checkpoint: damaged ({detail})") from None
+            return imported
+    names = ", ".join(known.name for known in FORMATS)
+    raise DeidError(f"{origin}: no known checkpoint; the formats known are {names}")
+
+
+def check(imported: Imported) -> None:
+    """Raise DeidError unless the state fits the network, every part finite."""
+    _fitting(imported)
+
+
+def build(imported: Imported) -> nn.Module:
+    """The network with its weights, frozen and in eval mode; DeidError unless they fit."""
+    network = _fitting(imported)
+    network.load_state_dict(dict(imported.state), strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def _fitting(imported: Imported) -> nn.Module:
+    """The network, as initialised, that the state fits."""
+    with torch.random.fork_rng(devices=[]):  # its first weights are no one's random numbers
+        network = _builder(imported.network)(**imported.config)
+    state, wanted = imported.state, network.state_dict()
+    if missing := sorted(wanted.keys() - state.keys()):
+        raise DeidError(f"it lacks {_some(missing)}")
+    if unknown := sorted(state.keys() - wanted.keys()):
+        raise DeidError(f"it has parts that {imported.network} has not: {_some(unknown)}")
+    if wrong := [name for name in wanted if state[name].shape != wanted[name].shape]:
+        shapes = f"{tuple(state[wrong[0]].shape)} instead of {tuple(wanted[wrong[0]].shape)}"
+        raise DeidError(f"misshapen: {_some(wrong)}; the first is {shapes}")
+    if strange := [name for name in wanted if not bool(state[name].isfinite().all())]:
+        raise DeidError(f"NaN or infinite numbers in {_some(strange)}")
+    return network
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    if name not in NETWORKS:
+        raise DeidError(f"no network {name!r}; those known are {', '.join(NETWORKS)}")
+    module, function = NETWORKS[name].split(":")
+    builder: Callable[..., nn.Module] = getattr(import_module(module), function)
+    return builder
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more

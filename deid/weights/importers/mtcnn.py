@@ -1,0 +1,51 @@
+"""MTCNN of facenet-pytorch: `pnet.pt`, `rnet.pt`, `onet.pt`, plain state dicts (MIT)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from deid.errors import DeidError
+from deid.nets.mtcnn import NAMES, mtcnn_net
+from deid.weights.importers.base import Format, Imported
+
+# The last layer tells the three apart; its shape shows that it is no other network's.
+_MARKS = {"pnet": ("conv4_1", (2, 32, 1, 1)), "rnet": ("dense5_1", (2, 128))}
+_MARKS["onet"] = ("dense6_1", (2, 256))
+
+
+def part_of(content: Mapping[str, Any]) -> str | None:
+    """Which of `pnet`, `rnet`, `onet` a file's content is; None for neither."""
+    for part, (layer, shape) in _MARKS.items():
+        weight = content.get(f"{layer}.weight")
+        if (
+            isinstance(weight, Tensor)
+            and tuple(weight.shape) == shape
+            and "prelu1.weight" in content
+        ):
+            return part
+    return None
+
+
+def convert(content: Mapping[str, Any]) -> Imported:
+    """The content of one of the three files; names are the same on both sides."""
+    part = part_of(content)
+    if part is None:
+        raise DeidError(f"is none of {', '.join(NAMES)}")
+    wanted = mtcnn_net(part).state_dict()
+    for name, tensor in wanted.items():
+        given = content.get(name)
+        if not isinstance(given, Tensor):
+            raise DeidError(f"{name} is missing")
+        if given.shape != tensor.shape:
+            shapes = f"{tuple(given.shape)}, not {tuple(tensor.shape)}"
+            raise DeidError(f"{name} has shape {shapes}")
+        if not bool(given.isfinite().all()):
+            raise DeidError(f"{name} holds numbers that are not finite")
+    state = {name: content[name].detach().float().cpu() for name in wanted}
+    unknown = sorted(set(content) - set(wanted))
+    notes = (f"left out: {', '.join(map(str, unknown))}",) if unknown else ()
+    return Imported("mtcnn", {"part": part}, state, notes)
+
+
+MTCNN_FORMATS = (Format("facenet-pytorch MTCNN", lambda c: part_of(c) is not None, convert),)

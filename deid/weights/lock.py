@@ -1,0 +1,31 @@
+"""Which public files a world is made of, as one small file in the repository for DVC to watch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from deid.errors import DeidError
+from deid.params import WorldParams
+from deid.storage.staging import file_sha256, write_atomically
+from deid.weights.catalog import Role, needs
+from deid.weights.store import Store, default_store, weight_path
+
+
+def write_lock(params: WorldParams, out: Path, store: Store | None = None) -> None:
+    """Verify every file of the world and write role → name → SHA-256 to `out`, as JSON.
+
+    Where the files lie is not in it, so machines with the same files write the same bytes.
+    DeidError names the first file that is missing or changed, and the remedy; `out` then stays as
+    it was.
+    """
+    place = store or default_store()
+    chosen = cast(Mapping[Role, tuple[str, ...]], params.files)
+    wanted = needs(params.name, params.commercial, chosen)
+    if not wanted:
+        raise DeidError(f"the world {params.name} has no public files; set world.name to ffhq")
+    hashes = {
+        role: {name: file_sha256(weight_path(name, place)) for name in names}
+        for role, names in wanted.items()
+    }
+    write_atomically(out, (json.dumps(hashes, indent=2) + "\n").encode())

@@ -1,0 +1,169 @@
+"""Where public weight files lie on this machine, and whether they are what they should be.
+
+Downloads go to a folder of the user's own (`DEID_WEIGHTS_STORE` names another). With
+`DEID_WEIGHTS_DIR` set, the machine counts as offline: files are taken from that folder by name,
+verified all the same, nothing is ever downloaded and nothing is written there. Beside each file
+lies a record, `<file>.json`: address, hash, licence, time and how the licence was accepted (of
+files in an offline folder: in the user's own). A file whose hash nobody published is held to the
+one in its record.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from deid.errors import DeidError
+from deid.storage.staging import file_sha256, write_atomically
+from deid.weights.catalog import FAMILIES, WeightFile, find
+
+OFFLINE_VARIABLE = "DEID_WEIGHTS_DIR"
+STORE_VARIABLE = "DEID_WEIGHTS_STORE"
+
+State = Literal["here", "missing", "corrupt"]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of downloads and, where nothing may be downloaded, the folder of files given."""
+
+    folder: Path
+    offline: Path | None = None
+
+    @property
+    def place(self) -> Path:
+        """The folder in which files are looked for."""
+        return self.offline or self.folder
+
+    def path(self, entry: WeightFile) -> Path:
+        """Where the file is, or would be."""
+        return self.place / entry.file
+
+
+def default_store(environment: Mapping[str, str] = os.environ) -> Store:
+    """The store that the environment asks for, else one in the user's data folder."""
+    from platformdirs import user_data_path
+
+    named, offline = environment.get(STORE_VARIABLE), environment.get(OFFLINE_VARIABLE)
+    if offline and not Path(offline).is_dir():
+        raise DeidError(f"{offline}: no such folder; correct {OFFLINE_VARIABLE} or unset it")
+    folder = Path(named) if named else user_data_path("deid", appauthor=False) / "weights"
+    return Store(folder, Path(offline) if offline else None)
+
+
+def state(entry: WeightFile, store: Store) -> State:
+    """Whether the file is here as it should be. Reads all of it."""
+    if not store.path(entry).is_file():
+        return "missing"
+    try:
+        check(entry, store.path(entry), store)
+    except DeidError:
+        return "corrupt"
+    return "here"
+
+
+def weight_path(name: str, store: Store | None = None) -> Path:
+    """The verified file of that name in the catalogue.
+
+    Raises DeidError where it is missing or not what it should be, with the remedy.
+    """
+    return verified(find(name), store or default_store())
+
+
+def locate_network(spec: str, store: Store | None = None) -> tuple[str, Path | None]:
+    """What `KIND=PATH` names, or KIND alone, whose verified files are the store's: kind and path.
+
+    The path is the file, or the folder where a kind has several; None where none is named, which
+    is for the caller to refuse. Raises DeidError for files that are missing, with the remedy.
+    """
+    kind, _, path = spec.partition("=")
+    if path or kind not in FAMILIES or spec != kind:
+        return kind, Path(path) if path else None
+    store = store or default_store()
+    files = [verified(find(name), store) for name in FAMILIES[kind]]
+    return kind, files[0] if len(files) == 1 else store.place
+
+
+def verified(entry: WeightFile, store: Store) -> Path:
+    """The file, its hash checked, and recorded if this is the first time it is seen (DeidError)."""
+    path = store.path(entry)
+    if not path.is_file():
+        raise DeidError(f"{path}: missing; {remedy(entry, store)}")
+    sha256 = check(entry, path, store)
+    if read_record(entry, store) is None:
+        write_record(entry, store, {"sha256": sha256, "accepted": "put there by hand"})
+    return path
+
+
+def check(entry: WeightFile, path: Path, store: Store) -> str:
+    """The SHA-256 of `path`, which must be the published or the recorded one (DeidError)."""
+    found = file_sha256(path)
+    record = read_record(entry, store)
+    if entry.sha256:
+        agrees, wanted = found == entry.sha256, entry.sha256
+    elif entry.sha256_prefix and not found.startswith(entry.sha256_prefix):
+        agrees, wanted = False, entry.sha256_prefix
+    else:
+        wanted = record["sha256"] if record else found
+        agrees = found == wanted
+    if not agrees:
+        raise DeidError(
+            f"{path}: SHA-256 is {found[:12]}…, should be {wanted[:12]}…; "
+            f"delete it, then {remedy(entry, store)}"
+        )
+    return found
+
+
+def remedy(entry: WeightFile, store: Store) -> str:
+    """How a person gets the file, in a few words."""
+    if store.offline:
+        return f"put {entry.file} there ({OFFLINE_VARIABLE} is set, so nothing is downloaded)"
+    if not entry.sources:
+        return f"get {entry.file} by hand ({entry.by_hand}) and put it there"
+    return f"run `deid weights fetch {entry.name}`"
+
+
+def read_record(entry: WeightFile, store: Store) -> Record | None:
+    """The record of the file, None where there is none; DeidError where it is not readable."""
+    for path in _record_paths(entry, store):
+        try:
+            record = json.loads(path.read_text())
+            if not isinstance(record["sha256"], str):
+                raise TypeError("sha256 is no text")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DeidError(
+                f"{path}: not a readable record ({error}); delete it if you trust the file"
+            ) from None
+        return dict(record)
+    return None
+
+
+def write_record(entry: WeightFile, store: Store, known: Mapping[str, Any]) -> None:
+    """Write `<file>.json` into the user's folder, never into one that was given as offline."""
+    record = {
+        "name": entry.name,
+        "file": entry.file,
+        "url": None,
+        "licence": entry.licence,
+        "commercial": entry.commercial,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **known,
+    }
+    data = (json.dumps(record, indent=2) + "\n").encode()
+    write_atomically(store.folder / _record_name(entry), data)
+
+
+def _record_paths(entry: WeightFile, store: Store) -> list[Path]:
+    """Where a record may be; one that came with an offline folder goes first."""
+    folders = dict.fromkeys([store.place, store.folder])
+    return [folder / _record_name(entry) for folder in folders]
+
+
+def _record_name(entry: WeightFile) -> str:
+    return f"{entry.file}.json"

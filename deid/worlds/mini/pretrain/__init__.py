@@ -1,0 +1,1 @@
+"""Trains the mini world's own networks (`make pretrain`)."""

@@ -1,0 +1,1 @@
+"""Draws the people of the mini world."""

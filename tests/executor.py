@@ -1,0 +1,47 @@
+"""What processes of their own run in the tests of a batch: importable, so that they find it."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from deid.batch.batch import locate, run_batch
+from deid.batch.run import RunSettings, Workshop, build_workshop
+from deid.batch.workers import Inline
+from deid.pixels import Pixels
+from deid.worlds.world import Faces
+from tests.toy import ToyDetector, toy_world
+
+KILLED, CRASHED, HANGING, STARVED = 101, 102, 103, 104  # widths of pictures that do it
+
+
+class Dangerous(ToyDetector):
+    """Does to its process what a picture's width says."""
+
+    name = "dangerous"
+
+    def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
+        width = pictures[0].shape[1]
+        if width == KILLED:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if width == CRASHED:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if width == HANGING:
+            time.sleep(600)
+        if width == STARVED:
+            raise MemoryError("no memory left")
+        return super().detect(pictures)
+
+
+def open_mask() -> Workshop:
+    """A workshop that masks the faces of the toy world, and takes some harm."""
+    workshop = build_workshop(RunSettings(method="mask"), toy_world(), None)
+    return replace(workshop, tools=replace(workshop.tools, detector=Dangerous()))
+
+
+def mask(source: Path, destination: Path) -> None:
+    """A batch in this process."""
+    places = locate(str(source), str(destination))
+    run_batch(places, lambda places: Inline(open_mask(), places))
