@@ -1,9 +1,9 @@
-"""FGSM and PGD against a trained recogniser on photographs, judged by others.
+"""FGSM and PGD against a trained recognizer on photographs, judged by others.
 
-    python benchmarks/attack_photoreal.py PICTURES RECOGNISER [--judge FILE ...]
+    python benchmarks/attack_photoreal.py PICTURES RECOGNIZER [--judge FILE ...]
 
-RECOGNISER and the judges are public checkpoints that `deid.weights.importers` knows; the mini
-world's held-out recognisers judge as well, though they have only seen rendered people. PICTURES is
+RECOGNIZER and the judges are public checkpoints that `deid.weights.importers` knows; the mini
+world's held-out recognizers judge as well, though they have only seen rendered people. PICTURES is
 a folder of FFHQ-aligned faces, each of another person. Every similarity is a mean cosine with the
 original; a judge that cannot tell people apart shows it in the last two rows.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deid.anonymize.gradient import FGSM, PGD
 from deid.params import WorldParams
-from deid.pixels import quantise, to_pixels, to_tensor
+from deid.pixels import quantize, to_pixels, to_tensor
 from deid.weights.importers import build, read_checkpoint
 from deid.worlds import load_world
 from deid.worlds.ffhq.conventions import CONVENTIONS
@@ -30,19 +30,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Print one row an attack, one column a recogniser."""
+    """Print one row an attack, one column a recognizer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pictures", type=Path)
-    parser.add_argument("recogniser", type=Path, help="attacked with its gradients")
+    parser.add_argument("recognizer", type=Path, help="attacked with its gradients")
     parser.add_argument("--judge", type=Path, action="append", default=[], help="not attacked")
     parser.add_argument("--count", type=int, default=40, help="so many faces")
     parser.add_argument("--steps", type=int, default=10, help="of PGD")
     parser.add_argument("--batch", type=int, default=10)
     args = parser.parse_args()
-    attacked = recogniser(args.recogniser)
+    attacked = recognizer(args.recognizer)
     world = load_world(WorldParams(weights=ROOT / "data/mini/weights"))
     judges: dict[str, FaceEmbedder] = {"attacked": attacked}
-    judges |= {file.stem: recogniser(file) for file in args.judge}
+    judges |= {file.stem: recognizer(file) for file in args.judge}
     judges |= {f"mini {name}": net for name, net in world.held_out.items()}
     faces = pictures(args.pictures, args.count)
     print(f"{len(faces)} faces; mean cosine with the original")
@@ -56,11 +56,11 @@ def main() -> None:
     )
 
 
-def recogniser(file: Path) -> FaceEmbedder:
-    """A public recogniser by the world's interface."""
+def recognizer(file: Path) -> FaceEmbedder:
+    """A public recognizer by the world's interface."""
     imported = read_checkpoint(file)
     if imported.network not in CONVENTIONS:
-        raise SystemExit(f"{file}: {imported.network} is no recogniser")
+        raise SystemExit(f"{file}: {imported.network} is no recognizer")
     return embedder(imported.network, build(imported))
 
 
@@ -80,9 +80,9 @@ def attacks(attacked: FaceEmbedder, steps: int) -> Mapping[str, Attack]:
     weak, strong = FGSM(attacked, 0.03), FGSM(attacked, 0.1)
     pgd = PGD(attacked, 0.03, steps)
     return {
-        "fgsm 0.03": lambda faces, seeds: quantise(weak(faces, seeds)),
-        "fgsm 0.1": lambda faces, seeds: quantise(strong(faces, seeds)),
-        "pgd 0.03": lambda faces, seeds: quantise(pgd(faces, seeds)),
+        "fgsm 0.03": lambda faces, seeds: quantize(weak(faces, seeds)),
+        "fgsm 0.1": lambda faces, seeds: quantize(strong(faces, seeds)),
+        "pgd 0.03": lambda faces, seeds: quantize(pgd(faces, seeds)),
         "pgd 0.03, JPEG 90": lambda faces, seeds: jpeg(pgd(faces, seeds), 90),
     }
 

@@ -41,10 +41,10 @@ ODD_NAMES = (
 def whole_files() -> dict[str, tuple[str, bytes]]:
     """A name for each kind of file, its usual suffix and its bytes; one has two faces in it."""
     scene = Image.open(ROOT / "data/samples/pair.png").convert("RGB").resize((160, 120))
-    grey = scene.convert("L")
+    gray = scene.convert("L")
     palette = scene.quantize(100)
     clear = scene.copy()
-    clear.putalpha(grey)
+    clear.putalpha(gray)
     files: dict[str, tuple[str, bytes]] = {}
 
     def add(name: str, suffix: str, image: Image.Image, kind: str, **options: Any) -> None:
@@ -69,20 +69,20 @@ def whole_files() -> dict[str, tuple[str, bytes]]:
     }.items():  # fmt: skip
         add(name, ".jpg", scene, "JPEG", **options)
     add("jpeg cmyk", ".jpg", scene.convert("CMYK"), "JPEG")
-    add("jpeg grey", ".jpg", grey, "JPEG")
+    add("jpeg gray", ".jpg", gray, "JPEG")
     add("mpo", ".jpg", scene, "MPO", **more)
-    for name, image in {"rgb": scene, "grey": grey, "rgba": clear, "palette": palette}.items():
+    for name, image in {"rgb": scene, "gray": gray, "rgba": clear, "palette": palette}.items():
         add(f"png {name}", ".png", image, "PNG")
         add(f"tiff {name}", ".tiff", image, "TIFF")
-    add("png one bit", ".png", grey.convert("1"), "PNG")
+    add("png one bit", ".png", gray.convert("1"), "PNG")
     add("apng", ".png", scene, "PNG", **more)
     add("png exif", ".png", scene, "PNG", exif=exif)
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     add("png 16", ".png", deep, "PNG")
     add("tiff 16", ".tiff", deep, "TIFF")
     for packing in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
         add(f"tiff {packing}", ".tif", scene, "TIFF", compression=packing)
-    add("tiff one bit", ".tif", grey.convert("1"), "TIFF", compression="group4")
+    add("tiff one bit", ".tif", gray.convert("1"), "TIFF", compression="group4")
     add("tiff pages", ".tiff", scene, "TIFF", **more)
     add("bigtiff", ".tiff", scene, "TIFF", big_tiff=True)
     add("webp", ".webp", scene, "WEBP", exif=exif)

@@ -81,8 +81,8 @@ def _placed(faces: list[tuple[Pixels, Points]], network: LandmarkNetwork) -> Poi
         angle, scale = random.uniform(-0.09, 0.09), random.uniform(0.94, 1.06)
         shift = random.uniform(-0.02, 0.02, 2) * native_side(points)
         cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-        centre = points.mean(0)
-        near = (points - centre) @ np.array([[cos, sin], [-sin, cos]]) + centre + shift
+        center = points.mean(0)
+        near = (points - center) @ np.array([[cos, sin], [-sin, cos]]) + center + shift
         with torch.no_grad():
             marks = network(to_tensor(crop_face(picture, near, SIDE)))[0].double().numpy()
         placed.append(apply_affine(crop_to_picture(near, SIDE), five_points(marks)))

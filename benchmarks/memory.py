@@ -5,7 +5,7 @@
 
 Each part runs in a process of its own, on pairs drawn for it and, after stage one, on untrained
 models; a training takes three steps, so that all its kinds (same-face with R1, cross-face) and the
-optimisers' own state are in it. "tensors" is the most that tensors held at one time, weights
+optimizers' own state are in it. "tensors" is the most that tensors held at one time, weights
 included: on a GPU as CUDA's allocator counts it, on a CPU by torch's profiler, which sees no
 workspace of a convolution. "process" is the peak of the resident set; on a GPU it is left out.
 Several batch sizes also give the straight line through them. With `--assets` the networks of ffhq

@@ -1,8 +1,8 @@
-"""Whether networks that learnt from real people take the renders for people.
+"""Whether networks that trained on real people take the renders for people.
 
     python benchmarks/realism.py foamliu=foamliu_mobilefacenet.onnx
 
-A recogniser looks at renders aligned by their true landmarks, people × views, and tells pairs of
+A recognizer looks at renders aligned by their true landmarks, people × views, and tells pairs of
 one person from pairs of two: AUC, and the share of true pairs accepted at one false in a thousand.
 """
 
@@ -20,19 +20,19 @@ from deid.worlds import load_world
 from deid.worlds.mini.render.parameters import identity_views
 from deid.worlds.mini.render.renderer import render
 
-SHOWN = 256  # the recogniser is shown renders enlarged to this side
+SHOWN = 256  # the recognizer is shown renders enlarged to this side
 
 
 def main() -> None:
     """Print one line a seed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recogniser", help="foamliu=FILE or arcface=FILE")
+    parser.add_argument("recognizer", help="foamliu=FILE or arcface=FILE")
     parser.add_argument("--identities", type=int, default=100)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--size", type=int, default=64, help="pixels of a render's side")
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101])
     args = parser.parse_args()
-    (judge,) = build_verifier([args.recogniser], load_world(WorldParams())).judges
+    (judge,) = build_verifier([args.recognizer], load_world(WorldParams())).judges
     people = np.repeat(np.arange(args.identities), args.views)
     for seed in args.seeds:
         drawn = render(

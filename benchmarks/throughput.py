@@ -11,7 +11,7 @@ Loading programs and networks is left out for both. The tools take turns, and me
 that what else the machine does falls on both.
 
 deface writes what it made and never looks at it again. Ours decodes each file it wrote, looks for
-faces in it, has a recogniser compare each face before and after, and records all of it; that is its
+faces in it, has a recognizer compare each face before and after, and records all of it; that is its
 job, so it is counted.
 """
 
@@ -152,7 +152,7 @@ def _work(
         method=method,
         detectors=(f"{detector}={weights / DETECTORS[detector]}",),
         detect_size=size,
-        recognisers=(f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
+        recognizers=(f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
         allow_no_face=True,
     )
     world = load_world(WorldParams(weights=root / "data/mini/weights"))

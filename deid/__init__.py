@@ -1,4 +1,4 @@
-"""Makes faces unrecognisable and keeps pictures useful.
+"""Makes faces unrecognizable and keeps pictures useful.
 
     from deid import deidentify
     result = deidentify("party.jpg", method="blur")

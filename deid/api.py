@@ -58,17 +58,17 @@ def deidentify(
     method: str = "swap",
     *,
     detectors: tuple[str, ...] = (),
-    recognisers: tuple[str, ...] = (),
+    recognizers: tuple[str, ...] = (),
     seed: int = 0,
     allow_no_face: bool = False,
     seconds: float | None = None,
     root: str | Path | None = None,
 ) -> Result:
-    """Make every face of one picture unrecognisable.
+    """Make every face of one picture unrecognizable.
 
     `picture`: a path, the bytes of a file, a `uint8` array `[H,W,3]` (RGB) or `[H,W]`, or a Pillow
     image; the last two come back as PNG. `method`: swap, adversarial (both need trained models),
-    fgsm, pgd, blur, pixelate or mask. `detectors` (`yunet`, `scrfd`, `mtcnn`) and `recognisers`
+    fgsm, pgd, blur, pixelate or mask. `detectors` (`yunet`, `scrfd`, `mtcnn`) and `recognizers`
     (`foamliu`, `arcface`) are needed for photographs, since the embedded networks know the people
     of the mini world only; `deid weights fetch` gets them, or a path says where they are
     (`yunet=FILE`). `seconds`: after so long faces are masked, after twice
@@ -84,7 +84,7 @@ def deidentify(
     from deid.registry.bundle import find_root
 
     place = Path(root) if root is not None else find_root()
-    asked = RunSettings(method=method, detectors=detectors, recognisers=recognisers, seed=seed)
+    asked = RunSettings(method=method, detectors=detectors, recognizers=recognizers, seed=seed)
     workshop = _workshop(asked, place.resolve(), _stamp(place))
     decoded, name, content = _open(picture)
     try:
@@ -127,15 +127,15 @@ def _open(picture: Any) -> tuple[Decoded, str, str]:
 
 
 def _from_array(array: NDArray[Any]) -> Decoded:
-    grey = array.ndim == 2
-    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
+    gray = array.ndim == 2
+    if array.dtype != np.uint8 or not (gray or (array.ndim == 3 and array.shape[2] == 3)):
         raise DeidError(
             f"the array is {array.dtype} {list(array.shape)}; give uint8 [H,W,3] or [H,W], RGB"
         )
     if array.size == 0:
         raise DeidError("the array has no pixels; give a picture")
-    pixels = np.repeat(array[..., None], 3, axis=2) if grey else array
-    return Decoded(np.ascontiguousarray(pixels), None, Form("PNG", grey))
+    pixels = np.repeat(array[..., None], 3, axis=2) if gray else array
+    return Decoded(np.ascontiguousarray(pixels), None, Form("PNG", gray))
 
 
 def _stamp(root: Path) -> tuple[Any, ...]:

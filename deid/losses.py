@@ -103,7 +103,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """Multi-scale structural similarity of each pair, `[N]`; pictures `[N,3,H,W]` in [-1, 1].
 
     The window is the usual 11 × 11 Gaussian with σ 1.5. Only scales that hold a whole window are
-    used (three at 64 px, five from 176 px) and their weights are renormalised. Contrast below a
+    used (three at 64 px, five from 176 px) and their weights are renormalized. Contrast below a
     small positive floor counts as the floor: a fractional power of it would have no gradient.
     """
     scales = ms_ssim_scales(min(a.shape[-2:]))

@@ -67,30 +67,30 @@ class Deidentifier(nn.Module):
 
     def latent(self, identity_faces: Tensor, attribute_faces: Tensor) -> Tensor:
         """w = M(z), `[N,w_dim]`."""
-        return self.unstandardise(self.mapping(self.code(identity_faces, attribute_faces)))
+        return self.unstandardize(self.mapping(self.code(identity_faces, attribute_faces)))
 
     def adversarial_latent(self, w: Tensor) -> Tensor:
         """w_adv = Clip_δ(M_adv(w), w), equation (10), `[N,w_dim]`; needs stage two."""
         if self.adversarial_mapping is None:
             raise DeidError("no adversarial mapping: load stage two, or train it first")
-        return self.unstandardise(self.adversarial_mapping(self.standardise(w)))
+        return self.unstandardize(self.adversarial_mapping(self.standardize(w)))
 
-    def standardise(self, w: Tensor) -> Tensor:
+    def standardize(self, w: Tensor) -> Tensor:
         """w in deviations from the generator's mean w."""
         return (w - self.w_mean) / self.w_std.clamp_min(1e-6)
 
-    def unstandardise(self, w: Tensor) -> Tensor:
-        """The inverse of `standardise`."""
+    def unstandardize(self, w: Tensor) -> Tensor:
+        """The inverse of `standardize`."""
         return w * self.w_std.clamp_min(1e-6) + self.w_mean
 
-    def synthesise(self, w: Tensor) -> Tensor:
+    def synthesize(self, w: Tensor) -> Tensor:
         """G(w) as the generator gives it, `[N,3,R,R]`; may leave [-1, 1] a little."""
         return self.world.generator.synthesis(w)
 
     @torch.no_grad()
     def swap(self, donors: Tensor, faces: Tensor) -> Tensor:
         """The donors' identity with the faces' expression, pose and light."""
-        return self.synthesise(self.latent(donors, faces)).clamp(-1.0, 1.0)
+        return self.synthesize(self.latent(donors, faces)).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def reconstruct(self, faces: Tensor) -> Tensor:
@@ -99,9 +99,9 @@ class Deidentifier(nn.Module):
 
     @torch.no_grad()
     def adversarial(self, faces: Tensor) -> Tensor:
-        """The same persons to a human, others to a recogniser: I_adv. Needs stage two."""
+        """The same persons to a human, others to a recognizer: I_adv. Needs stage two."""
         w = self.adversarial_latent(self.latent(faces, faces))
-        return self.synthesise(w).clamp(-1.0, 1.0)
+        return self.synthesize(w).clamp(-1.0, 1.0)
 
     @classmethod
     def load(cls, stage_one: Path, stage_two: Path | None, world: World) -> "Deidentifier":

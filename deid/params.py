@@ -52,7 +52,7 @@ class WorldParams(Section):
 
     name: Literal["mini", "ffhq"] = "mini"
     weights: Path = Path("data/mini/weights")  # mini: its networks; ffhq: what DVC watches
-    commercial: bool = False  # ffhq: refuse every file whose licence forbids commercial use
+    commercial: bool = False  # ffhq: refuse every file whose license forbids commercial use
     files: dict[str, tuple[str, ...]] = {}  # ffhq: role → other files of `deid weights list`
     faces: Path | None = None  # ffhq: aligned test faces, a folder a person; None: drawn by G
 
@@ -76,7 +76,7 @@ class ValidateParams(Section):
     max_duplicates: int = Field(default=0, ge=0)
     # Darkest and lightest mean of an image.
     brightness: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (0.08, 0.92)
-    min_contrast: Share = 0.03  # deviation of an image's grey values, white being 1
+    min_contrast: Share = 0.03  # deviation of an image's gray values, white being 1
     min_in_range: Share = 0.999  # share of the images within these ranges
     max_w_abs_mean: Weight = 20.0
     min_w_std: Weight = 0.01

@@ -27,6 +27,6 @@ def to_pixels(images: Tensor) -> Pixels:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def quantise(images: Tensor) -> Tensor:
+def quantize(images: Tensor) -> Tensor:
     """What is left of `images` after a trip through 8-bit pixels; same shape and range."""
     return images.detach().add(1.0).mul(127.5).round().clamp(0, 255).div(127.5).sub(1.0)

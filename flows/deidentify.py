@@ -88,7 +88,7 @@ def deidentify(
     method: str = "swap",
     seed: int = 0,
     detectors: tuple[str, ...] = (),
-    recognisers: tuple[str, ...] = (),
+    recognizers: tuple[str, ...] = (),
     allow_no_face: bool = False,
     shard_size: int = 64,
     encryption: str | None = None,
@@ -111,7 +111,7 @@ def deidentify(
         method=method,
         seed=seed,
         detectors=tuple(detectors),
-        recognisers=tuple(recognisers),
+        recognizers=tuple(recognizers),
         allow_no_face=allow_no_face,
     )
     request = _request(source, destination, encryption, asked)

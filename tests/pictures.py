@@ -17,7 +17,7 @@ SECRET = b"SECRETMARKER"
 
 
 def smooth(height: int = 60, width: int = 80, seed: int = 0) -> Pixels:
-    """A picture that lossy formats hold well: slow waves of colour, `uint8 [H,W,3]`."""
+    """A picture that lossy formats hold well: slow waves of color, `uint8 [H,W,3]`."""
     y, x = np.mgrid[0:height, 0:width] / 20.0
     phase = np.random.default_rng(seed).uniform(0, 6, 3)
     waves = [np.sin(x + p) + np.cos(y * (1 + i / 3) - p) for i, p in enumerate(phase)]
@@ -40,9 +40,9 @@ def rgb(kind: str, **options: Any) -> bytes:
     return saved(Image.fromarray(smooth()), kind, **options)
 
 
-def palette_image(colours: int = 200, transparent: bool = False) -> Image.Image:
-    """A "P" image of so many colours at most; the first one, or none, transparent."""
-    image = Image.fromarray(smooth()).quantize(colours)
+def palette_image(colors: int = 200, transparent: bool = False) -> Image.Image:
+    """A "P" image of so many colors at most; the first one, or none, transparent."""
+    image = Image.fromarray(smooth()).quantize(colors)
     if transparent:
         image.info["transparency"] = 0
     return image

@@ -62,7 +62,7 @@ class Trials:
 class _Face:
     height: float
     angle: float
-    centre: tuple[float, float]
+    center: tuple[float, float]
     hidden: float
 
 
@@ -145,20 +145,20 @@ def behind(kind: str, size: tuple[int, int], random: np.random.Generator) -> Pix
 def _scribble(canvas: Pixels, random: np.random.Generator) -> None:
     """A random stroke, plate or disc: something with edges."""
     limit = np.array([canvas.shape[1], canvas.shape[0]])
-    centre = random.uniform(0, limit)
+    center = random.uniform(0, limit)
     reach = np.exp(random.uniform(np.log(4), np.log(90), 2))
-    low, high = (np.round(centre + sign * reach).astype(int).tolist() for sign in (-1, 1))
-    colour = tuple(int(c) for c in random.integers(0, 256, 3))
+    low, high = (np.round(center + sign * reach).astype(int).tolist() for sign in (-1, 1))
+    color = tuple(int(c) for c in random.integers(0, 256, 3))
     kind = random.integers(3)
     if kind == 0:
-        cv2.line(canvas, low, high, colour, int(random.integers(1, 8)), cv2.LINE_AA)
+        cv2.line(canvas, low, high, color, int(random.integers(1, 8)), cv2.LINE_AA)
     elif kind == 1:
-        cv2.rectangle(canvas, low, high, colour, int(random.choice([-1, 2, 4])), cv2.LINE_AA)
+        cv2.rectangle(canvas, low, high, color, int(random.choice([-1, 2, 4])), cv2.LINE_AA)
     else:
         axes = np.round(reach).astype(int).tolist()
-        middle = np.round(centre).astype(int).tolist()
+        middle = np.round(center).astype(int).tolist()
         turn = float(random.uniform(0, 180))
-        cv2.ellipse(canvas, middle, axes, turn, 0, 360, colour, int(random.choice([-1, 3])))
+        cv2.ellipse(canvas, middle, axes, turn, 0, 360, color, int(random.choice([-1, 3])))
 
 
 def _matte(side: int, square: bool) -> Floats:
@@ -187,11 +187,11 @@ def _places(
         angle = random.uniform(-180, 180) if turned else random.uniform(-15, 15)
         hidden = random.uniform(0.15, 0.4) if random.random() < trials.hidden else 0.0
         cut = random.random() < trials.cut
-        centre = None
-        while centre is None:
-            centre = _free(random, height, cut, size, faces)
-            height = height if centre is not None else max(sizes[0], 0.85 * height)
-        faces.append(_Face(float(height), float(angle), centre, float(hidden)))
+        center = None
+        while center is None:
+            center = _free(random, height, cut, size, faces)
+            height = height if center is not None else max(sizes[0], 0.85 * height)
+        faces.append(_Face(float(height), float(angle), center, float(hidden)))
     return faces
 
 
@@ -202,18 +202,18 @@ def _free(
     size: tuple[int, int],
     faces: Sequence[_Face],
 ) -> tuple[float, float] | None:
-    """A centre at which a head covers no other's face, if 60 tries find one."""
+    """A center at which a head covers no other's face, if 60 tries find one."""
     limit = np.array([size[1], size[0]], np.float64)
     for _ in range(60):
-        centre = random.uniform(0.55 * height, np.maximum(limit - 0.55 * height, 0.56 * height))
+        center = random.uniform(0.55 * height, np.maximum(limit - 0.55 * height, 0.56 * height))
         if cut:
             axis = random.integers(2)
             beyond = random.uniform(0.1, 0.4) * 0.85 * height
             reach = 0.42 * height - beyond  # of the face, on this side of the edge
-            centre[axis] = reach if random.random() < 0.5 else limit[axis] - reach
-        apart = [np.hypot(*(centre - f.centre)) / (height + f.height) for f in faces]
+            center[axis] = reach if random.random() < 0.5 else limit[axis] - reach
+        apart = [np.hypot(*(center - f.center)) / (height + f.height) for f in faces]
         if all(share > 0.72 for share in apart):
-            return float(centre[0]), float(centre[1])
+            return float(center[0]), float(center[1])
     return None
 
 
@@ -233,16 +233,16 @@ def _paste(canvas: Floats, head: Head, face: _Face, random: np.random.Generator)
     middle = (head.box[:2] + head.box[2:]) / 2
     turn = np.deg2rad(face.angle)
     linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    affine = np.concatenate([linear, (np.array(face.centre) - linear @ middle)[:, None]], 1)
+    affine = np.concatenate([linear, (np.array(face.center) - linear @ middle)[:, None]], 1)
     affine[:, :2] /= ratio
-    affine[:, 2] += affine[:, :2].sum(1) * 0.5 - 0.5  # OpenCV has pixel centres at integers
+    affine[:, 2] += affine[:, :2].sum(1) * 0.5 - 0.5  # OpenCV has pixel centers at integers
     size = (canvas.shape[1], canvas.shape[0])
     over = cv2.warpAffine(rgb, affine, size, borderMode=cv2.BORDER_REPLICATE)
     mask = cv2.warpAffine(alpha, affine, size)[..., None]
     canvas += mask * (over - canvas)
     half = (head.box[2:] - head.box[:2]) / 2
     extent = np.sqrt((linear * half).__pow__(2).sum(1))
-    return np.concatenate([face.centre - extent, face.centre + extent]).astype(np.float32)
+    return np.concatenate([face.center - extent, face.center + extent]).astype(np.float32)
 
 
 def _hide(head: Head, share: float, random: np.random.Generator) -> tuple[Pixels, Floats]:
@@ -262,8 +262,8 @@ def _hide(head: Head, share: float, random: np.random.Generator) -> tuple[Pixels
         cx, cy = x0 + random.uniform(0.2, 0.8) * width, y0 + random.uniform(0.3, 0.9) * height
         radius = np.sqrt(share * width * height / 4)
         mask = np.hypot(x - cx, y - cy) < radius
-    colour = random.integers(0, 256, 3) + random.normal(0, random.choice([0, 25]), (side, side, 3))
-    rgb = np.where(mask[..., None], colour.clip(0, 255), head.rgb).astype(np.uint8)
+    color = random.integers(0, 256, 3) + random.normal(0, random.choice([0, 25]), (side, side, 3))
+    rgb = np.where(mask[..., None], color.clip(0, 255), head.rgb).astype(np.uint8)
     return rgb, np.where(mask & (head.alpha > 0), 1, head.alpha).astype(np.float32)
 
 

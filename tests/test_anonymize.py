@@ -1,4 +1,4 @@
-"""Anonymisers: what each method must do to a face, and what none may do."""
+"""Anonymizers: what each method must do to a face, and what none may do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,7 +147,7 @@ def test_blur_and_pixelate_remove_fine_detail() -> None:
         assert anonymizer(noise, [0, 1]).var() < 0.02 * noise.var()
 
 
-def test_pixelate_leaves_one_mean_colour_a_block(faces: Tensor) -> None:
+def test_pixelate_leaves_one_mean_color_a_block(faces: Tensor) -> None:
     output = Pixelate(4)(faces, SEEDS)
     for row in range(4):
         for column in range(4):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deid import DeidError, deidentify
-from deid.imaging.paste import OPAQUE_GREY
+from deid.imaging.paste import OPAQUE_GRAY
 from tests.conftest import ROOT
 
 SAMPLE = ROOT / "data/samples/pair.png"
@@ -46,14 +46,14 @@ def test_paths_bytes_images_and_arrays_give_the_same_faces() -> None:
     assert results[1].data == results[0].data
 
 
-def test_grey_arrays_stay_grey() -> None:
+def test_gray_arrays_stay_gray() -> None:
     with Image.open(SAMPLE) as image:
-        grey = np.asarray(image.convert("L"))
-    result = deidentify(grey, method="mask", allow_no_face=True)
+        gray = np.asarray(image.convert("L"))
+    result = deidentify(gray, method="mask", allow_no_face=True)
     assert result.image.mode == "L"
     assert result.verdict in ("masked", "no face")
     if result.verdict == "masked":
-        assert (result.pixels == OPAQUE_GREY).any()
+        assert (result.pixels == OPAQUE_GRAY).any()
 
 
 def test_no_face_is_an_error_unless_it_is_allowed() -> None:

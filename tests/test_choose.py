@@ -168,7 +168,7 @@ def test_references_that_do_not_tell_one_person_are_refused(
     with pytest.raises(DeidError, match="one of them"):
         build_chooser(str(portrait), str(portrait), find, several)
     alone = replace(several, judges=several.judges[:1])
-    with pytest.raises(DeidError, match="--recogniser"):
+    with pytest.raises(DeidError, match="--recognizer"):
         build_chooser(str(portrait), None, find, alone)
     twice = replace(alone, judges=(*alone.judges, replace(alone.judges[0], name="copy")))
     with pytest.raises(DeidError, match="same network"):
@@ -202,7 +202,7 @@ def real_tools(assets: Path, **chosen: str) -> RunSettings:
         method="blur",
         detectors=(f"scrfd={weights / 'det_500m.onnx'}",),
         detect_size=640,
-        recognisers=(f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
+        recognizers=(f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
         **chosen,  # type: ignore[arg-type]
     )
 
@@ -211,7 +211,7 @@ def real_tools(assets: Path, **chosen: str) -> RunSettings:
 def test_a_person_of_a_photograph_is_chosen_by_another_copy_of_it(
     assets: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
 ) -> None:
-    """One recogniser of real people is at hand, so here a single judge may choose."""
+    """One recognizer of real people is at hand, so here a single judge may choose."""
     monkeypatch.setattr(choose, "LEAST_JUDGES", 1)
     picture = crowd(assets, tmp_path / "crowd.png")
     chosen = str(reference(assets, PEOPLE[1], tmp_path / "person.jpg"))

@@ -53,7 +53,7 @@ def opened(data: bytes) -> Image.Image:
     return image
 
 
-def grey() -> Image.Image:
+def gray() -> Image.Image:
     return Image.fromarray(smooth()[..., 0])
 
 
@@ -67,19 +67,19 @@ def with_alpha(image: Image.Image) -> Image.Image:
 LOSSLESS = {
     "png rgb": lambda: rgb("PNG"),
     "png rgba": lambda: saved(with_alpha(Image.fromarray(smooth())), "PNG"),
-    "png grey": lambda: saved(grey(), "PNG"),
-    "png grey alpha": lambda: saved(with_alpha(grey()), "PNG"),
+    "png gray": lambda: saved(gray(), "PNG"),
+    "png gray alpha": lambda: saved(with_alpha(gray()), "PNG"),
     "png palette": lambda: saved(palette_image(), "PNG"),
     "png palette clear": lambda: saved(palette_image(transparent=True), "PNG", transparency=0),
     "png palette alpha": lambda: saved(palette_image(), "PNG", transparency=bytes(range(50, 250))),
     "tiff rgb": lambda: rgb("TIFF"),
     "tiff lzw": lambda: rgb("TIFF", compression="tiff_lzw"),
     "tiff rgba": lambda: saved(with_alpha(Image.fromarray(smooth())), "TIFF"),
-    "tiff grey": lambda: saved(grey(), "TIFF"),
+    "tiff gray": lambda: saved(gray(), "TIFF"),
     "tiff palette": lambda: saved(palette_image(), "TIFF"),
     "bmp rgb": lambda: rgb("BMP"),
     "bmp palette": lambda: saved(palette_image(), "BMP"),
-    "bmp grey": lambda: saved(grey(), "BMP"),
+    "bmp gray": lambda: saved(gray(), "BMP"),
     "webp lossless": lambda: rgb("WEBP", lossless=True),
     "webp lossless, profile first": lambda: rgb(
         "WEBP",
@@ -87,9 +87,9 @@ LOSSLESS = {
         icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
     ),
     "gif": lambda: saved(palette_image(), "GIF"),
-    "gif of 256 colours": lambda: saved(palette_image(256), "GIF"),
+    "gif of 256 colors": lambda: saved(palette_image(256), "GIF"),
     "gif clear": lambda: saved(palette_image(transparent=True), "GIF", transparency=0),
-    "gif grey": lambda: saved(grey(), "GIF"),
+    "gif gray": lambda: saved(gray(), "GIF"),
 }
 
 
@@ -99,7 +99,7 @@ def test_a_lossless_picture_keeps_mode_and_every_pixel_outside_the_face(kind: st
     before, out, after = through(data)
     first, second = opened(data), opened(out)
     assert second.format == first.format
-    # GIF has no grey of its own: Pillow calls a grey palette L.
+    # GIF has no gray of its own: Pillow calls a gray palette L.
     assert {"L": "P"}.get(second.mode, second.mode) == {"L": "P"}.get(first.mode, first.mode)
     assert np.array_equal(outside(after.pixels), outside(before.pixels))
     assert (after.alpha is None) == (before.alpha is None)
@@ -113,8 +113,8 @@ def test_a_lossless_picture_keeps_mode_and_every_pixel_outside_the_face(kind: st
     assert np.abs(after.pixels[FACE].astype(int) - 96).max() <= (40 if "256" in kind else 0)
 
 
-@pytest.mark.parametrize("kind", ["png palette", "gif", "gif of 256 colours", "gif clear"])
-def test_a_face_of_many_new_colours_is_near_in_a_palette(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["png palette", "gif", "gif of 256 colors", "gif clear"])
+def test_a_face_of_many_new_colors_is_near_in_a_palette(kind: str) -> None:
     decoded = decode(LOSSLESS[kind](), "a")
     pixels = decoded.pixels.copy()
     pixels[FACE] = smooth(seed=3)[FACE]
@@ -124,7 +124,7 @@ def test_a_face_of_many_new_colours_is_near_in_a_palette(kind: str) -> None:
     assert error.mean() < 25
 
 
-def test_colours_that_only_the_face_had_leave_the_palette() -> None:
+def test_colors_that_only_the_face_had_leave_the_palette() -> None:
     image = palette_image(100)
     index = np.asarray(image).copy()
     index[FACE] = 101
@@ -143,8 +143,8 @@ def test_sixteen_bits_stay_sixteen_where_no_face_was(kind: str, channels: int) -
     before, out, after = through(sixteen_file(kind, channels))
     assert after.form.samples is not None
     assert np.array_equal(outside(after.form.samples), outside(sixteen(channels)))
-    colours = after.form.samples[FACE].reshape(20, 30, -1)[..., :3]
-    assert (colours == 96 * 257).all()
+    colors = after.form.samples[FACE].reshape(20, 30, -1)[..., :3]
+    assert (colors == 96 * 257).all()
     assert np.array_equal(before.pixels, (sixteen(3) >> 8) if channels > 1 else before.pixels)
     assert before.notes == ()
     assert opened(out).format == kind
@@ -216,10 +216,10 @@ def test_cmyk_becomes_rgb_and_that_is_said(kind: str) -> None:
     assert np.abs(decoded.pixels.astype(int) - smooth()).mean() < 4
 
 
-def test_one_bit_becomes_grey_and_that_is_said() -> None:
+def test_one_bit_becomes_gray_and_that_is_said() -> None:
     data = saved(Image.fromarray(smooth()[..., 0] > 128), "PNG")
     before, out, after = through(data)
-    assert before.notes == ("1 bit became 8 bits of grey",)
+    assert before.notes == ("1 bit became 8 bits of gray",)
     assert opened(out).mode == "L"
     assert np.array_equal(outside(after.pixels), outside(before.pixels))
 

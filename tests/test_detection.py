@@ -76,7 +76,7 @@ def _extent(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def marked(height: int, width: int, x: int, y: int, side: int) -> Pixels:
-    """A grey picture with one marker `side` pixels wide, its dot a quarter as wide."""
+    """A gray picture with one marker `side` pixels wide, its dot a quarter as wide."""
     picture = np.full((height, width, 3), 128, np.uint8)
     from_middle = np.arange(side) + 0.5 - side / 2
     disc = np.hypot(from_middle[:, None], from_middle) <= side / 2
@@ -507,7 +507,7 @@ def test_the_importer_tells_mtcnn_files_apart_and_says_what_is_wrong(part: str) 
         convert({"weight": torch.zeros(3)})
 
 
-def test_mtcnn_is_bounded_in_noise_and_finds_nothing_in_flat_colour(assets: Path) -> None:
+def test_mtcnn_is_bounded_in_noise_and_finds_nothing_in_flat_color(assets: Path) -> None:
     finder = load_mtcnn(assets / "weights")
     assert len(finder.find(np.full((90, 120, 3), 127, np.uint8))) == 0
     assert len(finder.find(np.zeros((5, 400, 3), np.uint8))) == 0

@@ -28,7 +28,7 @@ from deid.evaluate.metrics import (
     threshold_at,
 )
 from deid.evaluate.report import Column, lines
-from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarise
+from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarize
 from deid.evaluate.verdicts import verdicts
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from tests.toy import toy_world
@@ -53,9 +53,9 @@ def features(name: int, n: int, d: int) -> np.ndarray:
 
 def with_moments(sample: np.ndarray, mean: np.ndarray, root: np.ndarray) -> np.ndarray:
     """`sample` moved so that its mean is exactly `mean` and its covariance `root @ root.T`."""
-    centred = sample - sample.mean(0)
-    whitener = np.linalg.inv(np.linalg.cholesky(np.cov(centred.T)))
-    return centred @ whitener.T @ root.T + mean
+    centered = sample - sample.mean(0)
+    whitener = np.linalg.inv(np.linalg.cholesky(np.cov(centered.T)))
+    return centered @ whitener.T @ root.T + mean
 
 
 class TestFrechetDistance:
@@ -207,8 +207,8 @@ def test_metrics_hold_every_promised_figure(metrics: Metrics) -> None:
                 assert parts["std"] >= 0.0
     for rows in metrics.values():
         for row in rows.values():
-            recognisers = {key for key in row if key.startswith("id_similarity_")}
-            assert recognisers == {
+            recognizers = {key for key in row if key.startswith("id_similarity_")}
+            assert recognizers == {
                 f"id_similarity_{name}" for name in [*WORLD.held_out, "attacked"]
             }
 
@@ -220,7 +220,7 @@ def test_references_stand_where_they_must(metrics: Metrics) -> None:
     assert original["detect_rate"]["mean"] == 1.0
     assert unchanged["target_expression_loss"]["mean"] == 0.0
     assert metrics["table1"]["mask"]["detect_rate"]["mean"] == 0.0
-    # The attacked recogniser is fooled more by the larger ε.
+    # The attacked recognizer is fooled more by the larger ε.
     small, large = (metrics["table1"][f"fgsm-{e}"]["id_similarity_attacked"] for e in (0.03, 0.1))
     assert large["mean"] < small["mean"] < 1.0
 
@@ -242,7 +242,7 @@ def test_losses_are_recomputed_from_the_pictures(
 
 def test_one_repetition_has_no_spread() -> None:
     cells = {(t, m, 0): Cell({"fid": 2.5}, []) for t, methods in TABLES.items() for m in methods}
-    assert summarise(cells)["table1"]["pgd"] == {"fid": {"mean": 2.5, "std": 0.0}}
+    assert summarize(cells)["table1"]["pgd"] == {"fid": {"mean": 2.5, "std": 0.0}}
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(

@@ -1,7 +1,7 @@
 """The ffhq world at full size: public layouts, no real weights, and no code path of its own.
 
 The files are written in their public layouts from the fixtures' recipe, which fills every tensor by
-its name; the small real ones (MTCNN, foamliu's recogniser) are used as they are.
+its name; the small real ones (MTCNN, foamliu's recognizer) are used as they are.
 """
 
 import importlib.util
@@ -90,7 +90,7 @@ def recipe(assets: Path, fixture: str) -> dict[str, torch.Tensor]:
 
 
 def write_files(assets: Path, folder: Path) -> None:
-    """Every file that `WORLD` needs, under its catalogue name."""
+    """Every file that `WORLD` needs, under its catalog name."""
     generator = recipe(assets, "rosinality_stylegan2_256_cm2")
     torch.save({"g_ema": generator}, folder / "550000.pt")
     arrays = {k: v.numpy() for k, v in recipe(assets, "vggface2_resnet50_cydonia").items()}
@@ -116,7 +116,7 @@ def write_files(assets: Path, folder: Path) -> None:
 
 
 def unpublished(entry: object, path: Path, place: object) -> str:
-    """Instead of the catalogue's hashes, which files from a recipe cannot have."""
+    """Instead of the catalog's hashes, which files from a recipe cannot have."""
     return file_sha256(path)
 
 
@@ -193,7 +193,7 @@ def test_photographs_go_through_the_same_run(
     with Image.open(assets / "photoreal/003.jpg") as photograph:
         photograph.resize((320, 320)).save(source / "one.png")
     judge = assets / "weights/foamliu_mobilefacenet.onnx"
-    settings = RunSettings(method=method, recognisers=(f"foamliu={judge}",), anonymize=FEW)
+    settings = RunSettings(method=method, recognizers=(f"foamliu={judge}",), anonymize=FEW)
     workshop = build_workshop(settings, lab.world, lab.models)
     summary = deidentify_path(source, tmp_path / "out", workshop)
     assert summary.counts == {"written": 1}
@@ -235,15 +235,15 @@ def test_landmarks_may_come_from_mtcnn(lab: Lab, monkeypatch: pytest.MonkeyPatch
     assert slope.abs().max() > 0
 
 
-def test_the_commercial_variant_refuses_what_its_licences_forbid(tmp_path: Path) -> None:
+def test_the_commercial_variant_refuses_what_its_licenses_forbid(tmp_path: Path) -> None:
     forbidden = WORLD.model_copy(update={"commercial": True})
-    with pytest.raises(DeidError, match=r"stylegan2-ffhq256-rosinality.*licence"):
+    with pytest.raises(DeidError, match=r"stylegan2-ffhq256-rosinality.*license"):
         load_ffhq_world(forbidden, store.Store(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("spec", "named"),
-    [("scrfd={}/det_500m.onnx", "scrfd-500m.*licence"), ("yunet={}/README.md", "not in the cat")],
+    [("scrfd={}/det_500m.onnx", "scrfd-500m.*license"), ("yunet={}/README.md", "not in the cat")],
 )
 def test_a_run_of_the_commercial_variant_refuses_such_files_too(
     assets: Path, tmp_path: Path, spec: str, named: str

@@ -16,7 +16,7 @@ from deid.faces.detection.scrfd import ScrfdFinder
 from deid.nets.inception import fid_inception, inception_v3
 from deid.nets.inception_resnet import InceptionResnetV1
 from deid.nets.iresnet import IResNet
-from deid.nets.mobilefacenet import MobileFaceNetRecogniser
+from deid.nets.mobilefacenet import MobileFaceNetRecognizer
 from deid.nets.mobilefacenet68 import MobileFaceNetLandmarks
 from deid.nets.mtcnn import OutputNet
 from deid.nets.perceptual import lpips
@@ -70,7 +70,7 @@ def test_the_five_points_come_to_lie_on_arcfaces_template() -> None:
     assert (found - torch.tensor(FFHQ_POINTS)).norm(dim=1).max() < 0.02 * 512
 
 
-RED = (1.0, 0.0, -1.0)  # RGB of one colour in [-1, 1]: 255, 127.5, 0
+RED = (1.0, 0.0, -1.0)  # RGB of one color in [-1, 1]: 255, 127.5, 0
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ RED = (1.0, 0.0, -1.0)  # RGB of one colour in [-1, 1]: 255, 127.5, 0
     ],
 )
 def test_channels_means_and_deviations(name: str, wanted: tuple[float, float, float]) -> None:
-    colour = torch.tensor(RED)[None, :, None, None].expand(1, 3, 90, 90)
-    seen = CONVENTIONS[name](colour)
+    color = torch.tensor(RED)[None, :, None, None].expand(1, 3, 90, 90)
+    seen = CONVENTIONS[name](color)
     side = CONVENTIONS[name].size
     expected = torch.tensor(wanted)[None, :, None, None].expand(1, 3, side, side)
     torch.testing.assert_close(seen, expected, atol=2e-5, rtol=1e-5)
@@ -102,21 +102,21 @@ def test_every_network_but_lpips_has_a_convention() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (256, 256), (96, 80), (33, 47)])
-def test_recognisers_give_unit_vectors_and_gradients_for_faces_of_any_size(
+def test_recognizers_give_unit_vectors_and_gradients_for_faces_of_any_size(
     size: tuple[int, int],
 ) -> None:
     torch.manual_seed(0)
     networks = {
         "vggface2_resnet50": VGGFace2ResNet((1, 1, 1, 1), 8),
         "iresnet": IResNet(**SMALL),
-        "mobilefacenet": MobileFaceNetRecogniser(16, 32),
+        "mobilefacenet": MobileFaceNetRecognizer(16, 32),
         "inception_resnet_v1": InceptionResnetV1(),
     }
     faces = random_faces(2, *size).requires_grad_()
     for name, network in networks.items():
-        recogniser: FaceEmbedder = embedder(name, network)
-        vectors = recogniser(faces)
-        assert vectors.shape == (2, recogniser.dim)
+        recognizer: FaceEmbedder = embedder(name, network)
+        vectors = recognizer(faces)
+        assert vectors.shape == (2, recognizer.dim)
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
         (slope,) = torch.autograd.grad((vectors * torch.randn(vectors.shape)).sum(), faces)
         assert slope.isfinite().all(), name
@@ -129,8 +129,8 @@ def test_recognisers_give_unit_vectors_and_gradients_for_faces_of_any_size(
 def test_no_pixel_of_a_large_picture_is_without_influence_inside_the_crop() -> None:
     torch.manual_seed(0)
     faces = random_faces(1, 512, 512).requires_grad_()
-    recogniser = embedder("mobilefacenet", MobileFaceNetRecogniser(16, 32))
-    (slope,) = torch.autograd.grad(recogniser(faces)[:, 0].sum(), faces)
+    recognizer = embedder("mobilefacenet", MobileFaceNetRecognizer(16, 32))
+    (slope,) = torch.autograd.grad(recognizer(faces)[:, 0].sum(), faces)
     assert (slope[0, :, 200:350, 160:350].abs().sum(0) > 0).float().mean() > 0.99
 
 
@@ -216,7 +216,7 @@ def test_the_expression_trunk_gives_2048_features_and_passes_gradients() -> None
 
 
 @pytest.fixture(scope="module")
-def recogniser(assets: Path) -> Embedder:
+def recognizer(assets: Path) -> Embedder:
     file = assets / "weights/foamliu_mobilefacenet.pt"
     return embedder("mobilefacenet", build(read_checkpoint(file)))
 
@@ -230,10 +230,10 @@ def people(assets: Path) -> Tensor:
     return to_tensor(np.stack([cv2.imread(str(f))[..., ::-1] for f in files]))
 
 
-def test_a_trained_recogniser_knows_a_mirrored_face_from_another(
-    recogniser: Embedder, people: Tensor
+def test_a_trained_recognizer_knows_a_mirrored_face_from_another(
+    recognizer: Embedder, people: Tensor
 ) -> None:
-    vectors, mirrored = recogniser(people), recogniser(people.flip(3))
+    vectors, mirrored = recognizer(people), recognizer(people.flip(3))
     cosines = vectors @ mirrored.T
     same, other = cosines.diagonal(), cosines[~torch.eye(len(people), dtype=torch.bool)]
     assert same.min() > 0.7
@@ -260,13 +260,13 @@ def test_o_nets_landmarks_align_photographs_as_a_detectors_points_do(
     assert (shift / side).mean() < 0.05
 
 
-def test_white_box_attacks_make_people_unrecognisable_to_the_attacked_network(
-    recogniser: Embedder, people: Tensor
+def test_white_box_attacks_make_people_unrecognizable_to_the_attacked_network(
+    recognizer: Embedder, people: Tensor
 ) -> None:
     seeds = range(len(people))
-    original = recogniser(people)
-    for attack, bound in ((FGSM(recogniser, 0.03), 0.75), (PGD(recogniser, 0.03, 8), 0.3)):
+    original = recognizer(people)
+    for attack, bound in ((FGSM(recognizer, 0.03), 0.75), (PGD(recognizer, 0.03, 8), 0.3)):
         changed = attack(people, seeds)
         assert (changed - people).abs().max() <= 2 * 0.03 + 1e-6
-        similarity = (recogniser(changed) * original).sum(1)
+        similarity = (recognizer(changed) * original).sum(1)
         assert similarity.max() < bound, attack.name

@@ -1,4 +1,4 @@
-"""Whatever fails, no original face leaves: judged by pixels and by a recogniser from outside.
+"""Whatever fails, no original face leaves: judged by pixels and by a recognizer from outside.
 
 The scenes are the mini world's, whose detector, landmarks and judges really work. What comes out
 is never believed: it is measured at the places where the faces were known to be.
@@ -28,7 +28,7 @@ from deid.gate.sweep import Limits, Unsafe
 from deid.gate.verify import Judge, Verifier, pair_similarities, threshold_at, world_verifier
 from deid.imaging.align import crop_face
 from deid.imaging.codec import Form, decode, encode
-from deid.imaging.paste import OPAQUE_GREY, coverage, hard_region, hull_of_box, looks_filled
+from deid.imaging.paste import OPAQUE_GRAY, coverage, hard_region, hull_of_box, looks_filled
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.pixels import Pixels, to_pixels, to_tensor
@@ -163,7 +163,7 @@ ERRORS = (RuntimeError("injected"), MemoryError("injected"), TimeoutError("injec
 
 @dataclass
 class Makes:
-    """An anonymiser that does what it is told."""
+    """An anonymizer that does what it is told."""
 
     act: Callable[[Tensor], Any]
     name: str = "told"
@@ -197,7 +197,7 @@ def spoilt(found: Faces, value: float) -> Faces:
     return replace(found, points=np.full_like(found.points, value))
 
 
-ANONYMISERS: dict[str, Callable[[Tensor], Any]] = {
+ANONYMIZERS: dict[str, Callable[[Tensor], Any]] = {
     **{f"raises {type(e).__name__}": raises(e) for e in ERRORS},
     "gives NaN": lambda f: f * float("nan"),
     "gives another shape": lambda f: f[:, :, ::2],
@@ -217,11 +217,11 @@ JUDGES: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("failure", ANONYMISERS)
-def test_no_face_leaves_whatever_the_anonymiser_does(
+@pytest.mark.parametrize("failure", ANONYMIZERS)
+def test_no_face_leaves_whatever_the_anonymizer_does(
     world: World, verifier: Verifier, outsider: Outsider, failure: str
 ) -> None:
-    tools = build(world, verifier, anonymizers=everywhere(ANONYMISERS[failure]))
+    tools = build(world, verifier, anonymizers=everywhere(ANONYMIZERS[failure]))
     output, faces = safe(outsider.picture, tools)
     assert output is not None, "a mask was possible"
     assert outsider.leaks(output) == []
@@ -437,7 +437,7 @@ def test_a_face_exchanged_for_another_of_the_picture_is_not_let_pass(
     output, faces = safe(outsider.picture, build(world, verifier, anonymizers=rungs), "exchange")
     assert output is not None
     reasons = [reason for face in faces for reason in face.failures]
-    assert any("recognised as face" in reason for reason in reasons)
+    assert any("recognized as face" in reason for reason in reasons)
     for a, b in (_placed(outsider), _placed(outsider)[::-1]):
         pair = np.stack([crop_face(output, a, 64), crop_face(outsider.picture, b, 64)])
         with torch.inference_mode():
@@ -475,7 +475,7 @@ def test_a_sweep_finds_nothing_new_where_all_was_handled(
             assert output is not None
             everyone = world.detector.detect([picture])[0]
             assert len(faces) == len(everyone)
-            # Six pixels across a crop keep its colours, and so chance likenesses.
+            # Six pixels across a crop keep its colors, and so chance likenesses.
             known = 1.0 if method == "pixelate" else limit
             assert Outsider(picture, everyone, world, known).leaks(output) == []
 
@@ -503,7 +503,7 @@ def test_a_mask_is_known_again_after_a_lossy_encoder_and_nothing_else_is() -> No
     region = hard_region(hull_of_box(np.array([100.0, 60, 180, 160])), picture.shape)
     masked = picture.copy()
     x0, y0, x1, y1 = region.window
-    masked[y0:y1, x0:x1][region.alpha > 0] = OPAQUE_GREY
+    masked[y0:y1, x0:x1][region.alpha > 0] = OPAQUE_GRAY
     assert looks_filled(masked, region)
     for quality in (50, 75, 95):
         lossy = encode(masked, None, Form("JPEG", quality=quality, subsampling=2))
@@ -623,7 +623,7 @@ def asked(judges: Verifier, seen: list[Pixels]) -> Verifier:
 def test_no_crop_is_judged_twice_and_no_new_one_unjudged(
     world: World, verifier: Verifier, outsider: Outsider
 ) -> None:
-    """A neighbour that falls costs a face nothing; its own fall, or other pixels, do."""
+    """A neighbor that falls costs a face nothing; its own fall, or other pixels, do."""
     seen: list[Pixels] = []
     rungs = build_rungs("blur", world, None, SETTINGS)
     last = _placed(outsider)[-1]
@@ -699,4 +699,4 @@ def test_what_a_failed_paste_left_behind_is_taken_back(
     assert output is not None
     assert {face.verdict for face in faces} == {"masked"}
     changed = output[(output != outsider.picture).any(axis=2)]
-    assert (changed == OPAQUE_GREY).all()
+    assert (changed == OPAQUE_GRAY).all()

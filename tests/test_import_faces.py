@@ -204,7 +204,7 @@ def test_every_format_takes_its_own_networks_and_no_other() -> None:
         import_content(content, name)
 
 
-def test_an_imagenet_resnet_is_not_taken_for_a_recogniser() -> None:
+def test_an_imagenet_resnet_is_not_taken_for_a_recognizer() -> None:
     state = VGGFace2ResNet((3, 4, 6, 3), 4).state_dict() | {"fc.weight": torch.zeros(1000, 128)}
     with pytest.raises(DeidError, match="no known checkpoint"):
         import_content(state, "resnet50.pth")

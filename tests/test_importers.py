@@ -258,7 +258,7 @@ WIDTHS = (8, 8, 8, 6, 6, 4)
 
 
 def style_based_content() -> Content:
-    """rosinality's style-based layout: 128 px trained, layers for 256 px as initialised."""
+    """rosinality's style-based layout: 128 px trained, layers for 256 px as initialized."""
     torch.manual_seed(1)
     state: Content = {"generator.progression.0.conv1.input": torch.randn(1, 8, 4, 4)}
     before = 8

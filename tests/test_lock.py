@@ -10,7 +10,7 @@ import yaml
 
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
-from deid.weights import catalog as catalogue
+from deid.weights import catalog as catalog
 from deid.weights.catalog import WeightFile
 from deid.weights.lock import write_lock
 from deid.weights.store import Store
@@ -27,20 +27,20 @@ STAGE = {"cmd": "echo drawn >> runs.txt", "deps": ["${world.weights}"], "params"
 
 
 def use_two_files() -> None:
-    """A catalogue of two files whose hashes nobody published, in the place of the real one."""
-    terms = {"what": "", "licence": "MIT", "commercial": True, "learnt_from": "", "convention": ""}
-    catalogue.FILES = tuple(
+    """A catalog of two files whose hashes nobody published, in the place of the real one."""
+    terms = {"what": "", "license": "MIT", "commercial": True, "trained_on": "", "convention": ""}
+    catalog.FILES = tuple(
         WeightFile(name=role, file=f"{role}.pt", role=role, by_hand="nowhere", **terms)  # type: ignore[arg-type]
         for role in PUBLIC
     )
-    catalogue._PAPER = {role: (role,) for role in PUBLIC}  # type: ignore[misc]
+    catalog._PAPER = {role: (role,) for role in PUBLIC}  # type: ignore[misc]
 
 
 @pytest.fixture
 def two_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with both of them."""
     for name in ("FILES", "_PAPER"):
-        monkeypatch.setattr(catalogue, name, getattr(catalogue, name))  # undone at the end
+        monkeypatch.setattr(catalog, name, getattr(catalog, name))  # undone at the end
     use_two_files()
     return fill(tmp_path / "given", "first")
 

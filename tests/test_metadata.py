@@ -70,7 +70,7 @@ def jpeg_segments(data: bytes) -> tuple[list[int], bytes]:
 
 def test_by_our_own_walk_only_the_picture_is_left() -> None:
     markers, behind = jpeg_segments(written(PLANTED["jpg"]()))
-    allowed = {0xE0, 0xDB, 0xC0, 0xC4}  # JFIF, tables of quantisation, frame, Huffman tables
+    allowed = {0xE0, 0xDB, 0xC0, 0xC4}  # JFIF, tables of quantization, frame, Huffman tables
     assert set(markers) <= allowed
     assert behind == b""
     names = [name for name, _ in png_chunks(written(PLANTED["png"]()))]
@@ -147,7 +147,7 @@ def test_iptc_is_kept_by_name_in_jpeg_and_tiff() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "HEIF", "AVIF"])
-def test_a_kept_profile_means_that_the_colours_are_not_converted(kind: str) -> None:
+def test_a_kept_profile_means_that_the_colors_are_not_converted(kind: str) -> None:
     profile, keep = swapped_icc(), parse_keep(["icc"])
     data = rgb(kind, icc_profile=profile)
     kept = written(data, keep)
@@ -167,8 +167,8 @@ def test_a_profile_of_other_channels_is_not_kept() -> None:
     cmyk = Image.fromarray(smooth()).convert("CMYK")
     out = written(saved(cmyk, "JPEG", icc_profile=planted_icc()), parse_keep(["icc"]))
     assert "icc_profile" in opened(out).info or SECRET not in out
-    grey = saved(Image.fromarray(smooth()[..., 0]), "PNG", icc_profile=planted_icc())
-    assert "icc_profile" not in opened(written(grey, parse_keep(["icc"]))).info
+    gray = saved(Image.fromarray(smooth()[..., 0]), "PNG", icc_profile=planted_icc())
+    assert "icc_profile" not in opened(written(gray, parse_keep(["icc"]))).info
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -1,4 +1,4 @@
-"""A face that is put back must not show where: colours, light, and every pixel away from it."""
+"""A face that is put back must not show where: colors, light, and every pixel away from it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,14 +44,14 @@ class Pasted:
         into = cv2.distanceTransform(whole, cv2.DIST_L2, 5)
         return (out <= reach) & (into <= reach)
 
-    def colour_change(self) -> float:
+    def color_change(self) -> float:
         """Mean ΔE2000 from the original across the mask's edge."""
         old, new = (rgb2lab(self.window(p)) for p in (self.before, self.after))
         return float(deltaE_ciede2000(old, new)[self.band()].mean())
 
     def fringe(self) -> float:
         """Share of the pixels about the mask's edge that are clearly (6 in Lab) lighter, darker or
-        of another colour than anything that was near them before."""
+        of another color than anything that was near them before."""
         old, new = (rgb2lab(self.window(p)).astype(np.float32) for p in (self.before, self.after))
         reach = 2 * round(max(2.0, 0.06 * self.side)) + 1
         near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
@@ -135,7 +135,7 @@ def test_an_unchanged_face_of_the_mini_world_shows_no_seam(world: World, match: 
         for face in pasted_faces(scene, world.detector, world, unchanged, match, None)
     ]
     assert len(pasted) >= 15
-    changes = [face.colour_change() for face in pasted]
+    changes = [face.color_change() for face in pasted]
     assert np.mean(changes) <= 2.0
     assert max(changes) <= 4.0
     steps = [face.step(face.after) - face.step(face.before) for face in pasted]
@@ -150,7 +150,7 @@ def test_an_unchanged_face_of_a_photograph_shows_no_seam(
     scene = photograph(assets, [300, 160, 80, 48], range(20, 24))
     pasted = pasted_faces(scene, detector, world, unchanged, match, None)
     assert len(pasted) == 4
-    changes = [face.colour_change() for face in pasted]
+    changes = [face.color_change() for face in pasted]
     assert np.mean(changes) <= 2.0
     assert max(changes) <= 3.0
 
@@ -162,7 +162,7 @@ def another(donors: Pixels) -> Make:
 
 
 def test_another_persons_face_takes_the_light_of_its_place(world: World) -> None:
-    """Pasted as it is, its edge is a step of colour; matched, hardly more than the original's."""
+    """Pasted as it is, its edge is a step of color; matched, hardly more than the original's."""
     donors = world.test_faces(12, 1, 3).pixels
     steps: dict[bool, list[float]] = {}
     for match in (False, True):
@@ -204,7 +204,7 @@ def test_a_narrower_head_leaves_no_fringe(world: World) -> None:
 
 @pytest.mark.parametrize("method", ["swap", "blur", "pixelate", "mask"])
 def test_pixels_away_from_the_face_are_the_same_bits(world: World, method: str) -> None:
-    """Whatever is pasted, and however its colours are matched."""
+    """Whatever is pasted, and however its colors are matched."""
     scene = mini_scenes()[0]
     found = world.detector.detect([scene])[0]
     for index in range(len(found)):
@@ -225,8 +225,8 @@ def a_place(seed: int, side: int = 80) -> tuple[Place, np.ndarray]:
     """A soft round face on a smooth background, and the same as `float32` pixels."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
-    colours = random.uniform(60, 190, (3, 3)).astype(np.float32)
-    old = colours[0] + x[..., None] * (colours[1] - colours[0]) + y[..., None] * 20
+    colors = random.uniform(60, 190, (3, 3)).astype(np.float32)
+    old = colors[0] + x[..., None] * (colors[1] - colors[0]) + y[..., None] * 20
     far = np.hypot(x - 0.5, y - 0.5)
     alpha = np.clip((0.42 - far) / 0.04, 0, 1).astype(np.float32)
     skin = (far < 0.22).astype(np.float32)
@@ -271,7 +271,7 @@ def test_light_keeps_white_white_and_what_is_brighter_brighter(seed: int, gain: 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), value=st.integers(0, 255))
-def test_blending_gives_finite_colours_and_no_more_than_was_there(seed: int, value: int) -> None:
+def test_blending_gives_finite_colors_and_no_more_than_was_there(seed: int, value: int) -> None:
     where, old = a_place(seed)
     flat = np.full_like(old, value)
     out = blend_in(flat, where)

@@ -39,7 +39,7 @@ from deid.gate.verify import (
 from deid.imaging.align import crop_face, place_face
 from deid.imaging.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
 from deid.imaging.paste import (
-    OPAQUE_GREY,
+    OPAQUE_GRAY,
     coverage,
     hard_region,
     hull_of_points,
@@ -77,7 +77,7 @@ class Known:
 
 @dataclass
 class Paint:
-    """An anonymiser that paints a colour drawn from the seed, or does what it is told."""
+    """An anonymizer that paints a color drawn from the seed, or does what it is told."""
 
     act: Callable[[Tensor], Tensor] | None = None
     name: str = "paint"
@@ -179,7 +179,7 @@ def test_nothing_but_the_picture_survives_and_it_is_upright(tmp_path: Path, suff
         assert np.array_equal(decode(data, "b").pixels, np.rot90(noise(1), -1))
 
 
-def test_transparency_and_grey_are_kept_and_hidden_pixels_are_cleared() -> None:
+def test_transparency_and_gray_are_kept_and_hidden_pixels_are_cleared() -> None:
     pixels = np.dstack([noise(2), np.full((100, 120), 255, np.uint8)])
     pixels[:50, :, 3] = 0
     stored = io.BytesIO()
@@ -192,9 +192,9 @@ def test_transparency_and_grey_are_kept_and_hidden_pixels_are_cleared() -> None:
     assert again.alpha is not None
     assert np.array_equal(again.alpha, decoded.alpha)
 
-    grey = io.BytesIO()
-    Image.fromarray(noise(3)[..., 0]).save(grey, "PNG")
-    decoded = decode(grey.getvalue(), "c")
+    gray = io.BytesIO()
+    Image.fromarray(noise(3)[..., 0]).save(gray, "PNG")
+    decoded = decode(gray.getvalue(), "c")
     with Image.open(io.BytesIO(encode(decoded.pixels, None, decoded.form))) as image:
         assert image.mode == "L"
         assert np.array_equal(np.asarray(image), noise(3)[..., 0])
@@ -236,7 +236,7 @@ def test_what_is_not_a_whole_picture_is_refused_by_name(data: bytes) -> None:
 
 
 def ramp(height: int, width: int, slope: float = 1.0) -> Pixels:
-    """Red is `slope` times the place of the pixel's centre in x, green in y."""
+    """Red is `slope` times the place of the pixel's center in x, green in y."""
     y, x = np.mgrid[0:height, 0:width] + 0.5
     return np.rint(np.dstack([x, y, (x + y) / 2]) * slope).astype(np.uint8)
 
@@ -246,8 +246,8 @@ def test_a_crop_shows_what_the_affine_says(size: int, turn: float) -> None:
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     points = (FIVE - 0.5) @ rotation.T * 40 + 31.3
     crop = crop_face(ramp(62, 62, slope=4.0), points, size).astype(float)
-    centres = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
-    place = apply_affine(crop_to_picture(points, size), centres.reshape(-1, 2))
+    centers = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
+    place = apply_affine(crop_to_picture(points, size), centers.reshape(-1, 2))
     inside = ((place > 1) & (place < 61)).all(axis=1)
     error = (crop[..., :2].reshape(-1, 2) / 4.0 - place)[inside]
     assert np.abs(error.mean(axis=0)).max() < 0.15
@@ -333,10 +333,10 @@ def injected() -> float:
 
 
 BROKEN: dict[str, dict[str, object]] = {
-    "anonymiser raises": {"anonymizers": {"swap": Paint(raises)}},
-    "anonymiser gives NaN": {"anonymizers": {"swap": Paint(lambda f: f * float("nan"))}},
-    "anonymiser gives another shape": {"anonymizers": {"swap": Paint(lambda f: f[:, :, ::2])}},
-    "anonymiser is missing": {"anonymizers": {}},
+    "anonymizer raises": {"anonymizers": {"swap": Paint(raises)}},
+    "anonymizer gives NaN": {"anonymizers": {"swap": Paint(lambda f: f * float("nan"))}},
+    "anonymizer gives another shape": {"anonymizers": {"swap": Paint(lambda f: f[:, :, ::2])}},
+    "anonymizer is missing": {"anonymizers": {}},
     "landmarks raise": {"landmarks": raises},
     "judge raises": {"verifier": judge(injected)},
     "judge says NaN": {"verifier": judge(float("nan"))},
@@ -351,7 +351,7 @@ BROKEN: dict[str, dict[str, object]] = {
 def test_whatever_fails_ends_in_an_opaque_mask(failure: str) -> None:
     picture = noise(7)
     out, faces = deidentify_picture(picture, tools(**BROKEN[failure]), "swap", lambda i: i)
-    assert (core(out) == OPAQUE_GREY).all()
+    assert (core(out) == OPAQUE_GRAY).all()
     assert faces[0].method == "mask"
     assert faces[0].verdict == "masked"
     assert faces[0].failures
@@ -367,11 +367,11 @@ def test_a_step_of_our_own_that_fails_ends_in_a_mask(
             monkeypatch.setattr(module, step, raises)
     no_landmarks = tools(landmarks=lambda images: torch.full((1, 68, 2), -99.0))
     out, faces = deidentify_picture(noise(7), no_landmarks, "swap", lambda i: i)
-    assert (core(out) == OPAQUE_GREY).all()
+    assert (core(out) == OPAQUE_GRAY).all()
     assert "injected" in faces[0].failures[0]
 
 
-def test_a_recognised_face_goes_down_rung_by_rung() -> None:
+def test_a_recognized_face_goes_down_rung_by_rung() -> None:
     said = chain([0.9], repeat(0.1))
     out, faces = deidentify_picture(
         noise(8), tools(verifier=judge(lambda: next(said))), "swap", lambda i: i
@@ -394,7 +394,7 @@ def test_what_is_judged_is_what_comes_out_of_the_encoder() -> None:
     assert sum((crop == 77).all() for crop in seen) == len(seen) - 1, "all but the original"
 
 
-def test_an_overlapping_face_does_not_bring_back_its_neighbour() -> None:
+def test_an_overlapping_face_does_not_bring_back_its_neighbor() -> None:
     picture = noise(10)
     picture[:] = np.maximum(picture, 60)
     calls: list[int] = []
@@ -403,7 +403,7 @@ def test_an_overlapping_face_does_not_bring_back_its_neighbour() -> None:
         calls.append(1)
         return torch.full_like(faces, -1.0) if len(calls) == 1 else faces + 0.1
 
-    # "paint" is no generative method, so colours are not matched to the face that was there.
+    # "paint" is no generative method, so colors are not matched to the face that was there.
     overlapping = tools(
         detector=Known([face_at(10, 20, 60), face_at(34, 20, 60)]),
         anonymizers={"paint": Paint(first_black_then_hardly_changed), "pixelate": Pixelate(4)},
@@ -413,7 +413,7 @@ def test_an_overlapping_face_does_not_bring_back_its_neighbour() -> None:
     assert core(out, 10).max() <= 20
 
 
-def test_a_mask_is_not_softened_by_a_neighbour() -> None:
+def test_a_mask_is_not_softened_by_a_neighbor() -> None:
     picture = noise(11)
     picture[:, :52, 2] //= 4
     picture[:, 52:, 0] //= 4
@@ -426,11 +426,11 @@ def test_a_mask_is_not_softened_by_a_neighbour() -> None:
 
     two = tools(
         detector=Known([face_at(10, 20, 60), face_at(34, 20, 60)]),
-        verifier=Verifier((Judge("of colours", 0.3, embed),), side=32),
+        verifier=Verifier((Judge("of colors", 0.3, embed),), side=32),
     )
     out, faces = deidentify_picture(picture, two, "swap", lambda i: i)
     assert [face.method for face in faces] == ["mask", "swap"]
-    assert (core(out, 10) == OPAQUE_GREY).all()
+    assert (core(out, 10) == OPAQUE_GRAY).all()
 
 
 # ---- a folder
@@ -623,7 +623,7 @@ def test_a_workshop_of_the_world_masks_a_face(tmp_path: Path) -> None:
     summary = deidentify_path(tmp_path / "in", tmp_path / "out", built)
     assert dict(summary.rungs) == {"mask": 1}
     with Image.open(tmp_path / "out/a.png") as image:
-        assert (np.asarray(image)[40:80, 40:80] == OPAQUE_GREY).all()
+        assert (np.asarray(image)[40:80, 40:80] == OPAQUE_GRAY).all()
 
 
 def test_wrong_names_are_refused_before_any_picture(tmp_path: Path) -> None:
@@ -636,8 +636,8 @@ def test_wrong_names_are_refused_before_any_picture(tmp_path: Path) -> None:
         (RunSettings(method="blur", detectors=("scrfd=missing.onnx",)), "missing.onnx"),
         (RunSettings(method="blur", detectors=(f"scrfd={broken}",)), "broken.onnx"),
         (RunSettings(method="blur", detectors=(f"yunet={broken}",)), "broken.onnx"),
-        (RunSettings(method="blur", recognisers=("eyes=x",)), "eyes"),
-        (RunSettings(method="blur", recognisers=(f"arcface={broken}",)), "broken.onnx"),
+        (RunSettings(method="blur", recognizers=("eyes=x",)), "eyes"),
+        (RunSettings(method="blur", recognizers=(f"arcface={broken}",)), "broken.onnx"),
     ]
     for settings, name in wrong:
         with pytest.raises(DeidError, match=name):
@@ -693,7 +693,7 @@ def test_the_same_picture_is_never_safe() -> None:
 
 
 def photograph(assets: Path, sides: Sequence[int]) -> tuple[Pixels, list[tuple[int, int, int]]]:
-    """Portraits of the given sides, side by side on grey."""
+    """Portraits of the given sides, side by side on gray."""
     height, width = max(sides) + 40, sum(sides) + 20 * (len(sides) + 1)
     canvas, places, x = np.full((height, width, 3), 120, np.uint8), [], 20
     for index, side in enumerate(sides):
@@ -706,14 +706,14 @@ def photograph(assets: Path, sides: Sequence[int]) -> tuple[Pixels, list[tuple[i
 
 
 @pytest.mark.parametrize("method", ["blur", "pixelate", "mask", "fgsm"])
-def test_photographs_are_judged_by_a_recogniser_of_real_faces(
+def test_photographs_are_judged_by_a_recognizer_of_real_faces(
     assets: Path, tmp_path: Path, method: str
 ) -> None:
     weights = assets / "weights"
     settings = RunSettings(
         method=method,
         detectors=(f"scrfd={weights / 'det_500m.onnx'}",),
-        recognisers=(f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
+        recognizers=(f"foamliu={weights / 'foamliu_mobilefacenet.onnx'}",),
     )
     picture, places = photograph(assets, [200, 90])
     save(tmp_path / "in/a.png", picture)
@@ -735,7 +735,7 @@ def test_photographs_are_judged_by_a_recogniser_of_real_faces(
         x0, y0, x1, y1 = face["box"]
         middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
         assert any((middle > box[:2]).all() and (middle < box[2:]).all() for box in true)
-    # Noise against the toy world's encoder does not fool a recogniser of real faces.
+    # Noise against the toy world's encoder does not fool a recognizer of real faces.
     assert all((face["method"] == method) == (method != "fgsm") for face in people)
     for face in faces:
         assert all(value < 0.35 for value in face["similarities"].values())

@@ -111,8 +111,8 @@ def test_landmarks_are_in_order_and_in_the_picture() -> None:
 
 def test_faces_are_where_ffhq_puts_them() -> None:
     points = render(people(50)).landmarks.double().numpy()
-    centre, axis = ffhq_square(five_points(points))
-    np.testing.assert_allclose(centre, 32.0, atol=1e-3)
+    center, axis = ffhq_square(five_points(points))
+    np.testing.assert_allclose(center, 32.0, atol=1e-3)
     np.testing.assert_allclose(axis, np.broadcast_to([32.0, 0.0], axis.shape), atol=1e-3)
 
 

@@ -11,7 +11,7 @@ from deid.nets.stylegan2 import StyleGAN2
 def small(resolution: int = 16) -> StyleGAN2:
     torch.manual_seed(0)
     channels = {4 << i: 12 - 2 * i for i in range(resolution.bit_length() - 2)}
-    mapping = MappingNetwork([6, 16, 8], rate=1.0, normalise=False, skip=True)
+    mapping = MappingNetwork([6, 16, 8], rate=1.0, normalize=False, skip=True)
     return StyleGAN2(resolution, channels, mapping, z_dim=6, w_dim=8)
 
 
@@ -48,11 +48,11 @@ def test_a_face_does_not_depend_on_its_batch() -> None:
     assert torch.allclose(together[2:3], net(z[2:3]), atol=1e-5)
 
 
-def test_length_of_z_matters_only_without_normalisation() -> None:
+def test_length_of_z_matters_only_without_normalization() -> None:
     z = torch.randn(4, 6)
-    plain, normalised = (MappingNetwork([6, 8], normalise=flag) for flag in (False, True))
+    plain, normalized = (MappingNetwork([6, 8], normalize=flag) for flag in (False, True))
     assert not torch.allclose(plain(2 * z), plain(z))
-    assert torch.allclose(normalised(2 * z), normalised(z), atol=1e-5)
+    assert torch.allclose(normalized(2 * z), normalized(z), atol=1e-5)
 
 
 def test_every_parameter_learns() -> None:

@@ -33,7 +33,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def generator() -> StyleGAN2:
         channels = {4: 8, 8: 8, 16: 8, 32: 8, 64: 4}
-        mapping = MappingNetwork([PARAMETERS, 8], rate=1.0, normalise=False)
+        mapping = MappingNetwork([PARAMETERS, 8], rate=1.0, normalize=False)
         return StyleGAN2(64, channels, mapping, z_dim=PARAMETERS, w_dim=8)
 
     monkeypatch.setattr(train_generator, "mini_generator", generator)
@@ -64,12 +64,12 @@ def test_an_error_in_the_mouth_costs_more_than_one_in_the_corner(data: Path) -> 
 
 
 def test_psnr_of_a_known_error() -> None:
-    black, grey = torch.full((2, 3, 8, 8), -1.0), torch.full((2, 3, 8, 8), -0.8)
-    assert psnr(grey, black) == pytest.approx(20.0, abs=1e-4)  # 0.1 of the range
+    black, gray = torch.full((2, 3, 8, 8), -1.0), torch.full((2, 3, 8, 8), -0.8)
+    assert psnr(gray, black) == pytest.approx(20.0, abs=1e-4)  # 0.1 of the range
     left = torch.zeros(2, 1, 8, 8)
     left[..., :4] = 1
-    grey[..., 4:] = 1.0
-    assert psnr(grey, black, left) == pytest.approx(20.0, abs=1e-4)
+    gray[..., 4:] = 1.0
+    assert psnr(gray, black, left) == pytest.approx(20.0, abs=1e-4)
 
 
 def test_an_epoch_shows_every_picture_once_in_another_order() -> None:

@@ -164,7 +164,7 @@ def test_stage_two_lowers_the_similarity_and_stays_within_delta(root: Path) -> N
     assert np.mean(similarities[-10:]) < np.mean(similarities[:10]) - 0.05
     faces = to_tensor(stage.pairs.images(np.arange(32)))
     w = stage.model.latent(faces, faces)
-    moved = stage.model.standardise(stage.model.adversarial_latent(w)) - stage.model.standardise(w)
+    moved = stage.model.standardize(stage.model.adversarial_latent(w)) - stage.model.standardize(w)
     assert 0.01 < moved.abs().max().item() <= 0.5 + 1e-4
 
 

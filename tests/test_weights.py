@@ -18,7 +18,7 @@ import pytest
 
 from deid import cli
 from deid.errors import DeidError
-from deid.weights import catalog as catalogue
+from deid.weights import catalog as catalog
 from deid.weights import download
 from deid.weights.catalog import (
     FAMILIES,
@@ -61,15 +61,15 @@ def store(tmp_path: Path) -> Store:
 
 
 def entry(*urls: str, member: str | None = None, **more: object) -> WeightFile:
-    """An entry of the catalogue's form, with a known hash unless told otherwise."""
+    """An entry of the catalog's form, with a known hash unless told otherwise."""
     given: dict[str, object] = {
         "name": "thing",
         "file": "thing.pth",
         "role": "expression",
         "what": "a thing",
-        "licence": "MIT",
+        "license": "MIT",
         "commercial": True,
-        "learnt_from": "nothing",
+        "trained_on": "nothing",
         "convention": "none",
         "sources": tuple(Source(url, member) for url in urls),
         "sha256": SHA256,
@@ -97,7 +97,7 @@ def test_a_file_arrives_whole_with_a_record_beside_it(server: FaultyServer, stor
     assert left(store) == {"thing.pth", "thing.pth.json"}
     record = json.loads((store.folder / "thing.pth.json").read_text())
     assert (record["url"], record["sha256"], record["size"]) == (url, SHA256, len(DATA))
-    assert (record["licence"], record["accepted"]) == ("MIT", "not required")
+    assert (record["license"], record["accepted"]) == ("MIT", "not required")
     assert record["time"].endswith("+00:00")
     assert seen[0] == (0, len(DATA))
     assert seen[-1] == (len(DATA), len(DATA))
@@ -487,9 +487,9 @@ def test_the_environment_says_where_files_lie(tmp_path: Path) -> None:
 # Terms
 
 
-def test_a_licence_that_forbids_uses_must_be_accepted(server: FaultyServer, store: Store) -> None:
-    wanted = entry(server.serve("a", DATA), commercial=False, licence="non-commercial")
-    with pytest.raises(DeidError, match=r"licence \(non-commercial\) must be accepted"):
+def test_a_license_that_forbids_uses_must_be_accepted(server: FaultyServer, store: Store) -> None:
+    wanted = entry(server.serve("a", DATA), commercial=False, license="non-commercial")
+    with pytest.raises(DeidError, match=r"license \(non-commercial\) must be accepted"):
         get(wanted, store)
     assert server.asked("a") == []
     get(wanted, store, accepted="at the prompt")
@@ -497,7 +497,7 @@ def test_a_licence_that_forbids_uses_must_be_accepted(server: FaultyServer, stor
     assert (record["accepted"], record["commercial"]) == ("at the prompt", False)
 
 
-def test_the_commercial_variant_refuses_what_its_licence_forbids() -> None:
+def test_the_commercial_variant_refuses_what_its_license_forbids() -> None:
     require_commercial(["yunet", "mtcnn-pnet", "foamliu-mobilefacenet"])
     with pytest.raises(DeidError, match=r"w600k_r50.onnx.*InsightFace.*non-commercial"):
         require_commercial(["yunet", "arcface-w600k-r50"])
@@ -509,7 +509,7 @@ def test_the_commercial_variant_refuses_what_its_licence_forbids() -> None:
 
 def test_every_role_of_a_world_is_filled_and_may_be_chosen_otherwise() -> None:
     assert needs("mini") == {}
-    assert set(needs("ffhq")) == set(needs("ffhq", True)) == set(catalogue.ROLES)
+    assert set(needs("ffhq")) == set(needs("ffhq", True)) == set(catalog.ROLES)
     assert all(needs("ffhq").values())
     assert not set(needs("ffhq")["identity"]) & set(needs("ffhq")["held_out"])
     chosen = needs("ffhq", chosen={"generator": ("550000.pt",)})
@@ -532,10 +532,10 @@ def test_the_list_says_what_a_world_takes() -> None:
             for only in (False, True)
         ]
         said = {(True, True): "both", (True, False): "default", (False, True): "commercial"}
-        assert catalogue.used_as(file.name) == said.get((taken[0], taken[1]), "-")
+        assert catalog.used_as(file.name) == said.get((taken[0], taken[1]), "-")
 
 
-def test_the_catalogue_is_sound() -> None:
+def test_the_catalog_is_sound() -> None:
     names = [f.name for f in FILES] + [f.file for f in FILES]
     assert len(set(names)) == len(names)
     for f in FILES:
@@ -545,15 +545,15 @@ def test_the_catalogue_is_sound() -> None:
         assert f.sha256 is None or len(bytes.fromhex(f.sha256)) == 32, f.name
         if f.sha256 and f.sha256_prefix:
             assert f.sha256.startswith(f.sha256_prefix), f.name
-        assert "non-commercial" not in f.licence or not f.commercial, f.name
+        assert "non-commercial" not in f.license or not f.commercial, f.name
 
 
 def test_one_word_fetches_all_files_of_a_network(
     server: FaultyServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = [entry(server.serve(n, DATA), name=n, file=f"{n}.pt") for n in ("one", "two")]
-    monkeypatch.setattr(catalogue, "FILES", tuple(parts))
-    monkeypatch.setitem(catalogue.FAMILIES, "pair", ("one", "two"))
+    monkeypatch.setattr(catalog, "FILES", tuple(parts))
+    monkeypatch.setitem(catalog.FAMILIES, "pair", ("one", "two"))
     with pytest.raises(DeidError, match=r"one\.pt: missing; run `deid weights fetch one`"):
         locate_network("pair", store)
     for part in parts:
@@ -567,7 +567,7 @@ def test_one_word_fetches_all_files_of_a_network(
         locate_network("pair", store)
 
 
-def test_every_family_names_files_of_the_catalogue() -> None:
+def test_every_family_names_files_of_the_catalog() -> None:
     for files in FAMILIES.values():
         assert {find(name).role for name in files} <= {"detector", "held_out"}
 
@@ -597,17 +597,17 @@ def test_real_files_arrive_over_a_bad_network(
 def near(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[WeightFile, WeightFile]:
-    """A catalogue of two files on loopback, one not for commerce, in a store of their own."""
+    """A catalog of two files on loopback, one not for commerce, in a store of their own."""
     free = entry(server.serve("free", DATA), name="free", file="free.pth")
     strict = entry(
         server.serve("strict", OTHER),
         name="strict",
         file="strict.pth",
         sha256=None,
-        licence="for monks alone",
+        license="for monks alone",
         commercial=False,
     )
-    monkeypatch.setattr(catalogue, "FILES", (free, strict))
+    monkeypatch.setattr(catalog, "FILES", (free, strict))
     monkeypatch.setenv("DEID_WEIGHTS_STORE", str(tmp_path / "mine"))
     monkeypatch.delenv("DEID_WEIGHTS_DIR", raising=False)
     monkeypatch.setattr("sys.stdin", io.StringIO())
@@ -652,20 +652,20 @@ def test_list_shows_terms_and_what_is_here(near: Near, deid: Run) -> None:
     assert not rows["strict"]["commercial"]
 
 
-def test_fetch_shows_the_licence_first_and_asks_where_it_must(
+def test_fetch_shows_the_license_first_and_asks_where_it_must(
     near: Near, deid: Run, server: FaultyServer, tmp_path: Path
 ) -> None:
     code, out, said = deid("weights", "fetch", "free", "strict")
     assert code == 1
-    assert out.index("licence: MIT") < out.index("free.pth")
-    assert "licence: for monks alone" in out
-    assert "--accept-licence" in said
+    assert out.index("license: MIT") < out.index("free.pth")
+    assert "license: for monks alone" in out
+    assert "--accept-license" in said
     assert server.asked("strict") == []
-    code, out, _ = deid("weights", "fetch", "strict", "--accept-licence")
+    code, out, _ = deid("weights", "fetch", "strict", "--accept-license")
     assert code == 0
     assert (tmp_path / "mine/strict.pth").read_bytes() == OTHER
     record = json.loads((tmp_path / "mine/strict.pth.json").read_text())
-    assert record["accepted"] == "--accept-licence"
+    assert record["accepted"] == "--accept-license"
 
 
 @pytest.mark.parametrize(("answer", "here"), [("n", False), ("y", True)])
@@ -692,7 +692,7 @@ def test_a_person_at_a_terminal_is_asked(
 
 def test_verify_names_the_corrupt_file(near: Near, deid: Run, tmp_path: Path) -> None:
     assert deid("weights", "verify")[0] == 0
-    deid("weights", "fetch", "free", "strict", "--accept-licence")
+    deid("weights", "fetch", "free", "strict", "--accept-license")
     code, out, _ = deid("weights", "verify")
     assert code == 0
     assert out.count("is as it should be") == 2
@@ -711,7 +711,7 @@ def test_verify_names_the_corrupt_file(near: Near, deid: Run, tmp_path: Path) ->
         (("weights", "fetch", "nonsense"), "nonsense: no such weight file"),
         (("weights", "verify", "free"), "free.pth: missing"),
         (("weights", "fetch", "--world", "mars"), "mars"),
-        (("weights", "fetch", "strict", "--commercial", "--accept-licence"), "for monks alone"),
+        (("weights", "fetch", "strict", "--commercial", "--accept-license"), "for monks alone"),
         (("doctor", "--world", "mars"), "mars"),
     ],
 )
@@ -764,7 +764,7 @@ def test_the_doctor_says_what_ffhq_lacks_and_would_download(
     assert "deid weights fetch --world ffhq`" in lines[-1]
     code, out, _ = deid("doctor", "--world", "ffhq", "--commercial")
     assert code == 1
-    assert "non-commercial research" not in out.partition("learnt from")[0]
+    assert "non-commercial research" not in out.partition("trained on")[0]
     assert rows["mtcnn-onet"].split()[1] == "detector"
     assert "mini/" not in out
     assert {path.name for path in tmp_path.iterdir()} == {"pnet.pt", "rnet.pt"}

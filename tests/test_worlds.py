@@ -180,7 +180,7 @@ def test_the_worlds_hash_is_that_of_its_files(world: World) -> None:
 # How good the networks are, on people they have not seen.
 
 
-def test_every_recogniser_accepts_nine_of_ten_at_one_false_in_a_thousand(
+def test_every_recognizer_accepts_nine_of_ten_at_one_false_in_a_thousand(
     world: World, unseen: Unseen
 ) -> None:
     faces = to_tensor(unseen.pixels)
@@ -216,11 +216,11 @@ def test_the_detector_finds_the_people_of_a_scene_and_little_else(world: World) 
     assert sum(false for _, false in matches) <= 0.05 * len(scenes)
 
 
-def test_the_detector_finds_next_to_nothing_in_noise_and_flat_colour(world: World) -> None:
+def test_the_detector_finds_next_to_nothing_in_noise_and_flat_color(world: World) -> None:
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (96, 112, 3), np.uint8) for _ in range(40)]
-    grey = [np.clip(rng.normal(128, 30, (96, 112, 3)), 0, 255).astype(np.uint8) for _ in range(40)]
-    assert sum(len(f) > 0 for f in world.detector.detect(noise + grey)) <= 2
+    gray = [np.clip(rng.normal(128, 30, (96, 112, 3)), 0, 255).astype(np.uint8) for _ in range(40)]
+    assert sum(len(f) > 0 for f in world.detector.detect(noise + gray)) <= 2
     flat = [np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 255)]
     tiny = np.zeros((1, 1, 3), np.uint8)
     assert sum(len(f) for f in world.detector.detect([*flat, tiny])) == 0

@@ -43,7 +43,7 @@ class ToyGenerator(nn.Module):
         self.constant = _random(1, width, 8, 8, name="constant")
         self.styles = _random(4, 16, width, name="styles", scale=0.25)
         self.kernels = _random(4, width, width, 3, 3, name="kernels", scale=(9 * width) ** -0.5)
-        self.colours = _random(3, width, 1, 1, name="colours", scale=0.7 * width**-0.5)
+        self.colors = _random(3, width, 1, 1, name="colors", scale=0.7 * width**-0.5)
         y, x = torch.meshgrid(*[torch.linspace(-1, 1, RESOLUTION)] * 2, indexing="ij")
         self.register_buffer("oval", torch.exp(-((x / 0.6) ** 2) - (y / 0.8) ** 2) * 1.5 - 0.6)
 
@@ -59,7 +59,7 @@ class ToyGenerator(nn.Module):
             x = x * (1 + ws[:, i] @ self.styles[i])[:, :, None, None]
             x = F.leaky_relu(F.conv2d(x, self.kernels[i], padding=1), 0.2) * 1.4
         x = x / x.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
-        return torch.tanh(F.conv2d(x, self.colours) + self.oval) * 0.8
+        return torch.tanh(F.conv2d(x, self.colors) + self.oval) * 0.8
 
 
 class ToyEmbedder(nn.Module):
@@ -116,7 +116,7 @@ class ToyLandmarks(nn.Module):
 
 
 class ToyDetector:
-    """One face in the middle of any picture whose grey values vary; none in a flat one."""
+    """One face in the middle of any picture whose gray values vary; none in a flat one."""
 
     name = "toy"
 

@@ -18,9 +18,9 @@ def save_toy_model(root: Path) -> ModelPaths:
     random = torch_generator("toy model")
     w = world.generator.mapping(torch.randn(500, world.generator.z_dim, generator=random))
     model = Deidentifier(world, WIDTHS, w.mean(0), w.std(0))
-    _randomise(model.mapping, random)
+    _randomize(model.mapping, random)
     model.save_stage_one(paths.stage_one, {"config": {"mapping_widths": WIDTHS}})
-    _randomise(model.attach(WIDTHS, delta=0.7), random)
+    _randomize(model.attach(WIDTHS, delta=0.7), random)
     about = {
         "config": {"adversarial_widths": WIDTHS, "delta": 0.7},
         "stage_one_sha256": read_description(paths.stage_one)["sha256"],
@@ -30,7 +30,7 @@ def save_toy_model(root: Path) -> ModelPaths:
     return paths
 
 
-def _randomise(network: torch.nn.Module, random: torch.Generator) -> None:
+def _randomize(network: torch.nn.Module, random: torch.Generator) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2)

@@ -1,4 +1,4 @@
-"""Anonymisers: aligned crops in, crops without the identity out.
+"""Anonymizers: aligned crops in, crops without the identity out.
 
 One file a method. A new method is a new file and a line in `BUILDERS`.
 """
@@ -57,7 +57,7 @@ METHODS = tuple(name for name in BUILDERS if name != "reconstruction")
 def build(
     method: str, world: World, models: ModelPaths | None, settings: AnonymizeParams
 ) -> Anonymizer:
-    """The anonymiser called `method`, guarded.
+    """The anonymizer called `method`, guarded.
 
     `fgsm-0.03` and `pgd-0.03` carry their own ε. `models` is needed by swap, adversarial and
     reconstruction. Raises `DeidError` for an unknown method, a wrong ε, or missing models.

@@ -30,4 +30,4 @@ class Adversarial:
             return self.model.adversarial(faces)
         w = self.model.latent(faces, faces)
         further = w + self.stretch * (self.model.adversarial_latent(w) - w)
-        return self.model.synthesise(further).clamp(-1.0, 1.0)
+        return self.model.synthesize(further).clamp(-1.0, 1.0)

@@ -1,4 +1,4 @@
-"""What an anonymiser is, and the guard that every one of them runs behind."""
+"""What an anonymizer is, and the guard that every one of them runs behind."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Gaussian blur: the traditional method, kept for comparison.
 
-A blur leaves the low frequencies, and a recogniser trained on blurred faces still reads them.
+A blur leaves the low frequencies, and a recognizer trained on blurred faces still reads them.
 """
 
 import math

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NEUTRAL = 0.0  # mid-grey: not the face's own mean colour, which would tell its skin
+NEUTRAL = 0.0  # mid-gray: not the face's own mean color, which would tell its skin
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Fills the crop with one colour that is the same for everybody."""
+    """Fills the crop with one color that is the same for everybody."""
 
     name: str = "mask"
     resolution: int | None = None

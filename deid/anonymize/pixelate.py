@@ -1,4 +1,4 @@
-"""Pixelation: each block becomes its mean colour."""
+"""Pixelation: each block becomes its mean color."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from deid.worlds.world import World
 class Swap:
     """Gives each face the identity of somebody who does not exist.
 
-    The donor is a picture synthesised from w = mapping(z), with z drawn from the face's seed, so
+    The donor is a picture synthesized from w = mapping(z), with z drawn from the face's seed, so
     no real person is impersonated and one seed always means one donor picture. A donor whose
     cosine with the original exceeds `max_similarity` in En_id is replaced by the seed's next
     draw; after `tries` draws the least similar one is taken.

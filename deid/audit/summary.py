@@ -41,7 +41,7 @@ def summary_files(
     records: Sequence[Record], read_output: Callable[[str], bytes]
 ) -> dict[str, bytes]:
     """`summary.json` and `summary.html` of public records."""
-    figures, worst = summarise(records), worst_cases(records)
+    figures, worst = summarize(records), worst_cases(records)
     pictures = [_thumbnail(case, read_output) for case in worst]
     content = {**figures, "worst": [asdict(case) for case in worst]}
     return {
@@ -50,7 +50,7 @@ def summary_files(
     }
 
 
-def summarise(records: Sequence[Record]) -> dict[str, Any]:
+def summarize(records: Sequence[Record]) -> dict[str, Any]:
     """Counts and shares of a batch; the same for the same records."""
     faces = [face for _, _, face in _faces(records)]
     written = [record for record in records if record.get("status") == "written"]
@@ -89,7 +89,7 @@ def verdict(record: Record) -> str:
 
 
 def worst_cases(records: Sequence[Record]) -> list[WorstCase]:
-    """The verified faces that came nearest to being recognised, nearest first."""
+    """The verified faces that came nearest to being recognized, nearest first."""
     cases = []
     for record, number, face in _faces(records):
         limits: Mapping[str, float] = record.get("thresholds", {})

@@ -32,13 +32,13 @@ def draw_preview(picture: Pixels, faces: Sequence[Face]) -> bytes:
     for number, face in enumerate(faces, 1):
         x0, y0, x1, y1 = (round(float(value)) for value in face.box)
         x1, y1 = max(x0, x1), max(y0, y1)
-        colour = SPARED if face.spared else CHANGED
+        color = SPARED if face.spared else CHANGED
         edge = max(1, width // 3)  # a pale line outside, for dark and for red pictures
         pen.rectangle((x0 - edge, y0 - edge, x1 + edge, y1 + edge), None, PAPER, edge)
-        pen.rectangle((x0, y0, x1, y1), None, colour, width)
+        pen.rectangle((x0, y0, x1, y1), None, color, width)
         label = f"{number} {face.rung}"
         size = int(np.clip(1.8 * (x1 - x0) / len(label), SMALLEST_TYPE, largest))
-        _label(pen, (x0, y0), label, size, colour)
+        _label(pen, (x0, y0), label, size, color)
     _label(pen, (0, image.height), "PREVIEW: original faces", largest, CHANGED)
     out = io.BytesIO()
     image.save(out, "PNG")
@@ -50,15 +50,15 @@ def _label(
     corner: tuple[int, int],
     text: str,
     size: int,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
 ) -> None:
-    """White on a plate of `colour` that stands on `corner`, or as near as it is in the picture."""
+    """White on a plate of `color` that stands on `corner`, or as near as it is in the picture."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font_size=size)
     margin = max(2, size // 5)
     wide, high = right - left + 2 * margin, bottom - top + 2 * margin
     x = min(max(0, corner[0]), max(0, pen.im.size[0] - round(wide)))
     y = max(0, corner[1] - round(high))
-    pen.rectangle((x, y, x + wide - 1, y + high - 1), colour)
+    pen.rectangle((x, y, x + wide - 1, y + high - 1), color)
     pen.text((x + margin - left, y + margin - top), text, PAPER, font_size=size)
 
 

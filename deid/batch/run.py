@@ -41,7 +41,7 @@ class RunSettings:
     method: str = "swap"
     detectors: tuple[str, ...] = ()  # yunet, scrfd=FILE, …, see build_detector; none: the world's
     detect_size: int | None = None  # the longer side at the only look; None: careful
-    recognisers: tuple[str, ...] = ()  # foamliu, arcface=FILE, …; none: the world's own
+    recognizers: tuple[str, ...] = ()  # foamliu, arcface=FILE, …; none: the world's own
     anonymize: AnonymizeParams = field(default_factory=AnonymizeParams)
     seed: int = 0
     allow_no_face: bool = False
@@ -75,7 +75,7 @@ class Workshop:
         asked = asdict(self.settings) | {"anonymize": self.settings.anonymize.model_dump()}
         files = {
             spec: [file_sha256(file) for file in weights_of(spec)]
-            for spec in (*self.settings.detectors, *self.settings.recognisers)
+            for spec in (*self.settings.detectors, *self.settings.recognizers)
         }
         chosen = [reference_hashes(self.settings.keep), reference_hashes(self.settings.only)]
         judges, detector = self.tools.verifier.description, self.tools.detector.name
@@ -158,7 +158,7 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
     anonymizers = build_rungs(settings.method, world, models, settings.anonymize)
     detector = build_detector(settings.detectors, world, settings.detect_size)
     own = not settings.detectors
-    verifier = build_verifier(settings.recognisers, world)
+    verifier = build_verifier(settings.recognizers, world)
 
     def landmarks(images: Tensor) -> Tensor:
         return world.landmarks(images.to(world.device))
@@ -182,8 +182,8 @@ def _warned(workshop: Workshop) -> Workshop:
         workshop = replace(workshop, remedy=f"{workshop.remedy}; {advice}")
         if settings.allow_no_face:
             notes.append(f"note: photographs may have passed unseen by mini's detector; {advice}")
-    elif not settings.recognisers:
-        notes.append(f"note: mini's judges know no real people; {PHOTOGRAPHS} --recogniser foamliu")
+    elif not settings.recognizers:
+        notes.append(f"note: mini's judges know no real people; {PHOTOGRAPHS} --recognizer foamliu")
     return replace(workshop, notes=tuple(notes))
 
 

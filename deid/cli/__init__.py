@@ -16,7 +16,7 @@ from deid.errors import DeidError
 from deid.params import load_params
 
 app = typer.Typer(
-    help="Makes faces unrecognisable and keeps pictures useful.",
+    help="Makes faces unrecognizable and keeps pictures useful.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -85,7 +85,7 @@ def evaluate(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 def register(params: ParamsFile = Path("params.yaml")) -> None:
-    """Make the trained anonymiser a version of the registered model."""
+    """Make the trained anonymizer a version of the registered model."""
     from deid.registry.bundle import local_bundle
     from deid.registry.registry import register
 
@@ -133,7 +133,7 @@ def run(
         int | None,
         typer.Option(help="Look once, the longer side so many pixels: faster, misses more."),
     ] = None,
-    recogniser: Annotated[
+    recognizer: Annotated[
         list[str] | None,
         typer.Option(
             help="Who verifies: foamliu or arcface, or with a path: foamliu=FILE; needed for "
@@ -182,7 +182,7 @@ def run(
         typer.Option("--params", help="The parameters file; else the one here, or deid's own."),
     ] = None,
 ) -> None:
-    """De-identify pictures: detect, align, anonymise, verify, paste back, write.
+    """De-identify pictures: detect, align, anonymize, verify, paste back, write.
 
     Run the same command again after an interruption: it goes on where it was.
     """
@@ -197,7 +197,7 @@ def run(
         method=method,
         detectors=tuple(detector or ()),
         detect_size=detect_size,
-        recognisers=tuple(recogniser or ()),
+        recognizers=tuple(recognizer or ()),
         seed=seed,
         allow_no_face=allow_no_face,
         keep_metadata=tuple(keep_metadata or ()),

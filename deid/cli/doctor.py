@@ -98,7 +98,7 @@ class Diagnosis:
         sizes = [entry.download_size for entry in self.to_fetch]
         more = f", and {sizes.count(None)} of unpublished size" if None in sizes else ""
         total = size_text(sum(size or 0 for size in sizes))
-        rows = [(f.name, f"{size_text(f.download_size)}, {f.licence}") for f in self.to_fetch]
+        rows = [(f.name, f"{size_text(f.download_size)}, {f.license}") for f in self.to_fetch]
         return [f"to download: {total}{more}", *_pairs(rows)]
 
     def _verdict(self) -> str:
@@ -162,8 +162,8 @@ def _remarks(entries: Sequence[tuple[str, WeightFile]], commercial: bool) -> tup
         return ()
     if not commercial:
         return (_TRAINING,)
-    data = dict.fromkeys(f"{entry.name}: {entry.learnt_from}" for _, entry in entries)
-    terms = ("learnt from (terms of the data are yours to judge):", *(f"  {x}" for x in data))
+    data = dict.fromkeys(f"{entry.name}: {entry.trained_on}" for _, entry in entries)
+    terms = ("trained on (terms of the data are yours to judge):", *(f"  {x}" for x in data))
     return (_TRAINING, *terms)
 
 

@@ -49,7 +49,7 @@ def list_files(
         return
     _print_table(FILES, store)
     typer.echo("ffhq: what that world uses by default, in its commercial variant, in both, or")
-    typer.echo("(-) if named in `world.files` of params.yaml, --detector or --recogniser.")
+    typer.echo("(-) if named in `world.files` of params.yaml, --detector or --recognizer.")
     typer.echo(f"Looked for in {store.place}; `deid weights verify` reads and checks them.")
 
 
@@ -58,8 +58,8 @@ def fetch(
     names: Names = None,
     world: WorldName = None,
     commercial: Commercial = False,
-    accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="You have read and accept the licences shown.")
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="You have read and accept the licenses shown.")
     ] = False,
 ) -> None:
     """Download files, go on with what was begun, and check them."""
@@ -68,7 +68,7 @@ def fetch(
     store, failed = default_store(), 0
     for entry in _asked(names, world, commercial):
         try:
-            _fetch_one(entry, store, accept_licence)
+            _fetch_one(entry, store, accept_license)
         except DeidError as error:
             failed += 1
             typer.echo(f"deid: {error}", err=True)
@@ -135,17 +135,17 @@ def _asked(names: list[str] | None, world: str | None, commercial: bool) -> "lis
     return list({entry.name: entry for entry in entries}.values())
 
 
-def _fetch_one(entry: "WeightFile", store: "Store", accept_licence: bool) -> None:
+def _fetch_one(entry: "WeightFile", store: "Store", accept_license: bool) -> None:
     from deid.weights.catalog import size_text
     from deid.weights.fetch import fetch, must_accept
 
     if not store.path(entry).exists():
         typer.echo(f"{entry.name}: {entry.what}, {size_text(entry.download_size)}")
-        typer.echo(f"  licence: {entry.licence}; learnt from {entry.learnt_from}")
-    accepted = "--accept-licence" if accept_licence else None
+        typer.echo(f"  license: {entry.license}; trained on {entry.trained_on}")
+    accepted = "--accept-license" if accept_license else None
     if must_accept(entry) and not accepted and _can_ask(entry, store):
-        if not typer.confirm("  Do you accept this licence?", err=True):
-            raise DeidError(f"{entry.name}: licence not accepted, so nothing is downloaded")
+        if not typer.confirm("  Do you accept this license?", err=True):
+            raise DeidError(f"{entry.name}: license not accepted, so nothing is downloaded")
         accepted = "at the prompt"
     with _progress(entry) as report:
         path = fetch(entry, store, accepted, report)
@@ -192,13 +192,13 @@ def _print_table(files: "tuple[WeightFile, ...]", store: "Store") -> None:
     from deid.weights.catalog import size_text, used_as
 
     table = Table(header_style="bold", show_edge=False)
-    for heading in ("name", "role", "licence", "commercial", "ffhq", "here", "size"):
+    for heading in ("name", "role", "license", "commercial", "ffhq", "here", "size"):
         justify: Literal["left", "right"] = "right" if heading == "size" else "left"
-        table.add_column(heading, justify=justify, no_wrap=heading != "licence")
+        table.add_column(heading, justify=justify, no_wrap=heading != "license")
     for f in files:
         here = "here" if store.path(f).is_file() else "missing"
         size = "?" if f.size is None else size_text(f.size)
-        terms = (f.licence, "yes" if f.commercial else "no")
+        terms = (f.license, "yes" if f.commercial else "no")
         table.add_row(f.name, f.role, *terms, used_as(f.name), here, size)
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width to keep to

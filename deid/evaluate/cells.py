@@ -28,7 +28,7 @@ from deid.evaluate.metrics import (
 )
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
-from deid.pixels import quantise
+from deid.pixels import quantize
 from deid.seeds import numpy_generator, seed_of, torch_generator
 from deid.worlds.world import World
 
@@ -57,7 +57,7 @@ class Cell:
     """The figures of one method and repetition."""
 
     figures: dict[str, float]
-    similarities: list[float]  # a face each, mean over the held-out recognisers
+    similarities: list[float]  # a face each, mean over the held-out recognizers
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Bench:
     batch_size: int
 
     def anonymizer(self, method: str) -> Anonymizer:
-        """The product's own anonymiser of that name."""
+        """The product's own anonymizer of that name."""
         return build(method, self.world, self.models, self.settings)
 
     def model(self) -> Deidentifier:
@@ -83,7 +83,7 @@ def produce(bench: Bench, method: str, faces: HeldOut) -> Output:
     if method in ("original", "unchanged"):
         return Output(faces.images, _take(faces.encoded, pairing(faces)))
     if method == "unrelated":
-        return Output(quantise(_samples(bench, faces)))
+        return Output(quantize(_samples(bench, faces)))
     if method == "swap":
         return _swap(bench, faces)
     if method == "swap-sampled":
@@ -130,7 +130,7 @@ def _privacy(world: World, faces: HeldOut, images: Tensor, made: Encoded) -> dic
 
     Every output is embedded and matched, whether or not the detector finds a face in it: an
     attacker knows where the face was. So a method cannot hide behind undetected outputs, and
-    detection stands apart. The worst recogniser's rate is the headline.
+    detection stands apart. The worst recognizer's rate is the headline.
     """
     figures = {"detect_rate": float(detected(world, images, faces.places).mean())}
     rates = []
@@ -148,7 +148,7 @@ def _privacy(world: World, faces: HeldOut, images: Tensor, made: Encoded) -> dic
 
 
 def _similarity(a: Encoded, b: Encoded) -> FloatArray:
-    """Cosine of each pair, mean over the held-out recognisers, `[N]`."""
+    """Cosine of each pair, mean over the held-out recognizers, `[N]`."""
     similarity: FloatArray = np.mean([cosine(a.held_out[n], b.held_out[n]) for n in a.held_out], 0)
     return similarity
 
@@ -176,7 +176,7 @@ def _batches(
     for indices in torch.split(torch.arange(len(faces)), bench.batch_size):
         batch = faces.images[indices].to(bench.world.device)
         made.append(make(batch, [seeds[i] for i in indices.tolist()], indices).cpu())
-    return quantise(torch.cat(made))
+    return quantize(torch.cat(made))
 
 
 def _swap(bench: Bench, faces: HeldOut) -> Output:
@@ -191,7 +191,7 @@ def _swap(bench: Bench, faces: HeldOut) -> Output:
 
 
 def _swap_sampled(bench: Bench, faces: HeldOut) -> Output:
-    """The anonymiser as it is shipped: the donor is drawn from the generator."""
+    """The anonymizer as it is shipped: the donor is drawn from the generator."""
     s, model = bench.settings, bench.model()
     swap, donors = Swap(bench.world, model, s.swap_max_similarity, s.swap_tries), []
 

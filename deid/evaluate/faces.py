@@ -22,7 +22,7 @@ MIN_OVERLAP = 0.3  # a detector's box has the forehead, the landmarks' box has n
 class Encoded:
     """What the world's networks say of N pictures."""
 
-    identity: Features  # En_id, the attacked recogniser
+    identity: Features  # En_id, the attacked recognizer
     held_out: Mapping[str, Features]
     pooled: Features  # for FID
 
@@ -37,14 +37,14 @@ class HeldOut:
     encoded: Encoded
     expression: Features  # of the frozen trunk of En_expr
     places: NDArray[np.float32]  # [N,4], the box of each face's landmarks
-    impostors: Mapping[str, FloatArray]  # scores of different people, by held-out recogniser
+    impostors: Mapping[str, FloatArray]  # scores of different people, by held-out recognizer
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def threshold(self, recogniser: str) -> float:
+    def threshold(self, recognizer: str) -> float:
         """The score at which a false accept rate of 1e-3 is reached between originals."""
-        return threshold_at(FALSE_ACCEPT_RATE, self.impostors[recogniser])
+        return threshold_at(FALSE_ACCEPT_RATE, self.impostors[recognizer])
 
 
 def held_out_faces(world: World, params: EvaluateParams, seed: int) -> HeldOut:
@@ -76,7 +76,7 @@ def over_batches(
 
 @torch.no_grad()
 def encode(world: World, images: Tensor, batch_size: int) -> Encoded:
-    """What recognisers and perceptual network say of `images [N,3,R,R]`."""
+    """What recognizers and perceptual network say of `images [N,3,R,R]`."""
 
     def run(network: Callable[[Tensor], Tensor]) -> Features:
         return over_batches(world, network, images, batch_size).numpy()

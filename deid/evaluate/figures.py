@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 ATTACKS = ("fgsm-0.03", "fgsm-0.1", "pgd", "adversarial")  # the paper's Figure 2, and PGD
 TRADITIONAL = ("blur", "pixelate", "mask", "swap-sampled")
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = {
+# Okabe and Ito's palette, which color-blind readers can tell apart.
+COLORS = {
     "fgsm-0.03": "#56B4E9",
     "fgsm-0.1": "#0072B2",
     "pgd": "#009E73",
@@ -126,9 +126,9 @@ def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
     points = {}
     for method in [name for name in rows if name not in REFERENCES]:
         x, y = rows[method]["id_similarity"], rows[method]["fid"]
-        points[method], colour = (x["mean"], y["mean"]), COLOURS[method]
-        axis.errorbar(*points[method], xerr=x["std"], yerr=y["std"], fmt="o", color=colour)
-    axis.set(xlabel="identity similarity with the original, held-out recognisers (lower is safer)")
+        points[method], color = (x["mean"], y["mean"]), COLORS[method]
+        axis.errorbar(*points[method], xerr=x["std"], yerr=y["std"], fmt="o", color=color)
+    axis.set(xlabel="identity similarity with the original, held-out recognizers (lower is safer)")
     axis.set(ylabel=f"{fid_label}\n(lower is nearer to real)", yscale="log")
     axis.margins(0.14)
     figure.draw_without_rendering()  # settles the layout, without which labels cannot be placed
@@ -159,8 +159,8 @@ def _histogram(faces: HeldOut, cells: Mapping[str, Cell]) -> "Figure":
     for method in (*ATTACKS, "swap-sampled"):
         style: dict[str, Any] = {"histtype": "step", "linewidth": 1.6, "density": True}
         shown = np.clip(cells[method].similarities, bins[0], bins[-1])
-        axis.hist(shown, bins=bins, color=COLOURS[method], label=method, **style)
-    axis.set(xlabel="cosine with the original, mean of the held-out recognisers", ylabel="density")
+        axis.hist(shown, bins=bins, color=COLORS[method], label=method, **style)
+    axis.set(xlabel="cosine with the original, mean of the held-out recognizers", ylabel="density")
     axis.legend(frameon=False, fontsize=9)
     return figure
 

@@ -24,8 +24,8 @@ def frechet_distance(a: Array, b: Array) -> float:
 
 def _root(features: Array) -> FloatArray:
     """R `[min(N,D),D]` with RᵀR = Σ, the covariance of `features`."""
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    scaled = centred / np.sqrt(max(len(features) - 1, 1))
+    centered = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    scaled = centered / np.sqrt(max(len(features) - 1, 1))
     return np.asarray(np.linalg.qr(scaled, mode="r"), np.float64)
 
 
@@ -68,7 +68,7 @@ def match_rate(
 
     Row i of `probes` was made from row i of `gallery`; that pair counts only for people of whom
     the gallery holds no other picture. An attacker seldom has the very picture that was
-    anonymised, but other pictures of the same person.
+    anonymized, but other pictures of the same person.
     """
     same = identities[:, None] == identities[None, :]
     own = np.eye(len(identities), dtype=bool)

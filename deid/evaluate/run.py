@@ -74,7 +74,7 @@ def evaluate_world(
     # Originals are encoded once a repetition, and only where a cell or a figure needs them.
     faces = cache(lambda seed: held_out_faces(world, params, seed))
     cells = _cells(bench, params, faces, work / CELLS)
-    metrics = summarise(cells)
+    metrics = summarize(cells)
     about = {
         "world": world.name,
         "fid": world.perceptual.fid_label,
@@ -91,7 +91,7 @@ def evaluate_world(
     return metrics
 
 
-def summarise(cells: Mapping[tuple[str, str, int], Cell]) -> Metrics:
+def summarize(cells: Mapping[tuple[str, str, int], Cell]) -> Metrics:
     """Mean and standard deviation (n − 1; 0 for one repetition) of each figure over repetitions."""
     metrics: Metrics = {}
     for table, methods in TABLES.items():

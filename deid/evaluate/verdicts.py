@@ -73,7 +73,7 @@ def _matched(
     warning = "" if safe else " Who owns other pictures of a person can still find some of them."
     return Verdict(
         "good" if safe else "bad",
-        f"{subject}: at worst, a held-out recogniser matches {after:.1%} of the outputs with "
+        f"{subject}: at worst, a held-out recognizer matches {after:.1%} of the outputs with "
         f"another picture of the same person ({originally:.1%} before; strangers: "
         f"{FALSE_ACCEPT_RATE:.1%}).{warning}",
     )
@@ -84,7 +84,7 @@ def _swapped(row: Mapping[str, Mapping[str, float]]) -> Verdict:
     done = donor > face
     return Verdict(
         "good" if done else "bad",
-        f"After a swap, recognisers that were never trained on see the "
+        f"After a swap, recognizers that were never trained on see the "
         f"{'donor rather than the original' if done else 'original rather than the donor'}: "
         f"similarity {donor:.2f} with the donor, {face:.2f} with the original.",
     )

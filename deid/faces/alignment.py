@@ -25,10 +25,10 @@ def five_points(landmarks: Points) -> Points:
 
 
 def ffhq_square(points: Points) -> tuple[Points, Points]:
-    """The FFHQ crop of each face: centre `[...,2]` and half-axis `x` `[...,2]`, in picture pixels.
+    """The FFHQ crop of each face: center `[...,2]` and half-axis `x` `[...,2]`, in picture pixels.
 
     `points` are five points as given by `five_points`. The square's corners are
-    `centre ± x ± y`, with `y` the half-axis `x` turned by a quarter, `(-x[1], x[0])`.
+    `center ± x ± y`, with `y` the half-axis `x` turned by a quarter, `(-x[1], x[0])`.
     """
     left, right = points[..., 0, :], points[..., 1, :]
     eyes, mouth = (left + right) / 2, (points[..., 3, :] + points[..., 4, :]) / 2
@@ -42,12 +42,12 @@ def ffhq_square(points: Points) -> tuple[Points, Points]:
 def crop_to_picture(points: Points, size: int) -> Points:
     """`[...,2,3]` affine from crop pixels (`size` × `size`) to picture pixels, for `five_points`.
 
-    Pixel centres are at integers + 0.5 in both frames: `picture = A @ (x, y, 1)`.
+    Pixel centers are at integers + 0.5 in both frames: `picture = A @ (x, y, 1)`.
     """
-    centre, x = ffhq_square(points)
+    center, x = ffhq_square(points)
     y = np.stack([-x[..., 1], x[..., 0]], axis=-1)
     scale = 2.0 / size
-    return np.stack([x * scale, y * scale, centre - x - y], axis=-1)
+    return np.stack([x * scale, y * scale, center - x - y], axis=-1)
 
 
 def apply_affine(affine: Points, points: Points) -> Points:

@@ -101,7 +101,7 @@ def build_chooser(
     if len(verifier.judges) < LEAST_JUDGES:
         raise DeidError(
             f"{place}: people are told apart by {LEAST_JUDGES} judges or more; "
-            "give another --recogniser"
+            "give another --recognizer"
         )
     people = tuple(_person(file, find, verifier) for file in reference_files(place))
     _check_apart(verifier, people[0])
@@ -157,6 +157,6 @@ def _check_apart(verifier: Verifier, person: Embeddings) -> None:
         left, right = person[one.name], person[other.name]
         if left.shape == right.shape and np.allclose(left, right, atol=SAME):
             raise DeidError(
-                f"recognisers {one.name} and {other.name} are the same network, which cannot check "
-                "itself; give another --recogniser"
+                f"recognizers {one.name} and {other.name} are the same network, which cannot check "
+                "itself; give another --recognizer"
             )

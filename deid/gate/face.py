@@ -53,7 +53,7 @@ class FaceRecord:
     similarities: Mapping[str, float]  # of what was written, for each judge
     failures: tuple[str, ...]  # why higher rungs were left
     rung: int = 1  # how many rungs were tried
-    found: str = "detector"  # or "sweep": only in a picture that was already anonymised
+    found: str = "detector"  # or "sweep": only in a picture that was already anonymized
 
 
 @dataclass
@@ -144,14 +144,14 @@ class Face:
 
     def output(self, crop: Pixels, verifier: Verifier) -> Embeddings:
         """What they see in a `crop` of a finished picture at its points; asked once while the very
-        same pixels come out, whatever became of its neighbours."""
+        same pixels come out, whatever became of its neighbors."""
         kept = self._output
         if kept is None or not np.array_equal(kept[0], crop):
             kept = self._output = (crop, embed_crop(crop, self.points, verifier))
         return kept[1]
 
     def made(self, crop: Pixels, make: Callable[[Pixels], Pixels]) -> Pixels:
-        """`make(crop)`, kept while rung and crop stay: a neighbour's fall costs nothing here."""
+        """`make(crop)`, kept while rung and crop stay: a neighbor's fall costs nothing here."""
         kept = self._made
         if kept is None or kept[0] != self.rung or not np.array_equal(kept[1], crop):
             kept = self._made = (self.rung, crop, make(crop))

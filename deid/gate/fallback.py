@@ -5,7 +5,7 @@ more strength. Every ladder ends in coarse pixels and an opaque mask.
 """
 
 OPAQUE = "mask"
-"""The last rung. It carries nothing of the face, so no recogniser needs to judge it."""
+"""The last rung. It carries nothing of the face, so no recognizer needs to judge it."""
 
 COARSE = "pixelate"
 """The rung before it; coarser than the method of that name where it is not what was asked for."""
@@ -21,7 +21,7 @@ DESTRUCTIVE = frozenset({"blur", "pixelate"})
 
 SMALLEST_JUDGED = 24
 """Longer side of a face's box, in pixels, below which judges are not trusted to say that it is
-unrecognisable: such a face is destroyed, whatever was asked for."""
+unrecognizable: such a face is destroyed, whatever was asked for."""
 
 _FURTHER = {
     "swap": ("swap+1", "swap+2", COARSE),

@@ -1,7 +1,7 @@
-"""One picture, pixels in and pixels out: every face anonymised, judged, and masked if need be.
+"""One picture, pixels in and pixels out: every face anonymized, judged, and masked if need be.
 
 The picture is composed anew from its original each time a face falls to a lower rung, and judged
-as it comes out of the encoder, until every face is either unrecognisable or an opaque mask and no
+as it comes out of the encoder, until every face is either unrecognizable or an opaque mask and no
 detector finds another one.
 """
 
@@ -39,7 +39,7 @@ class Tools:
     refine: bool  # whether the landmarks place a face better than the detector's points
     anonymizers: Mapping[str, Anonymizer]
     verifier: Verifier
-    sweeper: FaceDetector | None = None  # looks at what was anonymised; None: the detector
+    sweeper: FaceDetector | None = None  # looks at what was anonymized; None: the detector
     chooser: Chooser | None = None  # which faces stay as they are; None: none
 
 
@@ -51,7 +51,7 @@ def deidentify_picture(
     through: Callable[[Pixels], Pixels] = lambda pixels: pixels,
     limits: Limits | None = None,
 ) -> tuple[Pixels, list[FaceRecord]]:
-    """Anonymise every face of `uint8 [H,W,3]`; pixels away from faces keep their values.
+    """Anonymize every face of `uint8 [H,W,3]`; pixels away from faces keep their values.
 
     `seed(i)` is the seed of face i; `through` is what a picture goes through before it is looked
     at again, an encoder and its decoder. The last pixels given to it are those returned. An
@@ -153,7 +153,7 @@ def _compose(picture: Pixels, faces: list[Face], tools: Tools, deadline: Deadlin
     """The picture with every face on its present rung; masks last, so that nothing covers them.
 
     Each crop is taken from the canvas as it is by then: a face that overlaps another one must not
-    bring back its neighbour's original pixels.
+    bring back its neighbor's original pixels.
     """
     canvas = picture.copy()
     for face in faces:

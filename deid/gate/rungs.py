@@ -1,4 +1,4 @@
-"""The anonymisers of a ladder: each rung stronger than the one above it."""
+"""The anonymizers of a ladder: each rung stronger than the one above it."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ WIDER = 1.5  # of blur
 def build_rungs(
     method: str, world: World, models: ModelPaths | None, settings: AnonymizeParams
 ) -> Mapping[str, Anonymizer]:
-    """An anonymiser for every rung of `method`'s ladder but the mask.
+    """An anonymizer for every rung of `method`'s ladder but the mask.
 
     `DeidError` where `method` itself cannot be built; a later rung that cannot, because its
     networks are not there, is left out, and faces go past it.

@@ -26,7 +26,7 @@ from deid.worlds.world import Faces
 log = logging.getLogger(__name__)
 
 UNCHANGED = 2.0
-"""Mean change, in levels of 256, below which a face was not anonymised, whatever judges say."""
+"""Mean change, in levels of 256, below which a face was not anonymized, whatever judges say."""
 HANDLED = 0.65
 """Share of a face found anew that must lie in a handled region, else nobody handled it."""
 BURIED = 0.9
@@ -84,7 +84,7 @@ def check_own(
         output = face.output(crop, verifier)
         own = verifier.judge(face.original(picture, verifier), output)
         face.similarities = own.similarities
-        known = recognised(picture, output, faces, place, verifier)
+        known = recognized(picture, output, faces, place, verifier)
     except Exception as error:
         log.debug("face at %s", face.box, exc_info=True)
         face.fall(f"not verified, {say(error)}", to_mask=True)
@@ -94,7 +94,7 @@ def check_own(
     return not known
 
 
-def recognised(
+def recognized(
     picture: Pixels, output: Embeddings, faces: Sequence[Face], place: int, verifier: Verifier
 ) -> str:
     """As whom judges know what is in the place of a face, in words; empty for nobody."""
@@ -105,7 +105,7 @@ def recognised(
         verdict = verifier.judge(original, output, elsewhere=number != place)
         if not verdict.safe:
             said = ", ".join(f"{name} {value:.2f}" for name, value in verdict.similarities.items())
-            whom = "still recognisable" if number == place else f"recognised as face {number + 1}"
+            whom = "still recognizable" if number == place else f"recognized as face {number + 1}"
             return f"{whom} ({said})"
     return ""
 
@@ -115,7 +115,7 @@ def sweep(
 ) -> list[int]:
     """Which of the faces `found` in the finished picture nobody handled.
 
-    One found in a handled face's place that is recognised as any original lets that face fall.
+    One found in a handled face's place that is recognized as any original lets that face fall.
     """
     loose = []
     rungs = [face.rungs for face in faces]
@@ -151,7 +151,7 @@ def _stranger(
     face = faces[place]
     try:
         output = embed_face(final, np.asarray(points, np.float64), verifier)
-        known = recognised(picture, output, faces, place, verifier)
+        known = recognized(picture, output, faces, place, verifier)
     except Exception as error:
         log.debug("face at %s", face.box, exc_info=True)
         if not face.opaque:

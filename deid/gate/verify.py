@@ -1,7 +1,7 @@
-"""The gate: would a recogniser that had no part in making it still know this face?
+"""The gate: would a recognizer that had no part in making it still know this face?
 
-Each face of an output is compared with its original by judges, recognisers that no method here
-attacks or optimises. One judge above its threshold, or one figure that is not finite, is a
+Each face of an output is compared with its original by judges, recognizers that no method here
+attacks or optimizes. One judge above its threshold, or one figure that is not finite, is a
 failure. The same photograph is the hardest comparison there is: pose, light and hair are equal.
 """
 
@@ -38,7 +38,7 @@ Embeddings = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Judge:
-    """A recogniser and the cosine above which it takes two faces for one person.
+    """A recognizer and the cosine above which it takes two faces for one person.
 
     `stranger` is the same for two different places of a picture, where a `threshold` that is
     stricter than a false accept rate of 1e-3 would see likenesses everywhere; None: `threshold`.
@@ -68,7 +68,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verifier:
-    """Judges that must all fail to recognise a face, shown as FFHQ-aligned squares of `side`."""
+    """Judges that must all fail to recognize a face, shown as FFHQ-aligned squares of `side`."""
 
     judges: tuple[Judge, ...]
     side: int
@@ -125,7 +125,7 @@ def pair_similarities(
 
 
 def world_verifier(world: World) -> Verifier:
-    """Judges from the world's held-out recognisers, at a false accept rate of 1e-3.
+    """Judges from the world's held-out recognizers, at a false accept rate of 1e-3.
 
     Thresholds come from pairs of different people among faces that no training has seen. A judge
     that does not know people again would let every face pass, so it is refused (`DeidError`).
@@ -142,7 +142,7 @@ def world_verifier(world: World) -> Verifier:
         limit = limits[name]
         if not limit.known >= LEAST_TRUE_ACCEPT_RATE:
             raise DeidError(
-                f"recogniser {world.name}/{name}: knows only {limit.known:.0%} of people again, "
+                f"recognizer {world.name}/{name}: knows only {limit.known:.0%} of people again, "
                 "too few to judge by; restore its weights or train them with `make pretrain`"
             )
         embed = _world_embed(network, world.device)
@@ -174,7 +174,7 @@ def _world_embed(network: FaceEmbedder, device: torch.device) -> Embed:
 
 @dataclass(frozen=True)
 class _Convention:
-    """How a family of recognisers wants its input: `(RGB - mean) / std`, on 0 to 255.
+    """How a family of recognizers wants its input: `(RGB - mean) / std`, on 0 to 255.
 
     The thresholds are stricter than a false accept rate of 1e-3, which is 0.53 for foamliu's
     MobileFaceNet on 200 synthetic portraits (1e-2: 0.39); `stranger` is at that rate. Those of
@@ -193,7 +193,7 @@ _CONVENTIONS = {
     "arcface": _Convention((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), 0.30, 0.45),
 }
 
-# Where recognisers of the ArcFace family expect the five points in their 112-pixel input
+# Where recognizers of the ArcFace family expect the five points in their 112-pixel input
 # (InsightFace, `face_align`).
 _TEMPLATE = np.array(
     [
@@ -217,9 +217,9 @@ def build_verifier(specs: Sequence[str], world: World) -> Verifier:
 def _file_judge(spec: str) -> Judge:
     kind, path = locate_network(spec)
     if kind not in _CONVENTIONS or path is None:
-        raise DeidError(f"recogniser {spec!r}: unknown; write foamliu or arcface, or foamliu=FILE")
+        raise DeidError(f"recognizer {spec!r}: unknown; write foamliu or arcface, or foamliu=FILE")
     if not path.is_file():
-        raise DeidError(f"{path}: no such recogniser file; give the path of a .onnx file")
+        raise DeidError(f"{path}: no such recognizer file; give the path of a .onnx file")
     convention = _CONVENTIONS[kind]
     try:
         embed = _onnx_embed(path, convention)
@@ -228,7 +228,7 @@ def _file_judge(spec: str) -> Judge:
             raise ValueError("it gives no vector for each face")
     except Exception as error:
         reason = str(error).split("\n")[0][:160]
-        raise DeidError(f"{path}: not a {kind} recogniser ({reason}); get it again") from None
+        raise DeidError(f"{path}: not a {kind} recognizer ({reason}); get it again") from None
     return Judge(f"{kind}:{path.stem}", convention.threshold, embed, convention.stranger)
 
 
@@ -252,7 +252,7 @@ def _to_template(face: Pixels, points: Points) -> Pixels:
     """`uint8 [112,112,3]`, the five points brought as near to the template as turning can."""
     import cv2
 
-    source = np.asarray(points, np.float64) - 0.5  # OpenCV has pixel centres at integers
+    source = np.asarray(points, np.float64) - 0.5  # OpenCV has pixel centers at integers
     affine = _similarity(source, _TEMPLATE)
     return np.asarray(cv2.warpAffine(face, affine, (112, 112), flags=cv2.INTER_AREA), np.uint8)
 
@@ -260,7 +260,7 @@ def _to_template(face: Pixels, points: Points) -> Pixels:
 def _similarity(source: NDArray[Any], target: NDArray[Any]) -> NDArray[np.float64]:
     """The `[2,3]` similarity that brings points `[K,2]` nearest to others, as complex a·z + b."""
     z, u = source @ np.array([1, 1j]), target @ np.array([1, 1j])
-    centred = z - z.mean()
-    a = np.vdot(centred, u - u.mean()) / np.vdot(centred, centred)
+    centered = z - z.mean()
+    a = np.vdot(centered, u - u.mean()) / np.vdot(centered, centered)
     b = u.mean() - a * z.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])

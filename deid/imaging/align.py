@@ -1,6 +1,6 @@
 """Pixels in and out of FFHQ-aligned squares. OpenCV's idea of a pixel's place stays in here.
 
-Everywhere else a pixel's centre is at integer + 0.5; OpenCV has it at the integer.
+Everywhere else a pixel's center is at integer + 0.5; OpenCV has it at the integer.
 """
 
 import math
@@ -89,7 +89,7 @@ def place_face(crop: Pixels, points: Points, window: Window) -> Pixels:
 
 
 def _opencv(affine: NDArray[Any]) -> NDArray[np.float64]:
-    """The same map between coordinates in which a pixel's centre is at its integer index."""
+    """The same map between coordinates in which a pixel's center is at its integer index."""
     shifted = np.array(affine, dtype=np.float64)
     shifted[:, 2] += shifted[:, :2].sum(axis=1) * 0.5 - 0.5
     return shifted

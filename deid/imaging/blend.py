@@ -1,4 +1,4 @@
-"""A made face takes the light and colour of the place it goes to, and ends there without a seam.
+"""A made face takes the light and color of the place it goes to, and ends there without a seam.
 
 Both corrections are smooth fields of low order, worked out on a small grid: they carry the light
 and the skin's tone, and nothing by which a person is known.
@@ -18,8 +18,8 @@ BLACK = 8.0  # levels added before a ratio is taken: dark pixels say little abou
 WHITE = 255.0
 TIRING = 0.75  # 0: light is a plain gain, which bleaches eyes; 1: odds, which dull a face
 MOST_LIGHT = 1.3  # of what is added on that scale; 1.1 is a gain of three in the dark
-SPREAD = 0.035  # of the FFHQ square's side: how far along the edge colours are averaged
-BAND = 0.03  # of the side: how far into the face colours at its edge are compared
+SPREAD = 0.035  # of the FFHQ square's side: how far along the edge colors are averaged
+BAND = 0.03  # of the side: how far into the face colors at its edge are compared
 DEPTH = 0.14  # of the side: how deep into the face the seam's correction reaches
 AT_JAW = 60.0  # levels: about how much of it a jaw takes
 
@@ -47,7 +47,7 @@ def match_light(new: Picture, place: Place) -> Picture:
     """Put `new` under the light that makes its skin like the old one's.
 
     By channel a field a + b·x + c·y, fitted to the skin with outliers (glasses, a beard) left out:
-    the light's colour, strength and direction. It is added on a scale on which dark pixels are
+    the light's color, strength and direction. It is added on a scale on which dark pixels are
     multiplied and bright ones less and less: teeth and the whites of the eyes stay what they are.
     """
     size = _grid(new.shape)
@@ -78,13 +78,13 @@ def _from_scale(values: Picture) -> Picture:
 
 
 def close_seam(new: Picture, place: Place) -> Picture:
-    """Shift `new` near the mask's edge to the colours that were there, fading towards the middle.
+    """Shift `new` near the mask's edge to the colors that were there, fading towards the middle.
 
-    The difference in a band along the edge is carried inwards by normalised convolution: a
+    The difference in a band along the edge is carried inwards by normalized convolution: a
     membrane, as in gradient-domain cloning, that ends before it can tint the whole face. Where
     skin met hair or background it still does: the step that was there stays. At the jaw a large
     difference is mostly background within the mask, which must not shine through the skin, and
-    the old jaw's own colours help to know a face again: there it is closed in part.
+    the old jaw's own colors help to know a face again: there it is closed in part.
     """
     whole = (place.alpha >= 1).astype(np.uint8)
     if whole.all() or not whole.any():
@@ -93,7 +93,7 @@ def close_seam(new: Picture, place: Place) -> Picture:
     ring = (inside <= max(1.0, BAND * place.side)).astype(np.float32)
     there = _carried(place.old, ring, place.side)
     shift = there - _carried(new, ring, place.side)
-    # No further than to the colour that was there: dark hair that is lightened at the edge must
+    # No further than to the color that was there: dark hair that is lightened at the edge must
     # not light up the skin beside it.
     most = np.abs(there - new) * (np.sign(there - new) == np.sign(shift))
     large = np.abs(shift).max(axis=-1, keepdims=True) / AT_JAW
@@ -105,14 +105,14 @@ def close_seam(new: Picture, place: Place) -> Picture:
 
 
 def _carried(picture: Picture, ring: Picture, side: float) -> Picture:
-    """The ring's colours `[h,w,3]`, averaged along it and carried on to everywhere."""
+    """The ring's colors `[h,w,3]`, averaged along it and carried on to everywhere."""
     size = _grid(picture.shape)
-    colours = cv2.resize(picture * ring[..., None], size, interpolation=cv2.INTER_AREA)
+    colors = cv2.resize(picture * ring[..., None], size, interpolation=cv2.INTER_AREA)
     weight = cv2.resize(ring, size, interpolation=cv2.INTER_AREA)
     sigma = max(0.6, SPREAD * side * size[0] / picture.shape[1])
-    total, spread = np.zeros_like(colours), np.zeros_like(weight)
+    total, spread = np.zeros_like(colors), np.zeros_like(weight)
     for scale, share in ((1.0, 1.0), (3.0, 1e-2), (9.0, 1e-4)):  # far from the ring: the coarse
-        total = total + share * cv2.GaussianBlur(colours, (0, 0), sigma * scale)
+        total = total + share * cv2.GaussianBlur(colors, (0, 0), sigma * scale)
         spread = spread + share * cv2.GaussianBlur(weight, (0, 0), sigma * scale)
     mean = total / (spread[..., None] + 1e-9)
     full = cv2.resize(mean, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR)

@@ -55,7 +55,7 @@ def fit_outline(crop: Pixels, landmarks: Points, outline: Points) -> Pixels:
     across, down = middle[0] + scale * x, middle[1] + scale * y
     out = cv2.remap(
         cv2.resize(crop, (fine, fine), interpolation=cv2.INTER_CUBIC),
-        (across * factor - 0.5).astype(np.float32),  # OpenCV has pixel centres at integers
+        (across * factor - 0.5).astype(np.float32),  # OpenCV has pixel centers at integers
         (down * factor - 0.5).astype(np.float32),
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,

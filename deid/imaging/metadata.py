@@ -144,7 +144,7 @@ def _why_not(kind: str, rest: str) -> str:
 def read_kept(image: Image.Image, keep: Keep) -> Kept:
     """What an opened picture has of `keep`; broken metadata counts as none.
 
-    The profile is left to the decoder, which knows whether it converted the colours.
+    The profile is left to the decoder, which knows whether it converted the colors.
     """
     if keep == NOTHING:
         return Kept()
@@ -163,7 +163,7 @@ def _read(reader: Any, image: Image.Image, names: frozenset[Any]) -> bytes:
     return block if len(block) <= _MOST_BYTES else b""
 
 
-def usable_profile(profile: bytes | None, grey: bool) -> bool:
+def usable_profile(profile: bytes | None, gray: bool) -> bool:
     """Whether an ICC profile is whole and speaks of the channels that will be written."""
     if not profile or len(profile) > _MOST_ICC_BYTES:
         return False
@@ -171,14 +171,14 @@ def usable_profile(profile: bytes | None, grey: bool) -> bool:
         space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
     except (ImageCms.PyCMSError, OSError):
         return False
-    return bool(space == ("GRAY" if grey else "RGB"))
+    return bool(space == ("GRAY" if gray else "RGB"))
 
 
-def fitting(kept: Kept, stored: str, deep_colour: bool) -> tuple[Kept, tuple[str, ...]]:
+def fitting(kept: Kept, stored: str, deep_color: bool) -> tuple[Kept, tuple[str, ...]]:
     """What a format can hold of `kept`, and a note for each kind that it cannot."""
     without = {"BMP": {"icc", "exif", "xmp", "iptc"}, "GIF": {"icc", "exif", "xmp", "iptc"}}
     lacks = without.get(stored, set() if stored in ("JPEG", "TIFF") else {"iptc"})
-    if stored == "TIFF" and deep_colour:
+    if stored == "TIFF" and deep_color:
         lacks = {"exif"}
     lost = sorted(kind for kind in lacks if getattr(kept, kind))
     notes = tuple(f"{kind} not kept: this kind of {stored} holds none" for kind in lost)

@@ -23,7 +23,7 @@ from deid.imaging.blend import Place, blend_in
 from deid.imaging.fit import outline_of_landmarks
 from deid.pixels import Pixels
 
-OPAQUE_GREY = 96
+OPAQUE_GRAY = 96
 FILL_TOLERANCE = 10.0  # levels of 256 by which an encoder may miss it, in the mean
 FEATHER = 0.03  # of the FFHQ square's side
 ROUNDNESS = 3.0  # exponent of a superellipse: 2 is an ellipse, a rectangle is beyond all
@@ -72,7 +72,7 @@ def soft_region(hull: Points, shape: tuple[int, ...], feather: float) -> Region:
     wider = cv2.dilate(whole, np.ones((3, 3), np.uint8))
     distance = cv2.distanceTransform(1 - wider, cv2.DIST_L2, 5)
     fall = np.clip(1.0 - distance / max(feather, 1e-3), 0.0, 1.0)
-    # Averaged with its neighbours, for the outline was drawn in whole pixels: stairs would show.
+    # Averaged with its neighbors, for the outline was drawn in whole pixels: stairs would show.
     alpha = cv2.blur(fall * fall * (3.0 - 2.0 * fall), (3, 3), borderType=cv2.BORDER_REPLICATE)
     return Region(window, np.asarray(np.maximum(alpha, whole), dtype=np.float32))
 
@@ -115,8 +115,8 @@ def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
 
 
 def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: bool) -> None:
-    """Blend an aligned `crop` into `canvas` in place; `match` brings light and colour to what they
-    were in the face, and to the colours around it at its edge."""
+    """Blend an aligned `crop` into `canvas` in place; `match` brings light and color to what they
+    were in the face, and to the colors around it at its edge."""
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1]
     new = place_face(crop, points, region.window)
@@ -145,20 +145,20 @@ def _below_eyes(points: Points, window: Window) -> NDArray[np.float32]:
 
 
 def fill(canvas: Pixels, region: Region) -> None:
-    """Make a region of `canvas` one opaque grey, in place."""
+    """Make a region of `canvas` one opaque gray, in place."""
     x0, y0, x1, y1 = region.window
-    canvas[y0:y1, x0:x1][region.alpha > 0] = OPAQUE_GREY
+    canvas[y0:y1, x0:x1][region.alpha > 0] = OPAQUE_GRAY
 
 
 def is_filled(canvas: Pixels, region: Region) -> bool:
-    """Whether nothing but the opaque grey is left in a region, which must not be empty."""
+    """Whether nothing but the opaque gray is left in a region, which must not be empty."""
     x0, y0, x1, y1 = region.window
     inside = canvas[y0:y1, x0:x1][region.alpha > 0]
-    return len(inside) > 0 and bool((inside == OPAQUE_GREY).all())
+    return len(inside) > 0 and bool((inside == OPAQUE_GRAY).all())
 
 
 def looks_filled(decoded: Pixels, region: Region) -> bool:
-    """Whether a region that was filled is still one plain grey after a lossy encoder.
+    """Whether a region that was filled is still one plain gray after a lossy encoder.
 
     Its rim, where an encoder mixes it with its surroundings, is left out.
     """
@@ -170,7 +170,7 @@ def looks_filled(decoded: Pixels, region: Region) -> bool:
     if len(inside) == 0:
         return False
     shown = inside[inside.any(axis=1)]  # decoding blackens what is wholly transparent
-    return len(shown) == 0 or bool(np.abs(shown - OPAQUE_GREY).mean() <= FILL_TOLERANCE)
+    return len(shown) == 0 or bool(np.abs(shown - OPAQUE_GRAY).mean() <= FILL_TOLERANCE)
 
 
 def coverage(outline: Points, regions: Sequence[Region], shape: tuple[int, ...]) -> float:
@@ -203,7 +203,7 @@ def _filled(outline: Points, window: Window) -> NDArray[np.uint8]:
     """1 in every pixel of `window` that a convex outline touches, 0 elsewhere."""
     x0, y0, x1, y1 = window
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    # OpenCV has pixel centres at integers, and takes sixteenths of a pixel as whole numbers.
+    # OpenCV has pixel centers at integers, and takes sixteenths of a pixel as whole numbers.
     local = np.rint((np.asarray(outline, np.float64) - [x0 + 0.5, y0 + 0.5]) * 16)
     cv2.fillConvexPoly(mask, local.astype(np.int32), 1, lineType=cv2.LINE_8, shift=4)
     return np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8)), dtype=np.uint8)

@@ -141,8 +141,8 @@ def _measure_rows(images: Pixels, w: NDArray[np.float32]) -> pd.DataFrame:
     finite = np.isfinite(w).all(axis=1, keepdims=True)
     w64 = np.where(finite, w, np.nan).astype(np.float64)
     # The sum of three channels fits 16 bits, and is 765 for white.
-    grey = images[..., 0].astype(np.uint16) + images[..., 1] + images[..., 2]
-    grey = grey.reshape(len(grey), -1).astype(np.float32)
+    gray = images[..., 0].astype(np.uint16) + images[..., 1] + images[..., 2]
+    gray = gray.reshape(len(gray), -1).astype(np.float32)
     return pd.DataFrame(
         {
             "w_finite": finite.ravel(),
@@ -150,8 +150,8 @@ def _measure_rows(images: Pixels, w: NDArray[np.float32]) -> pd.DataFrame:
             "w_mean": w64.mean(axis=1),
             "w_std": w64.std(axis=1),
             "w_hash": _hashes(w),
-            "brightness": grey.mean(axis=1) / 765.0,
-            "contrast": grey.std(axis=1) / 765.0,
+            "brightness": gray.mean(axis=1) / 765.0,
+            "contrast": gray.std(axis=1) / 765.0,
             "image_hash": _hashes(images),
         }
     )

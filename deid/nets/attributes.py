@@ -45,7 +45,7 @@ class PerceptualNet(nn.Module):
     """Perceptual comparisons in a trunk's features; satisfies `world.PerceptualNetwork`.
 
     `distance` has LPIPS's form (Zhang et al. 2018, equation 1) with uniform weights: at every place
-    the channels are normalised to unit length; squared differences are summed over channels,
+    the channels are normalized to unit length; squared differences are summed over channels,
     averaged over places, then over layers. `pooled` is the last map averaged over places.
     """
 

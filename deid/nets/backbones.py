@@ -1,8 +1,8 @@
 """Small convolutional backbones for faces of 64 px; each gives a map for every stage.
 
-Three families, so that a recogniser which was never attacked differs from the attacked one by more
+Three families, so that a recognizer which was never attacked differs from the attacked one by more
 than its seed: residual (He et al. 2016), inverted residual (MobileNetV2, Sandler et al. 2018) and
-large-kernel (ConvNeXt, Liu et al. 2022; batch instead of layer normalisation, which a CPU likes).
+large-kernel (ConvNeXt, Liu et al. 2022; batch instead of layer normalization, which a CPU likes).
 """
 
 from collections.abc import Sequence

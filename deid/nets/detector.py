@@ -1,6 +1,6 @@
 """A small face detector: one convolutional net over a picture pyramid (after CenterNet, Zhou 2019).
 
-At every cell of stride 4 the net says how likely a face is centred there, and where its box's sides
+At every cell of stride 4 the net says how likely a face is centered there, and where its box's sides
 and five points would be. It knows faces of about 12 to 28 pixels; pictures are halved until larger
 ones have come down to that, so one small net serves faces of any size.
 """
@@ -28,7 +28,7 @@ OUTPUTS = 1 + 4 + 10
 """Score (logit); distances to left, top, right, bottom; five points relative to the cell."""
 
 
-class CentreNet(nn.Module):
+class CenterNet(nn.Module):
     """`[N,3,H,W]` in [-1, 1], H and W multiples of 16 → `[N,15,H/4,W/4]`."""
 
     def __init__(self, width: int = 48) -> None:
@@ -53,7 +53,7 @@ class CentreNet(nn.Module):
         return found
 
 
-class CentreDetector:
+class Centeredetector:
     """Faces in pictures of any size; satisfies `deid.worlds.world.FaceDetector`."""
 
     def __init__(
@@ -62,7 +62,7 @@ class CentreDetector:
         name: str = "mini",
         threshold: float = 0.55,
         overlap: float = 0.35,
-        careful: "CentreFinder | None" = None,
+        careful: "CenterFinder | None" = None,
     ) -> None:
         """`threshold`: the lowest score kept; `overlap`: the IoU above which faces are one.
 
@@ -82,9 +82,9 @@ class CentreDetector:
         sizes = [picture.shape[:2] for picture in pictures]
         return [self._merge(rows, size) for rows, size in zip(candidates, sizes, strict=True)]
 
-    def finder(self) -> "CentreFinder":
+    def finder(self) -> "CenterFinder":
         """The network for a careful detector; satisfies `deid.faces.detection.finder.Careful`."""
-        return self._careful or CentreFinder(self.net, self.name)
+        return self._careful or CenterFinder(self.net, self.name)
 
     @torch.no_grad()
     def _candidates(self, level: Pixels, scale: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -107,7 +107,7 @@ class CentreDetector:
         return Faces(boxes, rows[:, 0], rows[:, 5:].reshape(-1, 5, 2))
 
 
-class CentreFinder:
+class CenterFinder:
     """One look of a careful detector, for a net taught heads at any turn; satisfies `Finder`."""
 
     any_size = True
@@ -115,7 +115,7 @@ class CentreFinder:
 
     def __init__(self, net: nn.Module, name: str = "mini") -> None:
         self.name, self.threshold, self.sure = name, DOUBTFUL, SURE
-        self._detector = CentreDetector(net, name, DOUBTFUL)
+        self._detector = Centeredetector(net, name, DOUBTFUL)
 
     def find(self, picture: Pixels) -> Faces:
         """The faces of one picture `uint8 [H,W,3]`."""
@@ -145,10 +145,10 @@ def _decoded(
     rows: NDArray[np.float32], cells: NDArray[np.int64], scale: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Rows `[K,15]` at cells `[K,2]` (row, column) → score, box, points in the picture."""
-    centre = (cells[:, ::-1] + 0.5).astype(np.float32) * STRIDE - MARGIN
+    center = (cells[:, ::-1] + 0.5).astype(np.float32) * STRIDE - MARGIN
     score = 1 / (1 + np.exp(-rows[:, :1]))
-    low, high = centre - rows[:, 1:3] * UNIT, centre + rows[:, 3:5] * UNIT
-    points = centre[:, None] + rows[:, 5:].reshape(-1, 5, 2) * UNIT
+    low, high = center - rows[:, 1:3] * UNIT, center + rows[:, 3:5] * UNIT
+    points = center[:, None] + rows[:, 5:].reshape(-1, 5, 2) * UNIT
     corners = np.concatenate([low, high], 1) * np.tile(scale, 2)
     return np.concatenate([score, corners, (points * scale).reshape(-1, 10)], 1).astype(np.float32)
 

@@ -34,7 +34,7 @@ class Block(nn.Module):
 
 
 class IResNet(nn.Module):
-    """`[N,3,112,112]` aligned RGB in [-1, 1] → `[N,dim]`, not normalised."""
+    """`[N,3,112,112]` aligned RGB in [-1, 1] → `[N,dim]`, not normalized."""
 
     def __init__(
         self,

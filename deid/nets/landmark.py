@@ -15,7 +15,7 @@ SPREAD = 1.2
 
 
 class LandmarkNet(nn.Module):
-    """`[N,3,H,W]` → `[N,68,2]` in pixels of the input, x first, pixel centres at + 0.5.
+    """`[N,3,H,W]` → `[N,68,2]` in pixels of the input, x first, pixel centers at + 0.5.
 
     The three coarser maps of a residual backbone are brought to 16×16 and summed; each point is the
     mean place under the softmax of its heat map, so it is differentiable and finer than a cell.

@@ -1,6 +1,6 @@
 """The small networks on latent vectors: M, M_adv and D_W.
 
-All see w standardised by the mean and deviation of the generator's own w, so that widths, learning
+All see w standardized by the mean and deviation of the generator's own w, so that widths, learning
 rates and δ mean the same in every world.
 """
 
@@ -27,7 +27,7 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 class Mapping(nn.Module):
-    """M: a four-layer MLP from z `[N,z_dim]` to standardised w `[N,w_dim]`.
+    """M: a four-layer MLP from z `[N,z_dim]` to standardized w `[N,w_dim]`.
 
     `hidden` are the three hidden widths; Nitzan et al. 2020 use 2048, 1024, 512.
     """
@@ -44,7 +44,7 @@ class Mapping(nn.Module):
 
 
 class AdversarialMapping(nn.Module):
-    """M_adv: a four-layer MLP from standardised w `[N,w_dim]` to w_adv, within Clip_δ of w.
+    """M_adv: a four-layer MLP from standardized w `[N,w_dim]` to w_adv, within Clip_δ of w.
 
     The last layer begins at zero, so that training starts from w_adv = w.
     """
@@ -60,7 +60,7 @@ class AdversarialMapping(nn.Module):
 
 
 class LatentDiscriminator(nn.Module):
-    """D_W: standardised w `[N,w_dim]` → logit `[N]` of being a w of the generator."""
+    """D_W: standardized w `[N,w_dim]` → logit `[N]` of being a w of the generator."""
 
     def __init__(self, w_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Clip(torch.autograd.Function):
 def clip_delta(w_adv: Tensor, w: Tensor, delta: float) -> Tensor:
     """Equation (10), Clip_δ(w_adv, w): each component of w_adv within δ deviations of w's.
 
-    Both are standardised. A component beyond δ still learns to come back: a plain clamp would
+    Both are standardized. A component beyond δ still learns to come back: a plain clamp would
     leave it there for ever.
     """
     return w + cast(Tensor, _Clip.apply(w_adv - w, delta))

@@ -1,4 +1,4 @@
-"""MobileFaceNet (Chen et al. 2018) as a recogniser, in the names of foamliu/MobileFaceNet.
+"""MobileFaceNet (Chen et al. 2018) as a recognizer, in the names of foamliu/MobileFaceNet.
 
 Inverted residuals over 112 px that end in a 7×7 depthwise convolution.
 """
@@ -65,8 +65,8 @@ class GlobalDepthwise(nn.Module):
         return y
 
 
-class MobileFaceNetRecogniser(nn.Module):
-    """foamliu/MobileFaceNet: `[N,3,112,112]`, ImageNet mean and std → `[N,dim]`, not normalised."""
+class MobileFaceNetRecognizer(nn.Module):
+    """foamliu/MobileFaceNet: `[N,3,112,112]`, ImageNet mean and std → `[N,dim]`, not normalized."""
 
     def __init__(self, dim: int = 128, head: int = 512, plan: Plan = PLAN) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Face recogniser: a backbone, one linear layer over its last map, a unit vector."""
+"""Face recognizer: a backbone, one linear layer over its last map, a unit vector."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from deid.nets.backbones import Backbone, Family
 
 
-class Recogniser(nn.Module):
+class Recognizer(nn.Module):
     """`[N,3,H,W]` → unit vectors `[N,dim]`; satisfies `deid.worlds.world.FaceEmbedder`.
 
     The last map is flattened, not averaged: on aligned faces a place means a feature (ArcFace).
@@ -26,7 +26,7 @@ class Recogniser(nn.Module):
         self.dim = dim
 
     def raw(self, images: Tensor) -> Tensor:
-        """The embedding before it is normalised, `[N,dim]`."""
+        """The embedding before it is normalized, `[N,dim]`."""
         embedding: Tensor = self.embed(self.backbone(images)[-1].contiguous())
         return embedding
 

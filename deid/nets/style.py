@@ -29,20 +29,20 @@ class EqualLinear(nn.Module):
 class MappingNetwork(nn.Module):
     """z → w. With `skip`, a linear map of z is added, so that w begins as a rotation of z.
 
-    `rate` is StyleGAN's learning-rate multiplier (0.01 there). `normalise` is PixelNorm on z; leave
+    `rate` is StyleGAN's learning-rate multiplier (0.01 there). `normalize` is PixelNorm on z; leave
     it off where the length of z, or of parts of it, means something.
     """
 
     def __init__(
-        self, widths: Sequence[int], rate: float = 0.01, normalise: bool = True, skip: bool = False
+        self, widths: Sequence[int], rate: float = 0.01, normalize: bool = True, skip: bool = False
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EqualLinear(a, b, rate=rate) for a, b in pairwise(widths))
         self.skip = EqualLinear(widths[0], widths[-1]) if skip else None
-        self.normalise = normalise
+        self.normalize = normalize
 
     def forward(self, z: Tensor) -> Tensor:
-        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8) if self.normalise else z
+        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8) if self.normalize else z
         start = x
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2) * GAIN

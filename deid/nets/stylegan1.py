@@ -1,7 +1,7 @@
 """StyleGAN1's generator (Karras et al. 2019), any resolution and width, fully grown.
 
 Numerics follow genforce/genforce: convolution (after doubling the size, blur), noise, bias, leaky
-ReLU without gain, instance norm, style. Weights here all mean "nearest-neighbour doubling, then
+ReLU without gain, instance norm, style. Weights here all mean "nearest-neighbor doubling, then
 correlation"; importers flip those of layers that the original ran as a transposed convolution.
 The ToRGB layers of smaller pictures served growing only and are left out.
 

@@ -37,7 +37,7 @@ class Bottleneck(nn.Module):
 
 
 class VGGFace2ResNet(nn.Module):
-    """`[N,3,224,224]` BGR less its mean → `[N,dim]`, not normalised.
+    """`[N,3,224,224]` BGR less its mean → `[N,dim]`, not normalized.
 
     `dim` is the last stage's width (2048), or `reduced` where the file has Oxford's `feat_extract`
     behind the pooling (its 128-D and 256-D variants).

@@ -1,7 +1,7 @@
 """What a version of the registered model holds: both stages, the world's weights, the settings.
 
 A bundle needs nothing of the checkout that made it, only the installed `deid` package. Public
-weights of the ffhq world are not in it, since most licences forbid handing them on: they come from
+weights of the ffhq world are not in it, since most licenses forbid handing them on: they come from
 the machine's own store, and the model refuses to load on others than it was trained on.
 """
 
@@ -28,7 +28,7 @@ KEPT = {".safetensors", ".json", ".onnx", ".md"}  # sheets and loss curves stay 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Paths and settings from which an anonymiser is built."""
+    """Paths and settings from which an anonymizer is built."""
 
     stage_one: Path
     stage_two: Path
@@ -66,7 +66,7 @@ def open_workshop(bundle: Bundle, asked: "RunSettings") -> "Workshop":
     from deid.worlds import load_world
 
     if bundle.world.commercial:
-        for spec in (*asked.detectors, *asked.recognisers):
+        for spec in (*asked.detectors, *asked.recognizers):
             for file in weights_of(spec):
                 require_commercial_content(file)
 

@@ -12,7 +12,7 @@ FILE = "checkpoint.pt"
 
 
 def save_checkpoint(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None:
-    """Write `state` (modules, optimisers, plain values); a kill leaves the one before whole.
+    """Write `state` (modules, optimizers, plain values); a kill leaves the one before whole.
 
     Every process calls this; one writes, the others wait.
     """
@@ -25,7 +25,7 @@ def save_checkpoint(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None
 
 
 def load_checkpoint(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None:
-    """Restore modules, optimisers and values of `state` in place; nothing where none was saved.
+    """Restore modules, optimizers and values of `state` in place; nothing where none was saved.
 
     Read without executing anything (`weights_only`), by every process, whatever the number of
     processes was that wrote it. `DeidError` where it is damaged.

@@ -23,7 +23,7 @@ def held_out_faces(model: Deidentifier, people: int, views: int) -> Tensor:
 
 @torch.no_grad()
 def stage_one_figures(model: Deidentifier, batch_size: int) -> Losses:
-    """Cosines of the swap with donor and attribute face in each recogniser, the landmarks' distance
+    """Cosines of the swap with donor and attribute face in each recognizer, the landmarks' distance
     to the attribute face's and, as a yardstick, the donor's to them (pixels); the same in
     expression features; same-face L1 and, as a yardstick, that of the mean picture.
 
@@ -33,11 +33,11 @@ def stage_one_figures(model: Deidentifier, batch_size: int) -> Losses:
     swaps = each(model.swap, _donors(faces), faces)
     reconstructions = each(model.reconstruct, faces)
     figures: Losses = {}
-    for name, recogniser in _recognisers(world).items():
-        codes, swapped = each(recogniser, faces), each(recogniser, swaps)
+    for name, recognizer in _recognizers(world).items():
+        codes, swapped = each(recognizer, faces), each(recognizer, swaps)
         figures[f"donor_cosine_{name}"] = _cosine(swapped, _donors(codes))
         figures[f"attribute_cosine_{name}"] = _cosine(swapped, codes)
-        figures[f"same_face_cosine_{name}"] = _cosine(each(recogniser, reconstructions), codes)
+        figures[f"same_face_cosine_{name}"] = _cosine(each(recognizer, reconstructions), codes)
     features = each(world.expression_trunk, faces)
     figures["expression"] = _squared(each(world.expression_trunk, swaps), features)
     figures["expression_unrelated"] = _squared(_donors(features), features)
@@ -52,17 +52,17 @@ def stage_one_figures(model: Deidentifier, batch_size: int) -> Losses:
 @torch.no_grad()
 def stage_two_figures(model: Deidentifier, batch_size: int) -> Losses:
     """Cosine of the original with the adversarial picture and with the reconstruction in each
-    recogniser; how far the adversarial picture is from the reconstruction.
+    recognizer; how far the adversarial picture is from the reconstruction.
 
     No network sees more than `batch_size` faces at once."""
     world, each = model.world, partial(in_batches, batch_size)
     faces = held_out_faces(model, PEOPLE, VIEWS)
     reconstructions, outputs = each(model.reconstruct, faces), each(model.adversarial, faces)
     figures: Losses = {}
-    for name, recogniser in _recognisers(world).items():
-        codes = each(recogniser, faces)
-        figures[f"cosine_{name}"] = _cosine(each(recogniser, outputs), codes)
-        figures[f"cosine_before_{name}"] = _cosine(each(recogniser, reconstructions), codes)
+    for name, recognizer in _recognizers(world).items():
+        codes = each(recognizer, faces)
+        figures[f"cosine_{name}"] = _cosine(each(recognizer, outputs), codes)
+        figures[f"cosine_before_{name}"] = _cosine(each(recognizer, reconstructions), codes)
     points = each(world.landmarks, faces)
     figures["landmark_px"] = _landmark_px(each(world.landmarks, outputs), points)
     figures["landmark_px_before"] = _landmark_px(each(world.landmarks, reconstructions), points)
@@ -83,7 +83,7 @@ def _donors(rows: Tensor) -> Tensor:
     return rows.roll(VIEWS, 0)
 
 
-def _recognisers(world: World) -> dict[str, FaceEmbedder]:
+def _recognizers(world: World) -> dict[str, FaceEmbedder]:
     return {"identity": world.identity, **world.held_out}
 
 

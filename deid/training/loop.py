@@ -48,7 +48,7 @@ class Stage(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Modules and optimisers that steps change."""
+        """Modules and optimizers that steps change."""
         ...
 
     def recipe(self) -> dict[str, Any]:
@@ -128,9 +128,9 @@ def rate_factor(index: int, steps: int) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * index / steps)))
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter of `optimiser` this learning rate."""
-    for group in optimiser.param_groups:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter of `optimizer` this learning rate."""
+    for group in optimizer.param_groups:
         group["lr"] = rate
 
 
@@ -157,7 +157,7 @@ def require_same_world(pairs: LatentDataset, world: World, latents: Path) -> Non
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Initialise networks in this block from `seed`, without touching torch's global stream."""
+    """Initialize networks in this block from `seed`, without touching torch's global stream."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

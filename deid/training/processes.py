@@ -3,7 +3,7 @@
 All begin with the same weights and apply the same mean gradients, so they stay equal without ever
 sending a weight. Gradients are averaged by hand rather than by torch's DistributedDataParallel: a
 step has several updates of different networks, through methods of their own and frozen networks,
-which that wrapper does not see; a mean over an optimiser's parameters has no such conditions.
+which that wrapper does not see; a mean over an optimizer's parameters has no such conditions.
 """
 
 import os
@@ -107,16 +107,16 @@ def share(rows: Array, fabric: Fabric) -> Array:
     return part
 
 
-def take_step(fabric: Fabric, optimiser: Any) -> None:
-    """Step `optimiser` with the mean over all processes of its parameters' gradients."""
+def take_step(fabric: Fabric, optimizer: Any) -> None:
+    """Step `optimizer` with the mean over all processes of its parameters' gradients."""
     if fabric.world_size > 1:
-        parameters = (p for group in optimiser.param_groups for p in group["params"])
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         parts = torch.split(_reduced(fabric, flat, "mean"), [g.numel() for g in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view(gradient.shape))
-    optimiser.step()
+    optimizer.step()
 
 
 def mean_losses(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

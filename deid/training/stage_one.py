@@ -2,7 +2,7 @@
 
 Cross-face and same-face steps alternate. A step makes two separate updates: the non-adversarial
 losses train En_expr and M through the generator; then D_W learns to tell the generator's own w from
-M's, and M alone learns to pass, with optimisers of their own.
+M's, and M alone learns to pass, with optimizers of their own.
 """
 
 import itertools
@@ -75,15 +75,15 @@ class StageOne:
             discriminator = LatentDiscriminator(w_dim, params.discriminator_widths)
         self.model = model.to(self.fabric.device).to(memory_format=torch.channels_last)
         self.discriminator = discriminator.to(self.fabric.device)
-        self._make_optimisers()
+        self._make_optimizers()
 
-    def _make_optimisers(self) -> None:
+    def _make_optimizers(self) -> None:
         mapping = self.model.mapping.parameters()
         both = itertools.chain(self.model.expression_encoder.parameters(), mapping)
         adam, setup = torch.optim.Adam, self.fabric.setup_optimizers
-        self.optimiser: Any = setup(adam(both, betas=(0.9, 0.99)))
-        self.adversarial_optimiser: Any = setup(adam(self.model.mapping.parameters(), betas=BETAS))
-        self.discriminator_optimiser: Any = setup(
+        self.optimizer: Any = setup(adam(both, betas=(0.9, 0.99)))
+        self.adversarial_optimizer: Any = setup(adam(self.model.mapping.parameters(), betas=BETAS))
+        self.discriminator_optimizer: Any = setup(
             adam(self.discriminator.parameters(), betas=BETAS)
         )
 
@@ -108,9 +108,9 @@ class StageOne:
         return {
             "model": self.model,
             "discriminator": self.discriminator,
-            "optimiser": self.optimiser,
-            "adversarial_optimiser": self.adversarial_optimiser,
-            "discriminator_optimiser": self.discriminator_optimiser,
+            "optimizer": self.optimizer,
+            "adversarial_optimizer": self.adversarial_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
         }
 
     def step(self, index: int) -> Losses:
@@ -124,7 +124,7 @@ class StageOne:
         return global_losses(self.fabric, losses)
 
     def _batch(self, index: int, same: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """This process's share n of the batch: I_id, I_expr `[n,3,R,R]` and standardised w of other
+        """This process's share n of the batch: I_id, I_expr `[n,3,R,R]` and standardized w of other
         pairs `[n,w_dim]`."""
         params, device = self.params, self.fabric.device
         shape = (3, params.batch_size)
@@ -133,7 +133,7 @@ class StageOne:
         faces = to_tensor(self.pairs.images(rows[0])).to(device)
         others = faces if same else to_tensor(self.pairs.images(rows[1])).to(device)
         w = torch.from_numpy(self.pairs.w(rows[2])).to(device)
-        return faces, others, self.model.standardise(w)
+        return faces, others, self.model.standardize(w)
 
     def _non_adversarial_update(
         self, identity_faces: Tensor, attribute_faces: Tensor, same: bool
@@ -143,14 +143,14 @@ class StageOne:
         Only this update goes in parts: it draws pictures, the others see vectors.
         """
         parts, codes, count = [], [], self.params.accumulate
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         chunks = zip(identity_faces.chunk(count), attribute_faces.chunk(count), strict=True)
         for identity_part, attribute_part in chunks:
             losses, code = self._non_adversarial_losses(identity_part, attribute_part, same)
             self.fabric.backward(losses["total"] / count)
             parts.append({name: loss.item() for name, loss in losses.items()})
             codes.append(code)
-        take_step(self.fabric, self.optimiser)
+        take_step(self.fabric, self.optimizer)
         return mean_losses(parts), torch.cat(codes)
 
     def _non_adversarial_losses(
@@ -160,7 +160,7 @@ class StageOne:
         params, model = self.params, self.model
         with self.fabric.autocast():
             code = model.code(identity_faces, attribute_faces)
-            output = model.synthesise(model.unstandardise(model.mapping(code))).float()
+            output = model.synthesize(model.unstandardize(model.mapping(code))).float()
         expression = self._expression(attribute_faces, output)
         terms = self._terms(code.detach(), attribute_faces, output, same)
         weights = (params.lambda_id, params.lambda_landmark, params.lambda_reconstruct)
@@ -204,23 +204,23 @@ class StageOne:
             penalty = r1_penalty(self.discriminator, real)
             loss = loss + params.r1_gamma * params.r1_every * penalty
             losses["r1"] = penalty.item()
-        self._update(self.discriminator_optimiser, loss)
+        self._update(self.discriminator_optimizer, loss)
         return losses
 
     def _adversarial_update(self, code: Tensor) -> Losses:
         """One step of equation (3) for M."""
         loss = mapping_adversarial_loss(self.discriminator(self.model.mapping(code)))
-        self._update(self.adversarial_optimiser, loss)
+        self._update(self.adversarial_optimizer, loss)
         return {"adversarial": loss.item()}
 
-    def _update(self, optimiser: Any, loss: Tensor) -> None:
-        optimiser.zero_grad(set_to_none=True)
+    def _update(self, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        take_step(self.fabric, optimiser)
+        take_step(self.fabric, optimizer)
 
     def _set_rates(self, index: int) -> None:
         params = self.params
         factor = rate_factor(index, params.steps)
-        set_rate(self.optimiser, params.learning_rate * factor)
-        set_rate(self.adversarial_optimiser, params.learning_rate_adversarial * factor)
-        set_rate(self.discriminator_optimiser, params.learning_rate_discriminator * factor)
+        set_rate(self.optimizer, params.learning_rate * factor)
+        set_rate(self.adversarial_optimizer, params.learning_rate_adversarial * factor)
+        set_rate(self.discriminator_optimizer, params.learning_rate_discriminator * factor)

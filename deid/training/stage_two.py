@@ -1,8 +1,8 @@
 """Stage two (section 3.2): the adversarial mapping M_adv, equations (9)–(12).
 
-Same-face only, everything but M_adv frozen. The attacked recogniser sees each adversarial picture
+Same-face only, everything but M_adv frozen. The attacked recognizer sees each adversarial picture
 slightly moved, resized, mirrored and relit at random (input diversity, Xie et al. 2019), so that
-what fools it fools recognisers that nobody attacked.
+what fools it fools recognizers that nobody attacked.
 """
 
 from pathlib import Path
@@ -67,7 +67,7 @@ class StageTwo:
         assert self.model.adversarial_mapping is not None
         self.mapping = self.model.adversarial_mapping
         adam = torch.optim.Adam(self.mapping.parameters(), betas=(0.9, 0.99))
-        self.optimiser: Any = self.fabric.setup_optimizers(adam)
+        self.optimizer: Any = self.fabric.setup_optimizers(adam)
 
     def recipe(self) -> dict[str, Any]:
         """Everything that shapes the result."""
@@ -89,19 +89,19 @@ class StageTwo:
         stage_two_sheet(self.model, folder / "sheet.png")
 
     def state(self) -> dict[str, Any]:
-        return {"adversarial_mapping": self.mapping, "optimiser": self.optimiser}
+        return {"adversarial_mapping": self.mapping, "optimizer": self.optimizer}
 
     def step(self, index: int) -> Losses:
         """One step of equation (12), with the extra term of human likeness, for M_adv."""
         params, parts, count = self.params, [], self.params.accumulate
-        set_rate(self.optimiser, params.learning_rate * rate_factor(index, params.steps))
+        set_rate(self.optimizer, params.learning_rate * rate_factor(index, params.steps))
         faces, changes = self._batch(index)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         for chunk in zip(faces.chunk(count), changes.chunk(count, -1), strict=True):
             losses = self._losses(*chunk)
             self.fabric.backward(losses["total"] / count)
             parts.append({name: loss.item() for name, loss in losses.items()})
-        take_step(self.fabric, self.optimiser)
+        take_step(self.fabric, self.optimizer)
         return global_losses(self.fabric, mean_losses(parts))
 
     def _batch(self, index: int) -> tuple[Tensor, Tensor]:
@@ -118,9 +118,9 @@ class StageTwo:
         with self.fabric.autocast():
             with torch.no_grad():
                 w = self.model.latent(faces, faces)
-                reconstruction = self.model.synthesise(w).float()
+                reconstruction = self.model.synthesize(w).float()
                 code = world.identity(faces).float()
-            output = self.model.synthesise(self.model.adversarial_latent(w)).float()
+            output = self.model.synthesize(self.model.adversarial_latent(w)).float()
             output_code = world.identity(diversify(output, changes)).float()
         # In full precision: bfloat16 knows landmarks to a whole pixel only, and a small distance
         # of features is a difference of nearly equal numbers.

@@ -3,8 +3,8 @@
 One table, `FILES`. A hash given here was published for that file; where none is known, the first
 file seen is recorded and every later one held to it (`deid.weights.store`). Addresses are those
 the publishers document or others fetch the same hash from; a file without one says where a person
-gets it. `commercial` follows the licence its publisher states for the file (for the code, where
-nothing else is stated) and none stated means no; `learnt_from` names the data behind it, whose
+gets it. `commercial` follows the license its publisher states for the file (for the code, where
+nothing else is stated) and none stated means no; `trained_on` names the data behind it, whose
 terms may be narrower and are for you to judge.
 """
 
@@ -30,7 +30,7 @@ ROLES: tuple[Role, ...] = (
     "held_out",
     "perceptual",
 )
-RECOGNISERS: tuple[Role, ...] = ("identity", "held_out")
+RECOGNIZERS: tuple[Role, ...] = ("identity", "held_out")
 MTCNN = ("mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet")
 """The three networks of one detector."""
 
@@ -55,9 +55,9 @@ class WeightFile:
     file: str  # its name on disk
     role: Role  # its place in a world (deid.worlds.world.World)
     what: str
-    licence: str
+    license: str
     commercial: bool
-    learnt_from: str
+    trained_on: str
     convention: str  # of the input
     sources: tuple[Source, ...] = ()  # mirrors, tried in this order
     by_hand: str = ""  # where a person gets it, if no address serves a program
@@ -67,9 +67,9 @@ class WeightFile:
     also: tuple[Role, ...] = ()  # other places that it can take
 
     def serves(self, role: Role) -> bool:
-        """Whether the file can take this place; any recogniser can be attacked or judge."""
-        if self.role in RECOGNISERS:
-            return role in RECOGNISERS
+        """Whether the file can take this place; any recognizer can be attacked or judge."""
+        if self.role in RECOGNIZERS:
+            return role in RECOGNIZERS
         return role == self.role or role in self.also
 
     @property
@@ -83,7 +83,7 @@ NVIDIA = "NVIDIA Source Code License: non-commercial research and evaluation"
 INSIGHTFACE = "InsightFace pretrained models: non-commercial research"
 UNSTATED = "none stated, so no permission beyond looking"
 
-_FFHQ = "FFHQ (CC BY-NC-SA 4.0; each photograph its own Creative Commons licence)"
+_FFHQ = "FFHQ (CC BY-NC-SA 4.0; each photograph its own Creative Commons license)"
 _VGGFACE2 = "VGGFace2 (pictures from the web)"
 _MS1M = "MS-Celeb-1M (withdrawn by its publisher)"
 _IMAGENET = "ImageNet (pictures for non-commercial research)"
@@ -106,9 +106,9 @@ def _oxford(variant: str, what: str) -> WeightFile:
         file=f"resnet50_{variant}_pytorch.pth",
         role="identity",
         what=what,
-        licence=f"{MIT} (code)",
+        license=f"{MIT} (code)",
         commercial=True,
-        learnt_from=_VGGFACE2 if variant == "scratch" else f"{_MS1M}, then {_VGGFACE2}",
+        trained_on=_VGGFACE2 if variant == "scratch" else f"{_MS1M}, then {_VGGFACE2}",
         convention=_CAFFE,
         sources=(Source(f"{_OXFORD}/resnet50_{variant}_pytorch.tar.gz", member="*.pth"),),
     )
@@ -120,9 +120,9 @@ def _mtcnn(part: str, sha256: str, size: int) -> WeightFile:
         file=f"{part}.pt",
         role="detector",
         what=f"MTCNN's {part}, of facenet-pytorch",
-        licence=MIT,
+        license=MIT,
         commercial=True,
-        learnt_from="WIDER FACE and CelebA",
+        trained_on="WIDER FACE and CelebA",
         convention=_MTCNN,
         also=("landmarks",) if part == "onet" else (),
         sources=(Source(f"{_FACENET}/{part}.pt"),),
@@ -138,9 +138,9 @@ def _torchvision(name: str, file: str, role: Role, what: str, **known: int | str
         file=file,
         role=role,
         what=what,
-        licence=BSD,
+        license=BSD,
         commercial=True,
-        learnt_from=_IMAGENET,
+        trained_on=_IMAGENET,
         convention="RGB [0, 1], ImageNet mean and deviation",
         sources=(Source(f"{_TORCHVISION}/{file}"),),
         sha256=str(sha256) if sha256 else None,
@@ -155,9 +155,9 @@ _GENERATORS = (
         file="stylegan_ffhq256.pth",
         role="generator",
         what="StyleGAN, 256 px, FID 5.70 (`generator_smooth`)",
-        licence=f"{MIT} (code)",
+        license=f"{MIT} (code)",
         commercial=True,
-        learnt_from=_FFHQ,
+        trained_on=_FFHQ,
         convention=_W_INPUT,
         sources=(
             Source(
@@ -172,9 +172,9 @@ _GENERATORS = (
         file="stylegan-256px-new.model",
         role="generator",
         what="StyleGAN, 256 px (`g_running`)",
-        licence=f"{MIT} (code)",
+        license=f"{MIT} (code)",
         commercial=True,
-        learnt_from=_FFHQ,
+        trained_on=_FFHQ,
         convention=_W_INPUT,
         by_hand="the 256px link in the README of github.com/rosinality/style-based-gan-pytorch",
     ),
@@ -183,9 +183,9 @@ _GENERATORS = (
         file="ffhq-res256-mirror-paper256-noaug.pkl",
         role="generator",
         what="StyleGAN2, 256 px, half width (channel base 16384), of StyleGAN2-ADA",
-        licence=NVIDIA,
+        license=NVIDIA,
         commercial=False,
-        learnt_from=_FFHQ,
+        trained_on=_FFHQ,
         convention=_W_INPUT,
         sources=(
             Source(
@@ -199,9 +199,9 @@ _GENERATORS = (
         file="stylegan2-ffhq-256x256.pkl",
         role="generator",
         what="StyleGAN2, 256 px, of NVIDIA NGC",
-        licence=NVIDIA,
+        license=NVIDIA,
         commercial=False,
-        learnt_from=_FFHQ,
+        trained_on=_FFHQ,
         convention=_W_INPUT,
         sources=(
             Source(
@@ -215,15 +215,15 @@ _GENERATORS = (
         file="550000.pt",
         role="generator",
         what="StyleGAN2, 256 px, full width (`g_ema`)",
-        licence=NVIDIA,
+        license=NVIDIA,
         commercial=False,
-        learnt_from=_FFHQ,
+        trained_on=_FFHQ,
         convention=_W_INPUT,
         by_hand="the checkpoint linked in the README of github.com/rosinality/stylegan2-pytorch",
     ),
 )
 
-_RECOGNISERS = (
+_RECOGNIZERS = (
     _oxford("ft", "VGGFace2 ResNet-50, 2048-D, fine-tuned after MS-Celeb-1M; of Oxford VGG"),
     _oxford("scratch", "VGGFace2 ResNet-50, 2048-D; of Oxford VGG"),
     _oxford("128", "VGGFace2 ResNet-50 with 128-D features; of Oxford VGG"),
@@ -233,9 +233,9 @@ _RECOGNISERS = (
         file="resnet50_ft_weight.pkl",
         role="identity",
         what="VGGFace2 ResNet-50, 2048-D, the same network in cydonia999's form",
-        licence=f"{MIT} (code)",
+        license=f"{MIT} (code)",
         commercial=True,
-        learnt_from=f"{_MS1M}, then {_VGGFACE2}",
+        trained_on=f"{_MS1M}, then {_VGGFACE2}",
         convention=_CAFFE,
         by_hand="`resnet50_ft` in the README of github.com/cydonia999/VGGFace2-pytorch",
     ),
@@ -244,10 +244,10 @@ _RECOGNISERS = (
         file="20180402-114759-vggface2.pt",
         role="held_out",
         what="InceptionResnetV1, 512-D, of facenet-pytorch",
-        licence=MIT,
+        license=MIT,
         commercial=True,
-        learnt_from=_VGGFACE2,
-        convention="RGB, (x - 127.5) / 128, 160 px; L2-normalised output",
+        trained_on=_VGGFACE2,
+        convention="RGB, (x - 127.5) / 128, 160 px; L2-normalized output",
         sources=(
             Source(
                 f"{_GITHUB}/timesler/facenet-pytorch/releases/download/v2.2.9/"
@@ -262,10 +262,10 @@ _RECOGNISERS = (
         file="w600k_r50.onnx",
         role="held_out",
         what="ArcFace ResNet-50, 512-D, of InsightFace's buffalo_l",
-        licence=INSIGHTFACE,
+        license=INSIGHTFACE,
         commercial=False,
-        learnt_from="WebFace600K",
-        convention="RGB, (x - 127.5) / 127.5, 112 px aligned; output not normalised",
+        trained_on="WebFace600K",
+        convention="RGB, (x - 127.5) / 127.5, 112 px aligned; output not normalized",
         sources=(
             Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_l.zip", "w600k_r50.onnx", 288_621_354),
             Source(f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_l.zip", "w600k_r50.onnx"),
@@ -279,9 +279,9 @@ _RECOGNISERS = (
         file="foamliu_mobilefacenet.pt",
         role="held_out",
         what="MobileFaceNet, 128-D, trained with ArcFace",
-        licence=APACHE,
+        license=APACHE,
         commercial=True,
-        learnt_from=_MS1M,
+        trained_on=_MS1M,
         convention="RGB / 255, ImageNet mean and deviation, 112 px aligned",
         sources=(
             Source(f"{_GITHUB}/foamliu/MobileFaceNet/releases/download/v1.0/mobilefacenet.pt"),
@@ -293,10 +293,10 @@ _RECOGNISERS = (
         name="foamliu-mobilefacenet-onnx",
         file="foamliu_mobilefacenet.onnx",
         role="held_out",
-        what="the same MobileFaceNet as ONNX, for `deid run --recogniser foamliu`",
-        licence=APACHE,
+        what="the same MobileFaceNet as ONNX, for `deid run --recognizer foamliu`",
+        license=APACHE,
         commercial=True,
-        learnt_from=_MS1M,
+        trained_on=_MS1M,
         convention="RGB / 255, ImageNet mean and deviation, 112 px aligned",
         sources=(
             Source(
@@ -318,9 +318,9 @@ _DETECTORS = (
         file="face_detection_yunet_2023mar.onnx",
         role="detector",
         what="YuNet, for `deid run --detector yunet`",
-        licence=MIT,
+        license=MIT,
         commercial=True,
-        learnt_from="WIDER FACE",
+        trained_on="WIDER FACE",
         convention="BGR 0-255, any size",
         sources=(
             Source(f"{_OPENCV_ZOO}/face_detection_yunet/face_detection_yunet_2023mar.onnx"),
@@ -337,9 +337,9 @@ _DETECTORS = (
         file="det_500m.onnx",
         role="detector",
         what="SCRFD 500M, of InsightFace's buffalo_sc, for `deid run --detector scrfd`",
-        licence=INSIGHTFACE,
+        license=INSIGHTFACE,
         commercial=False,
-        learnt_from="WIDER FACE",
+        trained_on="WIDER FACE",
         convention=_MTCNN,
         sources=(
             Source(f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_sc.zip", "det_500m.onnx"),
@@ -354,9 +354,9 @@ _DETECTORS = (
         file="scrfd_2.5g_bnkps.onnx",
         role="detector",
         what="SCRFD 2.5G, of InsightFace, for `deid run --detector scrfd=FILE`",
-        licence=INSIGHTFACE,
+        license=INSIGHTFACE,
         commercial=False,
-        learnt_from="WIDER FACE",
+        trained_on="WIDER FACE",
         convention=_MTCNN,
         sources=(
             Source(
@@ -382,9 +382,9 @@ _OTHERS = (
         file="mobilefacenet_model_best.pth.tar",
         role="landmarks",
         what="MobileFaceNet for 68 landmarks, of cunjian/pytorch_face_landmark",
-        licence=UNSTATED,
+        license=UNSTATED,
         commercial=False,
-        learnt_from="300W (non-commercial research)",
+        trained_on="300W (non-commercial research)",
         convention="BGR / 255, face crop of 112 px",
         sources=(
             Source(
@@ -399,9 +399,9 @@ _OTHERS = (
         file="pt_inception-2015-12-05-6726825d.pth",
         role="perceptual",
         what="the Inception of the standard FID, of pytorch-fid",
-        licence=APACHE,
+        license=APACHE,
         commercial=True,
-        learnt_from=_IMAGENET,
+        trained_on=_IMAGENET,
         convention="RGB [0, 1], bilinear without antialias to 299 px, then 2x - 1",
         sources=(
             Source(
@@ -435,7 +435,7 @@ _OTHERS = (
     ),
 )
 
-FILES: tuple[WeightFile, ...] = _GENERATORS + _RECOGNISERS + _DETECTORS + _OTHERS
+FILES: tuple[WeightFile, ...] = _GENERATORS + _RECOGNIZERS + _DETECTORS + _OTHERS
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "scrfd": ("scrfd-500m",),
@@ -444,7 +444,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "foamliu": ("foamliu-mobilefacenet-onnx",),
     "arcface": ("arcface-w600k-r50",),
 }
-"""The files behind what `deid run --detector` and `--recogniser` call by one word."""
+"""The files behind what `deid run --detector` and `--recognizer` call by one word."""
 
 _PAPER: Mapping[Role, tuple[str, ...]] = {
     # The paper has StyleGAN; StyleGAN2's file is the one whose address lasts.
@@ -459,7 +459,7 @@ _PAPER: Mapping[Role, tuple[str, ...]] = {
 _COMMERCIAL: Mapping[Role, tuple[str, ...]] = {
     **_PAPER,
     "generator": ("stylegan1-ffhq256-genforce",),
-    # No 68-point network here has a licence that allows it: the five points of MTCNN's last one,
+    # No 68-point network here has a license that allows it: the five points of MTCNN's last one,
     # and for the rest what a face with these five has on average (deid.worlds.ffhq.five).
     "landmarks": ("mtcnn-onet",),
     "held_out": ("foamliu-mobilefacenet", "facenet-vggface2"),
@@ -484,10 +484,10 @@ def needs(
     commercial_only: bool = False,
     chosen: Mapping[Role, tuple[str, ...]] | None = None,
 ) -> Mapping[Role, tuple[str, ...]]:
-    """Role → the catalogue's names of the files that `world` needs for it.
+    """Role → the catalog's names of the files that `world` needs for it.
 
-    `chosen` replaces a role's files by others of the catalogue. Under `commercial_only` a file
-    that its licence forbids is refused, chosen or not (`require_commercial`). The mini world needs
+    `chosen` replaces a role's files by others of the catalog. Under `commercial_only` a file
+    that its license forbids is refused, chosen or not (`require_commercial`). The mini world needs
     nothing from outside.
     """
     if world == "mini":
@@ -519,11 +519,11 @@ def used_as(name: str) -> Literal["default", "commercial", "both", "-"]:
 
 
 def require_commercial(names: Iterable[str]) -> None:
-    """Raise DeidError naming the first file, and its licence, that commercial use forbids."""
+    """Raise DeidError naming the first file, and its license, that commercial use forbids."""
     for entry in map(find, names):
         if not entry.commercial:
             raise DeidError(
-                f"{entry.name} ({entry.file}): licence is {entry.licence}, which the commercial "
+                f"{entry.name} ({entry.file}): license is {entry.license}, which the commercial "
                 "variant does not allow; choose a file that `deid weights list` marks as commercial"
             )
 
@@ -531,7 +531,7 @@ def require_commercial(names: Iterable[str]) -> None:
 def require_commercial_content(path: Path) -> None:
     """Raise DeidError unless `path` is, by its hash, a file that commercial use allows.
 
-    A file that the catalogue does not know is refused too: nobody here knows its licence.
+    A file that the catalog does not know is refused too: nobody here knows its license.
     """
     try:
         sha256 = file_sha256(path)
@@ -540,7 +540,7 @@ def require_commercial_content(path: Path) -> None:
     known = [entry for entry in FILES if entry.sha256 == sha256]
     if not known:
         raise DeidError(
-            f"{path}: not in the catalogue, so its licence is unknown, and the commercial variant "
+            f"{path}: not in the catalog, so its license is unknown, and the commercial variant "
             "refuses it; take a file that `deid weights list` marks as commercial"
         )
     require_commercial([known[0].name])

@@ -34,7 +34,7 @@ class Patience:
     window: float = 60.0
     tries: int = 4
     pause: float = 1.0  # before the second try, doubled before each further one
-    largest: int = 4 << 30  # bytes; no file of the catalogue comes near
+    largest: int = 4 << 30  # bytes; no file of the catalog comes near
 
 
 class MirrorFault(Exception):

@@ -1,4 +1,4 @@
-"""Brings a public weight file here: mirrors in turn, hash checked, licence accepted and recorded.
+"""Brings a public weight file here: mirrors in turn, hash checked, license accepted and recorded.
 
 The file appears under its name only when it is whole and verified. A killed fetch goes on where it
 stopped.
@@ -34,7 +34,7 @@ _UNREADABLE = (
 
 
 def must_accept(entry: WeightFile) -> bool:
-    """Whether a person has to accept the licence by name, since it forbids some uses."""
+    """Whether a person has to accept the license by name, since it forbids some uses."""
     return not entry.commercial
 
 
@@ -47,7 +47,7 @@ def fetch(
 ) -> Path:
     """The verified file, downloaded unless it is here already.
 
-    `accepted` says how the person agreed to the licence, for the record; None where they did not.
+    `accepted` says how the person agreed to the license, for the record; None where they did not.
     Raises DeidError, in one line that names every address tried and what was wrong with it.
     """
     target = store.path(entry)
@@ -57,8 +57,8 @@ def fetch(
         raise DeidError(f"{target}: missing; {remedy(entry, store)}")
     if must_accept(entry) and accepted is None:
         raise DeidError(
-            f"{entry.name}: its licence ({entry.licence}) must be accepted; read it, then add "
-            "--accept-licence"
+            f"{entry.name}: its license ({entry.license}) must be accepted; read it, then add "
+            "--accept-license"
         )
     store.folder.mkdir(parents=True, exist_ok=True)
     with _alone(target):

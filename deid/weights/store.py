@@ -3,7 +3,7 @@
 Downloads go to a folder of the user's own (`DEID_WEIGHTS_STORE` names another). With
 `DEID_WEIGHTS_DIR` set, the machine counts as offline: files are taken from that folder by name,
 verified all the same, nothing is ever downloaded and nothing is written there. Beside each file
-lies a record, `<file>.json`: address, hash, licence, time and how the licence was accepted (of
+lies a record, `<file>.json`: address, hash, license, time and how the license was accepted (of
 files in an offline folder: in the user's own). A file whose hash nobody published is held to the
 one in its record.
 """
@@ -67,7 +67,7 @@ def state(entry: WeightFile, store: Store) -> State:
 
 
 def weight_path(name: str, store: Store | None = None) -> Path:
-    """The verified file of that name in the catalogue.
+    """The verified file of that name in the catalog.
 
     Raises DeidError where it is missing or not what it should be, with the remedy.
     """
@@ -150,7 +150,7 @@ def write_record(entry: WeightFile, store: Store, known: Mapping[str, Any]) -> N
         "name": entry.name,
         "file": entry.file,
         "url": None,
-        "licence": entry.licence,
+        "license": entry.license,
         "commercial": entry.commercial,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         **known,

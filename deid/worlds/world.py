@@ -1,6 +1,6 @@
 """A world: one bundle of frozen networks with one interface.
 
-Everything above `deid.worlds` (sampling, training, evaluation, anonymising, serving) knows these
+Everything above `deid.worlds` (sampling, training, evaluation, anonymizing, serving) knows these
 types and never which world it has. All networks take FFHQ-aligned faces, `float32 [N,3,H,W]`, RGB,
 [-1, 1], of any size (each resizes to what it needs, differentiably), and are frozen and in eval
 mode. Gradients flow through them to their input. Tensors are to be on the world's device; the
@@ -40,7 +40,7 @@ class Generator(Protocol):
 
 
 class FaceEmbedder(Protocol):
-    """A face recogniser: `[N,3,H,W]` → unit vectors `[N,dim]`; a dot product is a cosine."""
+    """A face recognizer: `[N,3,H,W]` → unit vectors `[N,dim]`; a dot product is a cosine."""
 
     dim: int
 
@@ -105,7 +105,7 @@ class World:
     name: str
     resolution: int
     generator: Generator  # G
-    identity: FaceEmbedder  # En_id, the attacked recogniser (VGGFace2 ResNet-50)
+    identity: FaceEmbedder  # En_id, the attacked recognizer (VGGFace2 ResNet-50)
     expression_trunk: nn.Module  # En_expr before fine-tuning (Inception-V3): images → [N,dim]
     expression_dim: int
     landmarks: LandmarkNetwork  # En_lnd

@@ -49,7 +49,7 @@ def build_detector(
 
 
 def weights_of(spec: str) -> list[Path]:
-    """The files that a detector's or recogniser's spec names; none for a world's own network."""
+    """The files that a detector's or recognizer's spec names; none for a world's own network."""
     kind, path = locate_network(spec)
     if path is None:
         return []

@@ -65,7 +65,7 @@ class MtcnnFinder:
         while min(height, width) * scale >= WINDOW:
             size = (int(np.ceil(width * scale)), int(np.ceil(height * scale)))
             level = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-            moves, chances = self.nets["pnet"](normalised(level[None]))
+            moves, chances = self.nets["pnet"](normalized(level[None]))
             mask = chances[0, 1] >= PROPOSED
             score = chances[0, 1][mask].numpy()
             cells = mask.nonzero().numpy()[:, ::-1].astype(np.float32) * STRIDE
@@ -84,7 +84,7 @@ class MtcnnFinder:
         answers = []
         for start in range(0, len(boxes), BATCH):
             windows = np.stack([cut(picture, b, side) for b in boxes[start : start + BATCH]])
-            *rest, chances = self.nets[stage](normalised(windows))
+            *rest, chances = self.nets[stage](normalized(windows))
             answers.append([*rest, chances[:, 1]])
         return [torch.cat(parts).numpy() for parts in zip(*answers, strict=True)]
 
@@ -130,7 +130,7 @@ def load_mtcnn(folder: Path) -> MtcnnFinder:
     return MtcnnFinder(nets)
 
 
-def normalised(pixels: Pixels) -> Tensor:
+def normalized(pixels: Pixels) -> Tensor:
     """`uint8 [N,H,W,3]` → `float32 [N,3,H,W]`, as the networks want it."""
     batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
     return batch.float().sub_(127.5).mul_(1 / 128)

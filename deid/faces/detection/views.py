@@ -5,7 +5,7 @@ half the one before, turned by quarters and eighths, with a border so that a fac
 not end at the edge of sight, and in tiles that overlap by more than the faces sought there.
 
 What is shown is bounded whatever the picture: see `TURN_EIGHTHS`, `TURN_QUARTERS`, `ENLARGE`.
-Coordinates have pixel centres at integers + 0.5; `picture = affine @ (x, y, 1)`.
+Coordinates have pixel centers at integers + 0.5; `picture = affine @ (x, y, 1)`.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ TURN_QUARTERS = 24_000_000  # and by quarters
 ENLARGE = 32_000_000  # pixels up to which an enlarged level is made
 TILE, OVERLAP = 1536, 192  # a larger face is whole in a tile of the next level
 BORDER = 32
-GREY = 114
+GRAY = 114
 
 CLOSE, AROUND = 128, 256  # pixels of a face shown alone, and of what is shown with it
 
@@ -120,7 +120,7 @@ def careful_views(picture: Pixels, any_size: bool, any_turn: bool = False) -> It
     for level in careful_levels(picture.shape[0], picture.shape[1], any_size, any_turn):
         pixels, to_picture = resized(picture, level.scale)
         bordered = cv2.copyMakeBorder(
-            pixels, *(BORDER,) * 4, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY)
+            pixels, *(BORDER,) * 4, cv2.BORDER_CONSTANT, value=(GRAY, GRAY, GRAY)
         )
         sheet = View(np.asarray(bordered, np.uint8), _moved(to_picture, -BORDER, -BORDER))
         for turn in level.turns:
@@ -135,7 +135,7 @@ def single_view(picture: Pixels, side: int) -> View:
 def close_view(
     picture: Pixels, box: NDArray[np.float32], points: NDArray[np.float32]
 ) -> View | None:
-    """One face alone, `box` `[4]` and five `points` `[5,2]`: large, its eyes level, grey around.
+    """One face alone, `box` `[4]` and five `points` `[5,2]`: large, its eyes level, gray around.
 
     None where the two say nothing about a place in the picture.
     """
@@ -156,13 +156,13 @@ def close_view(
     to_picture = np.concatenate([linear, corner[:, None]], 1)
     inside = to_picture - np.array([[0, 0, low[0]], [0, 0, low[1]]])
     to_sheet = _after(np.asarray(invert_affine(sheet.to_picture)), inside)
-    to_sheet[:, 2] += to_sheet[:, :2].sum(1) * 0.5 - 0.5  # OpenCV has pixel centres at integers
+    to_sheet[:, 2] += to_sheet[:, :2].sum(1) * 0.5 - 0.5  # OpenCV has pixel centers at integers
     pixels = cv2.warpAffine(
         sheet.pixels,
         to_sheet,
         (AROUND, AROUND),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderValue=(GREY, GREY, GREY),
+        borderValue=(GRAY, GRAY, GRAY),
     )
     return View(np.asarray(pixels, np.uint8), to_picture)
 
@@ -178,7 +178,7 @@ def resized(picture: Pixels, scale: float) -> tuple[Pixels, Affine]:
 
 
 def turned(sheet: View, degrees: int) -> View:
-    """A view turned clockwise; by quarters to the pixel, else over grey."""
+    """A view turned clockwise; by quarters to the pixel, else over gray."""
     height, width = sheet.pixels.shape[:2]
     angle = np.deg2rad(degrees)
     # Rounded, so that quarters are exact.
@@ -192,9 +192,9 @@ def turned(sheet: View, degrees: int) -> View:
         pixels = np.rot90(sheet.pixels, -(degrees // 90))
     else:
         opencv = affine.copy()
-        opencv[:, 2] += linear.sum(1) * 0.5 - 0.5  # there a pixel's centre is at the integer
+        opencv[:, 2] += linear.sum(1) * 0.5 - 0.5  # there a pixel's center is at the integer
         warped = cv2.warpAffine(
-            sheet.pixels, opencv, (int(size[0]), int(size[1])), borderValue=(GREY, GREY, GREY)
+            sheet.pixels, opencv, (int(size[0]), int(size[1])), borderValue=(GRAY, GRAY, GRAY)
         )
         pixels = np.asarray(warped, np.uint8)
     return View(

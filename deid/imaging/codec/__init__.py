@@ -1,6 +1,6 @@
 """Bytes to pixels and back, with nothing but the picture in between.
 
-Decoding bakes in the orientation and the colour profile and forgets everything else; encoding
+Decoding bakes in the orientation and the color profile and forgets everything else; encoding
 starts from a bare array, so no metadata, thumbnail or extra frame of the original can pass unless
 it was asked for by name (`deid.imaging.metadata`).
 """

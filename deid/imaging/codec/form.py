@@ -26,7 +26,7 @@ class Form:
     """
 
     format: str
-    grey: bool = False
+    gray: bool = False
     quality: int = DEFAULT_QUALITY
     subsampling: int = 0  # JPEG chroma: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0
     lossless: bool = False  # WebP

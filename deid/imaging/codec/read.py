@@ -72,12 +72,12 @@ class _Facts:
 
     format: str
     mode: str
-    grey: bool
+    gray: bool
     palette: bool
     sixteen: bool
-    negative: bool  # 16-bit grey that counts from white, which Pillow leaves as it is
+    negative: bool  # 16-bit gray that counts from white, which Pillow leaves as it is
     orientation: int
-    profile: bytes | None  # to convert the colours by
+    profile: bytes | None  # to convert the colors by
     kept: Kept
     notes: tuple[str, ...]
 
@@ -85,16 +85,16 @@ class _Facts:
 def _facts(image: Image.Image, data: bytes, keep: Keep) -> _Facts:
     stored = "JPEG" if image.format == "MPO" else str(image.format)
     mode, tags = image.mode, getattr(image, "tag_v2", {})
-    grey = mode in ("1", "L", "LA", "La") or mode.startswith("I;16")
+    gray = mode in ("1", "L", "LA", "La") or mode.startswith("I;16")
     bits = tags.get(_BITS, ()) if stored == "TIFF" else (png_depth(data),)
     kept, profile = read_kept(image, keep), image.info.get("icc_profile")
     orientation = image.getexif().get(_ORIENTATION, 1)
-    if profile and keep.icc and usable_profile(profile, grey):
+    if profile and keep.icc and usable_profile(profile, gray):
         kept, profile = replace(kept, icc=profile), None
     return _Facts(
         format=stored,
         mode=mode,
-        grey=grey and stored != "GIF",
+        gray=gray and stored != "GIF",
         palette=mode == "P" or stored == "GIF",
         sixteen=bool(bits) and set(bits) == {16},
         negative=mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0,
@@ -112,7 +112,7 @@ def _lost(image: Image.Image, data: bytes) -> Iterator[str]:
     if image.mode == "CMYK":
         yield "CMYK became RGB"
     if image.mode == "1":
-        yield "1 bit became 8 bits of grey"
+        yield "1 bit became 8 bits of gray"
     if (depth := image.info.get("bit_depth", 8)) > 8:
         yield f"{depth} bits became 8"
 
@@ -129,7 +129,7 @@ def _read(image: Image.Image, data: bytes, name: str, keep: Keep) -> Decoded:
     kept, unkept = fitting(facts.kept, facts.format, samples is not None and samples.ndim == 3)
     form = replace(
         form,
-        grey=facts.grey,
+        gray=facts.gray,
         palette=palette,
         original=pixels if palette or samples is not None else None,
         samples=samples,

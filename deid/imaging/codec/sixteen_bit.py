@@ -1,7 +1,7 @@
-"""16-bit pictures: PNG and TIFF, grey or RGB, with or without alpha.
+"""16-bit pictures: PNG and TIFF, gray or RGB, with or without alpha.
 
 Everything that works on a picture works on 8 bits, the high ones. A pixel that no face touched
-gets all its 16 back. Pillow knows 16 bits of grey only, so OpenCV reads the colours; its samples
+gets all its 16 back. Pillow knows 16 bits of gray only, so OpenCV reads the colors; its samples
 count only where they agree with what Pillow decoded.
 """
 
@@ -23,8 +23,8 @@ def read_samples(
 ) -> Samples | None:
     """`uint16 [H,W]` or RGB(A) `[H,W,3 or 4]`, upright; None where they cannot be had."""
     if upright.mode.startswith("I;16"):
-        grey = np.array(upright).astype(np.uint16)
-        return 65535 - grey if negative else grey
+        gray = np.array(upright).astype(np.uint16)
+        return 65535 - gray if negative else gray
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
         read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -57,8 +57,8 @@ def with_changes(samples: Samples, original: Pixels, pixels: Pixels) -> Samples:
     touched = _solid((pixels != original).any(axis=-1))
     new = pixels[..., 0] if samples.ndim == 2 else pixels
     out = samples.copy()
-    colours = out if samples.ndim == 2 else out[..., :3]
-    colours[touched] = new[touched].astype(np.uint16) * 257
+    colors = out if samples.ndim == 2 else out[..., :3]
+    colors[touched] = new[touched].astype(np.uint16) * 257
     return out
 
 

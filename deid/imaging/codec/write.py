@@ -28,7 +28,7 @@ def encode(pixels: Pixels, alpha: Pixels | None, form: Form) -> bytes:
     if form.palette and form.original is not None:
         return _save(to_palette(pixels, alpha, form.original), form)
     image = Image.fromarray(pixels)
-    if form.grey:
+    if form.gray:
         image = image.convert("L")
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
@@ -37,7 +37,7 @@ def encode(pixels: Pixels, alpha: Pixels | None, form: Form) -> bytes:
 
 def _encode_sixteen(pixels: Pixels, form: Form, samples: Samples) -> bytes:
     assert form.original is not None
-    if form.grey:
+    if form.gray:
         pixels = np.repeat(np.array(Image.fromarray(pixels).convert("L"))[..., None], 3, axis=2)
     changed = with_changes(samples, form.original, pixels)
     if changed.ndim == 2:

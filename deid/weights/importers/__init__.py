@@ -86,7 +86,7 @@ def build(imported: Imported) -> nn.Module:
 
 
 def _fitting(imported: Imported) -> nn.Module:
-    """The network, as initialised, that the state fits."""
+    """The network, as initialized, that the state fits."""
     with torch.random.fork_rng(devices=[]):  # its first weights are no one's random numbers
         network = _builder(imported.network)(**imported.config)
     state, wanted = imported.state, network.state_dict()

@@ -68,7 +68,7 @@ def _convert_onnx(content: Mapping[str, Any]) -> Imported:
 class _Walk:
     """Follows the graph from input to output by what reads what, and collects a state.
 
-    By data flow and not by the order of the nodes, which optimisers of ONNX files change.
+    By data flow and not by the order of the nodes, which optimizers of ONNX files change.
     """
 
     def __init__(self, graph: Graph) -> None:

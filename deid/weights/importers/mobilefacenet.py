@@ -1,4 +1,4 @@
-"""MobileFaceNets: foamliu's recogniser (.pt and .onnx) and cunjian's 68 landmarks.
+"""MobileFaceNets: foamliu's recognizer (.pt and .onnx) and cunjian's 68 landmarks.
 
 foamliu's ONNX export has every batch norm folded; they become batch norms that only add the bias,
 as for InsightFace.
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deid.errors import DeidError
-from deid.nets.mobilefacenet import MobileFaceNetRecogniser
+from deid.nets.mobilefacenet import MobileFaceNetRecognizer
 from deid.weights.importers.base import Format, Imported
 from deid.weights.importers.insightface import identity_norm
 from deid.weights.importers.states import State, completed, shape_of, size_of, state_of
@@ -21,10 +21,10 @@ def _is_foamliu(content: Mapping[str, Any]) -> bool:
 
 
 def _from_foamliu(content: Mapping[str, Any]) -> Imported:
-    return _recogniser(state_of(content), ())
+    return _recognizer(state_of(content), ())
 
 
-def _recogniser(state: State, notes: tuple[str, ...]) -> Imported:
+def _recognizer(state: State, notes: tuple[str, ...]) -> Imported:
     config: dict[str, Any] = {
         "dim": size_of(state, "conv3.weight", 0),
         "head": size_of(state, "conv3.weight", 1),
@@ -41,13 +41,13 @@ def _is_foamliu_onnx(content: Mapping[str, Any]) -> bool:
     if not isinstance(graph, Graph):
         return False
     kinds = {node.op for node in graph.nodes}
-    plan = list(MobileFaceNetRecogniser().convolutions())
+    plan = list(MobileFaceNetRecognizer().convolutions())
     return len(_convolutions(graph)) == len(plan) and {"Clip", "Relu", "Add"} <= kinds
 
 
 def _from_foamliu_onnx(content: Mapping[str, Any]) -> Imported:
     graph: Graph = content[KEY]
-    names = list(MobileFaceNetRecogniser().convolutions())
+    names = list(MobileFaceNetRecognizer().convolutions())
     state: State = {}
     # The network is one chain but for sums, so the order of the convolutions is that of the graph.
     for node, (conv, norm) in zip(_convolutions(graph), names, strict=True):
@@ -60,7 +60,7 @@ def _from_foamliu_onnx(content: Mapping[str, Any]) -> Imported:
     last = names[-1][0]
     state[f"{last}.bias"] = state[f"{last}.weight"].new_zeros(len(state[f"{last}.weight"]))
     note = f"{len(names)} batch norms were folded in the export; here they only add the bias"
-    return _recogniser(state, (note,))
+    return _recognizer(state, (note,))
 
 
 def _is_cunjian(content: Mapping[str, Any]) -> bool:
@@ -76,7 +76,7 @@ def _from_cunjian(content: Mapping[str, Any]) -> Imported:
 
 
 MOBILEFACENET_FORMATS = (
-    Format("MobileFaceNet recogniser (foamliu)", _is_foamliu, _from_foamliu),
-    Format("MobileFaceNet recogniser (foamliu ONNX)", _is_foamliu_onnx, _from_foamliu_onnx),
+    Format("MobileFaceNet recognizer (foamliu)", _is_foamliu, _from_foamliu),
+    Format("MobileFaceNet recognizer (foamliu ONNX)", _is_foamliu_onnx, _from_foamliu_onnx),
     Format("MobileFaceNet landmarks (cunjian)", _is_cunjian, _from_cunjian),
 )

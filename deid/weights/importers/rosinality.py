@@ -1,4 +1,4 @@
-"""rosinality/stylegan2-pytorch: `g_ema`, in files for training beside `g`, `d`, optimisers, `args`.
+"""rosinality/stylegan2-pytorch: `g_ema`, in files for training beside `g`, `d`, optimizers, `args`.
 
 StyleGAN2 here follows its numerics, so tensors are renamed and reshaped only. Its `550000.pt` has
 neither noise nor a mean w; both are filled (`layout`).

@@ -5,7 +5,7 @@ the mapping learns at the full rate; a bias is the convolution's, so before the 
 norm's epsilon is 1e-5. Noise is drawn anew for every picture, one for each size: here it is fixed.
 
 The file holds layers for up to 1024 px, whatever it was trained for. Those beyond are as they were
-initialised, and a bias that was never trained is exactly zero: that is how the size is told.
+initialized, and a bias that was never trained is exactly zero: that is how the size is told.
 """
 
 import math

@@ -20,7 +20,7 @@ FFHQ_POINTS = ((193.0, 239.9), (318.9, 240.2), (256.6, 314.0), (201.3, 371.4), (
 (GFPGAN, facexlib) aligns to. SCRFD finds them within 7 px of it on average over synthetic faces."""
 
 ARCFACE_POINTS = ((38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20))
-"""The same points in InsightFace's template of 112 px, counted from pixel centres."""
+"""The same points in InsightFace's template of 112 px, counted from pixel centers."""
 
 FACE_BOX = (0.234, 0.182, 0.769, 0.909)
 """A detector's box in an FFHQ picture, in its widths and heights: SCRFD's mean over 100 synthetic
@@ -47,7 +47,7 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Crop:
 
 
 def square(side: float, around: tuple[float, float, float, float] = FACE_BOX) -> Crop:
-    """An upright square about the centre of a box."""
+    """An upright square about the center of a box."""
     x, y = (around[0] + around[2]) / 2, (around[1] + around[3]) / 2
     return box(x - side / 2, y - side / 2, x + side / 2, y + side / 2)
 

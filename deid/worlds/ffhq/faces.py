@@ -17,7 +17,7 @@ LPIPS_LABELS = {"alex": "LPIPS (AlexNet)", "vgg": "LPIPS (VGG-16)"}
 
 
 class Embedder(nn.Module):
-    """A recogniser: `[N,3,H,W]` → unit vectors `[N,dim]` (`FaceEmbedder`)."""
+    """A recognizer: `[N,3,H,W]` → unit vectors `[N,dim]` (`FaceEmbedder`)."""
 
     def __init__(self, network: nn.Module, convention: Convention, dim: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # Inception is about 1.2 times as fast in this layout on a CPU, and no weight has to change
-        # its own for it; the recognisers gain nothing (benchmarks/inception.py).
+        # its own for it; the recognizers gain nothing (benchmarks/inception.py).
         pictures = self.convention(images).contiguous(memory_format=torch.channels_last)
         features: Tensor = self.network(pictures)
         return features
@@ -85,7 +85,7 @@ class Perceptual(nn.Module):
 
 
 def embedder(name: str, network: nn.Module) -> Embedder:
-    """A recogniser by its name in `CONVENTIONS`; `network` is built and filled."""
+    """A recognizer by its name in `CONVENTIONS`; `network` is built and filled."""
     dim = network.dim
     assert isinstance(dim, int)
     return _frozen(Embedder(network, CONVENTIONS[name], dim))

@@ -1,4 +1,4 @@
-"""68 landmarks from five: MTCNN's O-Net, whose licence allows commercial use, knows only those.
+"""68 landmarks from five: MTCNN's O-Net, whose license allows commercial use, knows only those.
 
 Eyes, nose tip and mouth corners say where a face is, how large, how it is turned and how long; the
 rest of the 68 is what faces with these five points have on average. So alignment and the covered
@@ -53,16 +53,16 @@ class FiveLandmarks(nn.Module):
 
     def spread(self, points: Tensor) -> Tensor:
         """`[N,5,2]` → `[N,68,2]`, in pixels; `five_points` of the result are `points`."""
-        centre = points.mean(1, keepdim=True)
-        x, y = (points - centre).unbind(-1)
+        center = points.mean(1, keepdim=True)
+        x, y = (points - center).unbind(-1)
         across = x @ self.real.T - y @ self.imaginary.T
         down = y @ self.real.T + x @ self.imaginary.T
-        return torch.stack([across, down], -1) + centre
+        return torch.stack([across, down], -1) + center
 
 
 @cache
 def shape_from_five() -> NDArray[np.complex128]:
-    """The complex matrix `[68,5]` that takes five points, less their centre, to 68.
+    """The complex matrix `[68,5]` that takes five points, less their center, to 68.
 
     Least squares over rendered people of the mini world, in all their poses and expressions. Of
     complex numbers x + iy it is the linear map that every turn, shift and scale of a face passes
@@ -75,7 +75,7 @@ def shape_from_five() -> NDArray[np.complex128]:
         people = person_of(torch.from_numpy(random_parameters(range(PEOPLE), SEED)))
         landmarks = people.landmarks().double().numpy()
     five = five_points(landmarks)
-    centre = five.mean(axis=1, keepdims=True)
-    whole, known = ((points - centre) @ np.array([1, 1j]) for points in (landmarks, five))
+    center = five.mean(axis=1, keepdims=True)
+    whole, known = ((points - center) @ np.array([1, 1j]) for points in (landmarks, five))
     solved, *_ = np.linalg.lstsq(known.reshape(-1, 5), whole.reshape(-1, 68), rcond=None)
     return np.asarray(solved.T, np.complex128)

@@ -1,7 +1,7 @@
 """Held-out faces of the ffhq world: drawn by its generator, or a person's own photographs.
 
 Drawn people come from z of a stream of their own, which no sample of the training set shares. What
-StyleGAN's finest layers hold (colour, light, texture) is not who somebody is, so another view of a
+StyleGAN's finest layers hold (color, light, texture) is not who somebody is, so another view of a
 person is the same w in the coarser layers and a stranger's in the finest (style mixing, Karras et
 al. 2019, section 3.1).
 """

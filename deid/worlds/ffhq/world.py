@@ -19,7 +19,7 @@ from deid.worlds.world import FaceDetector, FaceEmbedder, Generator, LandmarkNet
 
 
 def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
-    """The world whose files the catalogue and `params.files` name; networks frozen, in eval mode.
+    """The world whose files the catalog and `params.files` name; networks frozen, in eval mode.
 
     Raises DeidError naming a file that is missing, changed or unreadable, a file that
     `params.commercial` forbids, or a role without a network.
@@ -32,12 +32,12 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
         name="ffhq",
         resolution=generator.resolution,
         generator=generator,
-        identity=files.recognisers("identity")[0][1],
+        identity=files.recognizers("identity")[0][1],
         expression_trunk=trunk,
         expression_dim=trunk.dim,
         landmarks=_landmarks(files),
         detector=_detector(files),
-        held_out=dict(files.recognisers("held_out")),
+        held_out=dict(files.recognizers("held_out")),
         perceptual=_perceptual(files),
         test_faces=photographed_faces(params.faces, generator.resolution)
         if params.faces
@@ -65,13 +65,13 @@ class Files:
         return next(self.networks(role))[2]
 
     def networks(self, role: Role) -> Iterator[tuple[str, str, nn.Module]]:
-        """Catalogue name, network name and network for each file of a role."""
+        """Catalog name, network name and network for each file of a role."""
         for name, path in self.paths[role].items():
             imported = read_checkpoint(path)
             yield name, imported.network, build(imported)
 
-    def recognisers(self, role: Role) -> list[tuple[str, FaceEmbedder]]:
-        """Face recognisers by catalogue name."""
+    def recognizers(self, role: Role) -> list[tuple[str, FaceEmbedder]]:
+        """Face recognizers by catalog name."""
         return [
             (name, faces.embedder(network, built)) for name, network, built in self.networks(role)
         ]

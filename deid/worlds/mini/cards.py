@@ -1,4 +1,4 @@
-"""A card beside every weight file: what it is, what it learnt from, how good it is, and its hash.
+"""A card beside every weight file: what it is, what it trained on, how good it is, and its hash.
 
     python -m deid.worlds.mini.cards data/mini/trained data/mini/weights
 

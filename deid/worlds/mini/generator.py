@@ -17,7 +17,7 @@ def mini_generator() -> StyleGAN2:
     there is no random dependence on z to unlearn.
     """
     widths = [PARAMETERS, 512, 512, W_DIM]
-    mapping = MappingNetwork(widths, rate=1.0, normalise=False, skip=True)
+    mapping = MappingNetwork(widths, rate=1.0, normalize=False, skip=True)
     net = StyleGAN2(RESOLUTION, CHANNELS, mapping, z_dim=PARAMETERS, w_dim=W_DIM)
     with torch.no_grad():
         for name, parameter in net.named_parameters():

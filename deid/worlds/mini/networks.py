@@ -2,11 +2,11 @@
 
 from deid.nets.attributes import Trunk
 from deid.nets.backbones import Family
-from deid.nets.detector import CentreNet
+from deid.nets.detector import CenterNet
 from deid.nets.landmark import LandmarkNet
-from deid.nets.recognizer import Recogniser
+from deid.nets.recognizer import Recognizer
 
-_RECOGNISERS: dict[str, tuple[Family, tuple[int, ...], tuple[int, ...]]] = {
+_RECOGNIZERS: dict[str, tuple[Family, tuple[int, ...], tuple[int, ...]]] = {
     "identity": ("resnet", (24, 48, 96, 160), (1, 1, 2, 1)),
     "mobile": ("mobile", (16, 40, 80, 160), (1, 2, 2, 2)),
     "convnext": ("convnext", (48, 96, 192), (2, 2, 2)),
@@ -18,9 +18,9 @@ _TRUNKS: dict[str, tuple[int, ...]] = {
 }
 
 
-def recogniser(name: str) -> Recogniser:
+def recognizer(name: str) -> Recognizer:
     """`identity`, `mobile` or `convnext`."""
-    return Recogniser(*_RECOGNISERS[name])
+    return Recognizer(*_RECOGNIZERS[name])
 
 
 def attribute_trunk(name: str) -> Trunk:
@@ -33,6 +33,6 @@ def landmark_net() -> LandmarkNet:
     return LandmarkNet((16, 48, 64, 96), (1, 1, 2, 1))
 
 
-def centre_net() -> CentreNet:
+def center_net() -> CenterNet:
     """The face detector's network."""
-    return CentreNet()
+    return CenterNet()

@@ -8,7 +8,7 @@ from torch import nn
 
 from deid.errors import DeidError
 from deid.nets.attributes import AttributeRegressor, PerceptualNet
-from deid.nets.detector import CentreDetector, CentreFinder
+from deid.nets.detector import Centeredetector, CenterFinder
 from deid.worlds.mini import networks
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.generator import mini_generator
@@ -39,14 +39,14 @@ def load_mini_world(folder: Path) -> World:
         return trained(name, AttributeRegressor(trunk, len(columns(name))))
 
     generator = trained("generator", mini_generator())
-    identity = trained("identity", networks.recogniser("identity"))
+    identity = trained("identity", networks.recognizer("identity"))
     expression = attributes("expression").trunk
     landmarks = trained("landmarks", networks.landmark_net())
     # Not among the hashes of the world: it draws no picture and judges none.
-    finder, sha256 = _filled(folder, "finder", networks.centre_net())
-    careful = CentreFinder(finder, f"mini:{sha256[:8]}")
-    detector = CentreDetector(trained("detector", networks.centre_net()), careful=careful)
-    held_out = {name: trained(name, networks.recogniser(name)) for name in networks.HELD_OUT}
+    finder, sha256 = _filled(folder, "finder", networks.center_net())
+    careful = CenterFinder(finder, f"mini:{sha256[:8]}")
+    detector = Centeredetector(trained("detector", networks.center_net()), careful=careful)
+    held_out = {name: trained(name, networks.recognizer(name)) for name in networks.HELD_OUT}
     perceptual = PerceptualNet(attributes("perceptual").trunk, FID_LABEL, LPIPS_LABEL)
     return World(
         name="mini",

@@ -44,14 +44,14 @@ def augment(
 def _placements(
     count: int, size: int, jitter: Jitter, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Maps from output pixels to input pixels, turning and scaling about the centre."""
+    """Maps from output pixels to input pixels, turning and scaling about the center."""
     angle = np.deg2rad(rng.uniform(-jitter.roll, jitter.roll, count))
     scale = 1.0 + rng.uniform(-jitter.scale, jitter.scale, count)
     shift = rng.uniform(-jitter.shift, jitter.shift, (count, 2)) * size / 64
     cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], 1)
-    centre = np.full(2, size / 2)
-    offset = centre + shift - linear @ centre
+    center = np.full(2, size / 2)
+    offset = center + shift - linear @ center
     return np.concatenate([linear, offset[:, :, None]], axis=2)
 
 

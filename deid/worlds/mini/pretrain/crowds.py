@@ -69,13 +69,13 @@ def crowd(cast: Cast, size: int, rng: np.random.Generator) -> Picture:
     heights = np.sort(np.exp(rng.uniform(np.log(low), np.log(high), count)))[::-1]
     boxes, points, places = [], [], np.zeros((0, 3))
     for height in heights:
-        centre = rng.uniform(-0.2 * height, size + 0.2 * height, 2)
-        apart = np.hypot(*(centre - places[:, :2]).T) / (height + places[:, 2])
+        center = rng.uniform(-0.2 * height, size + 0.2 * height, 2)
+        apart = np.hypot(*(center - places[:, :2]).T) / (height + places[:, 2])
         if (apart < 0.72).any():
             continue
-        places = np.concatenate([places, [[*centre, height]]])
+        places = np.concatenate([places, [[*center, height]]])
         head = cast.heads[rng.integers(len(cast.heads))]
-        box, five = _lay(canvas, head, height, centre, rng)
+        box, five = _lay(canvas, head, height, center, rng)
         boxes.append(box)
         points.append(five)
     return Picture(
@@ -111,22 +111,22 @@ def _clutter(canvas: Pixels, rng: np.random.Generator) -> None:
     middle = rng.uniform(0, size, 2).astype(int)
     reach = np.exp(rng.uniform(np.log(1.5), np.log(size / 2), 2)).round().astype(int)
     low, high = (middle - reach).tolist(), (middle + reach).tolist()
-    colour = tuple(int(c) for c in rng.integers(0, 256, 3))
+    color = tuple(int(c) for c in rng.integers(0, 256, 3))
     kind, thick = rng.integers(3), int(rng.choice([-1, 1, 2, 3]))
     if kind == 0:
-        cv2.line(canvas, low, high, colour, abs(thick), cv2.LINE_AA)
+        cv2.line(canvas, low, high, color, abs(thick), cv2.LINE_AA)
     elif kind == 1:
-        cv2.rectangle(canvas, low, high, colour, thick, cv2.LINE_AA)
+        cv2.rectangle(canvas, low, high, color, thick, cv2.LINE_AA)
     else:
         turn = float(rng.uniform(0, 180))
-        cv2.ellipse(canvas, middle.tolist(), reach.tolist(), turn, 0, 360, colour, thick)
+        cv2.ellipse(canvas, middle.tolist(), reach.tolist(), turn, 0, 360, color, thick)
 
 
 def _lay(
     canvas: NDArray[np.float32],
     head: Head,
     height: float,
-    centre: NDArray[np.float64],
+    center: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
     """Lay a head over `canvas`; the upright box `[4]` of its turned face, and its points `[5,2]`.
@@ -138,7 +138,7 @@ def _lay(
     turn = np.deg2rad(rng.uniform(-180, 180) if rng.random() < 0.5 else rng.normal(0, UPRIGHT / 2))
     linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     middle, half = (head.box[:2] + head.box[2:]) / 2, (head.box[2:] - head.box[:2]) / 2
-    affine = np.concatenate([linear, (centre - linear @ middle)[:, None]], 1)
+    affine = np.concatenate([linear, (center - linear @ middle)[:, None]], 1)
     side = rgb.shape[0]
     small = max(6, round(side * min(scale, 1.0)))  # averaged here, for a warp only interpolates
     if small < side:
@@ -146,13 +146,13 @@ def _lay(
         alpha = np.asarray(cv2.resize(alpha, (small, small), interpolation=cv2.INTER_AREA))
     warp = affine.copy()
     warp[:, :2] *= side / small
-    warp[:, 2] += warp[:, :2].sum(1) * 0.5 - 0.5  # OpenCV has pixel centres at integers
+    warp[:, 2] += warp[:, :2].sum(1) * 0.5 - 0.5  # OpenCV has pixel centers at integers
     size = canvas.shape[1::-1]
     over = cv2.warpAffine(rgb, warp, size, borderMode=cv2.BORDER_REPLICATE)
     mask = cv2.warpAffine(alpha, warp, size)[..., None]
     canvas += mask * (over - canvas)
     reach = np.sqrt(((linear * half) ** 2).sum(1))
-    box = np.concatenate([centre - reach, centre + reach]).astype(np.float32)
+    box = np.concatenate([center - reach, center + reach]).astype(np.float32)
     return box, apply_affine(affine, head.points.astype(np.float64))
 
 
@@ -172,6 +172,6 @@ def _hidden(head: Head, rng: np.random.Generator) -> tuple[Pixels, NDArray[np.fl
         cx, cy = x0 + rng.uniform(0.2, 0.8) * width, y0 + rng.uniform(0.3, 0.9) * height
         mask = np.hypot(x - cx, y - cy) < np.sqrt(share * width * height / 4)
     grain = rng.normal(0, rng.choice([0, 25]), head.rgb.shape)
-    colour = (rng.integers(0, 256, 3) + grain).clip(0, 255)
-    rgb = np.where(mask[..., None], colour, head.rgb).astype(np.uint8)
+    color = (rng.integers(0, 256, 3) + grain).clip(0, 255)
+    rgb = np.where(mask[..., None], color, head.rgb).astype(np.uint8)
     return rgb, np.where(mask & (head.alpha > 0), 1, head.alpha).astype(np.float32)

@@ -1,7 +1,7 @@
 """How far a generated picture is from the rendered one, with an eye to eyes and mouths.
 
 Plain regression spends itself on hair and backdrop and averages smiles away: a mouth is one
-hundredth of the picture. So errors count by region, and edges count beside colours.
+hundredth of the picture. So errors count by region, and edges count beside colors.
 """
 
 from dataclasses import dataclass
@@ -34,18 +34,18 @@ def regions(landmarks: Tensor, size: int) -> Regions:
 
 def _ellipse(points: Tensor, size: int, grow: float, margin: float) -> Tensor:
     low, high = points.amin(1), points.amax(1)
-    centre = ((low + high) / 2)[:, None, None]
+    center = ((low + high) / 2)[:, None, None]
     radius = ((high - low) / 2 * grow + margin * size).clamp_min(1.0)[:, None, None]
     axis = torch.arange(size, device=points.device) + 0.5
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    distance = ((grid - centre) / radius).norm(dim=-1)
+    distance = ((grid - center) / radius).norm(dim=-1)
     return torch.sigmoid((1.1 - distance) * 10.0)[:, None]
 
 
 def distillation_loss(
     generated: Tensor, rendered: Tensor, masks: Regions, absolute: float
 ) -> Tensor:
-    """Weighted error of the colours and of their differences between neighbours; scalar.
+    """Weighted error of the colors and of their differences between neighbors; scalar.
 
     `absolute` in [0, 1] blends from squared to absolute errors.
     """

@@ -102,26 +102,26 @@ def _run(
     checkpoint: Path,
 ) -> float:
     """The steps that are missing; returns the seconds of all of them."""
-    optimiser = torch.optim.AdamW(_groups(model, schedule.weight_decay), betas=(0.9, 0.99))
-    first, before = _resume(checkpoint, model, optimiser)
+    optimizer = torch.optim.AdamW(_groups(model, schedule.weight_decay), betas=(0.9, 0.99))
+    first, before = _resume(checkpoint, model, optimizer)
     start = saved = time.monotonic()
     model.train()
     average = 0.0
     with progress(name, schedule.steps, first) as bar:
         for step in range(first, schedule.steps):
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step)
             value = loss(model, step)
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimiser.step()
+            optimizer.step()
             average = value.item() if step == first else 0.98 * average + 0.02 * value.item()
             bar.advance()
             bar.note(f"loss {average:.4f}")
             now = time.monotonic()
             if now - saved > CHECKPOINT_SECONDS or step == schedule.steps - 1:
-                _save(checkpoint, model, optimiser, step + 1, before + now - start)
+                _save(checkpoint, model, optimizer, step + 1, before + now - start)
                 saved = now
     return before + time.monotonic() - start
 
@@ -137,11 +137,11 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
 
 
 def _save(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, seconds: float
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
 ) -> None:
     state = {
         "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimizer": optimizer.state_dict(),
         "step": step,
         "seconds": seconds,
     }
@@ -150,10 +150,10 @@ def _save(
     temporary.replace(path)
 
 
-def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     if not path.is_file():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
+    optimizer.load_state_dict(state["optimizer"])
     return int(state["step"]), float(state["seconds"])

@@ -13,7 +13,7 @@ from torch import nn
 _ADAM_SHARE = 0.2  # of Muon's rate: equal root mean square of a step
 
 
-class MatrixOptimiser:
+class MatrixOptimizer:
     """A kernel `[O,I,k,k]` counts as a matrix `[O,I·k·k]`; constants and ToRGB kernels do not."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
@@ -37,11 +37,11 @@ class MatrixOptimiser:
         for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
             assert kernel.grad is not None
             matrix.grad = kernel.grad.reshape(matrix.shape)
-        for optimiser, share in ((self.muon, 1.0), (self.adam, _ADAM_SHARE)):
-            for group in optimiser.param_groups:
+        for optimizer, share in ((self.muon, 1.0), (self.adam, _ADAM_SHARE)):
+            for group in optimizer.param_groups:
                 group["lr"] = rate * share
-            optimiser.step()  # type: ignore[no-untyped-call]
-            optimiser.zero_grad()
+            optimizer.step()  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
         for kernel in self.kernels:
             kernel.grad = None
 

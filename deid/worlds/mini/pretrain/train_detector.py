@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deid.faces.alignment import five_points
-from deid.nets.detector import STRIDE, UNIT, CentreDetector
+from deid.nets.detector import STRIDE, UNIT, Centeredetector
 from deid.pixels import Pixels
 from deid.progress import progress
 from deid.seeds import numpy_generator, seed_of
 from deid.worlds.mini.cards import Card
-from deid.worlds.mini.networks import centre_net
+from deid.worlds.mini.networks import center_net
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders
 from deid.worlds.mini.pretrain.fit import Schedule, train
@@ -116,19 +116,19 @@ def covered(picture: Picture, rng: np.random.Generator) -> Picture:
     """The picture with an opaque ellipse or rectangle over every face, hence without faces."""
     pixels = np.ascontiguousarray(picture.pixels).copy()
     for box in picture.boxes:
-        colour = tuple(int(c) for c in rng.integers(0, 256, 3)) if rng.random() < 0.7 else (0, 0, 0)
-        centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * rng.uniform(1.0, 1.4)
-        low, high = np.round(centre - half).astype(int), np.round(centre + half).astype(int)
+        color = tuple(int(c) for c in rng.integers(0, 256, 3)) if rng.random() < 0.7 else (0, 0, 0)
+        center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * rng.uniform(1.0, 1.4)
+        low, high = np.round(center - half).astype(int), np.round(center + half).astype(int)
         if rng.random() < 0.5:
-            cv2.rectangle(pixels, low.tolist(), high.tolist(), colour, -1)
+            cv2.rectangle(pixels, low.tolist(), high.tolist(), color, -1)
         else:
             axes = np.round(half * 1.15).astype(int).tolist()
-            cv2.ellipse(pixels, np.round(centre).astype(int).tolist(), axes, 0, 0, 360, colour, -1)
+            cv2.ellipse(pixels, np.round(center).astype(int).tolist(), axes, 0, 0, 360, color, -1)
     return Picture(pixels, picture.boxes[:0], picture.points[:0], picture.clear[:0])
 
 
 def texture(rng: np.random.Generator) -> Picture:
-    """Coloured noise of some grain and contrast; nobody is in it."""
+    """Colored noise of some grain and contrast; nobody is in it."""
     grain = int(rng.choice([WINDOW, WINDOW, 48, 32, 16, 8, 4]))
     low, high = np.sort(rng.integers(0, 256, 2))
     coarse = rng.integers(low, high + 1, (grain, grain, 3), np.uint8)
@@ -151,7 +151,7 @@ def _sides(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 class Targets:
     """What the net should say, at every cell."""
 
-    heat: NDArray[np.float32]  # [h,w], 1 at the centre of a face
+    heat: NDArray[np.float32]  # [h,w], 1 at the center of a face
     care: NDArray[np.float32]  # [h,w], 0 where either answer will do
     near: NDArray[np.float32]  # [h,w], weight of the distances
     distances: NDArray[np.float32]  # [14,h,w], in units
@@ -167,14 +167,14 @@ def targets(picture: Picture) -> Targets:
     sides = _sides(picture.boxes)
     faces = zip(picture.boxes, picture.points, sides, picture.clear, strict=True)
     for box, points, side, clear in faces:
-        centre = (box[:2] + box[2:]) / 2
+        center = (box[:2] + box[2:]) / 2
         if not (clear and KNOWN[0] <= side <= KNOWN[1]):
             if not clear or 0.6 * KNOWN[0] < side < 1.35 * KNOWN[1]:
                 care[(x > box[0]) & (x < box[2]) & (y > box[1]) & (y < box[3])] = 0
             continue
         spread = max(2.0, 0.14 * side)
-        bump = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * spread**2))
-        column, row = (centre // STRIDE).astype(int)
+        bump = np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / (2 * spread**2))
+        column, row = (center // STRIDE).astype(int)
         if 0 <= row < cells and 0 <= column < cells:
             bump[row, column] = 1.0
         closer = bump > heat
@@ -256,7 +256,7 @@ def match(found: Faces, picture: Picture) -> tuple[int, int]:
     return int(hits.sum()), int((overlap.max(1) < 0.3).sum())
 
 
-def figures(detector: CentreDetector, renders: Renders, scenes: list[Picture]) -> dict[str, float]:
+def figures(detector: Centeredetector, renders: Renders, scenes: list[Picture]) -> dict[str, float]:
     """Recall and false faces on scenes; the share of aligned renders with a face, at 64 and 256."""
     found = detector.detect([s.pixels for s in scenes])
     matches = [match(f, s) for f, s in zip(found, scenes, strict=True)]
@@ -282,10 +282,10 @@ def _noise(count: int = 100) -> list[Pixels]:
 def measure(renders: Renders, model: nn.Module) -> tuple[nn.Module, Card]:
     """The network and its figures on people and scenes not trained on."""
     scenes = [scene(i, "mini/scenes/test") for i in range(120)]
-    result = figures(CentreDetector(model), renders, scenes)
+    result = figures(Centeredetector(model), renders, scenes)
     return model, {
         "network": "anchor-free face detector, stride 4, over a pyramid of halves",
-        "objective": "focal loss of centres, L1 of box sides and five points",
+        "objective": "focal loss of centers, L1 of box sides and five points",
         "data": "windows of rendered scenes and of aligned renders, textures",
         "test": "120 other scenes (IoU 0.5), up to 1000 aligned renders of other people",
         "figures": {key: round(value, 5) for key, value in result.items()},
@@ -299,7 +299,7 @@ def train_detector(data: Path, out: Path, steps: int, scenes: int = 900) -> None
     people = UprightPeople(renders, draw_scenes(scenes), renders.split("train"))
     train(
         "detector",
-        centre_net,
+        center_net,
         partial(loss, Lessons("mini/detector/windows", people, schedule)),
         partial(measure, renders),
         schedule,

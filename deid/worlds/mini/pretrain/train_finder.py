@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from deid.nets.detector import CentreDetector
+from deid.nets.detector import Centeredetector
 from deid.seeds import numpy_generator
 from deid.worlds.mini.cards import Card
-from deid.worlds.mini.networks import centre_net
+from deid.worlds.mini.networks import center_net
 from deid.worlds.mini.pretrain.crowds import Cast, cast, crowd
 from deid.worlds.mini.pretrain.fit import Schedule, train
 from deid.worlds.mini.pretrain.train_detector import (
@@ -54,7 +54,7 @@ class AnyPeople:
         return covered(cut, rng) if rng.random() < 0.08 else cut
 
 
-def figures(detector: CentreDetector, pictures: list[Picture]) -> dict[str, float]:
+def figures(detector: Centeredetector, pictures: list[Picture]) -> dict[str, float]:
     """Recall of clear faces at IoU 0.5 and false faces a picture, one look at each."""
     found = detector.detect([picture.pixels for picture in pictures])
     matches = [match(f, p) for f, p in zip(found, pictures, strict=True)]
@@ -74,7 +74,7 @@ def known(picture: Picture) -> Picture:
 
 def measure(model: nn.Module) -> tuple[nn.Module, Card]:
     """The network and its figures on people and scenes not trained on."""
-    detector, others = CentreDetector(model), cast(60, seed=1)
+    detector, others = Centeredetector(model), cast(60, seed=1)
     streams = [numpy_generator("mini/crowds/test", index) for index in range(200)]
     crowds = [known(crowd(others, 2 * WINDOW, rng)) for rng in streams]
     scenes = [scene(index, "mini/scenes/test") for index in range(120)]
@@ -94,7 +94,7 @@ def train_finder(out: Path, steps: int, people: int = 1200, scenes: int = 600) -
     lessons = Lessons(
         "mini/finder/windows", AnyPeople(cast(people, seed=2), draw_scenes(scenes)), schedule
     )
-    train("finder", centre_net, partial(loss, lessons), measure, schedule, out)
+    train("finder", center_net, partial(loss, lessons), measure, schedule, out)
 
 
 def main() -> None:

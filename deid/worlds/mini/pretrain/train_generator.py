@@ -35,7 +35,7 @@ from deid.worlds.mini.cards import hardware, write_card
 from deid.worlds.mini.generator import mini_generator
 from deid.worlds.mini.pretrain.dataset import Renders
 from deid.worlds.mini.pretrain.distillation import distillation_loss, psnr, regions
-from deid.worlds.mini.pretrain.optimizer import MatrixOptimiser
+from deid.worlds.mini.pretrain.optimizer import MatrixOptimizer
 
 CHECKPOINT = "checkpoint.pt"
 NAME, SHEET = "generator", "sheet.png"
@@ -89,7 +89,7 @@ class Trainer:
         self.forward: nn.Module = self.net
         if options.processes > 1:
             self.forward = DistributedDataParallel(self.net, forward_sync_buffers=False)
-        self.optimiser = MatrixOptimiser(self.net.parameters(), options.rate)
+        self.optimizer = MatrixOptimizer(self.net.parameters(), options.rate)
         self.step, self.seconds = 0, 0.0
 
     def train_step(self) -> float:
@@ -103,7 +103,7 @@ class Trainer:
         # The mean first, then the median: squares find their way sooner, absolutes end sharper.
         loss = distillation_loss(generated, rendered, masks, absolute=self.step / options.steps)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step(learning_rate(self.step, options))
+        self.optimizer.step(learning_rate(self.step, options))
         self.step += 1
         self._follow()
         return loss.item()
@@ -118,7 +118,7 @@ class Trainer:
         state = {
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -130,7 +130,7 @@ class Trainer:
         state = torch.load(path, weights_only=True)
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     @torch.no_grad()
@@ -222,7 +222,7 @@ def _finish(trainer: Trainer, working: Path) -> None:
     figures = trainer.validate(working / SHEET)
     card: dict[str, Any] = {
         "network": "StyleGAN2 generator; z are the renderer's parameters",
-        "training": "distillation by L2, then L1, of colours and edges, weighted towards eyes and"
+        "training": "distillation by L2, then L1, of colors and edges, weighted towards eyes and"
         " mouths; Muon; weights averaged",
         "data": f"{len(trainer.pictures)} renders, {asdict(trainer.renders.settings)}",
         "validation": "renders of other people; PSNR in dB, over all pixels, mouths, eyes",

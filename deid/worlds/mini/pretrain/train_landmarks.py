@@ -58,7 +58,7 @@ def loss(
 def landmark_errors(found: Tensor, truth: Tensor) -> dict[str, float]:
     """Mean error of the 51 inner points `[N,68,2]`: pixels, and in inter-ocular distances.
 
-    Inter-ocular is from the centre of one eye (mean of its six points) to that of the other.
+    Inter-ocular is from the center of one eye (mean of its six points) to that of the other.
     """
     distance = (found - truth).norm(dim=-1)
     eyes = truth[:, 36:42].mean(1) - truth[:, 42:48].mean(1)
@@ -80,7 +80,7 @@ def measure(renders: Renders, model: nn.Module) -> tuple[nn.Module, Card]:
         "network": "68 landmarks, residual backbone, soft-argmax over 16x16 heat maps",
         "objective": f"smooth L1 in pixels and cross-entropy of heat maps; {JITTERS[0]} on half",
         "data": f"{len(trained)} renders",
-        "test": f"{len(test)} renders of other people; errors in eye-centre distances",
+        "test": f"{len(test)} renders of other people; errors in eye-center distances",
         "figures": {key: round(value, 5) for key, value in figures.items()},
     }
 

@@ -1,11 +1,11 @@
-"""Trains one of the mini world's three recognisers.
+"""Trains one of the mini world's three recognizers.
 
     python -m deid.worlds.mini.pretrain.train_recognizer identity --out FOLDER --steps N
 
 `identity` is attacked (CosFace, Wang et al. 2018); `mobile` (ArcFace, Deng et al. 2019) and
 `convnext` (NormFace, Wang et al. 2017) are held out: other architectures, losses and seeds.
 
-A class centre is not a free vector: a small network makes it from the person's identity numbers.
+A class center is not a free vector: a small network makes it from the person's identity numbers.
 Free vectors must be seen many times each; this one network learns from every picture for everyone,
 and reached in 400 steps a TAR of 0.84 (FAR 1e-3) where free vectors reached 0.02.
 """
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deid.nets.recognizer import Recogniser
+from deid.nets.recognizer import Recognizer
 from deid.pixels import to_tensor
 from deid.seeds import numpy_generator
 from deid.worlds.mini.cards import Card
-from deid.worlds.mini.networks import recogniser
+from deid.worlds.mini.networks import recognizer
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders
 from deid.worlds.mini.pretrain.fit import Batches, Schedule, train
@@ -53,12 +53,12 @@ RECIPES: dict[str, tuple[Margin, int, bool]] = {  # margin, seed, bfloat16
 
 
 class Classifier(nn.Module):
-    """A recogniser, and a network from identity numbers `[P,K]` to class centres `[P,dim]`."""
+    """A recognizer, and a network from identity numbers `[P,K]` to class centers `[P,dim]`."""
 
-    def __init__(self, net: Recogniser) -> None:
+    def __init__(self, net: Recognizer) -> None:
         super().__init__()
         self.net = net
-        self.centres = nn.Sequential(
+        self.centers = nn.Sequential(
             nn.Linear(_GROUP.stop - _GROUP.start, 256), nn.ReLU(), nn.Linear(256, net.dim)
         )
         self.numbers = nn.Linear(net.dim, _GROUP.stop - _GROUP.start)
@@ -107,7 +107,7 @@ def loss(lessons: Lessons, model: nn.Module, step: int) -> Tensor:
     with schedule.precision():
         raw = model.net.raw(images).float()
     people, labels = lessons.candidates(lessons.renders.identities[indices], rng)
-    cosines = F.linear(F.normalize(raw), F.normalize(model.centres(people)))
+    cosines = F.linear(F.normalize(raw), F.normalize(model.centers(people)))
     share = min(1.0, step / (0.5 * schedule.steps))
     who = F.cross_entropy(margin_logits(cosines, labels, margin, share), labels)
     return who + 2.0 * F.mse_loss(model.numbers(raw), people[labels])
@@ -136,29 +136,29 @@ def verification(embeddings: Tensor, identities: NDArray[np.int64]) -> dict[str,
 
 
 def measure(name: str, renders: Renders, model: nn.Module) -> tuple[nn.Module, Card]:
-    """The recogniser alone, and its figures on people not trained on."""
+    """The recognizer alone, and its figures on people not trained on."""
     assert isinstance(model, Classifier)
     test = renders.split("test")
     figures = verification(embed(model.net, renders, test), renders.identities[test])
     margin = RECIPES[name][0]
     train_count = len(renders.split("train"))
     return model.net, {
-        "network": f"face recogniser, {type(model.net).__name__}, {name}",
+        "network": f"face recognizer, {type(model.net).__name__}, {name}",
         "objective": f"margin softmax (angular {margin.angular}, additive {margin.additive}, "
-        f"scale {margin.scale}) to centres made from identity numbers + 2 MSE of those numbers",
+        f"scale {margin.scale}) to centers made from identity numbers + 2 MSE of those numbers",
         "data": f"{train_count} renders of {train_count // renders.settings.views} people",
         "test": f"{len(test)} renders of {len(test) // renders.settings.views} other people",
         "figures": {key: round(value, 5) for key, value in figures.items()},
     }
 
 
-def train_recogniser(name: str, data: Path, out: Path, steps: int) -> None:
-    """Train recogniser `name` on the renders in `data`, into the folder `out`."""
+def train_recognizer(name: str, data: Path, out: Path, steps: int) -> None:
+    """Train recognizer `name` on the renders in `data`, into the folder `out`."""
     _, seed, bfloat16 = RECIPES[name]
     renders, schedule = Renders(data), Schedule(steps, seed, bfloat16=bfloat16)
     train(
         name,
-        lambda: Classifier(recogniser(name)),
+        lambda: Classifier(recognizer(name)),
         partial(loss, Lessons(name, renders, schedule)),
         partial(measure, name, renders),
         schedule,
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     given = parser.parse_args()
-    train_recogniser(given.name, given.data, given.out, given.steps)
+    train_recognizer(given.name, given.data, given.out, given.steps)
 
 
 if __name__ == "__main__":

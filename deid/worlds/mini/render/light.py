@@ -11,7 +11,7 @@ from deid.worlds.mini.render.parameters import Columns
 
 @dataclass(frozen=True)
 class Light:
-    """Direction to the lamp in camera coordinates, `[N,1]` each, and colours `[N,3,1]`."""
+    """Direction to the lamp in camera coordinates, `[N,1]` each, and colors `[N,3,1]`."""
 
     direction: Vector
     lamp: Tensor

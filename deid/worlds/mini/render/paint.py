@@ -1,7 +1,7 @@
-"""The colours of a face: skin, eyes, brows, nose, lips, beard, lines of age.
+"""The colors of a face: skin, eyes, brows, nose, lips, beard, lines of age.
 
 Everything is a smooth signed-distance shape in head coordinates, its edge as wide as a pixel, so
-that pictures need no supersampling and change smoothly with the parameters. Colours are squares of
+that pictures need no supersampling and change smoothly with the parameters. Colors are squares of
 sRGB values (nearly linear light), `[N,3,P]`; the last step of shading takes the root.
 """
 
@@ -26,18 +26,18 @@ _HAIR = [(22, 18, 18), (46, 31, 24), (84, 54, 36), (132, 92, 58), (186, 144, 90)
 _IRIS = [(44, 26, 16), (82, 52, 28), (112, 96, 52), (84, 122, 104), (96, 142, 178)]
 
 
-def blend(canvas: Tensor, colour: Tensor, alpha: Tensor) -> Tensor:
-    """Lay `colour` `[N,3,1]` or `[N,3,P]` over `canvas` `[N,3,P]` with `alpha` `[N,P]`."""
-    return torch.lerp(canvas, colour, alpha[:, None])
+def blend(canvas: Tensor, color: Tensor, alpha: Tensor) -> Tensor:
+    """Lay `color` `[N,3,1]` or `[N,3,P]` over `canvas` `[N,3,P]` with `alpha` `[N,P]`."""
+    return torch.lerp(canvas, color, alpha[:, None])
 
 
 def linear(*rgb: int) -> Tensor:
-    """An 8-bit sRGB colour as `[1,3,1]` of the canvas."""
+    """An 8-bit sRGB color as `[1,3,1]` of the canvas."""
     return (torch.tensor(rgb, dtype=torch.float32) / 255).square()[None, :, None]
 
 
 def ramp(stops: list[tuple[int, int, int]], at: Tensor) -> Tensor:
-    """The colour `[N,3,1]` at `at` `[N,1]` in [0, 1] along `stops`."""
+    """The color `[N,3,1]` at `at` `[N,1]` in [0, 1] along `stops`."""
     table = (torch.tensor(stops, dtype=torch.float32) / 255).square()
     place = at.clamp(0, 1) * (len(stops) - 1)
     knots = torch.arange(len(stops), dtype=torch.float32)[None]
@@ -52,7 +52,7 @@ def bump(x: Tensor, y: Tensor, sx: float, sy: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a person, `[N,3,1]`, and amounts, `[N,1]`."""
+    """The colors of a person, `[N,3,1]`, and amounts, `[N,1]`."""
 
     skin: Tensor
     light_skin: Tensor  # 0 dark … 1 fair
@@ -65,7 +65,7 @@ class Palette:
 
 
 def palette_of(c: Columns, f: Features) -> Palette:
-    """Colours as people have them: fair hair and light eyes go with fair skin, grey with age."""
+    """Colors as people have them: fair hair and light eyes go with fair skin, gray with age."""
     tone = c.uniform("skin_tone", 0.0, 1.0)
     hue = c.uniform("skin_hue", -1.0, 1.0)[:, :, None]
     tint = torch.cat([1 + 0.05 * hue, 1 - 0.03 * hue, 1 - 0.14 * hue], dim=1)
@@ -74,20 +74,20 @@ def palette_of(c: Columns, f: Features) -> Palette:
     red = c.above("hair_red", 0.8, 3.0)[:, :, None] * tone[:, :, None]
     hair = ramp(_HAIR, fair)
     hair = hair * torch.cat([1 + 0.8 * red, 1 - 0.1 * red, 1 - 0.5 * red], dim=1)
-    grey = torch.sigmoid(14 * (f.age - 0.84))[:, :, None] * 0.85
-    hair = torch.lerp(hair, linear(176, 174, 172), grey)
+    gray = torch.sigmoid(14 * (f.age - 0.84))[:, :, None] * 0.85
+    hair = torch.lerp(hair, linear(176, 174, 172), gray)
     female = torch.sigmoid(-3 * f.male)
-    colour = c.uniform("lip_colour", 0.0, 1.0)
-    made_up = colour * female
+    color = c.uniform("lip_color", 0.0, 1.0)
+    made_up = color * female
     lips = skin * torch.tensor([0.86, 0.58, 0.62])[None, :, None]
-    lips = torch.lerp(lips, linear(176, 40, 60), (0.1 * colour + 0.65 * made_up)[:, :, None])
+    lips = torch.lerp(lips, linear(176, 40, 60), (0.1 * color + 0.65 * made_up)[:, :, None])
     beard = torch.sigmoid(3.2 * (c.normal("beard") - 0.1)) * torch.sigmoid(5 * (f.male - 0.1))
     return Palette(
         skin=skin,
         light_skin=tone,
         lips=lips,
         hair=hair,
-        iris=ramp(_IRIS, c.uniform("eye_colour", 0.0, 1.0) * (0.15 + 0.85 * tone)),
+        iris=ramp(_IRIS, c.uniform("eye_color", 0.0, 1.0) * (0.15 + 0.85 * tone)),
         beard=beard,
         blush=c.uniform("blush", 0.0, 1.0),
         makeup=made_up,

@@ -17,9 +17,9 @@ from deid.seeds import numpy_generator
 _GROUP_NAMES = {
     "identity": """
         sex age skin_tone skin_hue face_width jaw_width chin_length chin_shape cheeks forehead
-        eye_size eye_spacing eye_tilt eye_roundness eye_depth eye_colour
+        eye_size eye_spacing eye_tilt eye_roundness eye_depth eye_color
         nose_length nose_width nose_bridge nose_tip
-        mouth_width upper_lip lower_lip lip_colour mouth_height
+        mouth_width upper_lip lower_lip lip_color mouth_height
         brow_thickness brow_arch brow_height brow_tilt
         hair_lightness hair_red hair_volume hair_length baldness fringe parting beard blush
     """,
@@ -29,7 +29,7 @@ _GROUP_NAMES = {
     "background": """
         back_lightness back_red back_blue back_direction back_gradient
         cloth_lightness cloth_red cloth_blue
-        glasses glasses_size glasses_colour
+        glasses glasses_size glasses_color
     """,
 }
 _NAMES = {group: names.split() for group, names in _GROUP_NAMES.items()}

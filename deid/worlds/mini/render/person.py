@@ -29,7 +29,7 @@ class Person:
     cloth: Tensor  # [N,3,1]
     glasses: Tensor  # [N,1], 1: worn
     glasses_size: Tensor
-    glasses_colour: Tensor  # [N,3,1]
+    glasses_color: Tensor  # [N,3,1]
 
     def to_camera(self, points: Tensor) -> Tensor:
         """Head coordinates `[N,K,3]` → camera coordinates."""
@@ -75,7 +75,7 @@ def person_of(parameters: Tensor) -> Person:
     cloth = torch.cat(
         [level + 0.22 * torch.tanh(0.7 * red), level, level + 0.22 * torch.tanh(0.7 * blue)], 1
     )
-    frame = c.uniform("glasses_colour", 0.0, 1.0)[:, :, None]
+    frame = c.uniform("glasses_color", 0.0, 1.0)[:, :, None]
     return Person(
         features=f,
         shape=shape,
@@ -86,7 +86,7 @@ def person_of(parameters: Tensor) -> Person:
         cloth=cloth.clamp(0.05, 0.9).square()[:, :, None],
         glasses=c.above("glasses", 0.84, 12.0),
         glasses_size=c.uniform("glasses_size", 0.0, 1.0),
-        glasses_colour=torch.lerp(linear(20, 18, 22), linear(120, 64, 36), frame),
+        glasses_color=torch.lerp(linear(20, 18, 22), linear(120, 64, 36), frame),
     )
 
 
@@ -137,9 +137,9 @@ class Drawing:
         self.clothes()
         return self.canvas, 1 - self.clear
 
-    def lay(self, colour: Tensor, alpha: Tensor) -> None:
+    def lay(self, color: Tensor, alpha: Tensor) -> None:
         """Put a layer on top."""
-        self.canvas = blend(self.canvas, colour, alpha)
+        self.canvas = blend(self.canvas, color, alpha)
         self.clear = self.clear * (1 - alpha)
 
     def edge(self, distance: Tensor, softness: float = 0.0) -> Tensor:
@@ -165,9 +165,9 @@ class Drawing:
         bend = u / (p.shape.width * 1.3)
         light = p.light.on((0.7 * bend, 0 * bend, 0.7 + 0 * bend))
         strands = 1 + 0.10 * torch.sin(17 * u + 2 * torch.sin(2 * v))
-        colour = p.palette.hair * light * (0.62 * strands)[:, None]
-        self.lay(colour, self.edge(inside, 0.03) * torch.sigmoid((hair.long - 0.32) * 16))
-        self.lay(colour, self.edge(self.shell.inside, 0.02) * hair.behind(self.shell))
+        color = p.palette.hair * light * (0.62 * strands)[:, None]
+        self.lay(color, self.edge(inside, 0.03) * torch.sigmoid((hair.long - 0.32) * 16))
+        self.lay(color, self.edge(self.shell.inside, 0.02) * hair.behind(self.shell))
 
     def neck(self) -> None:
         """Neck and neckline, under the shadow of the chin."""
@@ -215,8 +215,8 @@ class Drawing:
                 [side * (1.0 * p.shape.width), 0.2 + 0 * p.shape.width, -0.12 + 0 * p.shape.width],
                 1,
             )
-            centre = p.to_camera(at[:, None])[:, 0]
-            du, dv = self.u - centre[:, :1], self.v - centre[:, 1:2]
+            center = p.to_camera(at[:, None])[:, 0]
+            du, dv = self.u - center[:, :1], self.v - center[:, 1:2]
             facing = side * p.rotation[:, 2, :1] + 0.10
             wide = 0.13 + 0.10 * facing.clamp_min(0)
             r = ((du / wide).square() + (dv / 0.27).square()).clamp_min(1e-6).sqrt()
@@ -247,7 +247,7 @@ class Drawing:
         rim = torch.maximum(0.025 - d.abs(), bridge)
         sheen = 0.04 + 0.12 * torch.exp(-((m - middle + y - 0.02) / 0.1).square())
         self.lay(linear(225, 232, 240), self.edge(-d) * sheen * p.glasses)
-        self.lay(p.glasses_colour, self.edge(rim, 0.004) * p.glasses * 0.9)
+        self.lay(p.glasses_color, self.edge(rim, 0.004) * p.glasses * 0.9)
 
     def hair(self) -> None:
         """The shell of hair, lit as a dull cylinder with a soft band of gloss."""
@@ -259,8 +259,8 @@ class Drawing:
         )
         light = p.light.on(normal, 0.45) * strands[:, None]
         shine = p.light.gloss(normal, 8)[:, None] * p.light.lamp
-        colour = p.palette.hair * (0.92 * light + 0.4 * shine) + 0.012 * shine
-        self.lay(colour, self.edge(hit.inside, 0.02) * p.hair.cover(hit))
+        color = p.palette.hair * (0.92 * light + 0.4 * shine) + 0.012 * shine
+        self.lay(color, self.edge(hit.inside, 0.02) * p.hair.cover(hit))
 
 
 def backdrop(parameters: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Render:
     """A batch of pictures."""
 
     images: Tensor  # [N,3,S,S] in [-1, 1]
-    landmarks: Tensor  # [N,68,2], pixels of the picture, centres at + 0.5
+    landmarks: Tensor  # [N,68,2], pixels of the picture, centers at + 0.5
     alpha: Tensor  # [N,S,S], 1: person, 0: backdrop
 
 
