@@ -33,6 +33,7 @@ from deid.faces.detection import Detector, Finder, build_detector, build_finder
 from deid.faces.detection.boxes import areas, overlap
 from deid.faces.detection.detector import Look, look, second_look, unite
 from deid.faces.detection.views import careful_views
+from deid.faces.faces import FaceDetector, Faces
 from deid.params import WorldParams
 from deid.pixels import Pixels
 from deid.progress import progress
@@ -41,7 +42,7 @@ from deid.worlds import load_world
 from deid.worlds.mini.render.parameters import random_parameters
 from deid.worlds.mini.render.renderer import render
 from deid.worlds.mini.render.scenes import render_scene
-from deid.worlds.world import FaceDetector, Faces, World
+from deid.worlds.world import World
 from tests.scenes import Composed, Head, compose, photographs, rendered
 
 Mask = NDArray[np.bool_]

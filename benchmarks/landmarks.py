@@ -21,13 +21,14 @@ from PIL import Image
 from deid.faces.alignment import apply_affine, crop_to_picture, five_points, invert_affine
 from deid.faces.detection.scrfd import ScrfdFinder
 from deid.faces.detection.yunet import YunetFinder
+from deid.faces.faces import Faces
 from deid.imaging.align import crop_face, native_side
 from deid.params import WorldParams
 from deid.pixels import Pixels, to_tensor
 from deid.weights.importers import build, read_checkpoint
 from deid.worlds import load_world
 from deid.worlds.ffhq.faces import landmarks
-from deid.worlds.world import Faces, LandmarkNetwork
+from deid.worlds.world import LandmarkNetwork
 
 SIDE = 256
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])

@@ -80,8 +80,8 @@ def deidentify(
     Raises `DeidError` where the picture cannot be read, has no face (unless `allow_no_face`) or
     cannot be made safe, and where networks are missing.
     """
+    from deid.batch.project import find_root
     from deid.batch.run import RunSettings
-    from deid.registry.bundle import find_root
 
     place = Path(root) if root is not None else find_root()
     asked = RunSettings(method=method, detectors=detectors, recognizers=recognizers, seed=seed)
@@ -149,6 +149,6 @@ def _stamp(root: Path) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=4)
 def _workshop(asked: "RunSettings", root: Path, stamp: tuple[Any, ...]) -> "Workshop":
-    from deid.registry.bundle import bundle_at, open_workshop
+    from deid.batch.project import bundle_at, open_workshop
 
     return open_workshop(bundle_at(root), asked)

@@ -23,8 +23,8 @@ from deid.storage.local import S3_SCHEME, overlap
 if TYPE_CHECKING:
     from deid.batch.batch import Places, Summary
     from deid.batch.outcome import Task
+    from deid.batch.project import Bundle
     from deid.batch.run import RunSettings, Workshop
-    from deid.registry.bundle import Bundle
 
 _mine = threading.local()
 
@@ -140,7 +140,8 @@ def deidentify(
 def _request(
     source: str, destination: str, encryption: str | None, asked: "RunSettings"
 ) -> Request:
-    from deid.registry.bundle import content_sha256, local_bundle
+    from deid.batch.project import local_bundle
+    from deid.registry.bundle import content_sha256
     from deid.registry.registry import champion_bundle
 
     params = load_params()
@@ -151,7 +152,7 @@ def _request(
 def _workshop(request: Request) -> "Workshop":
     """One set of networks a thread: not every detector may be shared."""
     if getattr(_mine, "request", None) != request:
-        from deid.registry.bundle import open_workshop
+        from deid.batch.project import open_workshop
 
         _mine.workshop, _mine.request = open_workshop(request.bundle, request.asked), request
     workshop: Workshop = _mine.workshop

@@ -10,8 +10,8 @@ from pathlib import Path
 from deid.batch.batch import locate, run_batch
 from deid.batch.run import RunSettings, Workshop, build_workshop
 from deid.batch.workers import Inline
+from deid.faces.faces import Faces
 from deid.pixels import Pixels
-from deid.worlds.world import Faces
 from tests.toy import ToyDetector, toy_world
 
 KILLED, CRASHED, HANGING, STARVED = 101, 102, 103, 104  # widths of pictures that do it

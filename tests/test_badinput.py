@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 
 from deid import cli, tracking
 from deid.anonymize import ModelPaths
+from deid.batch.project import Bundle
 from deid.errors import DeidError
 from deid.evaluate.run import CELLS, evaluate
 from deid.latents.shards import LatentDataset
@@ -38,7 +39,6 @@ from deid.params import (
     load_params,
 )
 from deid.registry import registry
-from deid.registry.bundle import Bundle
 from deid.storage.staging import resumable_directory, write_atomically
 from tests.conftest import ROOT
 from tests.toy import draw_pairs, toy_world

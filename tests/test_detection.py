@@ -37,10 +37,11 @@ from deid.faces.detection.views import (
     turned,
 )
 from deid.faces.detection.yunet import YunetFinder
+from deid.faces.faces import Faces
 from deid.nets.mtcnn import NAMES, mtcnn_net
 from deid.pixels import Pixels
 from deid.weights.importers.mtcnn import MTCNN_FORMATS, convert
-from deid.worlds.world import Faces, World
+from deid.worlds.world import World
 from tests.scenes import ALIGNED_FACE, Composed, Trials, compose, photographs, rendered
 from tests.toy import toy_world
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from deid.anonymize import ModelPaths
+from deid.batch.project import Bundle, open_workshop
 from deid.batch.run import RunSettings, build_workshop, deidentify_path
 from deid.errors import DeidError
 from deid.evaluate.run import evaluate
@@ -34,14 +35,7 @@ from deid.params import (
     WorldParams,
     load_params,
 )
-from deid.registry.bundle import (
-    Bundle,
-    bundle_files,
-    content_sha256,
-    open_workshop,
-    read_bundle,
-    write_bundle,
-)
+from deid.registry.bundle import bundle_files, content_sha256, read_bundle, write_bundle
 from deid.storage.staging import file_sha256
 from deid.training import figures, sheets
 from deid.training.stage_one import train_stage_one

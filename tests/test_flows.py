@@ -309,7 +309,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 from deid.params import load_params
-from deid.registry.bundle import local_bundle
+from deid.batch.project import local_bundle
 from deid.registry.registry import register
 
 value, similarity = map(float, Path("value.txt").read_text().split())

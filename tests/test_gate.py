@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deid.anonymize import Anonymizer
 from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
+from deid.faces.faces import FaceDetector, Faces
 from deid.gate import face as face_module
 from deid.gate import picture as picture_module
 from deid.gate import sweep as gate_module
@@ -32,7 +33,7 @@ from deid.imaging.paste import OPAQUE_GRAY, coverage, hard_region, hull_of_box, 
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.pixels import Pixels, to_pixels, to_tensor
-from deid.worlds.world import FaceDetector, Faces, World
+from deid.worlds.world import World
 from tests.conftest import ROOT
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model

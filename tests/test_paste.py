@@ -13,13 +13,14 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from deid.faces.detection import build_detector
+from deid.faces.faces import FaceDetector
 from deid.gate.face import Face, Placing, fitted, place
 from deid.imaging.align import crop_face, crop_side, native_side
 from deid.imaging.blend import Place, blend_in, match_light
 from deid.imaging.codec import decode
 from deid.imaging.paste import Region, paste
 from deid.pixels import Pixels
-from deid.worlds.world import FaceDetector, World
+from deid.worlds.world import World
 from tests.conftest import ROOT
 
 

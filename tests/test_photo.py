@@ -25,6 +25,7 @@ from deid.errors import DeidError
 from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.faces.detection import build_detector
 from deid.faces.detection.boxes import overlap
+from deid.faces.faces import Faces
 from deid.gate import face as face_module
 from deid.gate import picture as picture_module
 from deid.gate.face import check_geometry
@@ -48,7 +49,6 @@ from deid.imaging.paste import (
     soft_region,
 )
 from deid.pixels import Pixels
-from deid.worlds.world import Faces
 from tests.scenes import ALIGNED_FACE
 from tests.toy import toy_world
 

@@ -17,10 +17,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import deid.worlds
+from deid.batch.project import Bundle
 from deid.errors import DeidError
 from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
 from deid.registry import registry
-from deid.registry.bundle import Bundle, content_sha256, read_bundle, write_bundle
+from deid.registry.bundle import content_sha256, read_bundle, write_bundle
 from deid.registry.gates import FIGURES, failed_gates, read_metrics
 from deid.tracking import RUN_ID_FILE, mlflow_client, tracked_run
 from tests.toy import toy_world

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deid.faces.faces import Faces
 from deid.latents.sample import draw_rows
 from deid.latents.shards import Index, images_path, w_path, write_index
 from deid.params import SampleParams
 from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
-from deid.worlds.world import Faces, TestFaces, World
+from deid.worlds.world import TestFaces, World
 
 RESOLUTION = 64
 

@@ -86,7 +86,7 @@ def evaluate(params: ParamsFile = Path("params.yaml")) -> None:
 @app.command()
 def register(params: ParamsFile = Path("params.yaml")) -> None:
     """Make the trained anonymizer a version of the registered model."""
-    from deid.registry.bundle import local_bundle
+    from deid.batch.project import local_bundle
     from deid.registry.registry import register
 
     p = load_params(params)
@@ -189,9 +189,9 @@ def run(
     from functools import partial
 
     from deid.batch.batch import locate, run_batch
+    from deid.batch.project import bundle_at, find_root, local_bundle, open_workshop
     from deid.batch.run import RunSettings
     from deid.batch.workers import Pool
-    from deid.registry.bundle import bundle_at, find_root, local_bundle, open_workshop
 
     asked = RunSettings(
         method=method,

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 Points = NDArray[np.floating]
 
 
+INNER = slice(17, 68)
+"""The 51 inner-face landmarks: 68 less the 17 of the jaw. The paper says 52."""
+
+
 def five_points(landmarks: Points) -> Points:
     """68 landmarks `[...,68,2]` → `[...,5,2]`: eyes, nose tip, mouth corners; left ones first."""
     return np.stack(

@@ -14,6 +14,7 @@ import numpy as np
 
 from deid.anonymize import Anonymizer
 from deid.anonymize.base import finite
+from deid.faces.faces import FaceDetector, Faces
 from deid.gate.choose import Chooser
 from deid.gate.face import KEPT, Face, FaceRecord, Placing, fitted, place, say
 from deid.gate.fallback import GENERATIVE, OPAQUE, RESHAPED, base, ladder, small_ladder
@@ -22,7 +23,7 @@ from deid.gate.verify import Verifier
 from deid.imaging.align import crop_face, crop_side, native_side
 from deid.imaging.paste import fill, is_filled, paste
 from deid.pixels import Pixels, to_pixels, to_tensor
-from deid.worlds.world import FaceDetector, Faces, LandmarkNetwork
+from deid.worlds.world import LandmarkNetwork
 
 __all__ = ["FaceRecord", "Limits", "Tools", "Unsafe", "deidentify_picture"]
 

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deid.errors import DeidError
+from deid.faces.faces import FaceDetector
 from deid.latents.expectations import Check, Outcome, Tables, check_tables
 from deid.latents.shards import (
     Index,
@@ -33,7 +34,7 @@ from deid.progress import progress
 from deid.seeds import numpy_generator
 from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds import load_world
-from deid.worlds.world import FaceDetector, World
+from deid.worlds.world import World
 
 _ROWS = 1000  # read at a time: 12 MB of pictures of 64 px
 _PICTURES = 100  # shown to the detector at a time

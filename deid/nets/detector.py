@@ -1,7 +1,7 @@
 """A small face detector: one convolutional net over a picture pyramid (after CenterNet, Zhou 2019).
 
-At every cell of stride 4 the net says how likely a face is centered there, and where its box's sides
-and five points would be. It knows faces of about 12 to 28 pixels; pictures are halved until larger
+At every cell of stride 4 the net says how likely a face is centered there, and where the sides of
+its box and five points would be. It knows faces of about 12 to 28 pixels; pictures are halved until larger
 ones have come down to that, so one small net serves faces of any size.
 """
 
@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deid.faces.faces import Faces
 from deid.nets.backbones import convolution
 from deid.pixels import Pixels, to_tensor
-from deid.worlds.world import Faces
 
 STRIDE = 4
 UNIT = 16.0

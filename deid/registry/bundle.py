@@ -8,72 +8,20 @@ the machine's own store, and the model refuses to load on others than it was tra
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deid.batch.project import STAGE_ONE, STAGE_TWO, Bundle
 from deid.errors import DeidError
-from deid.params import AnonymizeParams, Params, WorldParams, load_params
+from deid.params import AnonymizeParams, WorldParams
 from deid.storage.staging import file_sha256
 
 if TYPE_CHECKING:
-    from deid.batch.run import RunSettings, Workshop
+    pass
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PARAMS = "params.yaml"
 SETTINGS = "settings.json"
-STAGE_ONE, STAGE_TWO, WEIGHTS = "stage_one", "stage_two", "weights"
+WEIGHTS = "weights"
 KEPT = {".safetensors", ".json", ".onnx", ".md"}  # sheets and loss curves stay behind
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """Paths and settings from which an anonymizer is built."""
-
-    stage_one: Path
-    stage_two: Path
-    world: WorldParams
-    anonymize: AnonymizeParams
-
-
-def local_bundle(params: Params, root: Path = Path("data")) -> Bundle:
-    """What the pipeline left in the checkout."""
-    return Bundle(root / STAGE_ONE, root / STAGE_TWO, params.world, params.anonymize)
-
-
-def find_root() -> Path:
-    """Where `params.yaml` and `data` are: here, or else where this package was installed from."""
-    here = Path.cwd()
-    return here if (here / PARAMS).is_file() else CHECKOUT
-
-
-def bundle_at(root: Path) -> Bundle:
-    """What the pipeline left in the checkout at `root`, from any directory."""
-    params = load_params(root / PARAMS) if (root / PARAMS).is_file() else Params()
-    at = {"weights": root / params.world.weights}
-    if params.world.faces is not None:
-        at["faces"] = root / params.world.faces
-    world = params.world.model_copy(update=at)
-    return local_bundle(params.model_copy(update={"world": world}), root / "data")
-
-
-def open_workshop(bundle: Bundle, asked: "RunSettings") -> "Workshop":
-    """Everything that `asked` needs, built from `bundle`, whose own `anonymize` settings count."""
-    from deid.anonymize import ModelPaths
-    from deid.batch.run import build_workshop
-    from deid.faces.detection import weights_of
-    from deid.weights.catalog import require_commercial_content
-    from deid.worlds import load_world
-
-    if bundle.world.commercial:
-        for spec in (*asked.detectors, *asked.recognizers):
-            for file in weights_of(spec):
-                require_commercial_content(file)
-
-    stage_two = bundle.stage_two if bundle.stage_two.is_dir() else None
-    models = ModelPaths(bundle.stage_one, stage_two) if bundle.stage_one.is_dir() else None
-    settings = replace(asked, anonymize=bundle.anonymize)
-    return build_workshop(settings, load_world(bundle.world), models)
 
 
 def bundle_files(bundle: Bundle) -> dict[str, Path]:

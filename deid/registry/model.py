@@ -15,9 +15,10 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel
 
 from deid.batch.manifest import Records
+from deid.batch.project import open_workshop
 from deid.batch.run import RunSettings, Workshop, deidentify_path
 from deid.errors import DeidError
-from deid.registry.bundle import open_workshop, read_bundle
+from deid.registry.bundle import read_bundle
 from deid.storage.local import LocalStorage
 
 

@@ -15,9 +15,10 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deid.batch.project import Bundle
 from deid.errors import DeidError
 from deid.params import RegisterParams
-from deid.registry.bundle import Bundle, content_sha256, read_bundle, write_bundle
+from deid.registry.bundle import content_sha256, read_bundle, write_bundle
 from deid.registry.gates import FIGURES, failed_gates, gated, metrics_table, read_metrics
 from deid.storage.staging import prepare, write_atomically
 from deid.tracking import (

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deid.faces.alignment import INNER
 from deid.model import Deidentifier
 from deid.pixels import to_tensor
 from deid.training.loop import Losses
-from deid.worlds.world import INNER, FaceEmbedder, World
+from deid.worlds.world import FaceEmbedder, World
 
 PEOPLE, VIEWS, SEED = 64, 2, 20
 

@@ -7,7 +7,7 @@ mode. Gradients flow through them to their input. Tensors are to be on the world
 detector takes pixels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deid.faces.faces import FaceDetector
 from deid.pixels import Pixels
 
 CPU = torch.device("cpu")
@@ -51,28 +52,6 @@ class LandmarkNetwork(Protocol):
     """68 landmarks (iBUG order) in pixels of the input, x first: `[N,3,H,W]` → `[N,68,2]`."""
 
     def __call__(self, images: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Faces found in one picture; K may be 0. Pixels of that picture, x first."""
-
-    boxes: NDArray[np.float32]  # [K,4] x0 y0 x1 y1
-    scores: NDArray[np.float32]  # [K] in [0, 1], highest first
-    points: NDArray[np.float32]  # [K,5,2] eyes, nose tip, mouth corners; left of the picture first
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-
-class FaceDetector(Protocol):
-    """Finds faces in pictures of any size."""
-
-    name: str
-
-    def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
-        """One `Faces` for each `uint8 [H,W,3]` RGB picture, in order."""
-        ...
 
 
 class PerceptualNetwork(Protocol):
@@ -125,7 +104,3 @@ class World:
             if isinstance(network, nn.Module):
                 network.to(device)
         return replace(self, device=device)
-
-
-INNER = slice(17, 68)
-"""The 51 inner-face landmarks: 68 less the 17 of the jaw. The paper says 52."""

@@ -14,9 +14,10 @@ from deid.faces.detection.finder import Careful, Finder
 from deid.faces.detection.mtcnn import load_mtcnn
 from deid.faces.detection.scrfd import ScrfdFinder
 from deid.faces.detection.yunet import YunetFinder
+from deid.faces.faces import FaceDetector
 from deid.nets.mtcnn import NAMES
 from deid.weights.store import locate_network
-from deid.worlds.world import FaceDetector, World
+from deid.worlds.world import World
 
 __all__ = ["KINDS", "Detector", "Finder", "build_detector", "build_finder", "weights_of"]
 

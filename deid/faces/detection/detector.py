@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from deid.faces.detection.boxes import Boxes, Indices, areas, clusters, common, overlap
 from deid.faces.detection.finder import Finder, no_faces
 from deid.faces.detection.views import careful_views, close_view, single_view
+from deid.faces.faces import Faces
 from deid.pixels import Pixels
-from deid.worlds.world import Faces
 
 SMALLEST_BOX = 2.0  # pixels; less of a face than that in the frame is none
 SAME_FACE = 0.4  # boxes that overlap more (intersection over union) are one face

@@ -4,8 +4,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from deid.faces.faces import Faces
 from deid.pixels import Pixels
-from deid.worlds.world import Faces
 
 
 class Finder(Protocol):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from deid.errors import DeidError
 from deid.faces.detection.boxes import Boxes, areas, clusters, common, suppress
 from deid.faces.detection.finder import no_faces
+from deid.faces.faces import Faces
 from deid.nets.mtcnn import NAMES, mtcnn_net
 from deid.pixels import Pixels
 from deid.weights.importers.mtcnn import convert
-from deid.worlds.world import Faces
 
 THRESHOLD, SURE = 0.7, 0.9
 PROPOSED, REFINED = 0.6, 0.7  # thresholds of the first two stages

@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from deid.faces.faces import Faces
 from deid.pixels import Pixels
 from deid.weights.onnx_session import open_session
-from deid.worlds.world import Faces
 
 THRESHOLD, SURE = 0.25, 0.4
 OVERLAP = 0.4  # of boxes that overlap more in one look, the library keeps the better one

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from deid.faces.alignment import apply_affine, invert_affine
 from deid.faces.detection.finder import no_faces
+from deid.faces.faces import Faces
 from deid.pixels import Pixels
-from deid.worlds.world import Faces
 
 Affine = NDArray[np.float64]
 

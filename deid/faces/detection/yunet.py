@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deid.faces.faces import Faces
 from deid.pixels import Pixels
 from deid.weights.onnx_session import open_session
-from deid.worlds.world import Faces
 
 THRESHOLD, SURE = 0.3, 0.5
 OVERLAP = 0.4  # of boxes that overlap more in one look, the better one is kept

@@ -8,6 +8,7 @@ from typing import cast
 from torch import nn
 
 from deid.errors import DeidError
+from deid.faces.faces import FaceDetector
 from deid.params import WorldParams
 from deid.storage.staging import file_sha256
 from deid.weights.catalog import MTCNN, Role, needs
@@ -15,7 +16,7 @@ from deid.weights.importers import build, read_checkpoint
 from deid.weights.store import Store, default_store, weight_path
 from deid.worlds.ffhq import faces
 from deid.worlds.ffhq.test_faces import drawn_faces, photographed_faces
-from deid.worlds.world import FaceDetector, FaceEmbedder, Generator, LandmarkNetwork, World
+from deid.worlds.world import FaceEmbedder, Generator, LandmarkNetwork, World
 
 
 def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deid.faces.alignment import five_points
+from deid.faces.faces import Faces
 from deid.nets.detector import STRIDE, UNIT, Centeredetector
 from deid.pixels import Pixels
 from deid.progress import progress
@@ -29,7 +30,6 @@ from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders
 from deid.worlds.mini.pretrain.fit import Schedule, train
 from deid.worlds.mini.render.scenes import box_of, render_scene
-from deid.worlds.world import Faces
 
 WINDOW = 96
 KNOWN = (10.0, 32.0)  # sides of faces (root of the box's area) that the net must find

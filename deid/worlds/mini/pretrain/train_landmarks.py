@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deid.faces.alignment import apply_affine
+from deid.faces.alignment import INNER, apply_affine
 from deid.nets.backbones import INPUT_SIZE
 from deid.nets.landmark import LandmarkNet, cell_weights
 from deid.pixels import to_tensor
@@ -24,7 +24,6 @@ from deid.worlds.mini.networks import landmark_net
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders
 from deid.worlds.mini.pretrain.fit import Batches, Schedule, train
-from deid.worlds.world import INNER
 
 JITTERS = (Jitter(shift=4.0, scale=0.1, roll=8.0), Jitter())  # for either half of a batch
 _WEIGHT = torch.ones(68).index_fill_(0, torch.arange(17), 0.4)  # the jaw counts less
