@@ -22,13 +22,13 @@ from deid.worlds import load_world
 from deid.worlds.mini.pretrain import dataset
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders, RenderSettings, make_renders
-from deid.worlds.mini.pretrain.dataset import test_faces as held_out_faces
 from deid.worlds.mini.pretrain.fit import Batches, Schedule, train
 from deid.worlds.mini.pretrain.train_detector import match, scene, targets, window
 from deid.worlds.mini.pretrain.train_landmarks import landmark_errors
 from deid.worlds.mini.pretrain.train_recognizer import Margin, margin_logits, verification
 from deid.worlds.mini.render.parameters import identity_views
 from deid.worlds.mini.render.renderer import render
+from deid.worlds.mini.test_faces import held_out_faces
 from deid.worlds.world import World
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data/mini/weights"

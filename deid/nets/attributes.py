@@ -1,6 +1,6 @@
-"""Networks that describe a picture by numbers: the expression trunk and the perceptual network.
+"""Networks that describe a picture by numbers: for expression, perceptual loss and the metrics.
 
-Both are pretrained to regress what the picture was made from, and used for their features.
+They are pretrained to regress what the picture was made from, and used for their features.
 """
 
 from collections.abc import Sequence
@@ -8,15 +8,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deid.nets.backbones import Backbone
+from deid.nets.backbones import Backbone, Family
 
 
 class Trunk(nn.Module):
-    """`[N,3,H,W]` → features `[N,dim]`: a residual backbone, a linear layer over its last map."""
+    """`[N,3,H,W]` → features `[N,dim]`: a backbone, a linear layer over its last map."""
 
-    def __init__(self, channels: Sequence[int], blocks: Sequence[int], dim: int = 128) -> None:
+    def __init__(
+        self, family: Family, channels: Sequence[int], blocks: Sequence[int], dim: int = 128
+    ) -> None:
         super().__init__()
-        self.backbone = Backbone("resnet", channels, blocks)
+        self.backbone = Backbone(family, channels, blocks)
         places = self.backbone.last_size**2
         self.project = nn.Sequential(
             nn.Flatten(), nn.Linear(channels[-1] * places, dim, bias=False), nn.BatchNorm1d(dim)
@@ -65,6 +67,22 @@ class PerceptualNet(nn.Module):
         return torch.stack(
             [_unit(x).sub(_unit(y)).square().sum(1).mean((1, 2)) for x, y in layers]
         ).mean(0)
+
+
+class MetricNet(PerceptualNet):
+    """Every figure that compares faces: as `PerceptualNet`, and what expression a face has."""
+
+    def __init__(
+        self, regressor: AttributeRegressor, expression: slice, fid_label: str, lpips_label: str
+    ) -> None:
+        """`expression`: which of the regressed numbers describe it."""
+        super().__init__(regressor.trunk, fid_label, lpips_label)
+        self.head, self.columns = regressor.head, expression
+
+    def expression(self, images: Tensor) -> Tensor:
+        """`[N,3,H,W]` → the expression's numbers `[N,K]`, each of variance 1 over faces."""
+        numbers: Tensor = self.head(self.trunk(images))
+        return numbers[:, self.columns]
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class Backbone(nn.Module):
                 )
             )
             before = width
-        self.channels = tuple(channels)
+        self.family, self.channels = family, tuple(channels)
         self.last_size = INPUT_SIZE // stem >> (len(channels) - 1)
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """A small face detector: one convolutional net over a picture pyramid (after CenterNet, Zhou 2019).
 
 At every cell of stride 4 the net says how likely a face is centered there, and where the sides of
-its box and five points would be. It knows faces of about 12 to 28 pixels; pictures are halved until larger
-ones have come down to that, so one small net serves faces of any size.
+its box and five points would be. It knows faces of about 12 to 28 pixels; pictures are halved until
+larger ones have come down to that, so one small net serves faces of any size.
 """
 
 from collections.abc import Sequence

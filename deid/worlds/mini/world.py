@@ -12,8 +12,7 @@ from deid.nets.detector import Centeredetector, CenterFinder
 from deid.worlds.mini import networks
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.generator import mini_generator
-from deid.worlds.mini.pretrain.dataset import test_faces
-from deid.worlds.mini.pretrain.train_attributes import columns
+from deid.worlds.mini.test_faces import held_out_faces
 from deid.worlds.world import World
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -35,8 +34,7 @@ def load_mini_world(folder: Path) -> World:
         return filled
 
     def attributes(name: str) -> AttributeRegressor:
-        trunk = networks.attribute_trunk(name)
-        return trained(name, AttributeRegressor(trunk, len(columns(name))))
+        return trained(name, networks.attribute_regressor(name))
 
     generator = trained("generator", mini_generator())
     identity = trained("identity", networks.recognizer("identity"))
@@ -59,7 +57,7 @@ def load_mini_world(folder: Path) -> World:
         detector=detector,
         held_out=held_out,
         perceptual=perceptual.eval(),
-        test_faces=test_faces,
+        test_faces=held_out_faces,
         weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
     )
 

@@ -1,4 +1,4 @@
-"""The renders on which the mini world's networks learn, and the held-out faces that judge them.
+"""The renders on which the mini world's networks are trained.
 
     python -m deid.worlds.mini.pretrain.dataset --out data/mini/renders --identities 8000 --views 16
 
@@ -23,16 +23,14 @@ from numpy.typing import NDArray
 from deid.errors import DeidError
 from deid.pixels import Pixels, to_pixels
 from deid.progress import progress
-from deid.seeds import seed_of
 from deid.storage.staging import resumable_directory
-from deid.worlds.mini.render.parameters import PARAMETERS, identity_views, sample_parameters
+from deid.worlds.mini.generator import RESOLUTION
+from deid.worlds.mini.render.parameters import PARAMETERS, sample_parameters
 from deid.worlds.mini.render.renderer import render
-from deid.worlds.world import TestFaces
 
 Indices = NDArray[np.integer]
 Split = Literal["train", "validation", "test"]
 
-SIZE = 64
 _SETTINGS = "settings.json"
 _CHUNK = 200
 _HELD_OUT = {"validation": 0.03, "test": 0.03}  # shares of the people
@@ -53,7 +51,7 @@ class RenderSettings:
 
 def _arrays(count: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {
-        "images": ("|u1", (count, SIZE, SIZE, 3)),
+        "images": ("|u1", (count, RESOLUTION, RESOLUTION, 3)),
         "parameters": ("<f4", (count, PARAMETERS)),
         "landmarks": ("<f4", (count, 68, 2)),
     }
@@ -142,7 +140,7 @@ def _render_chunk(working: Path, settings: RenderSettings, chunk: int) -> int:
     parameters = np.stack(
         [sample_parameters(person, view, settings.seed) for person, view in pairs]
     )
-    rendered = render(torch.from_numpy(parameters), SIZE)
+    rendered = render(torch.from_numpy(parameters), RESOLUTION)
     values = {
         "images": to_pixels(rendered.images),
         "parameters": parameters,
@@ -153,17 +151,6 @@ def _render_chunk(working: Path, settings: RenderSettings, chunk: int) -> int:
         array[rows] = value
         array.flush()
     return chunk
-
-
-def test_faces(identities: int, views: int, seed: int) -> TestFaces:
-    """Renders of people who are in no training: their seeds come from another stream."""
-    parameters = identity_views(range(identities), views, seed_of("mini/test_faces", 0, seed))
-    parts = torch.from_numpy(parameters).tensor_split(max(1, len(parameters) // 64))
-    pictures = [to_pixels(render(part, SIZE).images) for part in parts]
-    return TestFaces(np.concatenate(pictures), np.repeat(np.arange(identities), views))
-
-
-test_faces.__test__ = False  # type: ignore[attr-defined]  # pytest, this is not a test
 
 
 def main() -> None:

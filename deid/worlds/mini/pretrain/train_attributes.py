@@ -1,9 +1,11 @@
-"""Trains the expression trunk and the perceptual network by regression of the renderer's numbers.
+"""Trains the attribute networks by regression of the parameters from which a picture was rendered.
 
     python -m deid.worlds.mini.pretrain.train_attributes expression --out OUT --steps 900
 
-`expression` learns expression, pose and light, and is made blind to nothing else on purpose: the
-trunk is fine-tuned in stage one. `perceptual` learns every number there is.
+`expression` (the trunk that stage one fine-tunes) learns expression, pose and light; `perceptual`
+(of stage two's loss) and `metric_features` (of the report's figures) learn every parameter.
+`metric_features` has a backbone, a seed and renders of its own, so that no figure is measured by a
+network which training could please.
 """
 
 import argparse
@@ -19,21 +21,17 @@ from deid.nets.attributes import AttributeRegressor
 from deid.pixels import to_tensor
 from deid.seeds import numpy_generator
 from deid.worlds.mini.cards import Card
-from deid.worlds.mini.networks import attribute_trunk
+from deid.worlds.mini.networks import ATTRIBUTES, attribute_regressor, columns
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders
 from deid.worlds.mini.pretrain.fit import Batches, Schedule, train
 from deid.worlds.mini.render.parameters import GROUPS, PARAMETERS
 
-TARGETS: dict[str, tuple[tuple[str, ...], int]] = {  # groups, seed
-    "expression": (("expression", "pose", "light"), 5),
-    "perceptual": (tuple(GROUPS), 6),
+RECIPES = {  # seed, bfloat16
+    "expression": (5, True),
+    "perceptual": (6, True),
+    "metric_features": (9, False),
 }
-
-
-def columns(name: str) -> list[int]:
-    """Which parameters network `name` learns."""
-    return [i for group in TARGETS[name][0] for i in range(PARAMETERS)[GROUPS[group]]]
 
 
 def loss(
@@ -51,6 +49,7 @@ def loss(
 
 def measure(name: str, renders: Renders, model: nn.Module) -> tuple[nn.Module, Card]:
     """The network, and the variance it explains (R²) of each group, on people not trained on."""
+    assert isinstance(model, AttributeRegressor)
     test, trained = renders.split("test"), renders.split("train")
     parts = np.array_split(test, max(1, len(test) // 128))
     found = torch.cat([model(to_tensor(renders.images(part))) for part in parts]).numpy()
@@ -60,11 +59,11 @@ def measure(name: str, renders: Renders, model: nn.Module) -> tuple[nn.Module, C
     of = dict(zip(wanted, explained, strict=True))
     figures = {
         f"r2_{group}": round(float(np.mean([of[i] for i in range(PARAMETERS)[GROUPS[group]]])), 4)
-        for group in TARGETS[name][0]
+        for group in ATTRIBUTES[name]
     }
     return model, {
-        "network": f"{name} network, residual backbone",
-        "objective": f"regression of the renderer's {', '.join(TARGETS[name][0])}",
+        "network": f"{name} network, {model.trunk.backbone.family} backbone",
+        "objective": f"regression of the renderer's {', '.join(ATTRIBUTES[name])}",
         "data": f"{len(trained)} renders",
         "test": f"{len(test)} renders of other people",
         "figures": figures,
@@ -73,11 +72,12 @@ def measure(name: str, renders: Renders, model: nn.Module) -> tuple[nn.Module, C
 
 def train_attributes(name: str, data: Path, out: Path, steps: int) -> None:
     """Train network `name` on the renders in `data`, into the folder `out`."""
-    renders, schedule = Renders(data), Schedule(steps, seed=TARGETS[name][1])
+    seed, bfloat16 = RECIPES[name]
+    renders, schedule = Renders(data), Schedule(steps, seed, bfloat16=bfloat16)
     batches = Batches(renders.split("train"), schedule, name)
     train(
         name,
-        lambda: AttributeRegressor(attribute_trunk(name), len(columns(name))),
+        lambda: attribute_regressor(name),
         partial(loss, name, renders, batches, schedule),
         partial(measure, name, renders),
         schedule,
@@ -87,7 +87,7 @@ def train_attributes(name: str, data: Path, out: Path, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=list(TARGETS))
+    parser.add_argument("name", choices=list(RECIPES))
     parser.add_argument("--data", type=Path, default=Path("data/mini/renders"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
