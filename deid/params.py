@@ -4,7 +4,7 @@ A stage reads its own section and `world`, nothing else, so DVC reruns only what
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -15,6 +15,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from deid.errors import DeidError
@@ -22,6 +23,7 @@ from deid.errors import DeidError
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
+Truncation = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Hidden = tuple[Positive, Positive, Positive]  # hidden widths of a four-layer perceptron
 Precision = Literal["32-true", "bf16-mixed"]
@@ -55,6 +57,7 @@ class WorldParams(Section):
     commercial: bool = False  # ffhq: refuse every file whose license forbids commercial use
     files: dict[str, tuple[str, ...]] = {}  # ffhq: role → other files of `deid weights list`
     faces: Path | None = None  # ffhq: aligned test faces, a folder a person; None: drawn by G
+    truncation: Truncation = 1.0  # ψ of all faces drawn by G: pairs, donors, test faces
 
 
 class SampleParams(Section):
@@ -65,7 +68,7 @@ class SampleParams(Section):
     shard_size: Positive = 5_000
     batch_size: Positive = 50
     workers: Positive = 2
-    truncation: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    truncation: Truncation | None = None  # its earlier place; see `WorldParams`
 
 
 class ValidateParams(Section):
@@ -198,6 +201,16 @@ class Params(Section):
     anonymize: AnonymizeParams = AnonymizeParams()
     evaluate: EvaluateParams = EvaluateParams()
     register_: RegisterParams = Field(default=RegisterParams(), alias="register")
+
+    @model_validator(mode="after")
+    def _one_truncation(self) -> Self:
+        """`sample.truncation` stands for `world.truncation`, which it may not contradict."""
+        psi, world = self.sample.truncation, self.world
+        if psi not in (None, world.truncation):
+            if "truncation" in world.model_fields_set:
+                raise ValueError("sample.truncation and world.truncation differ; keep the latter")
+            object.__setattr__(self, "world", world.model_copy(update={"truncation": psi}))
+        return self
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

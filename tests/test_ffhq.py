@@ -53,13 +53,14 @@ pytestmark = pytest.mark.timeout(1200)  # full size: minutes, and more where oth
 
 WORLD = WorldParams(
     name="ffhq",
+    truncation=0.7,
     files={
         "generator": ("stylegan2-ffhq256-rosinality",),
         "identity": ("vggface2-resnet50-cydonia",),
         "held_out": ("foamliu-mobilefacenet", "facenet-vggface2"),
     },
 )
-SAMPLE = SampleParams(count=3, shard_size=2, batch_size=2, workers=1, truncation=0.7)
+SAMPLE = SampleParams(count=3, shard_size=2, batch_size=2, workers=1)
 ONE = StageOneParams(steps=1, batch_size=2, threads=2, mapping_widths=(64, 64, 64))
 TWO = StageTwoParams(steps=1, batch_size=2, threads=2, adversarial_widths=(64, 64, 64))
 FEW = AnonymizeParams(pgd_steps=1, swap_tries=1)

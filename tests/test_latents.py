@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from deid.anonymize.swap import Swap
 from deid.errors import DeidError
 from deid.latents.sample import draw_rows, sample, sample_from
 from deid.latents.shards import LatentDataset
-from deid.params import SampleParams, WorldParams
-from deid.pixels import to_pixels
+from deid.model import Deidentifier
+from deid.params import SampleParams, WorldParams, load_params
+from deid.pixels import to_pixels, to_tensor
 from deid.seeds import torch_generator
 from deid.worlds.world import World
 from tests.conftest import ROOT
@@ -122,9 +124,31 @@ def test_another_seed_gives_other_rows() -> None:
     assert (first[0] != second[0]).any(axis=(1, 2, 3)).all()
 
 
+def test_truncation_is_the_worlds_and_its_earlier_key_still_works(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("sample:\n  truncation: 0.7\n")
+    assert load_params(file).world.truncation == 0.7
+    file.write_text("world:\n  truncation: 0.7\nsample:\n  truncation: 0.5\n")
+    with pytest.raises(DeidError, match=r"sample\.truncation and world.truncation differ"):
+        load_params(file)
+
+
+def test_pairs_donors_and_unrelated_people_are_truncated_alike() -> None:
+    """With ψ near 0 each of them is the mean face, which no other truncation gives."""
+    world = replace(toy_world(), truncation=1e-4)
+    mean = world.generator.synthesis(world.generator.w_mean[None])
+    pairs = to_tensor(next(draw_rows(world, SampleParams(), 0, 50))[0])
+    donors = Swap(world, Deidentifier(world, (8, 8, 8), *torch.ones(2, 16)), 0.3, 1).donors(
+        pairs[:4], [1, 2, 3, 4]
+    )
+    for faces in (pairs, donors):
+        assert (faces - mean).abs().max() < 0.01
+
+
 def test_truncation_shrinks_w_towards_its_mean() -> None:
     full, half = (
-        next(draw_rows(toy_world(), SampleParams(truncation=psi), 0, 50))[1] for psi in (1.0, 0.5)
+        next(draw_rows(replace(toy_world(), truncation=psi), SampleParams(), 0, 50))[1]
+        for psi in (1.0, 0.5)
     )
     generator = ToyGenerator()
     mean = generator.mapping(torch.randn(200_000, 16)).mean(0).numpy()

@@ -35,12 +35,15 @@ class ToyGenerator(nn.Module):
     the middle, as if it were a face."""
 
     oval: Tensor
+    w_mean: Tensor
 
     z_dim, w_dim, num_ws, resolution = 16, 16, 4, RESOLUTION
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
         self.matrix = _random(16, 16, name="mapping", scale=0.25)
+        z = torch.randn(10_000, 16, generator=torch_generator("toy/w_mean"))
+        self.register_buffer("w_mean", self.mapping(z).mean(0))
         self.constant = _random(1, width, 8, 8, name="constant")
         self.styles = _random(4, 16, width, name="styles", scale=0.25)
         self.kernels = _random(4, width, width, 3, 3, name="kernels", scale=(9 * width) ** -0.5)
@@ -141,9 +144,9 @@ class ToyPerceptual(nn.Module):
 
     fid_label, lpips_label = "FID (toy features)", "LPIPS (toy features)"
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "perceptual") -> None:
         super().__init__()
-        self.features = ToyEmbedder("perceptual", unit=False)
+        self.features = ToyEmbedder(name, unit=False)
 
     def pooled(self, images: Tensor) -> Tensor:
         features: Tensor = self.features(images)
@@ -175,9 +178,12 @@ def toy_world() -> World:
         landmarks=ToyLandmarks().eval(),
         detector=ToyDetector(),
         held_out={"first": ToyEmbedder("held out 1").eval(), "second": ToyEmbedder("two").eval()},
+        selecting="first",
         perceptual=ToyPerceptual().eval(),
+        metric_features=ToyPerceptual("metric").eval(),
         test_faces=lambda identities, views, seed: _test_faces(generator, identities, views, seed),
         weights_sha256="0" * 64,
+        domain="photographs",
     )
 
 

@@ -62,5 +62,5 @@ class Swap:
                 for seed in seeds
             ]
         )
-        w = generator.mapping(z.to(self.world.device))
+        w = self.world.truncated_mapping(z.to(self.world.device))
         return generator.synthesis(w).clamp(-1.0, 1.0)

@@ -171,7 +171,7 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
     chooser = build_chooser(settings.keep, settings.only, find, verifier)
     tools = replace(tools, chooser=chooser)
     workshop = Workshop(settings, tools, model_version(world, models))
-    return _warned(workshop) if world.name == "mini" else workshop
+    return _warned(workshop) if world.domain == "rendered people" else workshop
 
 
 def _warned(workshop: Workshop) -> Workshop:

@@ -211,7 +211,7 @@ def _samples(bench: Bench, faces: HeldOut) -> Tensor:
     z = torch.randn(len(faces), generator.z_dim, generator=random)
 
     def drawn(z: Tensor) -> Tensor:
-        return generator.synthesis(generator.mapping(z))
+        return generator.synthesis(bench.world.truncated_mapping(z))
 
     return over_batches(bench.world, drawn, z, bench.batch_size)
 

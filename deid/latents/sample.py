@@ -36,7 +36,6 @@ from deid.worlds import load_world
 from deid.worlds.world import World
 
 Shard = tuple[int, int, int]  # number, first row, end row
-_MEAN_ROWS = 10_000
 
 
 def sample(params: SampleParams, world_params: WorldParams, out: Path) -> None:
@@ -55,7 +54,7 @@ def sample_from(params: SampleParams, load: Callable[[], World], out: Path) -> N
         world=world.name,
         weights_sha256=world.weights_sha256,
         seed=params.seed,
-        truncation=params.truncation,
+        truncation=world.truncation,
         count=params.count,
         shard_size=params.shard_size,
         resolution=world.generator.resolution,
@@ -77,14 +76,12 @@ def draw_rows(
 ) -> Iterator[tuple[Pixels, NDArray[np.float32]]]:
     """Images and w of the rows `start` to `end`, in order, an aligned block or its part at a time.
 
-    With truncation ψ < 1, w is moved towards its mean: `w̄ + ψ (w − w̄)`.
+    w is truncated by the world's ψ.
     """
-    size, psi = params.batch_size, params.truncation
-    mean = None if psi == 1.0 else _draw_w(world, "truncation", range(_MEAN_ROWS), 0).mean(0)
+    size = params.batch_size
     for first in range(start - start % size, end, size):
         wanted = slice(max(start - first, 0), min(end - first, size))
         w = _draw_w(world, "latents", range(first, first + size), params.seed)
-        w = w if mean is None else mean + psi * (w - mean)
         images = to_pixels(world.generator.synthesis(w))
         yield images[wanted], w.cpu().numpy()[wanted]
 
@@ -92,7 +89,7 @@ def draw_rows(
 def _draw_w(world: World, name: str, rows: range, seed: int) -> Tensor:
     z_dim = world.generator.z_dim
     z = [torch.randn(z_dim, generator=torch_generator(name, i, seed)) for i in rows]
-    return world.generator.mapping(torch.stack(z).to(world.device))
+    return world.truncated_mapping(torch.stack(z).to(world.device))
 
 
 def _draw_shards(

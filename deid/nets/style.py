@@ -49,6 +49,14 @@ class MappingNetwork(nn.Module):
         return x if self.skip is None else x + self.skip(start)
 
 
+def truncate(w: Tensor, w_mean: Tensor, psi: float) -> Tensor:
+    """Truncation: `w` `[...,w_dim]` moved toward `w_mean` `[w_dim]`, `w̄ + ψ (w − w̄)`.
+
+    ψ = 1 leaves w as it is, 0 gives the mean face (Karras et al. 2019, appendix B).
+    """
+    return w if psi == 1.0 else torch.lerp(w_mean, w, psi)
+
+
 class StyleGenerator(nn.Module):
     """z → mapping → w → synthesis → picture; satisfies `deid.worlds.world.Generator`.
 
@@ -56,14 +64,14 @@ class StyleGenerator(nn.Module):
     layer is a buffer, so the same w gives the same picture.
     """
 
-    w_mean: Tensor
+    w_mean: Tensor  # `[w_dim]`, the mean of `mapping`, for `truncate`
 
     def __init__(self, resolution: int, mapping: MappingNetwork, z_dim: int, w_dim: int) -> None:
         super().__init__()
         self.resolution, self.z_dim, self.w_dim = resolution, z_dim, w_dim
         self.num_ws = 2 * (resolution.bit_length() - 2)
         self.mapping_network = mapping
-        self.register_buffer("w_mean", torch.zeros(w_dim))  # for truncation
+        self.register_buffer("w_mean", torch.zeros(w_dim))
 
     def draw(self, ws: Tensor) -> Tensor:
         """`w+ [N,num_ws,w_dim]` → images `[N,3,R,R]`."""
@@ -73,17 +81,6 @@ class StyleGenerator(nn.Module):
         """`z [N,z_dim]` → `w [N,w_dim]`."""
         w: Tensor = self.mapping_network(z)
         return w
-
-    def truncate(self, w: Tensor, psi: float, layers: int | None = None) -> Tensor:
-        """Towards the mean of w: `w̄ + ψ (w − w̄)`, at the first `layers` layers or at all.
-
-        `w [N,w_dim]` or `w+ [N,num_ws,w_dim]`. With `layers` the result is w+, otherwise of w's
-        own shape. NVIDIA calls `layers` a cutoff, genforce `trunc_layers`; rosinality has none.
-        """
-        if layers is None:
-            return torch.lerp(self.w_mean, w, psi)
-        ws = self.spread(w)
-        return torch.cat((torch.lerp(self.w_mean, ws[:, :layers], psi), ws[:, layers:]), 1)
 
     def spread(self, w: Tensor) -> Tensor:
         """`w [N,w_dim]` at every layer: w+ `[N,num_ws,w_dim]`; w+ stays as it is."""

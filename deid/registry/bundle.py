@@ -71,7 +71,8 @@ def read_bundle(folder: Path) -> Bundle:
 
 def _folders(bundle: Bundle) -> dict[str, Path]:
     """A bundle's parts."""
-    weights = {WEIGHTS: bundle.world.weights} if bundle.world.name == "mini" else {}
+    own = bundle.world.weights.is_dir()  # networks of our own; of public ones it is their hashes
+    weights = {WEIGHTS: bundle.world.weights} if own else {}
     return {STAGE_ONE: bundle.stage_one, STAGE_TWO: bundle.stage_two, **weights}
 
 

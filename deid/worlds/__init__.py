@@ -21,7 +21,7 @@ def load_world(params: WorldParams) -> "World":
         return load_ffhq_world(params).to(best_device())
     from deid.worlds.mini.world import load_mini_world
 
-    return load_mini_world(params.weights).to(best_device())
+    return load_mini_world(params.weights, params.truncation).to(best_device())
 
 
 def best_device() -> "torch.device":

@@ -10,7 +10,7 @@ detector takes pixels.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deid.faces.faces import FaceDetector
+from deid.nets.style import truncate
 from deid.pixels import Pixels
 
 CPU = torch.device("cpu")
@@ -30,6 +31,7 @@ class Generator(Protocol):
     w_dim: int
     num_ws: int
     resolution: int
+    w_mean: Tensor  # [w_dim], the mean of `mapping`
 
     def mapping(self, z: Tensor) -> Tensor:
         """`[N,z_dim]` standard normal → `w [N,w_dim]`."""
@@ -69,6 +71,9 @@ class PerceptualNetwork(Protocol):
         ...
 
 
+Domain = Literal["rendered people", "photographs"]
+
+
 @dataclass(frozen=True)
 class TestFaces:
     """Held-out aligned faces, no identity of which was seen in any training."""
@@ -79,7 +84,12 @@ class TestFaces:
 
 @dataclass(frozen=True)
 class World:
-    """The bundle. Paper names in brackets."""
+    """The bundle. Paper names in brackets.
+
+    A network that had part in training or in the choice of a champion reports no figure:
+    `perceptual` trains and `metric_features` measures; the recognizer `selecting` picks the
+    champion and `reporting` names those of the tables.
+    """
 
     name: str
     resolution: int
@@ -90,17 +100,34 @@ class World:
     landmarks: LandmarkNetwork  # En_lnd
     detector: FaceDetector  # detection rate (MTCNN)
     held_out: Mapping[str, FaceEmbedder]  # ID similarity (ArcFace); never used in training
-    perceptual: PerceptualNetwork
+    selecting: str  # the one of `held_out` that training logs and promotion gates look at
+    perceptual: PerceptualNetwork  # the perceptual term of stage two; no figure of a report
+    metric_features: PerceptualNetwork  # FID and LPIPS of reports; no part in any training
     test_faces: Callable[[int, int, int], TestFaces]  # (identities, views each, seed)
     weights_sha256: str  # one hash over every weight file, for provenance
+    domain: Domain  # what its networks have seen; of other pictures they know nothing
+    truncation: float = 1.0  # ψ of pairs, donors and drawn test faces alike
     device: torch.device = CPU  # where the networks compute
     photographed: bool = False  # test_faces come from files and not from the weights
     memory: Path | None = None  # a folder for what was measured of these very weights
 
+    @property
+    def reporting(self) -> tuple[str, ...]:
+        """The held-out recognizers whose figures are reported: all but the selecting one.
+
+        Empty where there is only one; its figures are then no independent evidence.
+        """
+        return tuple(name for name in self.held_out if name != self.selecting)
+
+    def truncated_mapping(self, z: Tensor) -> Tensor:
+        """`z [N,z_dim]` → `w [N,w_dim]`, truncated by the world's ψ."""
+        return truncate(self.generator.mapping(z), self.generator.w_mean, self.truncation)
+
     def to(self, device: torch.device) -> "World":
         """The same world on `device`; its networks are moved, not copied."""
-        parts = (self.generator, self.identity, self.landmarks, self.perceptual)
-        for network in (*parts, self.expression_trunk, *self.held_out.values()):
+        parts = (self.generator, self.identity, self.landmarks, self.expression_trunk)
+        features = (self.perceptual, self.metric_features)
+        for network in (*parts, *features, *self.held_out.values()):
             if isinstance(network, nn.Module):
                 network.to(device)
         return replace(self, device=device)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from deid.errors import DeidError
+from deid.nets.style import truncate
 from deid.pixels import Pixels, to_pixels
 from deid.seeds import numpy_generator, torch_generator
 from deid.worlds.world import Generator, TestFaces
@@ -25,24 +26,30 @@ _BATCH = 10
 Draw = Callable[[int, int, int], TestFaces]
 
 
-def drawn_faces(generator: Generator) -> Draw:
-    """(identities, views each, seed) → people whom the generator draws, each in so many views."""
+def drawn_faces(generator: Generator, truncation: float = 1.0) -> Draw:
+    """(identities, views each, seed) → people whom the generator draws, each in so many views.
+
+    `truncation`: the world's ψ, so that test faces are as varied as the pairs of the training.
+    """
 
     @torch.no_grad()
     def draw(identities: int, views: int, seed: int) -> TestFaces:
         pictures = [
             to_pixels(generator.synthesis(ws))
-            for ws in torch.split(_views(generator, identities, views, seed), _BATCH)
+            for ws in torch.split(_views(generator, truncation, identities, views, seed), _BATCH)
         ]
         return TestFaces(np.concatenate(pictures), np.repeat(np.arange(identities), views))
 
     return draw
 
 
-def _views(generator: Generator, identities: int, views: int, seed: int) -> torch.Tensor:
+def _views(
+    generator: Generator, truncation: float, identities: int, views: int, seed: int
+) -> torch.Tensor:
     """w+ `[identities * views, num_ws, w_dim]`."""
-    people = _w(generator, "ffhq/test people", identities, seed)
-    strangers = _w(generator, "ffhq/test views", identities * views, seed)
+    drawn = _w(generator, "ffhq/test people", identities, seed)
+    others = _w(generator, "ffhq/test views", identities * views, seed)
+    people, strangers = (truncate(w, generator.w_mean, truncation) for w in (drawn, others))
     ws = people.repeat_interleave(views, 0)[:, None].repeat(1, generator.num_ws, 1)
     fine = generator.num_ws - generator.num_ws // 3
     other = torch.arange(identities * views) % views > 0  # the first view is the person's own w

@@ -29,6 +29,8 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
     files = Files(params, store)
     generator = cast(Generator, files.network("generator"))
     trunk = faces.expression_trunk(files.network("expression"))
+    held_out = dict(files.recognizers("held_out"))
+    perceptual = _perceptual(files)
     return World(
         name="ffhq",
         resolution=generator.resolution,
@@ -38,12 +40,16 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
         expression_dim=trunk.dim,
         landmarks=_landmarks(files),
         detector=_detector(files),
-        held_out=dict(files.recognizers("held_out")),
-        perceptual=_perceptual(files),
+        held_out=held_out,
+        selecting=next(iter(held_out)),
+        perceptual=perceptual,
+        metric_features=perceptual,
         test_faces=photographed_faces(params.faces, generator.resolution)
         if params.faces
-        else drawn_faces(generator),
+        else drawn_faces(generator, params.truncation),
         weights_sha256=files.sha256(),
+        domain="photographs",
+        truncation=params.truncation,
         photographed=params.faces is not None,
         memory=store.folder / "calibration",
     )

@@ -21,7 +21,7 @@ FID_LABEL = "FID (mini features)"
 LPIPS_LABEL = "LPIPS-form distance (mini features)"
 
 
-def load_mini_world(folder: Path) -> World:
+def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
     """The world whose weights and cards are in `folder`; networks frozen, in eval mode.
 
     Raises DeidError for a file that is missing, unreadable or not what its card says.
@@ -45,7 +45,7 @@ def load_mini_world(folder: Path) -> World:
     careful = CenterFinder(finder, f"mini:{sha256[:8]}")
     detector = Centeredetector(trained("detector", networks.center_net()), careful=careful)
     held_out = {name: trained(name, networks.recognizer(name)) for name in networks.HELD_OUT}
-    perceptual = PerceptualNet(attributes("perceptual").trunk, FID_LABEL, LPIPS_LABEL)
+    perceptual = PerceptualNet(attributes("perceptual").trunk, FID_LABEL, LPIPS_LABEL).eval()
     return World(
         name="mini",
         resolution=generator.resolution,
@@ -56,9 +56,13 @@ def load_mini_world(folder: Path) -> World:
         landmarks=landmarks,
         detector=detector,
         held_out=held_out,
-        perceptual=perceptual.eval(),
+        selecting=networks.HELD_OUT[0],
+        perceptual=perceptual,
+        metric_features=perceptual,
         test_faces=held_out_faces,
         weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        domain="rendered people",
+        truncation=truncation,
     )
 
 
