@@ -11,7 +11,7 @@ import yaml
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
 from deid.weights import catalog as catalog
-from deid.weights.catalog import WeightFile
+from deid.weights.entry import WeightFile
 from deid.weights.lock import write_lock
 from deid.weights.store import Store
 from tests.conftest import ROOT
@@ -33,14 +33,14 @@ def use_two_files() -> None:
         WeightFile(name=role, file=f"{role}.pt", role=role, by_hand="nowhere", **terms)  # type: ignore[arg-type]
         for role in PUBLIC
     )
-    catalog._PAPER = {role: (role,) for role in PUBLIC}  # type: ignore[misc]
+    catalog.WORLDS["ffhq"] = {role: (role,) for role in PUBLIC}  # type: ignore[misc]
 
 
 @pytest.fixture
 def two_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with both of them."""
-    for name in ("FILES", "_PAPER"):
-        monkeypatch.setattr(catalog, name, getattr(catalog, name))  # undone at the end
+    monkeypatch.setattr(catalog, "FILES", catalog.FILES)  # both undone at the end
+    monkeypatch.setitem(catalog.WORLDS, "ffhq", catalog.WORLDS["ffhq"])
     use_two_files()
     return fill(tmp_path / "given", "first")
 

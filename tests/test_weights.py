@@ -19,18 +19,12 @@ import pytest
 from deid import cli
 from deid.errors import DeidError
 from deid.weights import catalog as catalog
-from deid.weights import download
-from deid.weights.catalog import (
-    FAMILIES,
-    FILES,
-    Source,
-    WeightFile,
-    find,
-    needs,
-    require_commercial,
-)
+from deid.weights import download, packages
+from deid.weights.archives import extract_member
+from deid.weights.catalog import FAMILIES, FILES, find, needs, require_commercial, with_parts
 from deid.weights.download import Patience
-from deid.weights.fetch import extract_member, fetch
+from deid.weights.entry import ROLES, Source, WeightFile
+from deid.weights.fetch import fetch, shared_archives
 from deid.weights.store import (
     Store,
     default_store,
@@ -294,7 +288,7 @@ def test_what_another_address_began_is_finished_there_first(
 _CHILD = """
 import sys
 from pathlib import Path
-from deid.weights.catalog import Source, WeightFile
+from deid.weights.entry import ROLES, Source, WeightFile
 from deid.weights.fetch import fetch
 from deid.weights.store import Store
 url, folder, sha256 = sys.argv[1:]
@@ -412,6 +406,96 @@ def test_a_zip_that_names_a_link_is_refused(tmp_path: Path) -> None:
         extract_member(tmp_path / "a.zip", "thing.pth", tmp_path / "out")
 
 
+# Packages
+
+
+CLIENT = """#!{python}
+import pathlib, sys
+with open({log!r}, "a") as log:
+    print(*sys.argv[1:], file=log)
+if {fails}:
+    sys.exit("E404 no such package")
+pathlib.Path("pack.tgz").write_bytes(pathlib.Path({archive!r}).read_bytes())
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Registry":
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin").mkdir()
+    return Registry(tmp_path)
+
+
+@dataclasses.dataclass
+class Registry:
+    """Stands for `pip` and `npm`: each brings the same archive, or fails."""
+
+    folder: Path
+
+    def serves(self, archive: bytes, fails: bool = False) -> None:
+        (self.folder / "pack").write_bytes(archive)
+        more = {"log": str(self.folder / "log"), "archive": str(self.folder / "pack")}
+        for name in ("pip", "npm"):
+            client = self.folder / "bin" / name
+            client.write_text(CLIENT.format(python=sys.executable, fails=fails, **more))
+            client.chmod(0o755)
+
+    @property
+    def asked(self) -> list[str]:
+        log = self.folder / "log"
+        return log.read_text().splitlines() if log.exists() else []
+
+
+PACK = tarred((tarfile.TarInfo("package/a/thing.pth"), DATA), (tarfile.TarInfo("b.pth"), OTHER))
+
+
+@pytest.mark.parametrize("url", ["npm:@some/pack@1.0", "pypi:pack==1.0"])
+def test_members_of_a_package_come_by_its_own_client_and_once(
+    registry: Registry, store: Store, url: str
+) -> None:
+    registry.serves(PACK)
+    sources = (Source(url, "package/*/thing.pth"), Source("http://127.0.0.1:9/a"))
+    one = entry(sources=sources)
+    other = entry(file="b.pth", sources=(Source(url, "b.pth"),), sha256=None)
+    with shared_archives(store) as archives:
+        assert get(one, store, archives=archives).read_bytes() == DATA
+        assert get(other, store, archives=archives).read_bytes() == OTHER
+    (asked,) = registry.asked
+    assert asked.endswith(url.partition(":")[2])
+    assert ("--ignore-scripts" in asked) != ("--no-deps" in asked and "--only-binary" in asked)
+    assert left(store) == {"thing.pth", "thing.pth.json", "b.pth", "b.pth.json"}
+
+
+def test_a_package_that_does_not_come_is_left_for_the_next_address(
+    registry: Registry, server: FaultyServer, store: Store
+) -> None:
+    spare = Source(server.serve("a", DATA))
+    wanted = entry(sources=(Source("pypi:pack==1", "*.pth"), spare))
+    assert get(wanted, store).read_bytes() == DATA  # there is no client
+    registry.serves(PACK, fails=True)
+    alone = dataclasses.replace(wanted, file="b.pth", sources=wanted.sources[:1])
+    with pytest.raises(DeidError, match="pypi:pack==1: .*pip failed .E404 no such package"):
+        get(alone, store)
+    registry.serves(tarred((tarfile.TarInfo("thing.pth"), OTHER)))
+    with pytest.raises(DeidError, match="wrong bytes"):
+        get(alone, store)
+
+
+def test_an_archive_that_several_files_need_is_downloaded_once(
+    server: FaultyServer, store: Store
+) -> None:
+    url = server.serve("pack.whl", PACK)
+    one = entry(sources=(Source(url, "*/thing.pth"),))
+    other = entry(file="b.pth", sources=(Source(url, "b.pth"),), sha256=None)
+    with shared_archives(store) as archives, shared_archives(store) as none:
+        assert none is None
+        get(one, store, archives=archives)
+        get(other, store, archives=archives)
+    assert server.asked("pack.whl") == [None, f"bytes={len(PACK)}-"]  # all of it was here
+    assert left(store) == {"thing.pth", "thing.pth.json", "b.pth", "b.pth.json"}
+
+
 # The store
 
 
@@ -509,9 +593,11 @@ def test_the_commercial_variant_refuses_what_its_license_forbids() -> None:
 
 def test_every_role_of_a_world_is_filled_and_may_be_chosen_otherwise() -> None:
     assert needs("mini") == {}
-    assert set(needs("ffhq")) == set(needs("ffhq", True)) == set(catalog.ROLES)
-    assert all(needs("ffhq").values())
-    assert not set(needs("ffhq")["identity"]) & set(needs("ffhq")["held_out"])
+    assert set(needs("ffhq")) == set(needs("ffhq", True)) < set(ROLES)
+    assert set(needs("photo")) == set(needs("ffhq")) | {"contours"}
+    for wanted in (needs("ffhq"), needs("ffhq", True), needs("photo")):
+        assert all(wanted.values())
+        assert not set(wanted["identity"]) & set(wanted["held_out"])
     chosen = needs("ffhq", chosen={"generator": ("550000.pt",)})
     assert chosen["generator"] == ("550000.pt",)
     with pytest.raises(DeidError, match="is no generator but detector"):
@@ -525,14 +611,19 @@ def test_every_role_of_a_world_is_filled_and_may_be_chosen_otherwise() -> None:
         needs("ffhq", chosen={"landmarks": ("mtcnn-pnet",)})
 
 
-def test_the_list_says_what_a_world_takes() -> None:
+def test_the_list_says_which_worlds_take_a_file() -> None:
+    assert catalog.used_as("mtcnn-pnet") == "ffhq, ffhq-commercial, photo"
+    assert catalog.used_as("stylegan1-ffhq256-genforce") == "ffhq-commercial"
+    assert catalog.used_as("stylegan2-ffhq256-nvidia") == "ffhq"
+    assert catalog.used_as("yunet") == "-"
+
+
+def test_a_network_in_two_files_comes_with_both() -> None:
+    assert [f.name for f in with_parts(["hse-face"])] == ["hse-face", "hse-face-numbers"]
     for file in FILES:
-        taken = [
-            any(file.name in names for names in needs("ffhq", only).values())
-            for only in (False, True)
-        ]
-        said = {(True, True): "both", (True, False): "default", (False, True): "commercial"}
-        assert catalog.used_as(file.name) == said.get((taken[0], taken[1]), "-")
+        for other in file.beside:
+            assert find(other).role == file.role
+            assert find(other).commercial == file.commercial
 
 
 def test_the_catalog_is_sound() -> None:
@@ -540,7 +631,10 @@ def test_the_catalog_is_sound() -> None:
     assert len(set(names)) == len(names)
     for f in FILES:
         assert f.sources or f.by_hand, f.name
-        assert all(source.url.startswith("https://") for source in f.sources), f.name
+        assert f.license_page.startswith("https://"), f.name
+        for source in f.sources:
+            assert source.url.startswith(("https://", "pypi:", "npm:")), f.name
+            assert source.member or not source.is_package, f.name
         assert Path(f.file).name == f.file, f.name
         assert f.sha256 is None or len(bytes.fromhex(f.sha256)) == 32, f.name
         if f.sha256 and f.sha256_prefix:

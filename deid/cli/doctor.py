@@ -11,7 +11,8 @@ from typing import cast
 
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
-from deid.weights.catalog import Role, WeightFile, find, needs, size_text
+from deid.weights.catalog import find, needs, size_text
+from deid.weights.entry import Role, WeightFile
 from deid.weights.store import Store, check, default_store, remedy
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.networks import HELD_OUT

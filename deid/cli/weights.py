@@ -13,7 +13,7 @@ import typer
 from deid.errors import DeidError
 
 if TYPE_CHECKING:
-    from deid.weights.catalog import WeightFile
+    from deid.weights.entry import WeightFile
     from deid.weights.download import Report
     from deid.weights.store import Store
 
@@ -28,7 +28,7 @@ Names = Annotated[
         help="As `deid weights list` has them, or yunet, scrfd, mtcnn, foamliu, arcface."
     ),
 ]
-WorldName = Annotated[str | None, typer.Option(help="All that this world needs: ffhq.")]
+WorldName = Annotated[str | None, typer.Option(help="All that this world needs: ffhq or photo.")]
 Commercial = Annotated[
     bool, typer.Option("--commercial", help="The variant without non-commercial files.")
 ]
@@ -48,8 +48,10 @@ def list_files(
         typer.echo(json.dumps(rows, indent=2))
         return
     _print_table(FILES, store)
-    typer.echo("ffhq: what that world uses by default, in its commercial variant, in both, or")
-    typer.echo("(-) if named in `world.files` of params.yaml, --detector or --recognizer.")
+    typer.echo(
+        "worlds: those that use the file by default; (-): only if it is named in `world.files`"
+    )
+    typer.echo("of params.yaml, --detector or --recognizer.")
     typer.echo(f"Looked for in {store.place}; `deid weights verify` reads and checks them.")
 
 
@@ -62,16 +64,19 @@ def fetch(
         bool, typer.Option("--accept-license", help="You have read and accept the licenses shown.")
     ] = False,
 ) -> None:
-    """Download files, go on with what was begun, and check them."""
+    """Download files, resume what was begun, and check them."""
+    from deid.weights.fetch import shared_archives
     from deid.weights.store import default_store
 
     store, failed = default_store(), 0
-    for entry in _asked(names, world, commercial):
-        try:
-            _fetch_one(entry, store, accept_license)
-        except DeidError as error:
-            failed += 1
-            typer.echo(f"deid: {error}", err=True)
+    wanted = _asked(names, world, commercial)
+    with shared_archives(store) as archives:
+        for entry in wanted:
+            try:
+                _fetch_one(entry, store, accept_license, archives)
+            except DeidError as error:
+                failed += 1
+                typer.echo(f"deid: {error}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -122,20 +127,22 @@ def convert(
 
 
 def _asked(names: list[str] | None, world: str | None, commercial: bool) -> "list[WeightFile]":
-    from deid.weights.catalog import FAMILIES, find, needs, require_commercial
+    from deid.weights.catalog import FAMILIES, needs, require_commercial, with_parts
 
     wanted = [file for name in names or [] for file in FAMILIES.get(name, (name,))]
     if world is not None:
         wanted += [name for group in needs(world, commercial).values() for name in group]
     elif not wanted:
         raise DeidError("no file named; give names of `deid weights list`, or --world ffhq")
-    entries = [find(name) for name in wanted]
+    entries = with_parts(wanted)
     if commercial:
         require_commercial(entry.name for entry in entries)
-    return list({entry.name: entry for entry in entries}.values())
+    return entries
 
 
-def _fetch_one(entry: "WeightFile", store: "Store", accept_license: bool) -> None:
+def _fetch_one(
+    entry: "WeightFile", store: "Store", accept_license: bool, archives: Path | None
+) -> None:
     from deid.weights.catalog import size_text
     from deid.weights.fetch import fetch, must_accept
 
@@ -148,7 +155,7 @@ def _fetch_one(entry: "WeightFile", store: "Store", accept_license: bool) -> Non
             raise DeidError(f"{entry.name}: license not accepted, so nothing is downloaded")
         accepted = "at the prompt"
     with _progress(entry) as report:
-        path = fetch(entry, store, accepted, report)
+        path = fetch(entry, store, accepted, report, archives=archives)
     typer.echo(f"{entry.name}: {path}")
 
 
@@ -192,7 +199,7 @@ def _print_table(files: "tuple[WeightFile, ...]", store: "Store") -> None:
     from deid.weights.catalog import size_text, used_as
 
     table = Table(header_style="bold", show_edge=False)
-    for heading in ("name", "role", "license", "commercial", "ffhq", "here", "size"):
+    for heading in ("name", "role", "license", "commercial", "worlds", "here", "size"):
         justify: Literal["left", "right"] = "right" if heading == "size" else "left"
         table.add_column(heading, justify=justify, no_wrap=heading != "license")
     for f in files:

@@ -8,7 +8,8 @@ from typing import cast
 from deid.errors import DeidError
 from deid.params import WorldParams
 from deid.storage.staging import file_sha256, write_atomically
-from deid.weights.catalog import Role, needs
+from deid.weights.catalog import needs
+from deid.weights.entry import Role
 from deid.weights.store import Store, default_store, weight_path
 
 

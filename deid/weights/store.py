@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from deid.errors import DeidError
 from deid.storage.staging import file_sha256, write_atomically
-from deid.weights.catalog import FAMILIES, WeightFile, find
+from deid.weights.catalog import FAMILIES, find
+from deid.weights.entry import WeightFile
 
 OFFLINE_VARIABLE = "DEID_WEIGHTS_DIR"
 STORE_VARIABLE = "DEID_WEIGHTS_STORE"

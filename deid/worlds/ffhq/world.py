@@ -11,7 +11,8 @@ from deid.errors import DeidError
 from deid.faces.faces import FaceDetector
 from deid.params import WorldParams
 from deid.storage.staging import file_sha256
-from deid.weights.catalog import MTCNN, Role, needs
+from deid.weights.catalog import MTCNN, needs
+from deid.weights.entry import Role
 from deid.weights.importers import build, read_checkpoint
 from deid.weights.store import Store, default_store, weight_path
 from deid.worlds.ffhq import faces
