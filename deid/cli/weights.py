@@ -13,8 +13,8 @@ import typer
 from deid.errors import DeidError
 
 if TYPE_CHECKING:
-    from deid.weights.entry import WeightFile
     from deid.weights.download import Report
+    from deid.weights.entry import WeightFile
     from deid.weights.store import Store
 
 app = typer.Typer(

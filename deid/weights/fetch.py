@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from deid.errors import DeidError
-from deid.weights.entry import Source, WeightFile
 from deid.weights.archives import extract_member
 from deid.weights.download import MirrorFault, Part, Patience, Report, download
+from deid.weights.entry import Source, WeightFile
 from deid.weights.packages import package
 from deid.weights.store import OFFLINE_VARIABLE, Store, check, remedy, verified, write_record
 
