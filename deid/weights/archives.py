@@ -23,8 +23,8 @@ _UNREADABLE = (
 
 
 def extract_member(archive: Path, pattern: str, out: Path) -> None:
-    """Write the one member of a zip or tar.gz that matches `pattern` to `out`: its base name, or its
-    whole path where the pattern has a slash.
+    """Write the one member of a zip or tar.gz that matches `pattern` to `out`: its base name, or
+    its whole path where the pattern has a slash.
 
     Only `out` is ever written, whatever the archive's names say; names that lead out of it, links
     and devices are refused (DeidError), as are archives with no or several matches.

@@ -17,8 +17,8 @@ SECONDS = 1800
 
 
 def package(url: str, folder: Path) -> Path:
-    """The archive of `pypi:NAME==VERSION` or `npm:NAME@VERSION` in `folder`, downloaded unless it is
-    there. Raises MirrorFault where the client is missing or brings none."""
+    """The archive of `pypi:NAME==VERSION` or `npm:NAME@VERSION` in `folder`, downloaded unless it
+    is there. Raises MirrorFault where the client is missing or brings none."""
     registry, _, name = url.partition(":")
     place = folder / f"{registry}-{name.replace('/', '-')}"
     if not any(place.glob("*")):
