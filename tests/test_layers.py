@@ -23,7 +23,7 @@ LAYERS = [
     ["faces"],
     ["imaging"],
     ["worlds"],
-    ["losses", "model"],
+    ["losses", "model", "diversity"],
     ["latents", "anonymize"],
     ["training", "gate"],
     ["batch"],

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deid.diversity import diversify, draw_changes
 from deid.errors import DeidError
 from deid.model import Deidentifier
 from deid.params import WorldParams
@@ -22,7 +23,7 @@ from deid.training import stage_one as stage_one_module
 from deid.training import stage_two as stage_two_module
 from deid.training.figures import stage_one_figures, stage_two_figures
 from deid.training.stage_one import StageOne, train_stage_one
-from deid.training.stage_two import StageTwo, diversify, draw_changes
+from deid.training.stage_two import StageTwo
 from tests.toy import draw_pairs, toy_world
 from tests.toy_training import ONE, TWO, recorded, train_one, train_two
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from deid.anonymize.adversarial import Adversarial
 from deid.anonymize.base import Anonymizer, Guarded, ModelPaths
 from deid.anonymize.blur import Blur
-from deid.anonymize.gradient import FGSM, PGD
+from deid.anonymize.gradient import FGSM, MIFGSM, PGD
 from deid.anonymize.mask import Mask
 from deid.anonymize.pixelate import Pixelate
 from deid.anonymize.reconstruction import Reconstruction
@@ -44,13 +44,19 @@ BUILDERS: Mapping[str, Builder] = {
     "adversarial": _adversarial,
     "fgsm": lambda world, _, settings: FGSM(world.identity, settings.fgsm_epsilon),
     "pgd": lambda world, _, settings: PGD(world.identity, settings.pgd_epsilon, settings.pgd_steps),
+    "mifgsm": lambda world, _, settings: MIFGSM(  # evaluation only, as is reconstruction
+        world.identity, settings.fgsm_epsilon, settings.pgd_steps
+    ),
     "blur": lambda _, __, settings: Blur(settings.blur_sigma),
     "pixelate": lambda _, __, settings: Pixelate(settings.pixelate_blocks),
     "mask": lambda *_: Mask(),
     "reconstruction": _reconstruction,  # evaluation only: it protects nobody
 }
 
-METHODS = tuple(name for name in BUILDERS if name != "reconstruction")
+EPSILONS = {"fgsm": "fgsm_epsilon", "pgd": "pgd_epsilon", "mifgsm": "fgsm_epsilon"}
+"""The setting of each noise attack's ε."""
+
+METHODS = tuple(name for name in BUILDERS if name not in ("reconstruction", "mifgsm"))
 """The methods a person may choose for pictures."""
 
 
@@ -63,10 +69,10 @@ def build(
     reconstruction. Raises `DeidError` for an unknown method, a wrong ε, or missing models.
     """
     base, dash, epsilon = method.partition("-")
-    if base not in BUILDERS or (dash and base not in ("fgsm", "pgd")):
+    if base not in BUILDERS or (dash and base not in EPSILONS):
         raise DeidError(f"method {method!r}: unknown; choose one of {', '.join(METHODS)}")
     if dash:
-        settings = settings.model_copy(update={f"{base}_epsilon": _epsilon(method, epsilon)})
+        settings = settings.model_copy(update={EPSILONS[base]: _epsilon(method, epsilon)})
     return Guarded(BUILDERS[base](world, models, settings), method, world.device)
 
 

@@ -1,8 +1,10 @@
-"""FGSM and PGD against the identity encoder: the noise attacks the paper compares with.
+"""FGSM, PGD and MI-FGSM against the identity encoder: the noise attacks the paper compares with,
+and stronger ones.
 
-Both are untargeted: they lower the cosine between En_id of the original and of the output,
-equation (9), inside the L∞ ball |output − original| ≤ ε. ε counts in the full intensity range
-[0, 1], as in the paper; tensors here are in [-1, 1], twice as wide.
+All are untargeted: they lower the cosine between En_id of the original and of the output, equation
+(9), inside the L∞ ball |output − original| ≤ ε, and take their gradient with input diversity, as
+the adversarial mapping does in its training. ε counts in the full intensity range [0, 1], as in the
+paper; tensors here are in [-1, 1], twice as wide.
 """
 
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deid.diversity import diversify, draw_changes
 from deid.seeds import torch_generator
 from deid.worlds.world import FaceEmbedder
 
@@ -19,11 +22,10 @@ RANGE = 2.0  # width of [-1, 1]
 
 @dataclass(frozen=True)
 class FGSM:
-    """One step along the sign of the gradient (Goodfellow et al. 2015).
+    """One step of ε along the sign of the gradient at the face (Goodfellow et al. 2015).
 
-    The cosine of a picture with itself is at its maximum, where the gradient vanishes. So the
-    gradient is taken at a seeded random point inside the ε ball (as in R+FGSM, Tramèr et al.
-    2018), and the full step ε is made from the original.
+    The cosine of a face with itself is at its maximum, where the gradient vanishes; that of the
+    face changed by input diversity is not.
     """
 
     identity: FaceEmbedder
@@ -34,10 +36,8 @@ class FGSM:
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` in [-1, 1] → the same, no value moved by more than 2ε."""
-        radius = RANGE * self.epsilon
-        point = _random_start(faces, seeds, radius)
-        gradient = _cosine_gradient(self.identity, point, _embed(self.identity, faces))
-        return (faces - radius * gradient.sign()).clamp(-1.0, 1.0)
+        attack = _Attack(self.identity, faces, seeds, RANGE * self.epsilon)
+        return attack.inside(faces - attack.radius * attack.gradient(faces, 0).sign())
 
 
 @dataclass(frozen=True)
@@ -53,33 +53,68 @@ class PGD:
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` in [-1, 1] → the same, no value moved by more than 2ε."""
-        radius = RANGE * self.epsilon
-        original = _embed(self.identity, faces)
-        low, high = (faces - radius).clamp_min(-1.0), (faces + radius).clamp_max(1.0)
-        output = _random_start(faces, seeds, radius)
-        for _ in range(self.steps):
-            gradient = _cosine_gradient(self.identity, output, original)
-            output = output - (2.5 * radius / self.steps) * gradient.sign()
-            output = torch.minimum(torch.maximum(output, low), high)
+        attack = _Attack(self.identity, faces, seeds, RANGE * self.epsilon)
+        output, length = attack.random_start(), 2.5 * attack.radius / self.steps
+        for step in range(self.steps):
+            output = attack.inside(output - length * attack.gradient(output, step).sign())
         return output
 
 
-def _random_start(faces: Tensor, seeds: Sequence[int], radius: float) -> Tensor:
-    noise = torch.stack(
-        [torch.rand(faces.shape[1:], generator=torch_generator("gradient", 0, s)) for s in seeds]
-    ).to(faces)
-    return (faces + radius * (2.0 * noise - 1.0)).clamp(-1.0, 1.0)
+@dataclass(frozen=True)
+class MIFGSM:
+    """Momentum iterative FGSM (Dong et al. 2018), decay 1, step ε / steps: the gradients of all
+    steps so far, each of L1 norm 1, give the direction, which transfers better than the last."""
+
+    identity: FaceEmbedder
+    epsilon: float
+    steps: int
+    name: str = "mifgsm"
+    resolution: int | None = None
+    enough: int | None = None
+
+    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
+        """`[N,3,H,W]` in [-1, 1] → the same, no value moved by more than 2ε."""
+        attack = _Attack(self.identity, faces, seeds, RANGE * self.epsilon)
+        output, momentum = faces, torch.zeros_like(faces)
+        for step in range(self.steps):
+            gradient = attack.gradient(output, step)
+            norm = gradient.abs().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+            momentum = momentum + gradient / norm
+            output = attack.inside(output - attack.radius / self.steps * momentum.sign())
+        return output
 
 
-def _embed(identity: FaceEmbedder, faces: Tensor) -> Tensor:
-    with torch.no_grad():
-        return identity(faces)
+class _Attack:
+    """What the attacks share: `faces` and seeds, the encoder, and the ball of `radius`."""
 
+    def __init__(
+        self, identity: FaceEmbedder, faces: Tensor, seeds: Sequence[int], radius: float
+    ) -> None:
+        self.identity, self.faces, self.seeds, self.radius = identity, faces, seeds, radius
+        with torch.no_grad():
+            self.original = identity(faces)
 
-def _cosine_gradient(identity: FaceEmbedder, faces: Tensor, original: Tensor) -> Tensor:
-    # The sum over the batch has each face's own gradient, since the faces do not interact.
-    with torch.enable_grad():
-        point = faces.detach().requires_grad_()
-        similarity = (identity(point) * original).sum()
-        (gradient,) = torch.autograd.grad(similarity, point)
-    return gradient
+    def gradient(self, point: Tensor, step: int) -> Tensor:
+        """Of the cosine between the original and `point` as input diversity changes it."""
+        changes = torch.cat(
+            [draw_changes(1, torch_generator("gradient/diversity", step, s)) for s in self.seeds], 1
+        )
+        # The sum over the batch has each face's own gradient, since the faces do not interact.
+        with torch.enable_grad():
+            point = point.detach().requires_grad_()
+            similarity = (self.identity(diversify(point, changes)) * self.original).sum()
+            (gradient,) = torch.autograd.grad(similarity, point)
+        return gradient
+
+    def inside(self, point: Tensor) -> Tensor:
+        """The nearest picture in the ball."""
+        low, high = self.faces - self.radius, self.faces + self.radius
+        return torch.minimum(torch.maximum(point, low), high).clamp(-1.0, 1.0)
+
+    def random_start(self) -> Tensor:
+        """A point of the ball, uniform, by each face's seed."""
+        shape = self.faces.shape[1:]
+        noise = torch.stack(
+            [torch.rand(shape, generator=torch_generator("gradient", 0, s)) for s in self.seeds]
+        ).to(self.faces)
+        return self.inside(self.faces + self.radius * (2.0 * noise - 1.0))

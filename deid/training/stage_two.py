@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from deid.diversity import diversify, draw_changes
 from deid.latents.shards import LatentDataset
 from deid.losses import adversarial_mapping_loss, model_identity_loss, visual_identity_loss
 from deid.model import Deidentifier, read_description
@@ -133,34 +133,3 @@ class StageTwo:
         total = adversarial_mapping_loss((model, visual), (params.lambda_id, params.lambda_visual))
         total = total + params.lambda_perceptual * perceptual
         return {"total": total, "similarity": model, "visual": visual, "perceptual": perceptual}
-
-
-def draw_changes(count: int, random: torch.Generator) -> Tensor:
-    """How `count` pictures are changed for input diversity, `[7,count]`: scale, angle (radians),
-    mirror (±1), shift right and down (of half a side), contrast, brightness (of half the range)."""
-
-    def uniform(reach: float) -> Tensor:
-        return (torch.rand(count, generator=random) * 2.0 - 1.0) * reach
-
-    scale, angle = 1.0 + uniform(0.08), uniform(0.07)
-    mirror = torch.sign(uniform(1.0))
-    shifts = uniform(0.08), uniform(0.08)
-    contrast, brightness = 1.0 + uniform(0.1), uniform(0.1)
-    return torch.stack([scale, angle, mirror, *shifts, contrast, brightness])
-
-
-def diversify(images: Tensor, changes: Tensor) -> Tensor:
-    """`[N,3,H,W]`, each moved by up to 4 %, resized by up to 8 %, turned by up to 4°, half of them
-    mirrored, with brightness and contrast changed by up to 10 %. Differentiable."""
-    scale, angle, mirror, right, down, contrast, brightness = changes
-    affine = torch.zeros(len(images), 2, 3)
-    affine[:, 0, 0], affine[:, 0, 1] = scale * angle.cos() * mirror, -scale * angle.sin()
-    affine[:, 1, 0], affine[:, 1, 1] = scale * angle.sin() * mirror, scale * angle.cos()
-    affine[:, 0, 2], affine[:, 1, 2] = right, down
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False).to(images)
-    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return moved * _as_pictures(contrast, images) + _as_pictures(brightness, images)
-
-
-def _as_pictures(values: Tensor, images: Tensor) -> Tensor:
-    return values.to(images)[:, None, None, None]
