@@ -59,7 +59,9 @@ def _networks(world: World) -> dict[str, nn.Module]:
     assert isinstance(identity, nn.Module)
     held_out = {name: net for name, net in world.held_out.items() if isinstance(net, nn.Module)}
     assert len(held_out) == len(world.held_out) == 2
+    assert isinstance(world.metric_features, nn.Module)
     return held_out | {
+        "metric_features": world.metric_features,
         "generator": generator,
         "identity": identity,
         "expression": world.expression_trunk,
@@ -84,7 +86,8 @@ def test_networks_take_faces_of_any_size_and_pass_gradients_to_them(
         "identity": world.identity(pair),
         "landmarks": world.landmarks(pair),
         "expression": world.expression_trunk(pair),
-        "pooled": world.perceptual.pooled(pair),
+        "pooled": world.metric_features.pooled(pair),
+        "expression features": world.metric_features.expression(pair),
         "distance": world.perceptual.distance(pair, pair.detach().flip(0)),
         **{name: net(pair) for name, net in world.held_out.items()},
     }
@@ -119,10 +122,11 @@ def test_landmarks_are_in_pixels_of_the_input_whatever_its_size(world: World) ->
 def test_perceptual_distance_is_zero_for_equal_pictures_and_grows_with_noise(world: World) -> None:
     faces = to_tensor(held_out_faces(8, 1, 0).pixels)
     noise = torch.randn(faces.shape, generator=torch.Generator().manual_seed(0))
-    assert world.perceptual.distance(faces, faces).abs().max() < 1e-6
-    little = world.perceptual.distance(faces, faces + 0.05 * noise)
-    much = world.perceptual.distance(faces, faces + 0.3 * noise)
-    assert (little < much).all()
+    for network in (world.perceptual, world.metric_features):
+        assert network.distance(faces, faces).abs().max() < 1e-6
+        little = network.distance(faces, faces + 0.05 * noise)
+        much = network.distance(faces, faces + 0.3 * noise)
+        assert (little < much).all()
 
 
 def test_the_generator_draws_pictures_from_w_and_from_w_plus(world: World) -> None:

@@ -152,6 +152,9 @@ class ToyPerceptual(nn.Module):
         features: Tensor = self.features(images)
         return features
 
+    def expression(self, images: Tensor) -> Tensor:
+        return self.pooled(images)
+
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         return (self.pooled(a) - self.pooled(b)).square().mean(1)
 

@@ -71,6 +71,14 @@ class PerceptualNetwork(Protocol):
         ...
 
 
+class MetricNetwork(PerceptualNetwork, Protocol):
+    """Measures every figure of a report that compares faces; has no part in training."""
+
+    def expression(self, images: Tensor) -> Tensor:
+        """Features in which faces of like expression lie close, `[N,3,H,W]` → `[N,K]`."""
+        ...
+
+
 Domain = Literal["rendered people", "photographs"]
 
 
@@ -102,7 +110,7 @@ class World:
     held_out: Mapping[str, FaceEmbedder]  # ID similarity (ArcFace); never used in training
     selecting: str  # the one of `held_out` that training logs and promotion gates look at
     perceptual: PerceptualNetwork  # the perceptual term of stage two; no figure of a report
-    metric_features: PerceptualNetwork  # FID and LPIPS of reports; no part in any training
+    metric_features: MetricNetwork  # FID, LPIPS, expression of reports; no part in any training
     test_faces: Callable[[int, int, int], TestFaces]  # (identities, views each, seed)
     weights_sha256: str  # one hash over every weight file, for provenance
     domain: Domain  # what its networks have seen; of other pictures they know nothing

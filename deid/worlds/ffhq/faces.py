@@ -79,6 +79,10 @@ class Perceptual(nn.Module):
         features: Tensor = self.fid(images)
         return features
 
+    def expression(self, images: Tensor) -> Tensor:
+        """FID's features: an Inception-V3 as the paper's, but one that no stage fine-tunes."""
+        return self.pooled(images)
+
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         distance: Tensor = self.lpips(a, b)
         return distance.flatten()

@@ -7,11 +7,12 @@ from typing import TypeVar
 from torch import nn
 
 from deid.errors import DeidError
-from deid.nets.attributes import AttributeRegressor, PerceptualNet
+from deid.nets.attributes import AttributeRegressor, MetricNet, PerceptualNet
 from deid.nets.detector import Centeredetector, CenterFinder
 from deid.worlds.mini import networks
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.generator import mini_generator
+from deid.worlds.mini.render.parameters import GROUPS
 from deid.worlds.mini.test_faces import held_out_faces
 from deid.worlds.world import World
 
@@ -45,7 +46,7 @@ def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
     careful = CenterFinder(finder, f"mini:{sha256[:8]}")
     detector = Centeredetector(trained("detector", networks.center_net()), careful=careful)
     held_out = {name: trained(name, networks.recognizer(name)) for name in networks.HELD_OUT}
-    perceptual = PerceptualNet(attributes("perceptual").trunk, FID_LABEL, LPIPS_LABEL).eval()
+    perceptual = attributes("perceptual")
     return World(
         name="mini",
         resolution=generator.resolution,
@@ -57,8 +58,8 @@ def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
         detector=detector,
         held_out=held_out,
         selecting=networks.HELD_OUT[0],
-        perceptual=perceptual,
-        metric_features=perceptual,
+        perceptual=PerceptualNet(perceptual.trunk, FID_LABEL, LPIPS_LABEL).eval(),
+        metric_features=MetricNet(perceptual, GROUPS["expression"], FID_LABEL, LPIPS_LABEL).eval(),
         test_faces=held_out_faces,
         weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
         domain="rendered people",
