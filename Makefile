@@ -29,7 +29,7 @@ setup: .venv/.installed  ## Install everything, from uv.lock.
 		$$python -m venv .uv && .uv/bin/pip install --quiet uv==$(UV_VERSION) && break; \
 	done; \
 	command -v uv >/dev/null || test -x .uv/bin/uv || { echo "make: no Python >= 3.11 that can make a virtual environment and fetch uv (on Debian also python3-venv)" >&2; exit 1; }
-	$(UV) sync --frozen
+	$(UV) sync --frozen --all-extras
 	@touch $@
 
 repro: setup  ## The main job: sample, validate, train, evaluate, register, de-identify the samples.

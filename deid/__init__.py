@@ -14,7 +14,9 @@ from deid.errors import DeidError
 if TYPE_CHECKING:
     from deid.api import Result, deidentify
 
-__all__ = ["DeidError", "Result", "deidentify"]
+__version__ = "0.1.0"
+
+__all__ = ["DeidError", "Result", "__version__", "deidentify"]
 
 
 def __getattr__(name: str) -> Any:

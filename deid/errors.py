@@ -6,3 +6,11 @@ class DeidError(Exception):
 
     The command line prints it as one line and exits with 1; everything else is a bug.
     """
+
+
+def missing_extra(error: ModuleNotFoundError, extra: str) -> str:
+    """What to say of a package that only `extra` installs; `error` again if a module is ours."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "deid", "flows"):
+        raise error
+    return f"this needs {package}, which is not installed; run pip install 'face-deid[{extra}]'"

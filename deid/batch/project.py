@@ -9,8 +9,11 @@ from deid.params import AnonymizeParams, Params, WorldParams, load_params
 if TYPE_CHECKING:
     from deid.batch.run import RunSettings, Workshop
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 PARAMS = "params.yaml"
+_CHECKOUT, _PACKAGE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]
+INSTALLED = _PACKAGE if (_PACKAGE / "data").is_dir() else _CHECKOUT
+"""Has `data/mini/weights`: a wheel brings it inside the package, a checkout beside it."""
+
 STAGE_ONE, STAGE_TWO = "stage_one", "stage_two"
 
 
@@ -32,13 +35,16 @@ def local_bundle(params: Params, root: Path = Path("data")) -> Bundle:
 def find_root() -> Path:
     """Where `params.yaml` and `data` are: here, or else where this package was installed from."""
     here = Path.cwd()
-    return here if (here / PARAMS).is_file() else CHECKOUT
+    return here if (here / PARAMS).is_file() else INSTALLED
 
 
 def bundle_at(root: Path) -> Bundle:
     """What the pipeline left in the checkout at `root`, from any directory."""
     params = load_params(root / PARAMS) if (root / PARAMS).is_file() else Params()
-    at = {"weights": root / params.world.weights}
+    weights = root / params.world.weights
+    if params.world.weights == WorldParams().weights and not weights.exists():
+        weights = INSTALLED / params.world.weights  # a folder with no more than a params.yaml
+    at = {"weights": weights}
     if params.world.faces is not None:
         at["faces"] = root / params.world.faces
     world = params.world.model_copy(update=at)

@@ -12,7 +12,7 @@ import typer
 
 from deid.cli.audit import audit
 from deid.cli.weights import app as weights
-from deid.errors import DeidError
+from deid.errors import DeidError, missing_extra
 from deid.params import load_params
 
 app = typer.Typer(
@@ -240,6 +240,8 @@ def main() -> None:
         app()
     except DeidError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail(missing_extra(error, "pipeline"))
     except OSError as error:
         place = error.filename2 or error.filename  # of a copy, the one that could not be written
         where = f"{place}: " if place else ""

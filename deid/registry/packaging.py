@@ -5,6 +5,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+from deid import __version__
 from deid.tracking import mlflow_client
 
 
@@ -46,5 +47,5 @@ def save_pyfunc(bundle: Path, out: Path) -> None:
             python_model=str(Path(__file__).with_name("model.py")),
             artifacts={"bundle": str(bundle)},
             signature=signature,
-            pip_requirements=[f"deid=={version('deid')}", f"mlflow=={version('mlflow')}"],
+            pip_requirements=[f"face-deid=={__version__}", f"mlflow=={version('mlflow')}"],
         )

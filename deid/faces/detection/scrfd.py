@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from deid.errors import DeidError, missing_extra
 from deid.faces.faces import Faces
 from deid.pixels import Pixels
 from deid.weights.onnx_session import open_session
@@ -21,7 +22,10 @@ class ScrfdFinder:
     any_turn = False
 
     def __init__(self, file: Path, threshold: float = THRESHOLD, sure: float = SURE) -> None:
-        from insightface.model_zoo import SCRFD
+        try:
+            from insightface.model_zoo import SCRFD
+        except ModuleNotFoundError as error:
+            raise DeidError(missing_extra(error, "photo")) from None
 
         session = open_session(file)
         if len(session.get_outputs()) != 9:
