@@ -392,7 +392,9 @@ def main() -> None:
     from deid.worlds import load_world
 
     world = load_world(WorldParams(weights=ROOT / "data/mini/weights"))
-    workshop = build_workshop(RunSettings(method="mask", allow_no_face=True), world, None)
+    workshop = build_workshop(
+        RunSettings(method="mask", allow_no_face=True, rendered=True), world, None
+    )
     with tempfile.TemporaryDirectory() as folder:
         outcome = fuzz_batch(Path(folder) / "fuzz", args.files, args.seed, workshop)
     print(outcome.text())

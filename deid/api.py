@@ -61,6 +61,7 @@ def deidentify(
     recognizers: tuple[str, ...] = (),
     seed: int = 0,
     allow_no_face: bool = False,
+    rendered: bool = False,
     seconds: float | None = None,
     root: str | Path | None = None,
 ) -> Result:
@@ -71,8 +72,9 @@ def deidentify(
     fgsm, pgd, blur, pixelate or mask. `detectors` (`yunet`, `scrfd`, `mtcnn`) and `recognizers`
     (`foamliu`, `arcface`) are needed for photographs, since the embedded networks know the people
     of the mini world only; `deid weights fetch` gets them, or a path says where they are
-    (`yunet=FILE`). `seconds`: after so long faces are masked, after twice
-    as long it gives up.
+    (`yunet=FILE`). `rendered` says that the picture shows rendered people, so that the embedded
+    networks may be used. `seconds`: after so long faces are masked, after twice as long it gives
+    up.
 
     `root` is where `params.yaml` and `data` are looked for; without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from.
@@ -84,7 +86,9 @@ def deidentify(
     from deid.batch.run import RunSettings
 
     place = Path(root) if root is not None else find_root()
-    asked = RunSettings(method=method, detectors=detectors, recognizers=recognizers, seed=seed)
+    asked = RunSettings(
+        method=method, detectors=detectors, recognizers=recognizers, seed=seed, rendered=rendered
+    )
     workshop = _workshop(asked, place.resolve(), _stamp(place))
     decoded, name, content = _open(picture)
     try:

@@ -3,6 +3,7 @@
 Inside: `float32 [N,3,H,W]`, RGB, [-1, 1]. At the edge: `uint8 [N,H,W,3]` or `[H,W,3]`, RGB.
 """
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,12 @@ def to_pixels(images: Tensor) -> Pixels:
     """`float [N,3,H,W]` in [-1, 1] → `uint8 [N,H,W,3]`, rounded and clipped."""
     scaled = images.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def picture_sha256(pixels: Pixels) -> str:
+    """A hash of what a picture `uint8 [H,W,3]` shows, whatever file it came from."""
+    shape = "x".join(map(str, pixels.shape))
+    return hashlib.sha256(f"{shape} ".encode() + pixels.tobytes()).hexdigest()
 
 
 def quantize(images: Tensor) -> Tensor:

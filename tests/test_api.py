@@ -49,7 +49,7 @@ def test_paths_bytes_images_and_arrays_give_the_same_faces() -> None:
 def test_gray_arrays_stay_gray() -> None:
     with Image.open(SAMPLE) as image:
         gray = np.asarray(image.convert("L"))
-    result = deidentify(gray, method="mask", allow_no_face=True)
+    result = deidentify(gray, method="mask", allow_no_face=True, rendered=True)
     assert result.image.mode == "L"
     assert result.verdict in ("masked", "no face")
     if result.verdict == "masked":
@@ -59,10 +59,17 @@ def test_gray_arrays_stay_gray() -> None:
 def test_no_face_is_an_error_unless_it_is_allowed() -> None:
     wall = np.full((64, 64, 3), 128, np.uint8)
     with pytest.raises(DeidError, match="no face"):
-        deidentify(wall, method="mask")
-    result = deidentify(wall, method="mask", allow_no_face=True)
+        deidentify(wall, method="mask", rendered=True)
+    result = deidentify(wall, method="mask", allow_no_face=True, rendered=True)
     assert result.verdict == "no face"
     assert np.array_equal(result.pixels, wall)
+
+
+def test_a_picture_that_may_be_a_photograph_is_refused() -> None:
+    with Image.open(SAMPLE) as image:
+        mirrored = np.asarray(image.convert("RGB"))[:, ::-1]
+    with pytest.raises(DeidError, match="rendered people only"):
+        deidentify(mirrored, method="mask")
 
 
 def test_what_is_wrong_is_said_in_a_line() -> None:

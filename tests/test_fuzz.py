@@ -66,7 +66,9 @@ def test_the_files_are_the_same_for_the_same_seed() -> None:
 
 
 def test_a_batch_of_mangled_files_keeps_every_promise(world: World, tmp_path: Path) -> None:
-    workshop = build_workshop(RunSettings(method="mask", allow_no_face=True), world, None)
+    workshop = build_workshop(
+        RunSettings(method="mask", allow_no_face=True, rendered=True), world, None
+    )
     outcome = fuzz_batch(tmp_path / "fuzz", 100, seed=2, workshop=workshop)
     assert outcome.broken == [], outcome.text()
     assert outcome.counts["written"] > 15

@@ -48,7 +48,9 @@ from deid.imaging.paste import (
     hull_with_oval,
     soft_region,
 )
-from deid.pixels import Pixels
+from deid.pixels import Pixels, picture_sha256
+from deid.worlds.world import World
+from tests.conftest import ROOT
 from tests.scenes import ALIGNED_FACE
 from tests.toy import toy_world
 
@@ -644,18 +646,58 @@ def test_wrong_names_are_refused_before_any_picture(tmp_path: Path) -> None:
             build_workshop(settings, world, None)
 
 
-@pytest.mark.parametrize("allowed", [False, True])
-def test_a_run_says_that_the_embedded_detector_knows_no_photographs(
-    tmp_path: Path, allowed: bool
+@pytest.mark.parametrize(
+    "asked",
+    [
+        RunSettings(method="mask"),
+        RunSettings(method="blur", allow_no_face=True),
+        RunSettings(method="mask", dry_run=True),
+        RunSettings(method="mask", detectors=("mini",)),
+    ],
+)
+def test_networks_that_know_rendered_people_only_pass_no_photograph(
+    world: World, tmp_path: Path, asked: RunSettings
 ) -> None:
-    world = replace(toy_world(), name="mini")
-    save(tmp_path / "in/empty.png", np.full((90, 120, 3), 90, np.uint8))
-    settings = RunSettings(method="blur", allow_no_face=allowed)
-    workshop = build_workshop(settings, world, None)
-    summary = deidentify_path(tmp_path / "in", tmp_path / "out", workshop)
-    said = summary.text() + str(records(tmp_path / "out")["empty.png"]["reason"])
-    assert "--detector yunet" in said
-    assert summary.failed != allowed
+    """Not even one with faces that mini's detector sees, nor one in which it sees none."""
+    with Image.open(ROOT / "data/samples/team.png") as image:
+        rendered = image.convert("RGB")
+    changed = np.asarray(rendered).copy()
+    changed[0, 0] ^= 1  # by any other picture than the samples
+    save(tmp_path / "in/faces.png", changed)
+    save(tmp_path / "in/empty.jpg", np.full((90, 120, 3), 90, np.uint8))
+    summary = deidentify_path(tmp_path / "in", tmp_path / "out", build_workshop(asked, world, None))
+    assert dict(summary.counts) == {"quarantined": 2}
+    assert summary.failed
+    for line in summary.problems:
+        assert "`deid weights fetch yunet foamliu`" in line
+        assert "--detector yunet --recognizer foamliu" in line
+    assert not list((tmp_path / "out").glob("*.*g"))
+
+
+def test_judges_that_know_rendered_people_only_pass_no_photograph(
+    world: World, assets: Path, tmp_path: Path
+) -> None:
+    picture, _ = photograph(assets, [200])
+    save(tmp_path / "in/a.png", picture)
+    asked = RunSettings(method="blur", detectors=(f"scrfd={assets / 'weights/det_500m.onnx'}",))
+    summary = deidentify_path(tmp_path / "in", tmp_path / "out", build_workshop(asked, world, None))
+    assert dict(summary.counts) == {"quarantined": 1}
+    assert "give --recognizer foamliu" in summary.problems[0]
+
+
+def test_samples_and_what_is_called_rendered_go_to_the_embedded_networks(
+    world: World, tmp_path: Path
+) -> None:
+    samples = sorted((ROOT / "data/samples").iterdir())
+    assert {picture_sha256(decode(f.read_bytes(), f.name).pixels) for f in samples} == world.samples
+    sample, settings = ROOT / "data/samples/portrait.png", RunSettings(method="mask")
+    for name, asked in (("sample", settings), ("called", replace(settings, rendered=True))):
+        picture = decode(sample.read_bytes(), "sample").pixels.copy()
+        picture[0, 0] ^= name == "called"
+        save(tmp_path / name / "a.png", picture)
+        shop = build_workshop(asked, world, None)
+        summary = deidentify_path(tmp_path / name, tmp_path / "out" / name, shop)
+        assert dict(summary.counts) == {"written": 1}
 
 
 def test_the_threshold_lets_a_thousandth_of_impostors_pass() -> None:

@@ -173,6 +173,7 @@ def toy_world() -> World:
     generator = ToyGenerator().eval()
     return World(
         name="toy",
+        domain="photographs",
         resolution=RESOLUTION,
         generator=generator,
         identity=ToyEmbedder("identity").eval(),
@@ -186,7 +187,6 @@ def toy_world() -> World:
         metric_features=ToyPerceptual("metric").eval(),
         test_faces=lambda identities, views, seed: _test_faces(generator, identities, views, seed),
         weights_sha256="0" * 64,
-        domain="photographs",
     )
 
 

@@ -18,6 +18,7 @@ from deid.batch.workers import Inline
 from deid.errors import DeidError
 from deid.faces.detection import build_detector, weights_of
 from deid.gate.choose import build_chooser, reference_hashes
+from deid.gate.domain import rendered_only
 from deid.gate.face import Face
 from deid.gate.picture import FaceRecord, Limits, Tools, deidentify_picture, find_faces
 from deid.gate.rungs import build_rungs
@@ -31,7 +32,6 @@ from deid.storage.staging import file_sha256, fingerprint
 from deid.worlds.world import World
 
 VERSION = 3  # raise it when the same settings give other pixels
-PHOTOGRAPHS = "for photographs run `deid weights fetch yunet foamliu`, then give"
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class RunSettings:
     keep: str | None = None  # a picture or a folder of pictures of people who stay as they are
     only: str | None = None  # the same, of the only people who are changed
     seconds: float | None = None  # for one picture, before its faces are masked; see `Limits`
+    rendered: bool = False  # the pictures show rendered people, which mini's networks know
     dry_run: bool = False  # draw what would be done, write no output
 
 
@@ -100,6 +101,7 @@ class Workshop:
         any exception means that nothing is."""
         if self.settings.dry_run:
             picture = decode(data, "the file").pixels
+            self.tools.check_domain(picture)
             faces = find_faces(picture, self.tools, self.settings.method)
             plans = tuple(planned(face) for face in faces)
             record = replace(blank, status="previewed", reason=REASON, faces=plans)
@@ -169,22 +171,9 @@ def build_workshop(settings: RunSettings, world: World, models: ModelPaths | Non
         return find_faces(picture, tools, settings.method)
 
     chooser = build_chooser(settings.keep, settings.only, find, verifier)
-    tools = replace(tools, chooser=chooser)
-    workshop = Workshop(settings, tools, model_version(world, models))
-    return _warned(workshop) if world.domain == "rendered people" else workshop
-
-
-def _warned(workshop: Workshop) -> Workshop:
-    """With notes that the mini world's networks, where they are used, know rendered people only."""
-    settings, notes = workshop.settings, []
-    if not settings.detectors:
-        advice = f"{PHOTOGRAPHS} --detector yunet"
-        workshop = replace(workshop, remedy=f"{workshop.remedy}; {advice}")
-        if settings.allow_no_face:
-            notes.append(f"note: photographs may have passed unseen by mini's detector; {advice}")
-    elif not settings.recognizers:
-        notes.append(f"note: mini's judges know no real people; {PHOTOGRAPHS} --recognizer foamliu")
-    return replace(workshop, notes=tuple(notes))
+    domain = rendered_only(world, settings.detectors, settings.recognizers, settings.rendered)
+    tools = replace(tools, chooser=chooser, rendered_only=domain)
+    return Workshop(settings, tools, model_version(world, models))
 
 
 def model_version(world: World, models: ModelPaths | None) -> str:

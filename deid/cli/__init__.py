@@ -144,6 +144,9 @@ def run(
     allow_no_face: Annotated[
         bool, typer.Option(help="Write pictures without a face, re-encoded without metadata.")
     ] = False,
+    rendered: Annotated[
+        bool, typer.Option(help="The pictures show rendered people, as the mini world draws them.")
+    ] = False,
     keep_metadata: Annotated[
         list[str] | None,
         typer.Option(help="icc, exif, exif:TAG, xmp:PREFIX:NAME, iptc:NAME; else all of it goes."),
@@ -200,6 +203,7 @@ def run(
         recognizers=tuple(recognizer or ()),
         seed=seed,
         allow_no_face=allow_no_face,
+        rendered=rendered,
         keep_metadata=tuple(keep_metadata or ()),
         keep=keep,
         only=only,

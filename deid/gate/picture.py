@@ -16,6 +16,7 @@ from deid.anonymize import Anonymizer
 from deid.anonymize.base import finite
 from deid.faces.faces import FaceDetector, Faces
 from deid.gate.choose import Chooser
+from deid.gate.domain import RenderedOnly
 from deid.gate.face import KEPT, Face, FaceRecord, Placing, fitted, place, say
 from deid.gate.fallback import GENERATIVE, OPAQUE, RESHAPED, base, ladder, small_ladder
 from deid.gate.sweep import Deadline, Limits, Unsafe, check_own, mask_all, newcomer, sweep
@@ -42,6 +43,12 @@ class Tools:
     verifier: Verifier
     sweeper: FaceDetector | None = None  # looks at what was anonymized; None: the detector
     chooser: Chooser | None = None  # which faces stay as they are; None: none
+    rendered_only: RenderedOnly | None = None  # None: all pictures are in the networks' domain
+
+    def check_domain(self, picture: Pixels) -> None:
+        """`DeidError` for a picture in which these networks see nothing reliable."""
+        if self.rendered_only is not None:
+            self.rendered_only.check(picture)
 
 
 def deidentify_picture(
@@ -58,6 +65,7 @@ def deidentify_picture(
     at again, an encoder and its decoder. The last pixels given to it are those returned. An
     exception means that nothing may be written; a face that fails any step is masked instead.
     """
+    tools.check_domain(picture)
     limits = limits or Limits()
     deadline = Deadline(limits)
     entry = _Entry(picture, tools, method, seed, limits)

@@ -117,6 +117,7 @@ class World:
     truncation: float = 1.0  # ψ of pairs, donors and drawn test faces alike
     device: torch.device = CPU  # where the networks compute
     photographed: bool = False  # test_faces come from files and not from the weights
+    samples: frozenset[str] = frozenset()  # `picture_sha256` of pictures known to be in the domain
     memory: Path | None = None  # a folder for what was measured of these very weights
 
     @property

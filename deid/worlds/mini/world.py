@@ -18,6 +18,18 @@ from deid.worlds.world import World
 
 Net = TypeVar("Net", bound=nn.Module)
 
+SAMPLES = frozenset(
+    {
+        "935acf32e840f6d579e476bc882302906359adb48666bfa96293afbb1e961da0",  # close
+        "9480dd2c1219aad98a5c2c0bcd5ad59dfeecfed2dc21e8627390e8d1dac8e4ad",  # family
+        "f87a35fc7a87749eb12e44f5f6a89e80f0dfe5e2801b2a31b59334f109af3cc8",  # friends
+        "e70641765896b028b4a18df9dce7b2c2a48c2ebca2b84c30e25daf6833a3fa7b",  # pair
+        "ccc4580fcb77de5e9bb504449f69e0a63585d1e6efdcc39caebaa437ff1680b5",  # portrait
+        "9b2a551a6986dc57ce525feafe4a024d90275c8f60a7243580c8719b810a5fc1",  # team
+    }
+)
+"""`picture_sha256` of the pictures in `data/samples` (`deid.worlds.mini.render.samples`)."""
+
 FID_LABEL = "FID (mini features)"
 LPIPS_LABEL = "LPIPS-form distance (mini features)"
 
@@ -49,6 +61,7 @@ def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
     perceptual = attributes("perceptual")
     return World(
         name="mini",
+        samples=SAMPLES,
         resolution=generator.resolution,
         generator=generator,
         identity=identity,
