@@ -19,7 +19,7 @@ from deid.batch.manifest import Records
 from deid.batch.workers import Inline, Pool
 from deid.errors import DeidError
 from deid.storage.local import PRIVATE, LocalStorage
-from tests import crew
+from tests import executor
 from tests.executor import CRASHED, HANGING, STARVED, open_mask
 
 
@@ -59,7 +59,7 @@ def test_a_batch_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path: Path) 
     context.set_forkserver_preload(["tests.executor"])
     moments = random.Random(0)
     for part in range(6):
-        batch = context.Process(target=crew.mask, args=(source, killed))
+        batch = context.Process(target=executor.mask, args=(source, killed))
         batch.start()
         enough = part * 9 + moments.randint(1, 9)
         while len(list(killed.rglob("*.png"))) < enough and batch.is_alive():
