@@ -4,7 +4,7 @@
     large     faces of 20–60 px in one picture 6000 px wide
     renders   the mini world: generator samples and renders, enlarged to 256 px (issue 2)
     portraits aligned photographs: how many have a face, by each detector (issue 3)
-    cost      seconds and pixels of the careful mode against one look
+    cost      seconds and pixels of the multi-scale mode against one pass
 
 Detectors are specs as `deid run --detector` takes them; `mini` is the embedded world's.
 
@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deid.faces.detection import Detector, Finder, build_detector, build_finder
-from deid.faces.detection.boxes import areas, overlap
-from deid.faces.detection.detector import Look, look, second_look, unite
-from deid.faces.detection.views import careful_views
+from deid.faces.detection import Detector, SinglePassDetector, build_detector, build_network
+from deid.faces.detection.boxes import areas, iou
+from deid.faces.detection.merge import Pass, merge_detections
+from deid.faces.detection.multi_scale import close_up, run_passes
+from deid.faces.detection.views import multi_scale_views
 from deid.faces.faces import FaceDetector, Faces
 from deid.params import WorldParams
 from deid.pixels import Pixels
@@ -120,7 +121,7 @@ def match(
     hits, touched = np.zeros(len(boxes), np.bool_), np.zeros(len(faces), np.bool_)
     covered, turned = np.zeros(len(boxes), np.float32), np.zeros(len(boxes), np.float32)
     for i, box in enumerate(boxes):
-        shared = overlap(box, faces.boxes)
+        shared = iou(box, faces.boxes)
         touched |= shared > 0.05
         middle = (box[:2] + box[2:]) / 2
         holds = ((faces.boxes[:, :2] <= middle) & (faces.boxes[:, 2:] >= middle)).all(1)
@@ -180,10 +181,10 @@ def _heads(faces: Path | None) -> list[Head]:
 
 
 @cache
-def _finder(spec: str) -> Finder:
+def _network(spec: str) -> SinglePassDetector:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    return build_finder(spec, _world())
+    return build_network(spec, _world())
 
 
 @dataclass(frozen=True)
@@ -209,26 +210,29 @@ class Answer:
 def answers(task: Task) -> tuple[Composed, list[Answer]]:
     """What each network alone, and all united, found in one picture."""
     truth, found = scene(task.kind, task.faces, task.number), []
-    looks: list[Look] = []
-    finders = [_finder(spec) for spec in task.specs]
-    for finder in finders:
+    passes: list[Pass] = []
+    networks = [_network(spec) for spec in task.specs]
+    for network in networks:
         start = time.process_time()
-        seen = look(finder, truth.pixels, task.size)
-        alone = _united(seen, [finder], truth.pixels, task.size)
-        name = Detector([finder], task.size).name
+        seen = run_passes(network, truth.pixels, task.size)
+        alone = _united(seen, [network], truth.pixels, task.size)
+        name = Detector([network], task.size).name
         found.append(Answer(name, alone, time.process_time() - start))
-        looks += seen
-    if len(finders) > 1:
-        together = _united(looks, finders, truth.pixels, task.size)
+        passes += seen
+    if len(networks) > 1:
+        together = _united(passes, networks, truth.pixels, task.size)
         found.append(Answer("union of all", together, sum(answer.seconds for answer in found)))
     return truth, found
 
 
 def _united(
-    looks: Sequence[Look], finders: Sequence[Finder], picture: Pixels, size: int | None
+    passes: Sequence[Pass],
+    networks: Sequence[SinglePassDetector],
+    picture: Pixels,
+    size: int | None,
 ) -> Faces:
-    again = second_look(finders, picture) if size is None else None
-    return unite(looks, picture.shape, again)
+    confirm = close_up(networks, picture) if size is None else None
+    return merge_detections(passes, picture.shape, confirm)
 
 
 def report(tasks: Sequence[Task], jobs: int) -> None:
@@ -274,20 +278,22 @@ def mini_faces(count: int) -> tuple[list[Pixels], list[Pixels]]:
 
 
 def cost(detectors: Sequence[FaceDetector], picture: Pixels) -> None:
-    """Print what the careful mode shows and takes against one look at the picture as it is."""
+    """Print what the multi-scale mode shows and takes against one pass at the picture as it is."""
     for detector in detectors:
         assert isinstance(detector, Detector)
-        once = Detector(detector.finders, max(picture.shape[:2]))
+        once = Detector(detector.networks, max(picture.shape[:2]))
         times = [_seconds(lambda d=d: d.detect([picture])) for d in (once, detector)]  # type: ignore[misc]
         shown = sum(
             view.pixels.shape[0] * view.pixels.shape[1]
-            for finder in detector.finders
-            for view in careful_views(picture, finder.any_size, finder.any_turn)
+            for network in detector.networks
+            for view in multi_scale_views(
+                picture, network.scale_invariant, network.rotation_invariant
+            )
         )
-        area = picture.shape[0] * picture.shape[1] * len(detector.finders)
+        area = picture.shape[0] * picture.shape[1] * len(detector.networks)
         print(
             f"{detector.name}: {shown / area:.1f} × the pixels, {times[1] / times[0]:.1f} × the "
-            f"time of one look ({times[0]:.3f} s)",
+            f"time of one pass ({times[0]:.3f} s)",
             flush=True,
         )
 
@@ -314,7 +320,7 @@ def main() -> None:
     parser.add_argument("--detector", action="append", default=[], help="a spec; repeatable")
     parser.add_argument("--jobs", type=int, default=1, help="processes, for scenes")
     parser.add_argument(
-        "--detect-size", type=int, help="one look at this size, not the careful mode"
+        "--detect-size", type=int, help="one pass at this size, not the multi-scale mode"
     )
     parser.add_argument(
         "--faces", type=Path, help="folder of aligned portraits; none: rendered people"

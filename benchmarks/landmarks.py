@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deid.faces.alignment import apply_affine, crop_to_picture, five_points, invert_affine
-from deid.faces.detection.scrfd import ScrfdFinder
-from deid.faces.detection.yunet import YunetFinder
+from deid.faces.detection.scrfd import Scrfd
+from deid.faces.detection.yunet import Yunet
 from deid.faces.faces import Faces
 from deid.imaging.align import crop_face, native_side
 from deid.params import WorldParams
@@ -41,8 +41,8 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("weights", type=Path)
     args = parser.parse_args()
-    scrfd = ScrfdFinder(args.weights / "det_500m.onnx").find
-    yunet = YunetFinder(args.weights / "face_detection_yunet_2023mar.onnx").find
+    scrfd = Scrfd(args.weights / "det_500m.onnx").find
+    yunet = Yunet(args.weights / "face_detection_yunet_2023mar.onnx").find
     faces = [face for path in sorted(args.pictures.glob("*.jpg")) if (face := _face(path, scrfd))]
     faces = faces[len(faces) // 2 :]
     wanted = np.stack([points for _, points in faces])

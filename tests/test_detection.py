@@ -17,26 +17,26 @@ from hypothesis import strategies as st
 from benchmarks.detection import match, native_scene
 from deid.batch.run import RunSettings, build_workshop
 from deid.errors import DeidError
-from deid.faces.detection import Detector, build_detector, build_finder, weights_of
+from deid.faces.detection import Detector, build_detector, build_network, weights_of
 from deid.faces.detection import views as views_module
-from deid.faces.detection.boxes import areas, overlap, suppress
-from deid.faces.detection.detector import SECOND_LOOKS, Look, look, second_look, unite
-from deid.faces.detection.finder import no_faces
+from deid.faces.detection.boxes import areas, iou, suppress
+from deid.faces.detection.merge import CLOSE_UPS, Pass, merge_detections
 from deid.faces.detection.mtcnn import load_mtcnn
-from deid.faces.detection.scrfd import ScrfdFinder
+from deid.faces.detection.multi_scale import close_up, run_passes
+from deid.faces.detection.scrfd import Scrfd
 from deid.faces.detection.views import (
     AROUND,
     EIGHTHS,
     TILE,
-    careful_levels,
-    careful_views,
-    close_view,
+    close_up_view,
+    multi_scale_levels,
+    multi_scale_views,
     resized,
+    rotated,
     single_view,
     tiles,
-    turned,
 )
-from deid.faces.detection.yunet import YunetFinder
+from deid.faces.detection.yunet import Yunet
 from deid.faces.faces import Faces
 from deid.nets.mtcnn import NAMES, mtcnn_net
 from deid.pixels import Pixels
@@ -56,15 +56,15 @@ class Markers:
 
     name: str = "markers"
     threshold: float = 0.5
-    sure: float = 0.5
-    any_size: bool = False
-    any_turn: bool = False
+    confidence_threshold: float = 0.5
+    scale_invariant: bool = False
+    rotation_invariant: bool = False
 
     def find(self, picture: Pixels) -> Faces:
         r, g, b = np.moveaxis(picture, 2, 0)
         red, green = (r > 150) & (g < 100) & (b < 100), (g > 150) & (r < 100) & (b < 100)
         if red.sum() < 30 or not green.any():
-            return no_faces()
+            return Faces.none()
         low, high = _extent(red | green)
         dot = (np.argwhere(green).mean(0) + 0.5)[::-1]
         box = np.concatenate([low, high]).astype(np.float32)
@@ -93,16 +93,16 @@ class Scripted:
 
     name: str = "scripted"
     threshold: float = 0.5
-    sure: float = 0.5
-    any_size: bool = False
-    any_turn: bool = False
+    confidence_threshold: float = 0.5
+    scale_invariant: bool = False
+    rotation_invariant: bool = False
     shown: int = 0
     largest: int = 0
 
     def find(self, picture: Pixels) -> Faces:
         self.shown += picture.shape[0] * picture.shape[1]
         self.largest = max(self.largest, *picture.shape[:2])
-        return no_faces()
+        return Faces.none()
 
 
 def faces(*rows: tuple[float, Sequence[float]]) -> Faces:
@@ -128,7 +128,7 @@ def test_what_is_found_in_a_turned_view_lies_where_it_is_in_the_picture(
     side: int, x: int, y: int, scale: float, degrees: int
 ) -> None:
     picture = marked(200, 300, x, y, side)
-    view = turned(views_module.View(*resized(picture, scale)), degrees)
+    view = rotated(views_module.View(*resized(picture, scale)), degrees)
     found = view.to_faces(Markers().find(view.pixels))
     assert len(found) == 1
     middle = (found.boxes[0, :2] + found.boxes[0, 2:]) / 2
@@ -147,14 +147,14 @@ def test_what_is_found_in_a_turned_view_lies_where_it_is_in_the_picture(
     y=st.integers(-20, 120),
     degrees=st.integers(-180, 180),
 )
-def test_a_close_view_shows_a_face_large_with_its_eyes_level_wherever_it_is(
+def test_a_close_up_view_shows_a_face_large_with_its_eyes_level_wherever_it_is(
     side: int, x: int, y: int, degrees: int
 ) -> None:
     whole = marked(520, 620, x + 50, y + 50, side)
     picture = whole[50:-50, 50:-50]  # so that it may be cut by the frame
     across = np.array([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))])
     points = np.concatenate([[[0, 0], across], np.zeros((3, 2))]).astype(np.float32)
-    view = close_view(picture, np.array([x, y, x + side, y + side], np.float32), points)
+    view = close_up_view(picture, np.array([x, y, x + side, y + side], np.float32), points)
     assert view is not None
     assert view.pixels.shape == (AROUND, AROUND, 3)
     eyes = np.linalg.solve(view.to_picture[:, :2], across)
@@ -165,16 +165,16 @@ def test_a_close_view_shows_a_face_large_with_its_eyes_level_wherever_it_is(
         assert np.abs(found.boxes[0] - [x, y, x + side, y + side]).max() < 2 + side / 60
 
 
-def test_there_is_no_close_view_of_nothing() -> None:
+def test_there_is_no_close_up_view_of_nothing() -> None:
     picture, points = np.zeros((40, 40, 3), np.uint8), np.zeros((5, 2), np.float32)
     for box in ([10, 10, 10, 30], [30, 30, 10, 10], [300, 300, 320, 330]):
-        assert close_view(picture, np.array(box, np.float32), points) is None
+        assert close_up_view(picture, np.array(box, np.float32), points) is None
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_quarter_turns_are_exact(degrees: int) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
-    view = turned(views_module.View(*resized(picture, 1.0)), degrees)
+    view = rotated(views_module.View(*resized(picture, 1.0)), degrees)
     for row in range(view.pixels.shape[0]):
         for column in range(view.pixels.shape[1]):
             x, y = view.to_picture @ [column + 0.5, row + 0.5, 1.0]
@@ -187,7 +187,7 @@ def test_a_marker_in_a_large_picture_is_found_once_and_exactly(x: int, y: int, s
     picture = marked(300, 3500, x, y, side)
     plan = [views_module.Level(1.0, (0,))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(views_module, "careful_levels", lambda *_: plan)
+        patch.setattr(views_module, "multi_scale_levels", lambda *_: plan)
         found = Detector([Markers()]).detect([picture])[0]
     assert len(found) == 1
     assert found.boxes[0].tolist() == [x, y, x + side, y + side]
@@ -210,21 +210,23 @@ def _check_tiles(height: int, width: int) -> None:
     assert seen.all()
 
 
-def test_the_careful_mode_finds_a_marker_once_though_it_looks_many_times() -> None:
+def test_the_multi_scale_mode_finds_a_marker_once_in_many_passes() -> None:
     picture = marked(300, 400, 150, 90, 40)
-    for any_size in (False, True):
-        found = Detector([Markers(any_size=any_size)]).detect([picture])[0]
+    for scale_invariant in (False, True):
+        found = Detector([Markers(scale_invariant=scale_invariant)]).detect([picture])[0]
         assert len(found) == 1
-        assert overlap(found.boxes[0], np.array([[150, 90, 190, 130]], np.float32))[0] > 0.8
+        assert iou(found.boxes[0], np.array([[150, 90, 190, 130]], np.float32))[0] > 0.8
 
 
-@pytest.mark.parametrize("any_turn", [False, True])
-def test_a_face_larger_than_tiles_overlap_is_whole_somewhere_even_in_one_look_at_any_size(
-    any_turn: bool,
+@pytest.mark.parametrize("rotation_invariant", [False, True])
+def test_a_face_larger_than_tiles_overlap_is_whole_somewhere_even_in_one_scale_invariant_pass(
+    rotation_invariant: bool,
 ) -> None:
     picture = marked(900, 2400, 700, 50, 800)
-    found = Detector([Markers(any_size=True, any_turn=any_turn)]).detect([picture])[0]
-    assert overlap(np.array([700, 50, 1500, 850], np.float32), found.boxes).max() > 0.9
+    found = Detector([Markers(scale_invariant=True, rotation_invariant=rotation_invariant)]).detect(
+        [picture]
+    )[0]
+    assert iou(np.array([700, 50, 1500, 850], np.float32), found.boxes).max() > 0.9
 
 
 # How much is shown
@@ -234,41 +236,43 @@ def test_a_face_larger_than_tiles_overlap_is_whole_somewhere_even_in_one_look_at
     ("height", "width"),
     [(8000, 10000), (30000, 2600), (2, 30000), (1, 1), (4000, 6000), (1000, 2000), (300, 400)],
 )
-@pytest.mark.parametrize(("any_size", "any_turn"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("scale_invariant", "rotation_invariant"), [(False, False), (True, False), (True, True)]
+)
 def test_the_work_is_bounded_for_every_picture(
-    height: int, width: int, any_size: bool, any_turn: bool
+    height: int, width: int, scale_invariant: bool, rotation_invariant: bool
 ) -> None:
     """Counted by the plan, because a picture of 80 megapixels takes its time to be turned."""
     shown = 0.0
-    for level in careful_levels(height, width, any_size, any_turn):
+    for level in multi_scale_levels(height, width, scale_invariant, rotation_invariant):
         h, w = level.scale * height, level.scale * width
-        eighths = sum(t % 90 != 0 for t in level.turns)
-        shown += (len(level.turns) - eighths) * h * w + eighths * (h + w) ** 2 / 2
+        eighths = sum(t % 90 != 0 for t in level.rotations)
+        shown += (len(level.rotations) - eighths) * h * w + eighths * (h + w) ** 2 / 2
         assert h * w <= max(views_module.ENLARGE, height * width) * 1.01
     assert shown < max(40.0 * height * width, 250e6)
     assert shown < 250e6
 
 
 def test_a_bomb_of_a_picture_is_shown_in_tiles_of_bounded_number() -> None:
-    finder = Scripted()
-    assert len(Detector([finder]).detect([np.zeros((30, 30000, 3), np.uint8)])[0]) == 0
-    assert finder.largest <= TILE
-    assert finder.shown < 80e6
+    network = Scripted()
+    assert len(Detector([network]).detect([np.zeros((30, 30000, 3), np.uint8)])[0]) == 0
+    assert network.largest <= TILE
+    assert network.shown < 80e6
 
 
-def test_the_single_mode_looks_once_at_the_size_it_is_told() -> None:
-    finder = Scripted()
-    Detector([finder], size=320).detect([np.zeros((300, 600, 3), np.uint8)])
-    assert (finder.shown, finder.largest) == (320 * 160, 320)
+def test_the_single_pass_has_the_size_it_is_told() -> None:
+    network = Scripted()
+    Detector([network], size=320).detect([np.zeros((300, 600, 3), np.uint8)])
+    assert (network.shown, network.largest) == (320 * 160, 320)
     view = single_view(marked(300, 600, 100, 100, 60), 320)
     found = view.to_faces(Markers().find(view.pixels))
     assert np.abs(found.boxes[0] - [100, 100, 160, 160]).max() < 2.5
 
 
 def test_every_pixel_of_a_large_picture_is_shown_at_full_resolution() -> None:
-    finest = careful_levels(4000, 6000, False, False)[0]
+    finest = multi_scale_levels(4000, 6000, False, False)[0]
     assert finest.scale >= 1.0
-    finest = careful_levels(1000, 1500, False, False)[0]
+    finest = multi_scale_levels(1000, 1500, False, False)[0]
     assert finest.scale >= 2.0
 
 
@@ -277,37 +281,37 @@ def test_every_pixel_of_a_large_picture_is_shown_at_full_resolution() -> None:
 
 def test_of_boxes_that_overlap_the_most_certain_stays() -> None:
     found = faces((0.5, (0, 0, 10, 10)), (0.9, (1, 1, 11, 11)), (0.7, (20, 20, 30, 30)))
-    united = unite([Look(found, 0.4)], (50, 50))
-    assert united.scores.tolist() == pytest.approx([0.9, 0.7])
-    assert united.boxes[:, 0].tolist() == [1, 20]
-    assert united.points[0, 0].tolist() == [6, 6]
+    merged = merge_detections([Pass(found, 0.4)], (50, 50))
+    assert merged.scores.tolist() == pytest.approx([0.9, 0.7])
+    assert merged.boxes[:, 0].tolist() == [1, 20]
+    assert merged.points[0, 0].tolist() == [6, 6]
 
 
 def test_a_part_of_a_face_is_no_second_face_and_the_whole_stays_covered() -> None:
     """A network that is surer of the eyes than of the face must not leave the chin uncovered."""
     parts = faces((0.9, (22, 20, 48, 45)), (0.85, (20, 18, 50, 58)), (0.5, (22, 38, 44, 58)))
-    united = unite([Look(parts, 0.4)], (100, 100))
-    assert united.boxes.tolist() == [[20, 18, 50, 58]]
+    merged = merge_detections([Pass(parts, 0.4)], (100, 100))
+    assert merged.boxes.tolist() == [[20, 18, 50, 58]]
 
 
 def test_a_small_certain_box_does_not_swallow_a_much_larger_face() -> None:
     pair = faces((0.9, (40, 40, 60, 60)), (0.7, (0, 0, 100, 100)))
-    assert len(unite([Look(pair, 0.4)], (100, 100))) == 2
+    assert len(merge_detections([Pass(pair, 0.4)], (100, 100))) == 2
 
 
-def test_a_suspect_is_a_face_if_the_second_look_sees_it() -> None:
+def test_a_suspect_is_a_face_if_the_close_up_confirms_it() -> None:
     doubtful, certain = faces((0.3, (10, 10, 40, 50))), faces((0.9, (60, 10, 90, 50)))
-    looks = [Look(doubtful, 0.5), Look(certain, 0.5)]
-    assert len(unite(looks, (100, 100))) == 1  # without a second look the first must be sure
-    assert len(unite(looks, (100, 100), lambda box, points: True)) == 2
-    assert len(unite(looks, (100, 100), lambda box, points: False)) == 0
-    first = unite(looks, (100, 100), lambda box, points: bool(box[0] < 50))
+    passes = [Pass(doubtful, 0.5), Pass(certain, 0.5)]
+    assert len(merge_detections(passes, (100, 100))) == 1  # with no close-up, the confident one
+    assert len(merge_detections(passes, (100, 100), lambda box, points: True)) == 2
+    assert len(merge_detections(passes, (100, 100), lambda box, points: False)) == 0
+    first = merge_detections(passes, (100, 100), lambda box, points: bool(box[0] < 50))
     assert first.boxes.tolist() == [[10, 10, 40, 50]]
 
 
-@pytest.mark.parametrize(("sure", "looks"), [(0.72, 4), (0.65, 5)])
+@pytest.mark.parametrize(("confident", "shown"), [(0.72, 4), (0.65, 5)])
 def test_with_a_false_giant_its_doubtful_like_go_but_not_the_faces_in_it(
-    sure: float, looks: int
+    confident: float, shown: int
 ) -> None:
     giants = [(0.9, (0, 20, 280, 100)), (0.7, (0, 0, 300, 100))]
     crowd = [(0.8, (10, 20, 90, 100)), (0.75, (110, 20, 190, 100)), (0.6, (210, 20, 290, 100))]
@@ -317,34 +321,36 @@ def test_with_a_false_giant_its_doubtful_like_go_but_not_the_faces_in_it(
         asked.append(box)
         return bool(box[2] - box[0] < 100)
 
-    united = unite([Look(faces(*giants, *crowd), sure)], (100, 300), small)
-    assert united.scores.tolist() == pytest.approx([0.8, 0.75, 0.6])
-    assert len(asked) == looks  # the lesser giant goes with the greater unless it was sure itself
+    merged = merge_detections([Pass(faces(*giants, *crowd), confident)], (100, 300), small)
+    assert merged.scores.tolist() == pytest.approx([0.8, 0.75, 0.6])
+    assert (
+        len(asked) == shown
+    )  # the lesser giant goes with the greater unless it was confident itself
 
 
 @pytest.mark.parametrize("score", [0.5, 0.95])
 def test_a_much_smaller_face_before_a_larger_one_is_a_face_of_its_own(score: float) -> None:
     pair = faces((0.9, (0, 0, 100, 100)), (score, (5, 60, 35, 95)))
-    assert len(unite([Look(pair, 0.4)], (100, 100))) == 2
+    assert len(merge_detections([Pass(pair, 0.4)], (100, 100))) == 2
 
 
-def test_second_looks_are_bounded_and_beyond_them_a_sure_look_is_believed() -> None:
+def test_close_ups_are_bounded_and_beyond_them_a_confident_pass_is_accepted() -> None:
     corners = [(i % 50 * 10.0, i // 50 * 10.0) for i in range(1500)]
     grid = [(0.9 - i * 1e-4, (x, y, x + 8, y + 8)) for i, (x, y) in enumerate(corners)]
     asked = []
-    united = unite(
-        [Look(faces(*grid), 0.77005)], (400, 600), lambda *face: bool(asked.append(face))
+    merged = merge_detections(
+        [Pass(faces(*grid), 0.77005)], (400, 600), lambda *face: bool(asked.append(face))
     )
-    assert len(asked) == SECOND_LOOKS
+    assert len(asked) == CLOSE_UPS
     sure = sum(score > 0.77005 for score, _ in grid)
-    assert len(united) == sure - SECOND_LOOKS
+    assert len(merged) == sure - CLOSE_UPS
 
 
 def test_what_is_not_a_number_or_outside_the_frame_is_no_face() -> None:
     odd = faces((0.9, (-30, 10, -5, 40)), (0.9, (np.nan, 0, 1, 1)), (0.9, (90, 90, 140, 140)))
-    united = unite([Look(odd, 0.5)], (100, 100))
-    assert united.boxes.tolist() == [[90, 90, 100, 100]]
-    assert len(unite([], (100, 100))) == 0
+    merged = merge_detections([Pass(odd, 0.5)], (100, 100))
+    assert merged.boxes.tolist() == [[90, 90, 100, 100]]
+    assert len(merge_detections([], (100, 100))) == 0
 
 
 def test_suppression_agrees_with_comparing_all_pairs() -> None:
@@ -354,7 +360,7 @@ def test_suppression_agrees_with_comparing_all_pairs() -> None:
     scores = random.random(120).astype(np.float32)
     kept: list[int] = []
     for index in np.argsort(-scores):
-        if all(overlap(boxes[index], boxes[[other]])[0] <= 0.4 for other in kept):
+        if all(iou(boxes[index], boxes[[other]])[0] <= 0.4 for other in kept):
             kept.append(int(index))
     assert suppress(boxes, scores, 0.4).tolist() == kept
 
@@ -363,10 +369,10 @@ def test_suppression_agrees_with_comparing_all_pairs() -> None:
 
 
 def test_a_detector_says_what_it_is_and_from_which_score_it_believes(world: World) -> None:
-    careful, once = build_detector(None, world), build_detector((), world, 640)
-    assert build_detector(("mini",), world).name == careful.name
-    assert re.fullmatch(r"mini:[0-9a-f]{8}@[0-9.]+/[0-9.]+, careful", careful.name)
-    assert once.name == careful.name.replace("careful", "640 px")
+    multi, once = build_detector(None, world), build_detector((), world, 640)
+    assert build_detector(("mini",), world).name == multi.name
+    assert re.fullmatch(r"mini:[0-9a-f]{8}@[0-9.]+/[0-9.]+, multi-scale", multi.name)
+    assert once.name == multi.name.replace("multi-scale", "640 px")
     assert build_detector(None, toy_world()) is toy_world().detector
 
 
@@ -429,8 +435,8 @@ class _Touch:
 
 def test_the_union_finds_what_any_of_its_detectors_finds() -> None:
     class At:
-        threshold = sure = 0.5
-        any_size, any_turn = False, False
+        threshold = confidence_threshold = 0.5
+        scale_invariant, rotation_invariant = False, False
 
         def __init__(self, name: str, box: Sequence[float]) -> None:
             self.name, self.box = name, box
@@ -440,20 +446,20 @@ def test_the_union_finds_what_any_of_its_detectors_finds() -> None:
 
     first, second = At("first", (10, 10, 40, 40)), At("second", (60, 60, 90, 90))
     picture = np.zeros((100, 100, 3), np.uint8)
-    united = Detector([first, second], size=100)
-    assert united.name == "first@0.5/0.5 + second@0.5/0.5, 100 px"
-    found = united.detect([picture, picture])
+    merged = Detector([first, second], size=100)
+    assert merged.name == "first@0.5/0.5 + second@0.5/0.5, 100 px"
+    found = merged.detect([picture, picture])
     assert [len(f) for f in found] == [2, 2]
     assert sorted(found[0].boxes[:, 0].tolist()) == [10, 60]
 
 
 def test_thresholds_are_ours_and_not_the_libraries(assets: Path) -> None:
-    scrfd, yunet = ScrfdFinder(assets / SCRFD), YunetFinder(assets / YUNET)
+    scrfd, yunet = Scrfd(assets / SCRFD), Yunet(assets / YUNET)
     assert scrfd.network.det_thresh == scrfd.threshold == 0.25
-    assert scrfd.sure == 0.4
-    assert (yunet.threshold, yunet.sure) == (0.3, 0.5)
-    for finder in (scrfd, yunet):
-        assert f"@{finder.threshold}/{finder.sure}" in Detector([finder]).name
+    assert scrfd.confidence_threshold == 0.4
+    assert (yunet.threshold, yunet.confidence_threshold) == (0.3, 0.5)
+    for network in (scrfd, yunet):
+        assert f"@{network.threshold}/{network.confidence_threshold}" in Detector([network]).name
 
 
 def test_the_detector_and_its_mode_are_part_of_the_settings_on_record(assets: Path) -> None:
@@ -467,7 +473,7 @@ def test_the_detector_and_its_mode_are_part_of_the_settings_on_record(assets: Pa
     ]
     built = [build_workshop(settings, toy_world(), None) for settings in asked]
     assert len({workshop.fingerprint for workshop in built}) == len(asked)
-    name = "scrfd:det_500m@0.25/0.4 + mtcnn@0.7/0.9, careful"
+    name = "scrfd:det_500m@0.25/0.4 + mtcnn@0.7/0.9, multi-scale"
     assert built[0].tools.detector.name == name
 
 
@@ -509,9 +515,9 @@ def test_the_importer_tells_mtcnn_files_apart_and_says_what_is_wrong(part: str) 
 
 
 def test_mtcnn_is_bounded_in_noise_and_finds_nothing_in_flat_color(assets: Path) -> None:
-    finder = load_mtcnn(assets / "weights")
-    assert len(finder.find(np.full((90, 120, 3), 127, np.uint8))) == 0
-    assert len(finder.find(np.zeros((5, 400, 3), np.uint8))) == 0
+    network = load_mtcnn(assets / "weights")
+    assert len(network.find(np.full((90, 120, 3), 127, np.uint8))) == 0
+    assert len(network.find(np.zeros((5, 400, 3), np.uint8))) == 0
 
 
 # Scenes with known truth
@@ -542,7 +548,7 @@ def test_a_face_counts_as_found_only_where_it_is() -> None:
     hits, _, _, false = match(truth, faces((0.9, (80, 80, 99, 99)), (0.8, (37, 40, 43, 48))))
     assert hits.tolist() == [False]
     assert false == 2
-    assert match(truth, no_faces())[0].tolist() == [False]
+    assert match(truth, Faces.none())[0].tolist() == [False]
 
 
 def recall(found: Sequence[Faces], scenes: Sequence[Composed]) -> float:
@@ -562,25 +568,25 @@ def test_the_embedded_detector_finds_turned_and_cut_people_of_its_world(world: W
 
 def test_public_detectors_find_turned_small_and_large_faces(assets: Path) -> None:
     """Each nearly all of them, all together every one."""
-    finders = [build_finder(f"{k}={assets / f}", toy_world()) for k, f in PUBLIC.items()]
+    networks = [build_network(f"{k}={assets / f}", toy_world()) for k, f in PUBLIC.items()]
     heads, trials = photographs(assets / "photoreal", 8), Trials(turned=0.5, hidden=0, cut=0.2)
     scenes = [compose(seed, heads, 4, (220, 280), trials, background="gradient") for seed in (1, 2)]
-    looks = [[look(finder, scene.pixels, None) for finder in finders] for scene in scenes]
+    passes = [[run_passes(network, scene.pixels, None) for network in networks] for scene in scenes]
 
     def found_by(which: Sequence[int]) -> list[Faces]:
-        chosen = [finders[k] for k in which]
+        chosen = [networks[k] for k in which]
         return [
-            unite(
+            merge_detections(
                 [view for k in which for view in seen[k]],
                 scene.pixels.shape,
-                second_look(chosen, scene.pixels),
+                close_up(chosen, scene.pixels),
             )
-            for scene, seen in zip(scenes, looks, strict=True)
+            for scene, seen in zip(scenes, passes, strict=True)
         ]
 
-    for k in range(len(finders)):
+    for k in range(len(networks)):
         assert recall(found_by([k]), scenes) >= 0.85
-    assert recall(found_by(range(len(finders))), scenes) == 1.0
+    assert recall(found_by(range(len(networks))), scenes) == 1.0
 
 
 def portraits_beside_each_other(folder: Path, numbers: Sequence[int]) -> Pixels:
@@ -592,17 +598,17 @@ def portraits_beside_each_other(folder: Path, numbers: Sequence[int]) -> Pixels:
 @pytest.mark.parametrize("first", [6, 9, 18])
 def test_three_people_are_three_faces_and_no_giant(assets: Path, first: int) -> None:
     """YuNet, sure of a face as wide as the picture, once took three people to the mask with it."""
-    finder = YunetFinder(assets / YUNET)
+    network = Yunet(assets / YUNET)
     picture = portraits_beside_each_other(assets / "photoreal", range(first, first + 3))
-    looks = look(finder, picture, None)
-    giants = [view.faces.boxes[view.faces.scores > 0.4] for view in looks]
+    passes = run_passes(network, picture, None)
+    giants = [view.faces.boxes[view.faces.scores > 0.4] for view in passes]
     assert (areas(np.concatenate(giants)) > 256 * 256).any()  # it is still suspected
-    found = unite(looks, picture.shape, second_look([finder], picture))
+    found = merge_detections(passes, picture.shape, close_up([network], picture))
     aligned = np.array(ALIGNED_FACE, np.float32) * 256
     assert len(found) == 3
     for place in range(3):
         truth = aligned + np.array([256 * place, 0] * 2, np.float32)
-        assert overlap(truth, found.boxes).max() > 0.5
+        assert iou(truth, found.boxes).max() > 0.5
 
 
 def test_a_small_face_held_before_a_large_one_is_found_beside_it(assets: Path) -> None:
@@ -613,8 +619,8 @@ def test_a_small_face_held_before_a_large_one_is_found_beside_it(assets: Path) -
     inner = np.array(ALIGNED_FACE, np.float32) * 128 + np.array([420, 500] * 2, np.float32)
     outer = np.array(ALIGNED_FACE, np.float32) * 768
     assert len(found) == 2
-    assert overlap(inner, found.boxes).max() > 0.5
-    assert overlap(outer, found.boxes).max() > 0.5
+    assert iou(inner, found.boxes).max() > 0.5
+    assert iou(outer, found.boxes).max() > 0.5
 
 
 @pytest.mark.parametrize("kind", ["scrfd", "yunet", "mtcnn"])
@@ -623,7 +629,7 @@ def test_public_detectors_place_the_face_and_five_points(assets: Path, kind: str
     detector = build_detector([f"{kind}={assets / PUBLIC[kind]}"], toy_world(), size=256)
     found = detector.detect([head.rgb])[0]
     assert len(found) == 1
-    assert overlap(np.array(ALIGNED_FACE, np.float32) * 256, found.boxes)[0] > 0.5
+    assert iou(np.array(ALIGNED_FACE, np.float32) * 256, found.boxes)[0] > 0.5
     left, right, nose, left_mouth, right_mouth = found.points[0]
     assert left[0] < nose[0] < right[0]
     assert left_mouth[0] < right_mouth[0]
@@ -644,8 +650,10 @@ def test_tiny_faces_of_a_large_picture_are_found_in_tiles(assets: Path) -> None:
     heads = photographs(assets / "photoreal", 4)
     plain = Trials(turned=0, hidden=0, cut=0)
     scene = compose(3, heads, 12, (900, 1800), plain, sizes=(20, 26), background="gradient")
-    finder = YunetFinder(assets / YUNET)
-    views = list(careful_views(scene.pixels, any_size=False))[:6]
+    network = Yunet(assets / YUNET)
+    views = list(multi_scale_views(scene.pixels, scale_invariant=False))[:6]
     assert all(view.to_picture[0, 0] == 0.5 for view in views)
-    found = unite([Look(v.to_faces(finder.find(v.pixels)), 0.5) for v in views], (900, 1800))
+    found = merge_detections(
+        [Pass(v.to_faces(network.find(v.pixels)), 0.5) for v in views], (900, 1800)
+    )
     assert match(scene, found)[0].all()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deid.anonymize.gradient import FGSM, PGD
 from deid.faces.alignment import apply_affine, crop_to_picture, five_points
-from deid.faces.detection.scrfd import ScrfdFinder
+from deid.faces.detection.scrfd import Scrfd
 from deid.nets.inception import fid_inception, inception_v3
 from deid.nets.inception_resnet import InceptionResnetV1
 from deid.nets.iresnet import IResNet
@@ -102,7 +102,7 @@ def test_every_network_but_lpips_has_a_convention() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (256, 256), (96, 80), (33, 47)])
-def test_recognizers_give_unit_vectors_and_gradients_for_faces_of_any_size(
+def test_recognizers_give_unit_vectors_and_gradients_for_faces_of_scale_invariant(
     size: tuple[int, int],
 ) -> None:
     torch.manual_seed(0)
@@ -245,7 +245,7 @@ def test_o_nets_landmarks_align_photographs_as_a_detectors_points_do(
 ) -> None:
     """Two detectors' eyes differ by 0.06 of the distance between them, and their crops by 0.05."""
     onet = landmarks("mtcnn", build(read_checkpoint(assets / "weights/onet.pt")))
-    finder = ScrfdFinder(assets / "weights/det_500m.onnx")
+    finder = Scrfd(assets / "weights/det_500m.onnx")
     found = five_points(onet(people).double().numpy())
     # The faces fill their pictures, and SCRFD looks for smaller ones.
     pictures = to_pixels(nn.functional.pad(people, (128, 128, 128, 128)))

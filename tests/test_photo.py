@@ -24,7 +24,7 @@ from deid.batch.run import RunSettings, Summary, Workshop, build_workshop, deide
 from deid.errors import DeidError
 from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.faces.detection import build_detector
-from deid.faces.detection.boxes import overlap
+from deid.faces.detection.boxes import iou
 from deid.faces.faces import Faces
 from deid.gate import face as face_module
 from deid.gate import picture as picture_module
@@ -768,9 +768,7 @@ def test_photographs_are_judged_by_a_recognizer_of_real_faces(
     # sees lies on a person, and is pixelated once more.
     people = [face for face in faces if face["found"] == "detector"]
     true = [np.array([x, y, x, y]) + np.array(ALIGNED_FACE) * side for x, y, side in places]
-    on = [
-        [overlap(np.float32(box), np.float32([face["box"]]))[0] for box in true] for face in people
-    ]
+    on = [[iou(np.float32(box), np.float32([face["box"]]))[0] for box in true] for face in people]
     assert sorted(int(np.argmax(row)) for row in on) == list(range(len(places)))
     assert min(max(row) for row in on) > 0.5
     for face in faces:

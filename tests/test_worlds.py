@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deid.errors import DeidError
 from deid.faces.alignment import five_points
-from deid.nets.detector import suppress
+from deid.faces.detection.boxes import suppress
 from deid.params import WorldParams
 from deid.pixels import Pixels, to_pixels, to_tensor
 from deid.seeds import seed_of
@@ -304,7 +304,8 @@ def test_verification_counts_pairs() -> None:
 
 def test_overlapping_and_nested_boxes_are_one_face() -> None:
     boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [4, 4, 6, 6], [30, 0, 40, 10]], np.float32)
-    assert suppress(boxes, 0.35).tolist() == [0, 3]
+    scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
+    assert suppress(boxes, scores, 0.35, part=0.7).tolist() == [0, 3]
 
 
 def test_detector_lessons_place_faces_where_they_are() -> None:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from deid.faces.detection.yunet import OVERLAP, THRESHOLD, YunetFinder
+from deid.faces.detection.yunet import OVERLAP, THRESHOLD, Yunet
 from deid.pixels import Pixels
 from tests.scenes import Trials, compose, photographs
 
@@ -24,7 +24,7 @@ def by_opencv(file: Path, picture: Pixels) -> np.ndarray:
 @pytest.mark.parametrize("size", [(360, 640), (333, 517), (96, 64), (40, 700)])
 def test_it_finds_the_same_faces_at_the_same_places(assets: Path, size: tuple[int, int]) -> None:
     """Whatever the picture's size, though the file fixes one."""
-    finder = YunetFinder(assets / FILE)
+    finder = Yunet(assets / FILE)
     heads = photographs(assets / "photoreal", 6)
     people = 4 if min(size) > 300 else 1
     scene = compose(5, heads, people, size, Trials(turned=0.2), (30, 120))
@@ -41,11 +41,11 @@ def test_it_finds_the_same_faces_at_the_same_places(assets: Path, size: tuple[in
 
 def test_what_is_below_its_threshold_is_not_answered(assets: Path) -> None:
     picture = photographs(assets / "photoreal", 1)[0].rgb
-    assert len(YunetFinder(assets / FILE).find(picture)) == 1
-    assert len(YunetFinder(assets / FILE, threshold=0.999).find(picture)) == 0
-    assert len(YunetFinder(assets / FILE).find(np.zeros((5, 7, 3), np.uint8))) == 0
+    assert len(Yunet(assets / FILE).find(picture)) == 1
+    assert len(Yunet(assets / FILE, threshold=0.999).find(picture)) == 0
+    assert len(Yunet(assets / FILE).find(np.zeros((5, 7, 3), np.uint8))) == 0
 
 
 def test_a_file_of_another_network_is_refused(assets: Path) -> None:
     with pytest.raises(ValueError, match="YuNet"):
-        YunetFinder(assets / "weights/scrfd_2.5g_bnkps.onnx")
+        Yunet(assets / "weights/scrfd_2.5g_bnkps.onnx")

@@ -40,7 +40,7 @@ class RunSettings:
 
     method: str = "swap"
     detectors: tuple[str, ...] = ()  # yunet, scrfd=FILE, …, see build_detector; none: the world's
-    detect_size: int | None = None  # the longer side at the only look; None: careful
+    detect_size: int | None = None  # the longer side in a single pass; None: multi-scale
     recognizers: tuple[str, ...] = ()  # foamliu, arcface=FILE, …; none: the world's own
     anonymize: AnonymizeParams = field(default_factory=AnonymizeParams)
     seed: int = 0

@@ -18,6 +18,16 @@ class Faces:
     scores: NDArray[np.float32]  # [K] in [0, 1], highest first
     points: NDArray[np.float32]  # [K,5,2] eyes, nose tip, mouth corners; left of the picture first
 
+    @classmethod
+    def none(cls) -> "Faces":
+        """No face."""
+        zeros = (
+            np.zeros((0, 4), np.float32),
+            np.zeros(0, np.float32),
+            np.zeros((0, 5, 2), np.float32),
+        )
+        return cls(*zeros)
+
     def __len__(self) -> int:
         return len(self.boxes)
 

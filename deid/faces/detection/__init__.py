@@ -1,52 +1,72 @@
 """Finding faces in photographs: the world's own network, or public ones from files, or several.
 
 All give five points with the person's right eye and mouth corner first, which for an upright face
-is our order too: left of the picture first. A turned face keeps that order, so that its aligned
+is our order too: left of the picture first. A rotated face keeps that order, so that its aligned
 crop is upright.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from deid.errors import DeidError
-from deid.faces.detection.detector import Detector
-from deid.faces.detection.finder import Careful, Finder
 from deid.faces.detection.mtcnn import load_mtcnn
-from deid.faces.detection.scrfd import ScrfdFinder
-from deid.faces.detection.yunet import YunetFinder
+from deid.faces.detection.multi_scale import Detector
+from deid.faces.detection.scrfd import Scrfd
+from deid.faces.detection.single_pass import HasSinglePass, SinglePassDetector
+from deid.faces.detection.yunet import Yunet
 from deid.faces.faces import FaceDetector
 from deid.nets.mtcnn import NAMES
 from deid.weights.store import locate_network
-from deid.worlds.world import World
 
-__all__ = ["KINDS", "Detector", "Finder", "build_detector", "build_finder", "weights_of"]
+__all__ = [
+    "KINDS",
+    "Detector",
+    "SinglePassDetector",
+    "build_detector",
+    "build_network",
+    "weights_of",
+]
 
-KINDS: dict[str, Callable[[Path], Finder]] = {
-    "scrfd": ScrfdFinder,
-    "yunet": YunetFinder,
+KINDS: dict[str, Callable[[Path], SinglePassDetector]] = {
+    "scrfd": Scrfd,
+    "yunet": Yunet,
     "mtcnn": load_mtcnn,
 }
 USAGE = "mini, yunet, scrfd or mtcnn, or with a path: yunet=FILE, scrfd=FILE, mtcnn=FOLDER"
 SIZES = (64, 4096)
 
 
+class WithDetector(Protocol):
+    """Whatever brings a detector of its own: a world."""
+
+    @property
+    def name(self) -> str:
+        """What a spec calls that detector."""
+        ...
+
+    @property
+    def detector(self) -> FaceDetector:
+        """The detector."""
+        ...
+
+
 def build_detector(
-    specs: Sequence[str] | None, world: World, size: int | None = None
+    specs: Sequence[str] | None, world: WithDetector, size: int | None = None
 ) -> FaceDetector:
     """The union of the detectors that `specs` name, or the world's own where there are none.
 
     A spec is `yunet`, `scrfd` or `mtcnn` (fetched by `deid weights fetch`), one of them with a path
-    (`yunet=FILE`, `scrfd=FILE`, `mtcnn=FOLDER`), or the world's name. `size`: one look with that
-    longer side, for speed; None: the careful mode. `DeidError` names what is unknown, missing or
-    broken.
+    (`yunet=FILE`, `scrfd=FILE`, `mtcnn=FOLDER`), or the world's name. `size`: a single pass over
+    the picture with that longer side, for speed; None: multi-scale. `DeidError` names what is
+    unknown, missing or broken.
     """
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         raise DeidError(f"detection size {size}: out of range; choose {SIZES[0]} to {SIZES[1]}")
     own = world.detector
-    if not specs and not isinstance(own, Careful):
+    if not specs and not isinstance(own, HasSinglePass):
         return own
-    finders = [build_finder(spec, world) for spec in dict.fromkeys(specs or (world.name,))]
-    return Detector(finders, size)
+    return Detector([build_network(s, world) for s in dict.fromkeys(specs or (world.name,))], size)
 
 
 def weights_of(spec: str) -> list[Path]:
@@ -57,10 +77,10 @@ def weights_of(spec: str) -> list[Path]:
     return [path / f"{part}.pt" for part in NAMES] if kind == "mtcnn" else [path]
 
 
-def build_finder(spec: str, world: World) -> Finder:
+def build_network(spec: str, world: WithDetector) -> SinglePassDetector:
     """The network that one spec names."""
-    if spec == world.name and isinstance(world.detector, Careful):
-        return world.detector.finder()
+    if spec == world.name and isinstance(world.detector, HasSinglePass):
+        return world.detector.single_pass()
     kind, path = locate_network(spec)
     if kind not in KINDS or path is None:
         raise DeidError(f"detector {spec!r}: unknown; write {USAGE}")

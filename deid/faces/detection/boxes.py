@@ -1,7 +1,9 @@
 """Boxes that overlap: which of them are the same face, and what is kept of each face.
 
 All boxes are `float32 [K,4]` x0 y0 x1 y1. The work is one array operation for each box kept, over
-the boxes still in question, never a comparison of all pairs.
+the boxes still in question, never a comparison of all pairs. NumPy and not `torchvision.ops`: what
+runs on every photograph may not wait for torchvision, whose import takes seconds of processor time;
+a test holds `iou` and `suppress` to `torchvision.ops`.
 """
 
 from collections.abc import Callable
@@ -20,17 +22,23 @@ def areas(boxes: Boxes) -> NDArray[np.float32]:
     return np.asarray((boxes[..., 2:] - boxes[..., :2]).clip(0).prod(-1), np.float32)
 
 
-def common(box: Boxes, others: Boxes) -> NDArray[np.float32]:
+def intersection(box: Boxes, others: Boxes) -> NDArray[np.float32]:
     """Area that `[4]` shares with each of `[M,4]`."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     return np.asarray((high - low).clip(0).prod(1), np.float32)
 
 
-def overlap(box: Boxes, others: Boxes) -> NDArray[np.float32]:
+def iou(box: Boxes, others: Boxes) -> NDArray[np.float32]:
     """Intersection over union of `[4]` with each of `[M,4]`."""
-    shared = common(box, others)
+    shared = intersection(box, others)
     union = areas(box) + areas(others) - shared
     return np.asarray(shared / np.maximum(union, 1e-9), np.float32)
+
+
+def shared_part(box: Boxes, others: Boxes) -> NDArray[np.float32]:
+    """Of the smaller of `[4]` and each of `[M,4]`, the share that lies in the other."""
+    smaller = np.minimum(areas(box), areas(others))
+    return np.asarray(intersection(box, others) / np.maximum(smaller, 1e-9), np.float32)
 
 
 def clusters(boxes: Boxes, scores: NDArray[np.float32], same: Same) -> list[Indices]:
@@ -45,7 +53,14 @@ def clusters(boxes: Boxes, scores: NDArray[np.float32], same: Same) -> list[Indi
     return groups
 
 
-def suppress(boxes: Boxes, scores: NDArray[np.float32], limit: float) -> Indices:
-    """Which boxes no better one overlaps by more than `limit` (intersection over union)."""
-    groups = clusters(boxes, scores, lambda box, others: overlap(box, others) > limit)
-    return np.array([group[0] for group in groups], np.int64)
+def suppress(boxes: Boxes, scores: NDArray[np.float32], limit: float, part: float = 1.0) -> Indices:
+    """Non-maximum suppression: the boxes that no better one overlaps, best first.
+
+    Boxes overlap if their intersection over union exceeds `limit`, or if more than `part` of the
+    smaller one is shared: half a face is no second face.
+    """
+
+    def same(box: Boxes, others: Boxes) -> NDArray[np.bool_]:
+        return np.asarray((iou(box, others) > limit) | (shared_part(box, others) > part))
+
+    return np.array([group[0] for group in clusters(boxes, scores, same)], np.int64)

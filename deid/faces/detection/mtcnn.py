@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deid.errors import DeidError
-from deid.faces.detection.boxes import Boxes, areas, clusters, common, suppress
-from deid.faces.detection.finder import no_faces
+from deid.faces.detection.boxes import Boxes, suppress
 from deid.faces.faces import Faces
 from deid.nets.mtcnn import NAMES, mtcnn_net
 from deid.pixels import Pixels
 from deid.weights.importers.mtcnn import convert
 
-THRESHOLD, SURE = 0.7, 0.9
+THRESHOLD, CONFIDENCE_THRESHOLD = 0.7, 0.9
 PROPOSED, REFINED = 0.6, 0.7  # thresholds of the first two stages
 SMALLEST = 20.0  # pixels; the window of the first network stands for so much
 STEP = 0.709  # from one scale of the pyramid to the next: half the area
@@ -30,24 +29,28 @@ LIMIT = 4000  # windows that go on from the first stage, the best first: noise p
 BATCH = 512
 
 
-class MtcnnFinder:
-    """One look of MTCNN at faces of 20 pixels and more; satisfies `Finder`."""
+class Mtcnn:
+    """One pass of MTCNN over faces of 20 pixels and more; satisfies `SinglePassDetector`."""
 
-    any_size = True
-    any_turn = False
+    scale_invariant = True
+    rotation_invariant = False
 
     def __init__(
-        self, nets: Mapping[str, nn.Module], threshold: float = THRESHOLD, sure: float = SURE
+        self,
+        nets: Mapping[str, nn.Module],
+        threshold: float = THRESHOLD,
+        confidence_threshold: float = CONFIDENCE_THRESHOLD,
     ) -> None:
-        self.name, self.threshold, self.sure, self.nets = "mtcnn", threshold, sure, nets
+        self.name, self.threshold, self.nets = "mtcnn", threshold, nets
+        self.confidence_threshold = confidence_threshold
 
     @torch.inference_mode()
     def find(self, picture: Pixels) -> Faces:
-        """See `Finder`."""
+        """See `SinglePassDetector`."""
         boxes = self._proposed(picture)
         for stage in ("rnet", "onet"):
             if not len(boxes):
-                return no_faces()
+                return Faces.none()
             boxes = squared(boxes)
             found = self._judged(stage, picture, boxes)
             if stage == "onet":
@@ -100,12 +103,11 @@ class MtcnnFinder:
         sides = boxes[:, None, 2:] - boxes[:, None, :2]
         placed = boxes[:, None, :2] + sides * points.reshape(-1, 2, 5).transpose(0, 2, 1)
         boxes = corrected(boxes, moves)
-        groups = clusters(boxes, scores, _covers)
-        best = np.array([group[0] for group in groups], np.int64)
+        best = suppress(boxes, scores, limit=1.0, part=0.7)
         return Faces(boxes[best], scores[best], placed[best].astype(np.float32))
 
 
-def load_mtcnn(folder: Path) -> MtcnnFinder:
+def load_mtcnn(folder: Path) -> Mtcnn:
     """The three networks from `pnet.pt`, `rnet.pt` and `onet.pt` in `folder`.
 
     `DeidError` names a file that is missing, not readable without running code, or another
@@ -127,7 +129,7 @@ def load_mtcnn(folder: Path) -> MtcnnFinder:
         net = mtcnn_net(part)
         net.load_state_dict(dict(imported.state))
         nets[part] = net.eval().requires_grad_(False)
-    return MtcnnFinder(nets)
+    return Mtcnn(nets)
 
 
 def normalized(pixels: Pixels) -> Tensor:
@@ -161,9 +163,3 @@ def cut(picture: Pixels, box: Boxes, side: int) -> Pixels:
     if any(pad):
         inside = np.asarray(cv2.copyMakeBorder(inside, *pad, cv2.BORDER_CONSTANT), np.uint8)
     return np.asarray(cv2.resize(inside, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _covers(box: Boxes, others: Boxes) -> NDArray[np.bool_]:
-    """Whether most of the smaller of two boxes is shared."""
-    smaller = np.minimum(areas(box), areas(others))
-    return common(box, others) > 0.7 * smaller

@@ -10,18 +10,23 @@ from deid.faces.faces import Faces
 from deid.pixels import Pixels
 from deid.weights.onnx_session import open_session
 
-THRESHOLD, SURE = 0.25, 0.4
-OVERLAP = 0.4  # of boxes that overlap more in one look, the library keeps the better one
+THRESHOLD, CONFIDENCE_THRESHOLD = 0.25, 0.4
+OVERLAP = 0.4  # of boxes that overlap more in one pass, the library keeps the better one
 STRIDE = 32
 
 
-class ScrfdFinder:
-    """One look of SCRFD; satisfies `Finder`. `ValueError` for a file without five points."""
+class Scrfd:
+    """One pass of SCRFD; satisfies `SinglePassDetector`. `ValueError` where it gives no points."""
 
-    any_size = False
-    any_turn = False
+    scale_invariant = False
+    rotation_invariant = False
 
-    def __init__(self, file: Path, threshold: float = THRESHOLD, sure: float = SURE) -> None:
+    def __init__(
+        self,
+        file: Path,
+        threshold: float = THRESHOLD,
+        confidence_threshold: float = CONFIDENCE_THRESHOLD,
+    ) -> None:
         try:
             from insightface.model_zoo import SCRFD
         except ModuleNotFoundError as error:
@@ -30,7 +35,8 @@ class ScrfdFinder:
         session = open_session(file)
         if len(session.get_outputs()) != 9:
             raise ValueError("it has no five points for each face")
-        self.name, self.threshold, self.sure = f"scrfd:{file.stem}", threshold, sure
+        self.name, self.threshold = f"scrfd:{file.stem}", threshold
+        self.confidence_threshold = confidence_threshold
         self.network = SCRFD(model_file=str(file), session=session)
         # The library's own default, 0.5, misses faces.
         self.network.prepare(-1, det_thresh=threshold, nms_thresh=OVERLAP)
@@ -38,7 +44,7 @@ class ScrfdFinder:
         self._fixed: tuple[int, int] | None = self.network.static_input_size
 
     def find(self, picture: Pixels) -> Faces:
-        """See `Finder`."""
+        """See `SinglePassDetector`."""
         height, width = picture.shape[:2]
         size = self._fixed or (-(-width // STRIDE) * STRIDE, -(-height // STRIDE) * STRIDE)
         bgr = np.ascontiguousarray(picture[..., ::-1])

@@ -1,10 +1,10 @@
 """How a picture is shown to a network, and where what it answers lies in the picture.
 
 Networks know upright faces of a few octaves in size. So a picture is shown at several levels, each
-half the one before, turned by quarters and eighths, with a border so that a face at the frame does
-not end at the edge of sight, and in tiles that overlap by more than the faces sought there.
+half the one before, rotated by multiples of 45 degrees, with a border so that a face at the frame
+does not end at the edge of sight, and in tiles that overlap by more than the faces sought there.
 
-What is shown is bounded whatever the picture: see `TURN_EIGHTHS`, `TURN_QUARTERS`, `ENLARGE`.
+What is shown is bounded whatever the picture: see `ROTATE_BY_45`, `ROTATE_BY_90`, `ENLARGE`.
 Coordinates have pixel centers at integers + 0.5; `picture = affine @ (x, y, 1)`.
 """
 
@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deid.faces.alignment import apply_affine, invert_affine
-from deid.faces.detection.finder import no_faces
 from deid.faces.faces import Faces
 from deid.pixels import Pixels
 
@@ -26,8 +25,8 @@ ENLARGED = 2.0  # of 20 pixels a network sees too little; twice as many make it 
 LARGE = 256  # a picture is enlarged to at least so many pixels, by at most TINY
 TINY = 8.0
 SMALL = 160  # no level below this longer side
-TURN_EIGHTHS = 2_000_000  # pixels of a level up to which it is turned by eighths too
-TURN_QUARTERS = 24_000_000  # and by quarters
+ROTATE_BY_45 = 2_000_000  # pixels of a level up to which it is rotated by 45 degrees too
+ROTATE_BY_90 = 24_000_000  # and by 90
 ENLARGE = 32_000_000  # pixels up to which an enlarged level is made
 TILE, OVERLAP = 1536, 192  # a larger face is whole in a tile of the next level
 BORDER = 32
@@ -41,10 +40,10 @@ EIGHTHS = (0, 90, 180, 270, 45, 135, 225, 315)
 
 @dataclass(frozen=True)
 class Level:
-    """One size at which a picture is shown, and the turns, in degrees clockwise."""
+    """One size at which a picture is shown, and the rotations, in degrees clockwise."""
 
     scale: float
-    turns: tuple[int, ...]
+    rotations: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,17 @@ class View:
     to_picture: Affine
 
     @property
-    def aslant(self) -> bool:
-        """Whether the picture's axes are not the view's; boxes of such a view are loose."""
+    def oblique(self) -> bool:
+        """Whether the picture's axes are not the view's; boxes of such a view are too large."""
         return bool((self.to_picture[:, :2] != 0).all())
 
     def to_faces(self, found: Faces) -> Faces:
         """Faces found in this view, in the picture's pixels; five points keep their order.
 
-        A turned box is taken for the ellipse in it, which is what a face fills: its upright box.
+        A rotated box is taken for the ellipse in it, which is what a face fills: its upright box.
         """
         if not len(found):
-            return no_faces()
+            return Faces.none()
         linear = self.to_picture[:, :2]
         middle = apply_affine(self.to_picture, (found.boxes[:, :2] + found.boxes[:, 2:]) / 2.0)
         half = (found.boxes[:, 2:] - found.boxes[:, :2]) / 2.0
@@ -78,11 +77,13 @@ class View:
         )
 
 
-def careful_levels(height: int, width: int, any_size: bool, any_turn: bool) -> list[Level]:
+def multi_scale_levels(
+    height: int, width: int, scale_invariant: bool, rotation_invariant: bool
+) -> list[Level]:
     """The levels of a picture, largest first.
 
-    A network that finds faces of any size in one look needs each turn only until a level so turned
-    has been whole in one tile; one that finds them at any turn is shown them upright only.
+    A scale-invariant network needs each rotation only until a level so rotated has been whole in
+    one tile; a rotation-invariant one is shown the picture upright only.
     """
     longer, area = max(height, width), height * width
     scale = min(TINY, max(ENLARGED, LARGE / longer))
@@ -91,40 +92,44 @@ def careful_levels(height: int, width: int, any_size: bool, any_turn: bool) -> l
     levels: list[Level] = []
     seen: set[int] = set()
     while not levels or scale * longer >= SMALL:
-        turns = (0,) if any_turn else _turns(scale * height, scale * width, scale)
-        turns = tuple(turn for turn in turns if turn not in seen)
-        if turns:
-            levels.append(Level(scale, turns))
-        if any_size:
-            seen.update(turn for turn in turns if _in_one_tile(height, width, scale, turn))
+        rotations = (0,) if rotation_invariant else _rotations(scale * height, scale * width, scale)
+        rotations = tuple(angle for angle in rotations if angle not in seen)
+        if rotations:
+            levels.append(Level(scale, rotations))
+        if scale_invariant:
+            seen.update(a for a in rotations if _in_one_tile(height, width, scale, a))
         scale /= 2
     return levels
 
 
-def _in_one_tile(height: int, width: int, scale: float, turn: int) -> bool:
+def _in_one_tile(height: int, width: int, scale: float, rotation: int) -> bool:
     h, w = scale * height + 2 * BORDER, scale * width + 2 * BORDER
-    return (max(h, w) if turn % 90 == 0 else (h + w) / np.sqrt(2)) <= TILE
+    return (max(h, w) if rotation % 90 == 0 else (h + w) / np.sqrt(2)) <= TILE
 
 
-def _turns(height: float, width: float, scale: float) -> tuple[int, ...]:
-    # Turned by an eighth, a picture lies in a square whose area is half its outline's square: at
-    # least twice its own. So what is enlarged to see more is turned by quarters only.
+def _rotations(height: float, width: float, scale: float) -> tuple[int, ...]:
+    # Rotated by 45 degrees, a picture lies in a square whose area is half its outline's square: at
+    # least twice its own. So what is enlarged to see more is rotated by 90 degrees only.
     small = scale <= 1 or max(height, width) <= 2 * LARGE
-    if small and (height + width) ** 2 / 4 <= TURN_EIGHTHS:
+    if small and (height + width) ** 2 / 4 <= ROTATE_BY_45:
         return EIGHTHS
-    return QUARTERS if height * width <= TURN_QUARTERS else (0,)
+    return QUARTERS if height * width <= ROTATE_BY_90 else (0,)
 
 
-def careful_views(picture: Pixels, any_size: bool, any_turn: bool = False) -> Iterator[View]:
-    """All that a network is shown of `uint8 [H,W,3]` when no face may be missed."""
-    for level in careful_levels(picture.shape[0], picture.shape[1], any_size, any_turn):
+def multi_scale_views(
+    picture: Pixels, scale_invariant: bool, rotation_invariant: bool = False
+) -> Iterator[View]:
+    """Every view of `uint8 [H,W,3]` for a detector that may miss no face."""
+    for level in multi_scale_levels(
+        picture.shape[0], picture.shape[1], scale_invariant, rotation_invariant
+    ):
         pixels, to_picture = resized(picture, level.scale)
         bordered = cv2.copyMakeBorder(
             pixels, *(BORDER,) * 4, cv2.BORDER_CONSTANT, value=(GRAY, GRAY, GRAY)
         )
         sheet = View(np.asarray(bordered, np.uint8), _moved(to_picture, -BORDER, -BORDER))
-        for turn in level.turns:
-            yield from tiles(turned(sheet, turn))
+        for rotation in level.rotations:
+            yield from tiles(rotated(sheet, rotation))
 
 
 def single_view(picture: Pixels, side: int) -> View:
@@ -132,7 +137,7 @@ def single_view(picture: Pixels, side: int) -> View:
     return View(*resized(picture, side / max(picture.shape[:2])))
 
 
-def close_view(
+def close_up_view(
     picture: Pixels, box: NDArray[np.float32], points: NDArray[np.float32]
 ) -> View | None:
     """One face alone, `box` `[4]` and five `points` `[5,2]`: large, its eyes level, gray around.
@@ -149,8 +154,8 @@ def close_view(
     scale = CLOSE / side
     sheet = View(*resized(piece, min(scale, 1.0)))  # averaged here, for a warp only interpolates
     across = (points[1] - points[0]).astype(np.float64)
-    turn = float(np.arctan2(across[1], across[0]))
-    cos, sin = np.cos(turn), np.sin(turn)
+    angle = float(np.arctan2(across[1], across[0]))
+    cos, sin = np.cos(angle), np.sin(angle)
     linear = np.array([[cos, -sin], [sin, cos]]) / scale
     corner = middle - linear @ np.full(2, AROUND / 2.0)
     to_picture = np.concatenate([linear, corner[:, None]], 1)
@@ -177,8 +182,8 @@ def resized(picture: Pixels, scale: float) -> tuple[Pixels, Affine]:
     return np.asarray(small, np.uint8), to_picture
 
 
-def turned(sheet: View, degrees: int) -> View:
-    """A view turned clockwise; by quarters to the pixel, else over gray."""
+def rotated(sheet: View, degrees: int) -> View:
+    """A view rotated clockwise; by quarters exactly, else over gray."""
     height, width = sheet.pixels.shape[:2]
     angle = np.deg2rad(degrees)
     # Rounded, so that quarters are exact.

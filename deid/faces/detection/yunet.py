@@ -10,24 +10,30 @@ from deid.faces.faces import Faces
 from deid.pixels import Pixels
 from deid.weights.onnx_session import open_session
 
-THRESHOLD, SURE = 0.3, 0.5
-OVERLAP = 0.4  # of boxes that overlap more in one look, the better one is kept
+THRESHOLD, CONFIDENCE_THRESHOLD = 0.3, 0.5
+OVERLAP = 0.4  # of boxes that overlap more in one pass, the better one is kept
 STRIDES = (8, 16, 32)  # of the three grids; one cell answers for one face
 
 Floats = NDArray[np.float32]
 
 
-class YunetFinder:
-    """One look of YuNet; satisfies `Finder`. `ValueError` for a file of another network.
+class Yunet:
+    """One pass of YuNet; satisfies `SinglePassDetector`. `ValueError` for another network's file.
 
     Its answers are read as OpenCV's `FaceDetectorYN` does (modules/objdetect/src/face_detect.cpp).
     """
 
-    any_size = False
-    any_turn = False
+    scale_invariant = False
+    rotation_invariant = False
 
-    def __init__(self, file: Path, threshold: float = THRESHOLD, sure: float = SURE) -> None:
-        self.name, self.threshold, self.sure = f"yunet:{file.stem}", threshold, sure
+    def __init__(
+        self,
+        file: Path,
+        threshold: float = THRESHOLD,
+        confidence_threshold: float = CONFIDENCE_THRESHOLD,
+    ) -> None:
+        self.name, self.threshold = f"yunet:{file.stem}", threshold
+        self.confidence_threshold = confidence_threshold
         self._session = open_session(file, any_size=True)
         self._input = self._session.get_inputs()[0].name
         self._parts = [f"{part}_{s}" for s in STRIDES for part in ("cls", "obj", "bbox", "kps")]
@@ -35,7 +41,7 @@ class YunetFinder:
             raise ValueError("it does not answer as YuNet of 2023 does")
 
     def find(self, picture: Pixels) -> Faces:
-        """See `Finder`."""
+        """See `SinglePassDetector`."""
         height, width = picture.shape[:2]
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         pad = (0, -height % STRIDES[-1], 0, -width % STRIDES[-1])

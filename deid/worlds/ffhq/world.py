@@ -8,6 +8,8 @@ from typing import cast
 from torch import nn
 
 from deid.errors import DeidError
+from deid.faces.detection.mtcnn import load_mtcnn
+from deid.faces.detection.single_pass import OnePass
 from deid.faces.faces import FaceDetector
 from deid.params import WorldParams
 from deid.storage.staging import file_sha256
@@ -96,13 +98,10 @@ def _landmarks(files: Files) -> LandmarkNetwork:
 
 
 def _detector(files: Files) -> FaceDetector:
-    from deid.faces.detection.detector import OneLook
-    from deid.faces.detection.mtcnn import load_mtcnn
-
     paths = files.paths["detector"]
     if paths.keys() != set(MTCNN):
         raise DeidError(f"world.files.detector: write {', '.join(MTCNN)}; no other detector is one")
-    return OneLook(load_mtcnn(paths[MTCNN[0]].parent))
+    return OnePass(load_mtcnn(paths[MTCNN[0]].parent))
 
 
 def _perceptual(files: Files) -> faces.Perceptual:

@@ -2,7 +2,7 @@
 
 from deid.nets.attributes import AttributeRegressor, Trunk
 from deid.nets.backbones import Family
-from deid.nets.detector import CenterNet
+from deid.nets.center_net import CenterNet
 from deid.nets.landmark import LandmarkNet
 from deid.nets.recognizer import Recognizer
 from deid.worlds.mini.render.parameters import GROUPS, PARAMETERS

@@ -7,8 +7,8 @@ from typing import TypeVar
 from torch import nn
 
 from deid.errors import DeidError
+from deid.faces.detection.center import CenterDetector, CenterSinglePass
 from deid.nets.attributes import AttributeRegressor, MetricNet, PerceptualNet
-from deid.nets.detector import Centeredetector, CenterFinder
 from deid.worlds.mini import networks
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.generator import mini_generator
@@ -55,8 +55,8 @@ def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
     landmarks = trained("landmarks", networks.landmark_net())
     # Not among the hashes of the world: it draws no picture and judges none.
     finder, sha256 = _filled(folder, "finder", networks.center_net())
-    careful = CenterFinder(finder, f"mini:{sha256[:8]}")
-    detector = Centeredetector(trained("detector", networks.center_net()), careful=careful)
+    single_pass = CenterSinglePass(finder, f"mini:{sha256[:8]}")
+    detector = CenterDetector(trained("detector", networks.center_net()), single_pass=single_pass)
     held_out = {name: trained(name, networks.recognizer(name)) for name in networks.HELD_OUT}
     perceptual = attributes("perceptual")
     return World(

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deid.faces.alignment import five_points
+from deid.faces.detection.center import CenterDetector
 from deid.faces.faces import Faces
-from deid.nets.detector import STRIDE, UNIT, Centeredetector
+from deid.nets.center_net import STRIDE, UNIT
 from deid.pixels import Pixels
 from deid.progress import progress
 from deid.seeds import numpy_generator, seed_of
@@ -256,7 +257,7 @@ def match(found: Faces, picture: Picture) -> tuple[int, int]:
     return int(hits.sum()), int((overlap.max(1) < 0.3).sum())
 
 
-def figures(detector: Centeredetector, renders: Renders, scenes: list[Picture]) -> dict[str, float]:
+def figures(detector: CenterDetector, renders: Renders, scenes: list[Picture]) -> dict[str, float]:
     """Recall and false faces on scenes; the share of aligned renders with a face, at 64 and 256."""
     found = detector.detect([s.pixels for s in scenes])
     matches = [match(f, s) for f, s in zip(found, scenes, strict=True)]
@@ -282,7 +283,7 @@ def _noise(count: int = 100) -> list[Pixels]:
 def measure(renders: Renders, model: nn.Module) -> tuple[nn.Module, Card]:
     """The network and its figures on people and scenes not trained on."""
     scenes = [scene(i, "mini/scenes/test") for i in range(120)]
-    result = figures(Centeredetector(model), renders, scenes)
+    result = figures(CenterDetector(model), renders, scenes)
     return model, {
         "network": "anchor-free face detector, stride 4, over a pyramid of halves",
         "objective": "focal loss of centers, L1 of box sides and five points",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deid.nets.detector import Centeredetector
+from deid.faces.detection.center import CenterDetector
 from deid.seeds import numpy_generator
 from deid.worlds.mini.cards import Card
 from deid.worlds.mini.networks import center_net
@@ -54,7 +54,7 @@ class AnyPeople:
         return covered(cut, rng) if rng.random() < 0.08 else cut
 
 
-def figures(detector: Centeredetector, pictures: list[Picture]) -> dict[str, float]:
+def figures(detector: CenterDetector, pictures: list[Picture]) -> dict[str, float]:
     """Recall of clear faces at IoU 0.5 and false faces a picture, one look at each."""
     found = detector.detect([picture.pixels for picture in pictures])
     matches = [match(f, p) for f, p in zip(found, pictures, strict=True)]
@@ -74,7 +74,7 @@ def known(picture: Picture) -> Picture:
 
 def measure(model: nn.Module) -> tuple[nn.Module, Card]:
     """The network and its figures on people and scenes not trained on."""
-    detector, others = Centeredetector(model), cast(60, seed=1)
+    detector, others = CenterDetector(model), cast(60, seed=1)
     streams = [numpy_generator("mini/crowds/test", index) for index in range(200)]
     crowds = [known(crowd(others, 2 * WINDOW, rng)) for rng in streams]
     scenes = [scene(index, "mini/scenes/test") for index in range(120)]

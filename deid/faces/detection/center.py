@@ -1,7 +1,6 @@
-"""A small face detector: one convolutional net over a picture pyramid (after CenterNet, Zhou 2019).
+"""The mini world's detector: a small network over a picture pyramid.
 
-At every cell of stride 4 the net says how likely a face is centered there, and where the sides of
-its box and five points would be. It knows faces of about 12 to 28 pixels; pictures are halved until
+The network (`deid.nets.center_net`) knows faces of about 12 to 28 pixels; pictures are halved until
 larger ones have come down to that, so one small net serves faces of any size.
 """
 
@@ -11,50 +10,22 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from deid.faces.detection.boxes import suppress
 from deid.faces.faces import Faces
-from deid.nets.backbones import convolution
+from deid.nets.center_net import OUTPUTS, STRIDE, UNIT
 from deid.pixels import Pixels, to_tensor
 
-STRIDE = 4
-UNIT = 16.0
-"""Distances leave the net in units of this many pixels."""
-DOUBTFUL, SURE = 0.25, 0.5
-"""The scores from which a careful detector suspects a face, and from which it believes one."""
+THRESHOLD, CONFIDENCE_THRESHOLD = 0.25, 0.5  # of single passes
+PART = 0.7
+"""Boxes of which the smaller shares more than this with the larger are one face."""
 MARGIN = 8
 """Pixels by which the border is repeated, so that a face at the edge looks like any other."""
-OUTPUTS = 1 + 4 + 10
-"""Score (logit); distances to left, top, right, bottom; five points relative to the cell."""
 
 
-class CenterNet(nn.Module):
-    """`[N,3,H,W]` in [-1, 1], H and W multiples of 16 → `[N,15,H/4,W/4]`."""
-
-    def __init__(self, width: int = 48) -> None:
-        super().__init__()
-        self.fine = nn.Sequential(convolution(3, 16, 3, 2), convolution(16, 32, 3, 2))
-        self.middle = nn.Sequential(convolution(32, width, 3, 2), convolution(width, width))
-        self.coarse = nn.Sequential(
-            convolution(width, 2 * width, 3, 2), convolution(2 * width, width)
-        )
-        self.join = nn.ModuleList([convolution(width, width), convolution(32 + width, width)])
-        self.head = nn.Conv2d(width, OUTPUTS, 1)
-        assert self.head.bias is not None
-        nn.init.constant_(self.head.bias[:1], -4.0)  # faces are rare
-
-    def forward(self, images: Tensor) -> Tensor:
-        fine = self.fine(images.contiguous(memory_format=torch.channels_last))
-        middle = self.middle(fine)
-        up = nn.functional.interpolate(self.coarse(middle), scale_factor=2.0, mode="bilinear")
-        middle = self.join[0](middle + up)
-        up = nn.functional.interpolate(middle, scale_factor=2.0, mode="bilinear")
-        found: Tensor = self.head(self.join[1](torch.cat([fine, up], 1)))
-        return found
-
-
-class Centeredetector:
-    """Faces in pictures of any size; satisfies `deid.worlds.world.FaceDetector`."""
+class CenterDetector:
+    """Faces in pictures of any size; satisfies `FaceDetector` and `HasSinglePass`."""
 
     def __init__(
         self,
@@ -62,14 +33,14 @@ class Centeredetector:
         name: str = "mini",
         threshold: float = 0.55,
         overlap: float = 0.35,
-        careful: "CenterFinder | None" = None,
+        single_pass: "CenterSinglePass | None" = None,
     ) -> None:
         """`threshold`: the lowest score kept; `overlap`: the IoU above which faces are one.
 
-        `careful`: what a careful detector uses; none: the same net.
+        `single_pass`: what a multi-scale detector uses; none: the same net.
         """
         self.net, self.name, self.threshold, self.overlap = net, name, threshold, overlap
-        self._careful = careful
+        self._single_pass = single_pass
 
     def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
         """One `Faces` for each `uint8 [H,W,3]` picture, in order; best score first."""
@@ -82,9 +53,9 @@ class Centeredetector:
         sizes = [picture.shape[:2] for picture in pictures]
         return [self._merge(rows, size) for rows, size in zip(candidates, sizes, strict=True)]
 
-    def finder(self) -> "CenterFinder":
-        """The network for a careful detector; satisfies `deid.faces.detection.finder.Careful`."""
-        return self._careful or CenterFinder(self.net, self.name)
+    def single_pass(self) -> "CenterSinglePass":
+        """See `HasSinglePass`."""
+        return self._single_pass or CenterSinglePass(self.net, self.name)
 
     @torch.no_grad()
     def _candidates(self, level: Pixels, scale: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -100,45 +71,26 @@ class Centeredetector:
 
     def _merge(self, parts: list[NDArray[np.float32]], size: tuple[int, ...]) -> Faces:
         rows = np.concatenate(parts) if parts else np.zeros((0, OUTPUTS), np.float32)
-        rows = rows[np.argsort(-rows[:, 0], kind="stable")]
-        rows = rows[suppress(rows[:, 1:5], self.overlap)]
+        rows = rows[suppress(rows[:, 1:5], rows[:, 0], self.overlap, PART)]
         limit = np.array([size[1], size[0]] * 2, np.float32)
         boxes = np.clip(rows[:, 1:5], 0, limit)
         return Faces(boxes, rows[:, 0], rows[:, 5:].reshape(-1, 5, 2))
 
 
-class CenterFinder:
-    """One look of a careful detector, for a net taught heads at any turn; satisfies `Finder`."""
+class CenterSinglePass:
+    """One pass of a net trained on heads at any rotation; satisfies `SinglePassDetector`."""
 
-    any_size = True
-    any_turn = True
+    scale_invariant = True
+    rotation_invariant = True
 
     def __init__(self, net: nn.Module, name: str = "mini") -> None:
-        self.name, self.threshold, self.sure = name, DOUBTFUL, SURE
-        self._detector = Centeredetector(net, name, DOUBTFUL)
+        self.name, self.threshold = name, THRESHOLD
+        self.confidence_threshold = CONFIDENCE_THRESHOLD
+        self._detector = CenterDetector(net, name, THRESHOLD)
 
     def find(self, picture: Pixels) -> Faces:
         """The faces of one picture `uint8 [H,W,3]`."""
         return self._detector.detect([picture])[0]
-
-
-def suppress(boxes: NDArray[np.float32], overlap: float) -> NDArray[np.int64]:
-    """Which boxes `[K,4]`, best first, overlap no better one.
-
-    Overlap is intersection over union, or 0.7 of the smaller box: half a face is no second face.
-    """
-    area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
-    kept: list[int] = []
-    for i in range(len(boxes)):
-        others = np.array(kept, np.int64)
-        low = np.maximum(boxes[i, :2], boxes[others, :2])
-        high = np.minimum(boxes[i, 2:], boxes[others, 2:])
-        common = (high - low).clip(0).prod(1)
-        union = area[i] + area[others] - common
-        inside = common > 0.7 * np.minimum(area[i], area[others])
-        if not ((common > overlap * union) | inside).any():
-            kept.append(i)
-    return np.array(kept, np.int64)
 
 
 def _decoded(
