@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.linalg import sqrtm
 
 from deid.anonymize import ModelPaths
-from deid.evaluate.cells import TABLES, Bench, Cell, face_seeds, pairing, produce
+from deid.evaluate.cells import TABLES, Bench, Cell, face_seeds, measure, pairing, produce
 from deid.evaluate.faces import HeldOut, detected, held_out_faces
 from deid.evaluate.metrics import (
     cosine,
@@ -27,7 +27,7 @@ from deid.evaluate.metrics import (
     overlap,
     threshold_at,
 )
-from deid.evaluate.report import Column, lines
+from deid.evaluate.report import Column, columns, lines
 from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarize
 from deid.evaluate.verdicts import verdicts
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
@@ -39,12 +39,21 @@ PARAMS = EvaluateParams(identities=6, views=3, seeds=2, batch_size=7)
 ANONYMIZE = AnonymizeParams()
 PROMISED: Mapping[str, tuple[list[str], list[str]]] = {
     "table1": (
-        ["fgsm-0.03", "fgsm-0.1", "pgd", "adversarial"],
+        ["reconstruction", "fgsm-0.03", "fgsm-0.1", "pgd", "pgd-0.1", "mifgsm-0.1", "adversarial"],
         ["detect_rate", "id_similarity", "fid", "reidentification"],
     ),
     "table2": (["swap"], ["fid", "source_id_loss", "target_expression_loss"]),
     "table3": (["reconstruction"], ["fid", "lpips", "id_loss", "expression_loss"]),
 }
+
+
+class Refusing(torch.nn.Module):
+    """A network of the training, which no figure may ask."""
+
+    def forward(self, *_: object) -> torch.Tensor:
+        raise AssertionError("asked by a figure of the report")
+
+    pooled = distance = forward
 
 
 def features(name: int, n: int, d: int) -> np.ndarray:
@@ -209,8 +218,44 @@ def test_metrics_hold_every_promised_figure(metrics: Metrics) -> None:
         for row in rows.values():
             recognizers = {key for key in row if key.startswith("id_similarity_")}
             assert recognizers == {
-                f"id_similarity_{name}" for name in [*WORLD.held_out, "attacked"]
+                f"id_similarity_{name}" for name in [*WORLD.held_out, "attacked", "selecting"]
             }
+
+
+def test_no_figure_comes_from_a_network_that_had_part_in_training(
+    models: ModelPaths, faces: HeldOut, metrics: Metrics
+) -> None:
+    """Another perceptual network and expression trunk in training change no figure of a report."""
+    other = replace(WORLD, perceptual=Refusing(), expression_trunk=Refusing())
+    for table, methods in TABLES.items():
+        for method in methods:
+            output = produce(Bench(WORLD, models, ANONYMIZE, 7), method, faces)
+            cell = measure(Bench(other, models, ANONYMIZE, 7), table, faces, output)
+            assert set(cell.figures) == set(metrics[table][method])
+
+
+def test_one_recognizer_selects_and_another_reports(metrics: Metrics) -> None:
+    assert (WORLD.selecting, WORLD.reporting) == ("first", ("second",))
+    for rows in metrics.values():
+        for row in rows.values():
+            for figure in ("id_similarity", "reidentification"):
+                assert row[figure] == row[f"{figure}_second"]
+                assert row[f"{figure}_selecting"] == row[f"{figure}_first"]
+
+
+def test_every_column_names_its_network_and_what_part_it_had(report: Path) -> None:
+    named = json.loads((report / "metrics.json").read_text())["about"]["networks"]
+    shown = {column.key: column.network for table in TABLES for column in columns(table, WORLD)}
+    assert named == {key: vars(network) for key, network in shown.items()}
+    assert named["id_similarity"] == {"name": "second", "part": "no part in training or selection"}
+    assert "trained" in named["id_similarity_attacked"]["part"]
+    shared = replace(WORLD, metric_features=WORLD.perceptual, held_out={"first": WORLD.identity})
+    honest = {column.key: column.network.part for column in columns("table1", shared)}
+    assert "perceptual term" in honest["fid"]
+    assert honest["id_similarity"] == "also selects models"
+    page = re.sub(r'src="[^"]*"', "", (report / "index.html").read_text())
+    for network in shown.values():
+        assert f"{network.name}: {network.part}" in page
 
 
 def test_references_stand_where_they_must(metrics: Metrics) -> None:
@@ -274,8 +319,8 @@ def test_the_page_stands_alone_and_names_everything(report: Path) -> None:
         assert outside not in text
     for name in [m for methods in TABLES.values() for m in methods]:
         assert f'<th scope="row">{name}' in text
-    assert WORLD.perceptual.fid_label in text
-    assert WORLD.perceptual.lpips_label in text
+    assert WORLD.metric_features.fid_label in text
+    assert WORLD.metric_features.lpips_label in text
     for label in ("Inception", "AlexNet"):
         assert label not in text
     assert "0.531" in text

@@ -37,7 +37,7 @@ from deid.params import (
 )
 from deid.registry.bundle import bundle_files, content_sha256, read_bundle, write_bundle
 from deid.storage.staging import file_sha256
-from deid.training import figures, sheets
+from deid.training import held_out, sheets
 from deid.training.stage_one import train_stage_one
 from deid.training.stage_two import train_stage_two
 from deid.weights import store
@@ -145,7 +145,7 @@ def lab(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
         patch.setattr(ffhq, "load_ffhq_world", lambda params: loaded(None))
-        patch.setattr(figures, "PEOPLE", 1)
+        patch.setattr(held_out, "PEOPLE", 1)
         patch.setattr(sheets, "COLUMNS", 1)
         sample_from(SAMPLE, partial(recipe_world, weights), root / "latents")
         train_stage_one(ONE, WORLD, root / "latents", root / "one")

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from deid.params import Params, SpreadParams
 from tests.conftest import ROOT
+from tests.dvc_deps import ENTRIES, code_of, declared, written
 
 SMALL: dict[str, dict[str, Any]] = {
     "sample": {"count": 300, "shard_size": 150, "workers": 1},
@@ -39,6 +41,54 @@ def repro(clone: Path) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+TEXT = (ROOT / "dvc.yaml").read_text()
+STAGES: dict[str, Any] = yaml.safe_load(TEXT)["stages"]
+UNSHAPED = {"workers", "checkpoint_every", *SpreadParams.model_fields}
+"""Settings that change no byte of a result."""
+
+
+@pytest.mark.parametrize("stage", sorted(ENTRIES))
+def test_a_stage_depends_on_the_code_that_shapes_its_result(stage: str) -> None:
+    assert declared(TEXT, stage) == code_of(stage), "run `python -m tests.dvc_deps --write`"
+    assert written(TEXT) == TEXT
+
+
+def test_the_code_of_a_stage_is_what_it_imports_and_nothing_else() -> None:
+    sample, two = code_of("sample"), code_of("stage_two")
+    for needed in ("deid/seeds.py", "deid/pixels.py", "deid/nets/stylegan2.py"):
+        assert needed in sample
+        assert needed in two
+    assert "deid/losses.py" in two
+    for room in ("gate", "batch", "audit", "imaging", "weights", "registry", "cli"):
+        assert not [file for file in sample + two if file.startswith(f"deid/{room}/")]
+
+
+def test_a_stage_reruns_for_every_setting_that_shapes_its_result_and_for_no_other() -> None:
+    for stage in ("sample", "stage_one", "stage_two"):
+        section = type(getattr(Params(), stage))
+        shaping = set(section.model_fields) - UNSHAPED - {"truncation"}  # that is the world's
+        listed = {name for name in STAGES[stage]["params"] if "." in name}
+        assert listed == {f"{stage}.{name}" for name in shaping}
+    assert "anonymize" in STAGES["register"]["params"]
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "profiles/ffhq.yaml"])
+def test_no_setting_is_left_to_a_default_that_dvc_would_not_see(file: str) -> None:
+    given = yaml.safe_load((ROOT / file).read_text())
+    for name, field in Params.model_fields.items():
+        section, key = type(getattr(Params(), name)), field.alias or name
+        wanted = {k for k in section.model_fields if (key, k) != ("sample", "truncation")}
+        if key == "world" and given["world"]["name"] == "mini":
+            wanted -= {"commercial", "files", "faces"}  # of the world ffhq only
+        assert wanted <= given[key].keys(), key
+
+
+def test_every_result_is_kept_so_that_metrics_can_be_compared_and_pulled() -> None:
+    for stage in STAGES.values():
+        for out in (*stage["outs"], *stage.get("metrics", [])):
+            assert isinstance(out, str), "cache: false keeps nothing"
 
 
 @pytest.mark.timeout(1200)  # about two minutes when nothing else runs

@@ -21,7 +21,7 @@ from deid.pixels import to_tensor
 from deid.seeds import torch_generator
 from deid.training import stage_one as stage_one_module
 from deid.training import stage_two as stage_two_module
-from deid.training.figures import stage_one_figures, stage_two_figures
+from deid.training.held_out import stage_one_figures, stage_two_figures
 from deid.training.stage_one import StageOne, train_stage_one
 from deid.training.stage_two import StageTwo
 from tests.toy import draw_pairs, toy_world

@@ -20,11 +20,16 @@ MIN_OVERLAP = 0.3  # a detector's box has the forehead, the landmarks' box has n
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the world's networks say of N pictures."""
+    """What the measuring networks say of N pictures."""
 
     identity: Features  # En_id, the attacked recognizer
     held_out: Mapping[str, Features]
     pooled: Features  # for FID
+
+    def rows(self, indices: NDArray[np.int64]) -> "Encoded":
+        """What they say of the pictures `indices`."""
+        held_out = {name: features[indices] for name, features in self.held_out.items()}
+        return Encoded(self.identity[indices], held_out, self.pooled[indices])
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class HeldOut:
     images: Tensor  # [N,3,R,R]
     identities: NDArray[np.int64]
     encoded: Encoded
-    expression: Features  # of the frozen trunk of En_expr
+    expression: Features  # for expression losses
     places: NDArray[np.float32]  # [N,4], the box of each face's landmarks
     impostors: Mapping[str, FloatArray]  # scores of different people, by held-out recognizer
 
@@ -76,7 +81,7 @@ def over_batches(
 
 @torch.no_grad()
 def encode(world: World, images: Tensor, batch_size: int) -> Encoded:
-    """What recognizers and perceptual network say of `images [N,3,R,R]`."""
+    """What recognizers and metric features say of `images [N,3,R,R]`."""
 
     def run(network: Callable[[Tensor], Tensor]) -> Features:
         return over_batches(world, network, images, batch_size).numpy()
@@ -84,15 +89,15 @@ def encode(world: World, images: Tensor, batch_size: int) -> Encoded:
     return Encoded(
         identity=run(world.identity),
         held_out={name: run(network) for name, network in world.held_out.items()},
-        pooled=run(world.perceptual.pooled),
+        pooled=run(world.metric_features.pooled),
     )
 
 
 @torch.no_grad()
 def expressions(world: World, images: Tensor, batch_size: int) -> Features:
-    """Features of the expression trunk as it was before fine-tuning, `[N,dim]`."""
-    trunk = over_batches(world, world.expression_trunk, images, batch_size)
-    features: Features = trunk.flatten(1).numpy()
+    """Expression features in a network that had no part in training, `[N,K]`."""
+    network = world.metric_features.expression
+    features: Features = over_batches(world, network, images, batch_size).numpy()
     return features
 
 

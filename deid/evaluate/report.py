@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deid.evaluate.cells import REFERENCES
+from deid.evaluate.cells import ABLATIONS, REFERENCES
 from deid.evaluate.faces import FALSE_ACCEPT_RATE
+from deid.evaluate.measures import reporting
 from deid.evaluate.published import PAPER
 from deid.evaluate.verdicts import Verdict, verdicts
 from deid.params import AnonymizeParams, EvaluateParams
@@ -19,6 +20,14 @@ Rows = Mapping[str, Mapping[str, Parts]]
 
 
 @dataclass(frozen=True)
+class Network:
+    """Who measured a figure, and what part that network had in training or selection."""
+
+    name: str
+    part: str
+
+
+@dataclass(frozen=True)
 class Column:
     """A figure as a reader meets it; `better` is ↑ or ↓."""
 
@@ -27,6 +36,7 @@ class Column:
     better: str
     digits: int = 3
     percent: bool = False
+    network: Network = Network("", "")
 
     def text(self, parts: Parts) -> str:
         scale, unit = (100.0, "%") if self.percent else (1.0, "")
@@ -48,29 +58,48 @@ class Line:
 
 def columns(table: str, world: World) -> list[Column]:
     """What `table` shows; metrics.json has more."""
-    fid = Column("fid", world.perceptual.fid_label, "↓", 2)
+    features, recognizers, encoder, detector = networks(world)
+    fid = Column("fid", world.metric_features.fid_label, "↓", 2, network=features)
     privacy = [
-        Column("id_similarity", "ID similarity, held out", "↓"),
-        Column("reidentification", "re-identified, worst", "↓", 1, percent=True),
+        Column("id_similarity", "ID similarity", "↓", network=recognizers),
+        Column("reidentification", "re-identified, worst", "↓", 1, True, recognizers),
     ]
-    detect = Column("detect_rate", "face detected", "↑", 1, percent=True)
     if table == "table1":
-        attacked = Column("id_similarity_attacked", "ID similarity, attacked", "↓")
-        return [detect, *privacy, attacked, fid]
+        return [
+            Column("detect_rate", "face detected", "↑", 1, True, detector),
+            *privacy,
+            Column("id_similarity_attacked", "ID similarity, attacked", "↓", network=encoder),
+            fid,
+        ]
     if table == "table2":
+        donor, expression = "similarity to donor", "target expression loss"
         return [
             fid,
-            Column("source_id_loss", "source identity loss", "↓", 4),
-            Column("source_id_similarity", "similarity to donor, held out", "↑"),
-            Column("target_expression_loss", "target expression loss", "↓"),
+            Column("source_id_loss", "source identity loss", "↓", 4, network=encoder),
+            Column("source_id_similarity", donor, "↑", network=recognizers),
+            Column("target_expression_loss", expression, "↓", network=features),
             *privacy,
         ]
     return [
         fid,
-        Column("lpips", world.perceptual.lpips_label, "↓"),
-        Column("id_loss", "identity loss", "↓", 4),
-        Column("expression_loss", "expression loss", "↓"),
+        Column("lpips", world.metric_features.lpips_label, "↓", network=features),
+        Column("id_loss", "identity loss", "↓", 4, network=encoder),
+        Column("expression_loss", "expression loss", "↓", network=features),
     ]
+
+
+def networks(world: World) -> tuple[Network, Network, Network, Network]:
+    """What measures distances, identity of strangers' eyes, identity as trained, and detection."""
+    independent = "no part in training or selection"
+    shared = world.metric_features is world.perceptual
+    return (
+        Network("metric features", "also stage two’s perceptual term" if shared else independent),
+        Network(
+            ", ".join(reporting(world)), independent if world.reporting else "also selects models"
+        ),
+        Network("En_id", "trained with and attacked"),
+        Network(world.detector.name, "no part in training; a promotion gate reads it"),
+    )
 
 
 def lines(table: str, rows: Rows, shown: list[Column]) -> list[Line]:
@@ -79,7 +108,7 @@ def lines(table: str, rows: Rows, shown: list[Column]) -> list[Line]:
         Line(
             method,
             "reference" if method in REFERENCES else "ours",
-            [(c.text(row[c.key]), method in _best(rows, c)) for c in shown],
+            [(c.text(row[c.key]), method in _best(table, rows, c)) for c in shown],
         )
         for method, row in rows.items()
     ]
@@ -94,14 +123,14 @@ def lines(table: str, rows: Rows, shown: list[Column]) -> list[Line]:
     return ours + paper
 
 
-def _best(rows: Rows, column: Column) -> list[str]:
-    """The methods whose figure, as printed, nobody beats; nobody is best alone in the field."""
+def _best(table: str, rows: Rows, column: Column) -> list[str]:
+    """The methods whose figure, as printed, none beats; alone in its table, none is best."""
     sign = 1.0 if column.better == "↑" else -1.0
     digits = column.digits + (2 if column.percent else 0)
     values = {
         method: sign * round(row[column.key]["mean"], digits)
         for method, row in rows.items()
-        if method not in REFERENCES
+        if method not in (*REFERENCES, *ABLATIONS.get(table, ()))
     }
     if len(values) < 2:
         return []
@@ -122,9 +151,11 @@ def write_report(
         loader=PackageLoader("deid.evaluate", "."), autoescape=True, undefined=StrictUndefined
     )
     shown = {table: columns(table, world) for table in metrics}
-    found: list[Verdict] = verdicts(metrics, world.perceptual.fid_label)
+    found: list[Verdict] = verdicts(metrics, world.metric_features.fid_label)
     page = environment.get_template("report.html").render(
         world=world,
+        reporting=reporting(world),
+        networks=networks(world),
         params=params,
         anonymize=anonymize,
         false_accept_rate=FALSE_ACCEPT_RATE,

@@ -7,6 +7,7 @@ working directory, so a killed run repeats one cell at most and ends with the sa
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import numpy as np
 from deid.anonymize import ModelPaths
 from deid.evaluate.cells import TABLES, Bench, Cell, measure, produce
 from deid.evaluate.faces import HeldOut, held_out_faces
-from deid.evaluate.figures import draw_figures
-from deid.evaluate.report import write_report
+from deid.evaluate.plots import draw_figures
+from deid.evaluate.report import columns, write_report
 from deid.model import read_description
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from deid.progress import progress
@@ -76,9 +77,14 @@ def evaluate_world(
     cells = _cells(bench, params, faces, work / CELLS)
     metrics = summarize(cells)
     about = {
+        "networks": {
+            column.key: asdict(column.network)
+            for table in TABLES
+            for column in columns(table, world)
+        },
         "world": world.name,
-        "fid": world.perceptual.fid_label,
-        "lpips": world.perceptual.lpips_label,
+        "fid": world.metric_features.fid_label,
+        "lpips": world.metric_features.lpips_label,
         "images": params.identities * params.views,
         "identities": params.identities,
         "repetitions": params.seeds,

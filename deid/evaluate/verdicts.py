@@ -19,14 +19,16 @@ class Verdict:
 
 def verdicts(metrics: Metrics, fid_label: str) -> list[Verdict]:
     """The headline, most important first; `fid_label` is what the world calls its FID."""
-    attack, rival = metrics["table1"]["adversarial"], metrics["table1"]["fgsm-0.1"]
+    attack, table1 = metrics["table1"]["adversarial"], metrics["table1"]
+    rival, strongest = (("FGSM", table1["fgsm-0.1"]), ("MI-FGSM", table1["mifgsm-0.1"]))
     swap, rebuilt = metrics["table2"]["swap"], metrics["table3"]["reconstruction"]
     unrelated = metrics["table3"]["unrelated"]
     return [
-        _compare("The adversarial mapping’s held-out similarity", "id_similarity", attack, rival),
-        _compare(f"The adversarial mapping’s {fid_label}", "fid", attack, rival),
+        _compare("The adversarial mapping’s similarity", "id_similarity", attack, *rival),
+        _compare(f"The adversarial mapping’s {fid_label}", "fid", attack, *rival),
         _detection(attack["detect_rate"]["mean"]),
         _matched("The adversarial mapping", attack, metrics["table1"]["original"]),
+        _compare("The adversarial mapping’s similarity", "id_similarity", attack, *strongest),
         _swapped(swap),
         _matched("The swap", swap, metrics["table2"]["unchanged"]),
         _nearer(
@@ -44,14 +46,15 @@ def _compare(
     subject: str,
     key: str,
     ours: Mapping[str, Mapping[str, float]],
+    name: str,
     rival: Mapping[str, Mapping[str, float]],
 ) -> Verdict:
     a, b = ours[key], rival[key]
     figures = f"{_short(a['mean'])} against {_short(b['mean'])}"
     if abs(a["mean"] - b["mean"]) <= a["std"] + b["std"]:
-        return Verdict("even", f"{subject} is level with that of FGSM at ε = 0.1: {figures}.")
+        return Verdict("even", f"{subject} is level with that of {name} at ε = 0.1: {figures}.")
     mark, word = ("good", "lower") if a["mean"] < b["mean"] else ("bad", "higher")
-    return Verdict(mark, f"{subject} is {word} than that of FGSM at ε = 0.1: {figures}.")
+    return Verdict(mark, f"{subject} is {word} than that of {name} at ε = 0.1: {figures}.")
 
 
 def _detection(rate: float) -> Verdict:
@@ -70,11 +73,13 @@ def _matched(
 ) -> Verdict:
     after, originally = row["reidentification"]["mean"], before["reidentification"]["mean"]
     safe = after <= FEW_MATCHES
-    warning = "" if safe else " Who owns other pictures of a person can still find some of them."
+    warning = (
+        "" if safe else " Someone who has other pictures of a person can still find some of them."
+    )
     return Verdict(
         "good" if safe else "bad",
-        f"{subject}: at worst, a held-out recognizer matches {after:.1%} of the outputs with "
-        f"another picture of the same person ({originally:.1%} before; strangers: "
+        f"{subject}: at worst, a recognizer that took no part matches {after:.1%} of the outputs "
+        f"with another picture of the same person ({originally:.1%} before; strangers: "
         f"{FALSE_ACCEPT_RATE:.1%}).{warning}",
     )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deid.model import Deidentifier
 from deid.pixels import to_pixels
-from deid.training.figures import held_out_faces
+from deid.training.held_out import held_out_faces
 
 COLUMNS, SIDE, CAPTION = 10, 112, 110
 Row = tuple[str, Tensor]

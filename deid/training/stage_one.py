@@ -28,7 +28,7 @@ from deid.nets.mappers import LatentDiscriminator
 from deid.params import StageOneParams, WorldParams
 from deid.pixels import to_tensor
 from deid.seeds import seed_of
-from deid.training.figures import stage_one_figures
+from deid.training.held_out import stage_one_figures
 from deid.training.loop import (
     Losses,
     batch_rows,

@@ -18,7 +18,7 @@ from deid.model import Deidentifier, read_description
 from deid.params import StageTwoParams, WorldParams
 from deid.pixels import to_tensor
 from deid.seeds import seed_of, torch_generator
-from deid.training.figures import stage_two_figures
+from deid.training.held_out import stage_two_figures
 from deid.training.loop import (
     Losses,
     batch_rows,

@@ -85,7 +85,8 @@ def _donors(rows: Tensor) -> Tensor:
 
 
 def _recognizers(world: World) -> dict[str, FaceEmbedder]:
-    return {"identity": world.identity, **world.held_out}
+    """En_id and the recognizer that selects; those that report are not looked at before the end."""
+    return {"identity": world.identity, world.selecting: world.held_out[world.selecting]}
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

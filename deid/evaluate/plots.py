@@ -12,20 +12,23 @@ import torch
 
 from deid.evaluate.cells import REFERENCES, Bench, Cell, Output, pairing, produce
 from deid.evaluate.faces import HeldOut, encode
-from deid.evaluate.metrics import cosine
+from deid.evaluate.measures import reporting, similarity
 from deid.pixels import Pixels, to_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ATTACKS = ("fgsm-0.03", "fgsm-0.1", "pgd", "adversarial")  # the paper's Figure 2, and PGD
+ATTACKS = ("fgsm-0.03", "fgsm-0.1", "pgd-0.1", "mifgsm-0.1", "adversarial")
+"""The paper's Figure 2, and stronger attacks."""
 TRADITIONAL = ("blur", "pixelate", "mask", "swap-sampled")
 # Okabe and Ito's palette, which color-blind readers can tell apart.
 COLORS = {
     "fgsm-0.03": "#56B4E9",
     "fgsm-0.1": "#0072B2",
     "pgd": "#009E73",
+    "pgd-0.1": "#00573F",
+    "mifgsm-0.1": "#1B2A8F",
     "adversarial": "#D55E00",
     "blur": "#999999",
     "pixelate": "#777777",
@@ -49,24 +52,19 @@ def draw_figures(
     _save(_swap_grid(bench, few), folder / "fig3.png")
     _save(_comparison(bench, few, ("reconstruction",), turned=True), folder / "fig4.png")
     _save(_comparison(bench, few, TRADITIONAL), folder / "methods.png")
-    _save(_tradeoff(metrics, bench.world.perceptual.fid_label), folder / "tradeoff.png")
-    _save(_histogram(faces, cells), folder / "histogram.png")
+    _save(_tradeoff(metrics, bench.world.metric_features.fid_label), folder / "tradeoff.png")
+    _save(_histogram(bench, faces, cells), folder / "histogram.png")
 
 
 def _few(faces: HeldOut) -> HeldOut:
     """One picture of each of the first people: the faces to show, chosen before any result."""
     _, first = np.unique(faces.identities, return_index=True)
     chosen = np.sort(first)[:ROWS]
-    encoded = faces.encoded
     return HeldOut(
         seed=faces.seed,
         images=faces.images[torch.from_numpy(chosen)],
         identities=faces.identities[chosen],
-        encoded=type(encoded)(
-            encoded.identity[chosen],
-            {name: features[chosen] for name, features in encoded.held_out.items()},
-            encoded.pooled[chosen],
-        ),
+        encoded=faces.encoded.rows(chosen),
         expression=faces.expression[chosen],
         places=faces.places[chosen],
         impostors=faces.impostors,
@@ -95,10 +93,8 @@ def _comparison(
 
 
 def _cosines(bench: Bench, faces: HeldOut, output: Output) -> list[str]:
-    made = encode(bench.world, output.images, bench.batch_size).held_out
-    original = faces.encoded.held_out
-    values = np.mean([cosine(original[name], made[name]) for name in made], axis=0)
-    return [f"{value:.2f}" for value in values]
+    made = encode(bench.world, output.images, bench.batch_size)
+    return [f"{value:.2f}" for value in similarity(bench.world, faces.encoded, made)]
 
 
 @torch.no_grad()
@@ -128,7 +124,7 @@ def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
         x, y = rows[method]["id_similarity"], rows[method]["fid"]
         points[method], color = (x["mean"], y["mean"]), COLORS[method]
         axis.errorbar(*points[method], xerr=x["std"], yerr=y["std"], fmt="o", color=color)
-    axis.set(xlabel="identity similarity with the original, held-out recognizers (lower is safer)")
+    axis.set(xlabel="identity similarity with the original, reporting recognizers (lower is safer)")
     axis.set(ylabel=f"{fid_label}\n(lower is nearer to real)", yscale="log")
     axis.margins(0.14)
     figure.draw_without_rendering()  # settles the layout, without which labels cannot be placed
@@ -150,17 +146,17 @@ def _label(axis: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
         axis.annotate(method, point, offset, textcoords="offset points", fontsize=9)
 
 
-def _histogram(faces: HeldOut, cells: Mapping[str, Cell]) -> "Figure":
+def _histogram(bench: Bench, faces: HeldOut, cells: Mapping[str, Cell]) -> "Figure":
     """How similar outputs are to their originals, beside pairs of different people."""
     figure, axis = _axes(6.4, 3.6)
     bins = np.linspace(-0.6, 1.0, 65).tolist()
-    strangers = np.mean(list(faces.impostors.values()), axis=0)
+    strangers = np.mean([faces.impostors[name] for name in reporting(bench.world)], axis=0)
     axis.hist(strangers, bins=bins, density=True, color="#dddddd", label="different people")
     for method in (*ATTACKS, "swap-sampled"):
         style: dict[str, Any] = {"histtype": "step", "linewidth": 1.6, "density": True}
         shown = np.clip(cells[method].similarities, bins[0], bins[-1])
         axis.hist(shown, bins=bins, color=COLORS[method], label=method, **style)
-    axis.set(xlabel="cosine with the original, mean of the held-out recognizers", ylabel="density")
+    axis.set(xlabel="cosine with the original, mean of the reporting recognizers", ylabel="density")
     axis.legend(frameon=False, fontsize=9)
     return figure
 
