@@ -40,9 +40,10 @@ def find_root() -> Path:
 
 def bundle_at(root: Path) -> Bundle:
     """What the pipeline left in the checkout at `root`, from any directory."""
-    params = load_params(root / PARAMS) if (root / PARAMS).is_file() else Params()
+    own = (root / PARAMS).is_file()
+    params = load_params(root / PARAMS) if own else Params()
     weights = root / params.world.weights
-    if params.world.weights == WorldParams().weights and not weights.exists():
+    if own and params.world.weights == WorldParams().weights and not weights.exists():
         weights = INSTALLED / params.world.weights  # a folder with no more than a params.yaml
     at = {"weights": weights}
     if params.world.faces is not None:
