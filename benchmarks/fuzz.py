@@ -301,17 +301,18 @@ class Outcome:
         return "\n".join([line, *(f"broken: {what}" for what in self.broken)])
 
 
-def fuzz_batch(folder: Path, count: int, seed: int, workshop: Any) -> Outcome:
+def fuzz_batch(folder: Path, count: int, seed: int, pipeline: Any) -> Outcome:
     """Plant, run, and check every promise; see `Outcome.broken`."""
-    from deid.batch import run as run_module
+    from deid.batch import pipeline as pipeline_module
+    from deid.batch.run import deidentify_path
 
     source, outside, out = folder / "in", folder / "outside", folder / "out"
     entries = plant_folder(source, outside, count, seed)
     before = digests(folder)
-    slowest = _Slowest(run_module)
+    slowest = _Slowest(pipeline_module)
     start = time.monotonic()
     with slowest:
-        summary = run_module.deidentify_path(source, out, workshop)
+        summary = deidentify_path(source, out, pipeline)
     outcome = Outcome(
         entries,
         dict(summary.counts),
@@ -319,12 +320,12 @@ def fuzz_batch(folder: Path, count: int, seed: int, workshop: Any) -> Outcome:
         slowest.seconds,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
-    outcome.broken = list(_broken(outcome, folder, out, before, workshop))
+    outcome.broken = list(_broken(outcome, folder, out, before, pipeline))
     return outcome
 
 
 def _broken(
-    outcome: Outcome, folder: Path, out: Path, before: dict[str, str], workshop: Any
+    outcome: Outcome, folder: Path, out: Path, before: dict[str, str], pipeline: Any
 ) -> list[str]:
     from deid.batch.run import deidentify_path
 
@@ -344,7 +345,7 @@ def _broken(
         broken.append(f"{outcome.counts.get('written', 0)} written, {len(pictures)} found")
     if set(before.values()) & {after[path] for path in pictures}:
         broken.append("an output has an original's very bytes")
-    again = dict(deidentify_path(folder / "in", out, workshop).counts)
+    again = dict(deidentify_path(folder / "in", out, pipeline).counts)
     if again.get("done", 0) != outcome.counts.get("written", 0) or "written" in again:
         broken.append(f"a second run: {again}")
     return broken
@@ -355,7 +356,7 @@ def _is_picture(path: str) -> bool:
 
 
 class _Slowest:
-    """Watches `deid.batch.run.decode` and `encode`; the slowest call in processor time."""
+    """Watches `deid.batch.pipeline.decode` and `encode`; the slowest call in processor time."""
 
     def __init__(self, module: Any) -> None:
         self.module, self.seconds = module, 0.0
@@ -387,16 +388,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    from deid.batch.run import RunSettings, build_workshop
+    from deid.batch.pipeline import build_pipeline
+    from deid.batch.settings import RunSettings
     from deid.params import WorldParams
     from deid.worlds import load_world
 
     world = load_world(WorldParams(weights=ROOT / "data/mini/weights"))
-    workshop = build_workshop(
+    pipeline = build_pipeline(
         RunSettings(method="mask", allow_no_face=True, rendered=True), world, None
     )
     with tempfile.TemporaryDirectory() as folder:
-        outcome = fuzz_batch(Path(folder) / "fuzz", args.files, args.seed, workshop)
+        outcome = fuzz_batch(Path(folder) / "fuzz", args.files, args.seed, pipeline)
     print(outcome.text())
     sys.exit(bool(outcome.broken))
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from deid.audit.seal import LEDGER, SEAL
 from deid.batch.manifest import Records
-from deid.storage.local import PRIVATE, LocalStorage
+from deid.storage.local import LocalStorage
+from deid.storage.protocol import PRIVATE
 
 SAMPLES = Path("data/samples")
 TELL_WHEN = (LEDGER, SEAL)  # times, and what is signed over them

@@ -141,7 +141,9 @@ def _work(
     import cv2
     import torch
 
-    from deid.batch.run import RunSettings, build_workshop, deidentify_path
+    from deid.batch.pipeline import build_pipeline
+    from deid.batch.run import deidentify_path
+    from deid.batch.settings import RunSettings
     from deid.params import WorldParams
     from deid.worlds import load_world
 
@@ -156,7 +158,7 @@ def _work(
         allow_no_face=True,
     )
     world = load_world(WorldParams(weights=root / "data/mini/weights"))
-    shop = build_workshop(settings, world, None)
+    shop = build_pipeline(settings, world, None)
     deidentify_path(min(source.iterdir()), out / "first", shop)
     barrier.wait()
     with measured() as result:

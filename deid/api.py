@@ -19,7 +19,8 @@ from deid.storage.staging import write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from deid.batch.run import RunSettings, Workshop
+    from deid.batch.pipeline import Pipeline
+    from deid.batch.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,16 @@ def deidentify(
     cannot be made safe, and where networks are missing.
     """
     from deid.batch.project import find_root
-    from deid.batch.run import RunSettings
+    from deid.batch.settings import RunSettings
 
     place = Path(root) if root is not None else find_root()
     asked = RunSettings(
         method=method, detectors=detectors, recognizers=recognizers, seed=seed, rendered=rendered
     )
-    workshop = _workshop(asked, place.resolve(), _stamp(place))
+    pipeline = _pipeline(asked, place.resolve(), _stamp(place))
     decoded, name, content = _open(picture)
     try:
-        data, faces = workshop.judged(decoded, content, Limits(seconds=seconds))
+        data, faces = pipeline.deidentify(decoded, content, Limits(seconds=seconds))
     except DeidError:
         raise
     except Exception as error:
@@ -152,7 +153,7 @@ def _stamp(root: Path) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=4)
-def _workshop(asked: "RunSettings", root: Path, stamp: tuple[Any, ...]) -> "Workshop":
-    from deid.batch.project import bundle_at, open_workshop
+def _pipeline(asked: "RunSettings", root: Path, stamp: tuple[Any, ...]) -> "Pipeline":
+    from deid.batch.project import bundle_at, open_pipeline
 
-    return open_workshop(bundle_at(root), asked)
+    return open_pipeline(bundle_at(root), asked)

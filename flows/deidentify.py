@@ -1,32 +1,35 @@
 """De-identify a folder or an `s3://` prefix into another one, shard by shard.
 
-The champion of the registry does it; where nothing is registered, the models in `data`. What was
-done before under the same settings is not done again; a shard that fails leaves the others alone.
+The champion of the registry does it; where nothing is registered, the models in `data`. Each shard
+is done by the engine of `deid run`, in processes of its own. What was done before under the same
+settings is not done again; a shard that fails leaves the others alone.
 """
 
 import sys
-import threading
+from argparse import ArgumentParser, Namespace
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from deid.batch.manifest import Records, open_journal
+from deid.batch.pipeline import RunInfo
+from deid.batch.plan import Locations, Plan, Todo, list_inputs, locate, make_plan, tasks_of
+from deid.batch.project import Bundle, local_bundle, open_pipeline
+from deid.batch.run import exclusive, finalize, recorded
+from deid.batch.settings import TIMEOUT, BatchSettings, RunSettings
+from deid.batch.summary import Summary
+from deid.batch.workers import ProcessPool
 from deid.errors import DeidError
 from deid.params import load_params
-from deid.storage.local import S3_SCHEME, overlap
-
-if TYPE_CHECKING:
-    from deid.batch.batch import Places, Summary
-    from deid.batch.outcome import Task
-    from deid.batch.project import Bundle
-    from deid.batch.run import RunSettings, Workshop
-
-_mine = threading.local()
+from deid.registry.bundle import content_sha256
+from deid.registry.registry import champion_bundle
 
 
 @dataclass(frozen=True)
@@ -35,45 +38,44 @@ class Request:
 
     source: str
     destination: str
-    encryption: str | None
-    asked: "RunSettings"
-    bundle: "Bundle"
+    asked: RunSettings
+    batch: BatchSettings
+    bundle: Bundle
     content: str  # hash of the bundle: equal paths may hold other networks by now
 
-    def places(self) -> "Places":
+    def locations(self) -> Locations:
         """Opened anew for each thread."""
-        from deid.batch.batch import locate
+        return locate(self.source, self.destination, self.batch)
 
-        return locate(self.source, self.destination, encryption=self.encryption)
+    def pool(self, locations: Locations) -> ProcessPool:
+        """The engine of `deid run`."""
+        open_ = partial(open_pipeline, self.bundle, self.asked)
+        return ProcessPool(open_, locations, self.batch.jobs, self.batch.timeout)
 
 
 @task(cache_policy=NO_CACHE)
-def plan_shards(request: Request, shard_size: int) -> "tuple[list[list[Task]], Summary]":
-    """Shards of at most `shard_size` inputs that are still to do, and a summary of the others."""
-    from deid.batch.batch import Summary, plan, recorded
-    from deid.batch.manifest import Records
-
-    places, workshop = request.places(), _workshop(request)
-    records = Records(places.audit)
-    planned = plan(places, records, workshop.about)
-    summary = Summary(request.destination, +Counter(done=planned.known), notes=workshop.notes)
-    for outcome in recorded(iter(planned.refusals), records):
+def plan_batch(request: Request) -> tuple[Plan, RunInfo, Summary]:
+    """What is to do, and a summary of all that is not."""
+    locations = request.locations()
+    inputs = list_inputs(locations, may_be_empty=True)
+    with request.pool(locations) as executor:
+        info = executor.info
+    records = Records(locations.audit)
+    plan = make_plan(locations, inputs, records, info)
+    summary = Summary(request.destination, +Counter(done=plan.known), notes=info.notes)
+    for outcome in recorded(iter(plan.refusals), records):
         summary.add(outcome)
-    tasks = list(planned.tasks(records))
-    return [tasks[i : i + shard_size] for i in range(0, len(tasks), shard_size)], summary
+    return plan, info, summary
 
 
 @task(retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
-def deidentify_shard(request: Request, tasks: "list[Task]") -> "Summary":
+def deidentify_shard(request: Request, todo: Sequence[Todo]) -> Summary:
     """One shard, from its originals to its lines in the journal."""
-    from deid.batch.batch import Summary, recorded
-    from deid.batch.manifest import open_journal
-    from deid.batch.workers import Inline
-
-    places = request.places()
-    with Inline(_workshop(request), places) as crew:
-        summary = Summary(request.destination)
-        for outcome in recorded(crew.work(iter(tasks)), open_journal(places.audit)):
+    locations = request.locations()
+    summary = Summary(request.destination)
+    tasks = tasks_of(todo, Records(locations.audit))  # another attempt may have done some
+    with request.pool(locations) as executor:
+        for outcome in recorded(executor.work(tasks), open_journal(locations.audit)):
             summary.add(outcome)
     return summary
 
@@ -87,104 +89,101 @@ def deidentify(
     destination: str,
     method: str = "swap",
     seed: int = 0,
-    detectors: tuple[str, ...] = (),
-    recognizers: tuple[str, ...] = (),
+    detectors: Sequence[str] = (),
+    recognizers: Sequence[str] = (),
     allow_no_face: bool = False,
-    shard_size: int = 64,
+    shard_size: int = 256,
     encryption: str | None = None,
+    timeout: float = TIMEOUT,
+    more: dict[str, Any] | None = None,
 ) -> dict[str, int]:
     """De-identify `source` into `destination`; returns how many inputs ended in which state.
 
-    Either is a folder or `s3://bucket/prefix`; `encryption` is asked of S3 for new objects. Raises
-    `DeidError` when they overlap, when the source is not there, or, after all others are done,
-    when a shard failed: run it again to go on.
+    Either is a folder or `s3://bucket/prefix`; `encryption` is asked of S3 for new objects;
+    `timeout` is in seconds for a file; `more` has further fields of `RunSettings` by name, such as
+    `{"keep_metadata": ["icc"]}`. Raises `DeidError` when the destination holds the source, when the
+    source is not there, or, after all others are done, when a shard failed: run it again to resume.
     """
-    from deid.batch.batch import alone, close
-    from deid.batch.manifest import Records
-    from deid.batch.run import RunSettings
-
-    if overlap(source, destination):
-        raise DeidError(f"{destination}: overlaps the originals in {source}; choose another place")
-    if not source.startswith(S3_SCHEME) and not Path(source).is_dir():
-        raise DeidError(f"{source}: no such folder; correct the path")
     asked = RunSettings(
         method=method,
         seed=seed,
         detectors=tuple(detectors),
         recognizers=tuple(recognizers),
         allow_no_face=allow_no_face,
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in (more or {}).items()},
     )
-    request = _request(source, destination, encryption, asked)
-    places = request.places()
-    with alone(places):
-        shards, others = plan_shards(request, shard_size)
+    batch = BatchSettings(timeout=timeout, encryption=encryption)
+    request = _request(source, destination, asked, batch)
+    summary = Summary(destination)
+    with exclusive(request.locations()):
+        plan, _, done = plan_batch(request)
+        shards = [plan.todo[i : i + shard_size] for i in range(0, len(plan.todo), shard_size)]
         futures = deidentify_shard.map(unmapped(request), shards)
         futures.wait()
         results: list[Any] = [future.result(raise_on_failure=False) for future in futures]
-        close(places, Records(places.audit))
+        locations = request.locations()
+        finalize(locations, Records(locations.audit))
     failures = [result for result in results if isinstance(result, BaseException)]
-    summaries = [others, *(r for r in results if not isinstance(r, BaseException))]
-    counts = sum((summary.counts for summary in summaries), Counter[str]())
-    _report(request, counts, [text for s in summaries for text in s.problems], failures)
+    for part in (done, *(r for r in results if not isinstance(r, BaseException))):
+        summary.merge(part)
+    _report(request, summary, failures)
     if failures:
         raise DeidError(
-            f"{len(failures)} of {len(shards)} shards failed; run it again to go on; "
+            f"{len(failures)} of {len(shards)} shards failed; run it again to resume; "
             f"the first: {failures[0]}"
         )
-    expected = others.counts.total() + sum(map(len, shards))
-    if counts.total() != expected:
-        raise RuntimeError(f"{expected} inputs, but {dict(counts)}")
-    return dict(counts)
+    if summary.counts.total() != plan.inputs:
+        raise RuntimeError(f"{plan.inputs} inputs, but {dict(summary.counts)}")
+    return dict(summary.counts)
 
 
-def _request(
-    source: str, destination: str, encryption: str | None, asked: "RunSettings"
-) -> Request:
-    from deid.batch.project import local_bundle
-    from deid.registry.bundle import content_sha256
-    from deid.registry.registry import champion_bundle
-
+def _request(source: str, destination: str, asked: RunSettings, batch: BatchSettings) -> Request:
     params = load_params()
     bundle = champion_bundle(params.register_.model) or local_bundle(params)
-    return Request(source, destination, encryption, asked, bundle, content_sha256(bundle))
+    return Request(source, destination, asked, batch, bundle, content_sha256(bundle))
 
 
-def _workshop(request: Request) -> "Workshop":
-    """One set of networks a thread: not every detector may be shared."""
-    if getattr(_mine, "request", None) != request:
-        from deid.batch.project import open_workshop
-
-        _mine.workshop, _mine.request = open_workshop(request.bundle, request.asked), request
-    workshop: Workshop = _mine.workshop
-    return workshop
-
-
-def _report(
-    request: Request, counts: Counter[str], withheld: list[str], failures: list[BaseException]
-) -> None:
+def _report(request: Request, summary: Summary, failures: list[BaseException]) -> None:
+    counts = summary.counts
     rows = [f"| {status} | {count} |" for status, count in sorted(counts.items())]
-    problems = [f"- {text}" for text in withheld[:50]]
-    problems += [f"- a shard failed: {failure}" for failure in failures]
-    text = "\n".join(
-        [f"# {request.destination}", "", "| files | |", "|---|---|", *rows, "", *problems]
-    )
+    told = [f"- {text}" for text in (*summary.problems, *summary.lost, *summary.notes)]
+    told += [f"- a shard failed: {failure}" for failure in failures]
+    text = "\n".join([f"# {request.destination}", "", "| files | |", "|---|---|", *rows, "", *told])
     create_markdown_artifact(key="deidentified", markdown=text, description=request.asked.method)
-    get_run_logger().info(", ".join(f"{count} {status}" for status, count in counts.items()))
+    get_run_logger().info(summary.text())
+
+
+def _arguments(words: Sequence[str] | None = None) -> Namespace:
+    parser = ArgumentParser(prog="python -m flows.deidentify", description=__doc__)
+    parser.add_argument("source", help="folder or s3://bucket/prefix")
+    parser.add_argument("destination", help="folder or s3://bucket/prefix")
+    for field in (*fields(RunSettings), *fields(BatchSettings)):
+        if field.name in NAMED:
+            flags = field.metadata["options"] or (f"--{field.name.replace('_', '-')}",)
+            action: dict[str, Any] = {"type": type(field.default)}
+            if field.name == "encryption":
+                action = {}
+            elif field.default is False:
+                action = {"action": "store_true"}
+            elif field.default == ():
+                action = {"action": "append"}
+            default = list(field.default) if field.default == () else field.default
+            parser.add_argument(
+                *flags, dest=field.name, default=default, help=field.metadata["help"], **action
+            )
+    parser.add_argument("--shard-size", type=int, default=256)
+    return parser.parse_args(words)
+
+
+NAMED = frozenset(
+    {"method", "seed", "detectors", "recognizers", "allow_no_face", "encryption", "timeout"}
+)
+"""Settings that are parameters of the flow itself."""
 
 
 if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="python -m flows.deidentify", description=__doc__)
-    parser.add_argument("source", help="folder or s3://bucket/prefix")
-    parser.add_argument("destination", help="folder or s3://bucket/prefix")
-    parser.add_argument("--method", default="swap")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--allow-no-face", action="store_true")
-    parser.add_argument("--shard-size", type=int, default=64)
-    parser.add_argument("--encryption", help="AES256, aws:kms or aws:kms:KEY-ID, asked of S3")
     try:
-        ended = deidentify(**vars(parser.parse_args()))
+        ended = deidentify(**vars(_arguments()))
     except DeidError as error:
         sys.exit(f"deidentify: {error}")
     sys.exit(1 if ended.get("quarantined") else 0)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deid.batch.batch import locate, run_batch
-from deid.batch.run import RunSettings, Workshop, build_workshop
-from deid.batch.workers import Inline
+from deid.batch.pipeline import Pipeline, build_pipeline
+from deid.batch.plan import locate
+from deid.batch.run import run_batch
+from deid.batch.settings import RunSettings
+from deid.batch.workers import InProcess
 from deid.faces.faces import Faces
 from deid.pixels import Pixels
 from tests.toy import ToyDetector, toy_world
@@ -35,13 +37,13 @@ class Dangerous(ToyDetector):
         return super().detect(pictures)
 
 
-def open_mask() -> Workshop:
-    """A workshop that masks the faces of the toy world, and takes some harm."""
-    workshop = build_workshop(RunSettings(method="mask"), toy_world(), None)
-    return replace(workshop, tools=replace(workshop.tools, detector=Dangerous()))
+def open_mask() -> Pipeline:
+    """A pipeline that masks the faces of the toy world, and takes some harm."""
+    pipeline = build_pipeline(RunSettings(method="mask"), toy_world(), None)
+    return replace(pipeline, tools=replace(pipeline.tools, detector=Dangerous()))
 
 
 def mask(source: Path, destination: Path) -> None:
     """A batch in this process."""
     places = locate(str(source), str(destination))
-    run_batch(places, lambda places: Inline(open_mask(), places))
+    run_batch(places, lambda places: InProcess(open_mask(), places))

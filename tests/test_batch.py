@@ -13,12 +13,16 @@ import pytest
 from PIL import Image
 
 from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL, verify
-from deid.batch import batch as batch_module
-from deid.batch.batch import Summary, alone, locate, run_batch, shown
+from deid.batch import run as run_module
 from deid.batch.manifest import Records
-from deid.batch.workers import Inline, Pool
+from deid.batch.plan import locate
+from deid.batch.run import exclusive, run_batch
+from deid.batch.settings import BatchSettings
+from deid.batch.summary import Summary, shown
+from deid.batch.workers import InProcess, ProcessPool
 from deid.errors import DeidError
-from deid.storage.local import PRIVATE, LocalStorage
+from deid.storage.local import LocalStorage
+from deid.storage.protocol import PRIVATE
 from tests import executor
 from tests.executor import CRASHED, HANGING, STARVED, open_mask
 
@@ -44,11 +48,11 @@ def run(source: Path, destination: Path, jobs: int = 0, timeout: float = 60.0) -
     """In this process, or by `jobs` others."""
     places = locate(str(source), str(destination))
     if jobs:
-        return run_batch(places, lambda p: Pool(open_mask, p, jobs, timeout))
-    return run_batch(places, lambda p: Inline(open_mask(), p))
+        return run_batch(places, lambda p: ProcessPool(open_mask, p, jobs, timeout))
+    return run_batch(places, lambda p: InProcess(open_mask(), p))
 
 
-def test_a_batch_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_batch_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     source, killed = tmp_path / "in", tmp_path / "killed"
     for n in range(60):
         save(source / f"{n % 7}/{n}.png", n)
@@ -117,7 +121,7 @@ def test_workers_that_cannot_start_are_one_error(tmp_path: Path, opener: object,
     save(tmp_path / "in/a.png", 1)
     places = locate(str(tmp_path / "in"), str(tmp_path / "out"))
     with pytest.raises(DeidError, match=said):
-        run_batch(places, lambda p: Pool(opener, p, 1))  # type: ignore[arg-type]
+        run_batch(places, lambda p: ProcessPool(opener, p, 1))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
@@ -179,7 +183,7 @@ def test_a_file_swapped_for_a_link_while_the_batch_runs_is_not_read(tmp_path: Pa
     save(tmp_path / "secret.png", 2)
     places = locate(str(source), str(out))
 
-    class Swapping(Inline):
+    class Swapping(InProcess):
         def work(self, tasks):  # type: ignore[no-untyped-def]
             (source / "a.png").unlink()
             (source / "a.png").symlink_to(tmp_path / "secret.png")
@@ -232,19 +236,20 @@ def test_what_was_touched_is_looked_at_again_and_what_was_not_is_not(
 def test_a_second_run_keeps_out_of_a_destination_at_work(tmp_path: Path) -> None:
     save(tmp_path / "in/a.png", 1)
     places = locate(str(tmp_path / "in"), str(tmp_path / "out"))
-    with alone(places), pytest.raises(DeidError, match="another run is at work"):
+    with exclusive(places), pytest.raises(DeidError, match="another run is at work"):
         run(tmp_path / "in", tmp_path / "out")
     assert run(tmp_path / "in", tmp_path / "out").counts == {"written": 1}
 
 
 def test_records_may_go_elsewhere(tmp_path: Path) -> None:
     save(tmp_path / "in/a.png", 1)
-    places = locate(str(tmp_path / "in"), str(tmp_path / "out"), str(tmp_path / "audit"))
-    hire = partial(Inline, open_mask())
-    assert run_batch(places, hire).counts == {"written": 1}
+    audit = BatchSettings(audit=str(tmp_path / "audit"))
+    places = locate(str(tmp_path / "in"), str(tmp_path / "out"), audit)
+    start = partial(InProcess, open_mask())
+    assert run_batch(places, start).counts == {"written": 1}
     assert set(contents(tmp_path / "out")) == {"a.png"}
     assert set(AUDIT_FILES) == {path.name for path in (tmp_path / "audit").glob("*.*")} - {".deid"}
-    assert run_batch(places, hire).counts == {"done": 1}
+    assert run_batch(places, start).counts == {"done": 1}
 
 
 def test_an_input_that_comes_to_no_end_is_noticed(
@@ -252,7 +257,7 @@ def test_an_input_that_comes_to_no_end_is_noticed(
 ) -> None:
     for n in range(2):
         save(tmp_path / f"in/{n}.png", n)
-    passed = batch_module.recorded
-    monkeypatch.setattr(batch_module, "recorded", lambda o, r: list(passed(o, r))[1:])
+    passed = run_module.recorded
+    monkeypatch.setattr(run_module, "recorded", lambda o, r: list(passed(o, r))[1:])
     with pytest.raises(RuntimeError, match="2 inputs, but"):
         run(tmp_path / "in", tmp_path / "out")

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from deid.audit.seal import AUDIT_FILES
+from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.preview import CHANGED
-from deid.batch.run import RunSettings, Workshop, build_workshop, deidentify_path
+from deid.batch.run import deidentify_path
+from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.gate import choose
 from deid.gate.choose import Chooser, build_chooser, keep_limit
@@ -33,12 +35,12 @@ def pixels_of(path: Path) -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def mask(world: World) -> Workshop:
-    return build_workshop(RunSettings(method="mask"), world, None)
+def mask(world: World) -> Pipeline:
+    return build_pipeline(RunSettings(method="mask"), world, None)
 
 
 @pytest.fixture(scope="module")
-def faces(mask: Workshop) -> list[Face]:
+def faces(mask: Pipeline) -> list[Face]:
     """The two faces of the pair, left one first."""
     found = find_faces(pixels_of(PAIR), mask.tools, "mask")
     assert len(found) == 2
@@ -64,9 +66,9 @@ def test_the_person_of_the_reference_is_kept_or_alone_changed(
     world: World, faces: list[Face], portrait: Path, tmp_path: Path, choice: str
 ) -> None:
     settings = replace(RunSettings(method="mask"), **{choice: str(portrait.parent)})
-    workshop = build_workshop(settings, world, None)
-    summary = deidentify_path(PAIR, tmp_path, workshop)
-    assert dict(summary.rungs) == {"kept": 1, "mask": 1}
+    pipeline = build_pipeline(settings, world, None)
+    summary = deidentify_path(PAIR, tmp_path, pipeline)
+    assert dict(summary.methods) == {"kept": 1, "mask": 1}
     before, after = pixels_of(PAIR), pixels_of(tmp_path / PAIR.name)
     kept, changed = faces if choice == "keep" else faces[::-1]
     assert np.array_equal(inside(after, kept), inside(before, kept))
@@ -75,7 +77,7 @@ def test_the_person_of_the_reference_is_kept_or_alone_changed(
     assert sorted(face["verdict"] for face in record["faces"]) == ["kept", "masked"]
 
 
-def test_who_is_chosen_counts_as_a_setting(mask: Workshop, portrait: Path, tmp_path: Path) -> None:
+def test_who_is_chosen_counts_as_a_setting(mask: Pipeline, portrait: Path, tmp_path: Path) -> None:
     def fingerprint(**choice: str) -> str:
         settings = RunSettings(method="mask", **choice)  # type: ignore[arg-type]
         return replace(mask, settings=settings).fingerprint
@@ -147,7 +149,7 @@ def test_doubt_never_spares_a_face(
 
 
 def test_references_that_do_not_tell_one_person_are_refused(
-    tmp_path: Path, mask: Workshop, portrait: Path
+    tmp_path: Path, mask: Pipeline, portrait: Path
 ) -> None:
     def find(picture: Pixels) -> list[Face]:
         return find_faces(picture, mask.tools, "mask")
@@ -215,8 +217,8 @@ def test_a_person_of_a_photograph_is_chosen_by_another_copy_of_it(
     monkeypatch.setattr(choose, "LEAST_JUDGES", 1)
     picture = crowd(assets, tmp_path / "crowd.png")
     chosen = str(reference(assets, PEOPLE[1], tmp_path / "person.jpg"))
-    workshop = build_workshop(real_tools(assets, **{choice: chosen}), world, None)
-    summary = deidentify_path(picture, tmp_path / "out", workshop)
+    pipeline = build_pipeline(real_tools(assets, **{choice: chosen}), world, None)
+    summary = deidentify_path(picture, tmp_path / "out", pipeline)
     assert dict(summary.counts) == {"written": 1}
     record = json.loads((tmp_path / "out/manifest.jsonl").read_text())
     people = sorted(record["faces"], key=lambda face: face["box"][0])
@@ -234,8 +236,8 @@ def test_strangers_in_photographs_are_not_kept(
 ) -> None:
     """Each of 24 people is the reference for one crowd of all of them: nobody else stays."""
     monkeypatch.setattr(choose, "LEAST_JUDGES", 1)
-    workshop = build_workshop(real_tools(assets), world, None)
-    tools = workshop.tools
+    pipeline = build_pipeline(real_tools(assets), world, None)
+    tools = pipeline.tools
 
     def find(picture: Pixels) -> list[Face]:
         return find_faces(picture, tools, "blur")
@@ -258,8 +260,8 @@ def test_a_dry_run_draws_boxes_and_leaves_nothing_like_an_output(
     world: World, faces: list[Face], portrait: Path, tmp_path: Path
 ) -> None:
     settings = RunSettings(method="mask", keep=str(portrait), dry_run=True)
-    workshop = build_workshop(settings, world, None)
-    summary = deidentify_path(PAIR.parent, tmp_path, workshop)
+    pipeline = build_pipeline(settings, world, None)
+    summary = deidentify_path(PAIR.parent, tmp_path, pipeline)
     assert set(summary.counts) == {"previewed"}
     assert "shows original faces" in summary.text()
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
@@ -270,10 +272,10 @@ def test_a_dry_run_draws_boxes_and_leaves_nothing_like_an_output(
     lines = [json.loads(line) for line in (tmp_path / "previews.jsonl").read_text().splitlines()]
     assert all("original faces" in line["reason"] for line in lines)
     assert all(face["verdict"] in ("previewed", "kept") for line in lines for face in line["faces"])
-    assert set(deidentify_path(PAIR.parent, tmp_path, workshop).counts) == {"done"}
+    assert set(deidentify_path(PAIR.parent, tmp_path, pipeline).counts) == {"done"}
     # What counts as an output is made as if there had been no preview.
     whole = replace(settings, dry_run=False)
-    summary = deidentify_path(PAIR, tmp_path, build_workshop(whole, world, None))
+    summary = deidentify_path(PAIR, tmp_path, build_pipeline(whole, world, None))
     assert dict(summary.counts) == {"written": 1}
     assert (tmp_path / "pair.png").exists()
     assert all((tmp_path / name).exists() for name in AUDIT_FILES)

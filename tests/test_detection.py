@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detection import match, native_scene
-from deid.batch.run import RunSettings, build_workshop
+from deid.batch.pipeline import build_pipeline
+from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.faces.detection import Detector, build_detector, build_network, weights_of
 from deid.faces.detection import views as views_module
@@ -471,8 +472,8 @@ def test_the_detector_and_its_mode_are_part_of_the_settings_on_record(assets: Pa
         RunSettings(method="mask", detectors=specs, detect_size=640),
         RunSettings(method="mask"),
     ]
-    built = [build_workshop(settings, toy_world(), None) for settings in asked]
-    assert len({workshop.fingerprint for workshop in built}) == len(asked)
+    built = [build_pipeline(settings, toy_world(), None) for settings in asked]
+    assert len({pipeline.fingerprint for pipeline in built}) == len(asked)
     name = "scrfd:det_500m@0.25/0.4 + mtcnn@0.7/0.9, multi-scale"
     assert built[0].tools.detector.name == name
 

@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 
 from deid.anonymize import ModelPaths
-from deid.batch.project import Bundle, open_workshop
-from deid.batch.run import RunSettings, build_workshop, deidentify_path
+from deid.batch.pipeline import build_pipeline
+from deid.batch.project import Bundle, open_pipeline
+from deid.batch.run import deidentify_path
+from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.evaluate.run import evaluate
 from deid.latents.sample import sample_from
@@ -189,8 +191,8 @@ def test_photographs_go_through_the_same_run(
         photograph.resize((320, 320)).save(source / "one.png")
     judge = assets / "weights/foamliu_mobilefacenet.onnx"
     settings = RunSettings(method=method, recognizers=(f"foamliu={judge}",), anonymize=FEW)
-    workshop = build_workshop(settings, lab.world, lab.models)
-    summary = deidentify_path(source, tmp_path / "out", workshop)
+    pipeline = build_pipeline(settings, lab.world, lab.models)
+    summary = deidentify_path(source, tmp_path / "out", pipeline)
     assert summary.counts == {"written": 1}
     before, after = (
         np.asarray(Image.open(p / "one.png").convert("RGB"), int)
@@ -246,7 +248,7 @@ def test_a_run_of_the_commercial_variant_refuses_such_files_too(
     bundle = Bundle(tmp_path, tmp_path, WorldParams(name="ffhq", commercial=True), FEW)
     asked = RunSettings(method="mask", detectors=(spec.format(assets / "weights"),))
     with pytest.raises(DeidError, match=named):
-        open_workshop(bundle, asked)
+        open_pipeline(bundle, asked)
 
 
 def test_a_missing_file_is_named_with_a_remedy(tmp_path: Path) -> None:

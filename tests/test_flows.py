@@ -18,22 +18,18 @@ import yaml
 
 import deid.worlds
 from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL
-from deid.batch.batch import Places, alone, close, plan, recorded
 from deid.batch.manifest import Records, open_journal
-from deid.batch.run import RunSettings, Workshop, build_workshop
-from deid.batch.workers import Inline
+from deid.batch.pipeline import Pipeline, build_pipeline
+from deid.batch.plan import Locations, list_inputs, make_plan
+from deid.batch.run import exclusive, finalize, recorded
+from deid.batch.settings import RunSettings
+from deid.batch.workers import InProcess
 from deid.errors import DeidError
 from deid.params import RegisterParams
 from deid.registry import registry
-from deid.storage.local import (
-    PRIVATE,
-    LocalStorage,
-    Storage,
-    StorageFailure,
-    is_safe,
-    open_storage,
-    overlap,
-)
+from deid.storage.local import LocalStorage
+from deid.storage.locations import inside, open_storage
+from deid.storage.protocol import PRIVATE, Storage, StorageFailure, is_safe
 from deid.storage.s3 import S3Storage
 from tests.servers import answers, free_port, s3, service, wait_until
 from tests.test_serve import picture
@@ -45,12 +41,12 @@ __all__ = ["s3"]  # a fixture
 PREFECT = [sys.executable, "-m", "prefect"]
 OVER = ("COMPLETED", "FAILED", "CRASHED")
 
-Locations = Callable[[str], str]
+Address = Callable[[str], str]
 """Name of a place → its location, fresh for each test."""
 
 
 @pytest.fixture(params=["folder", "s3"])
-def places(request: pytest.FixtureRequest, tmp_path: Path) -> Locations:
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
     if request.param == "folder":
         return lambda name: str(tmp_path / name)
     served: Path = request.getfixturevalue("s3")
@@ -60,11 +56,11 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Locations:
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
-    return build_workshop(RunSettings(method="mask"), toy_world(), None)
+def pipeline() -> Pipeline:
+    return build_pipeline(RunSettings(method="mask"), toy_world(), None)
 
 
-def test_what_is_written_is_listed_and_read_until_deleted(places: Locations) -> None:
+def test_what_is_written_is_listed_and_read_until_deleted(places: Address) -> None:
     storage = open_storage(places("a"))
     assert storage.list() == {}
     written = {name: storage.write(name, name.encode()) for name in ("z.png", "b/ä ö.png", "b/c")}
@@ -100,19 +96,21 @@ def test_a_bucket_that_is_missing_or_forbidden_is_a_clear_error(
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "expected"),
+    ("inner", "outer", "expected"),
     [
-        ("in", "out", False),
-        ("in", "in/out", True),
-        ("s3://b/in", "s3://b/in", True),
-        ("s3://b/in", "s3://b/in2", False),
-        ("s3://b", "s3://b/out", True),
-        ("s3://b/in", "in", False),
+        ("in", "out", None),
+        ("in/out", "in", "out"),
+        ("in", "in/out", None),
+        ("s3://b/in", "s3://b/in", ""),
+        ("s3://b/in2", "s3://b/in", None),
+        ("s3://b/out", "s3://b", "out"),
+        ("s3://b/in", "in", None),
     ],
 )
-def test_a_destination_inside_the_originals_is_seen(a: str, b: str, expected: bool) -> None:
-    assert overlap(a, b) is expected
-    assert overlap(b, a) is expected
+def test_a_destination_inside_the_originals_is_seen(
+    inner: str, outer: str, expected: str | None
+) -> None:
+    assert inside(inner, outer) == expected
 
 
 def lines_of(storage: Storage) -> dict[str, dict[str, Any]]:
@@ -128,29 +126,29 @@ def contents(storage: Storage) -> dict[str, bytes]:
     return {name: storage.read(name) for name in names}
 
 
-def run_batch(source: Storage, destination: Storage, shop: Workshop, size: int = 2) -> int:
+def run_batch(source: Storage, destination: Storage, shop: Pipeline, size: int = 2) -> int:
     """A whole batch in shards, without Prefect; returns how many inputs were not done before."""
-    places = Places(source, destination, destination)
-    with alone(places), Inline(shop, places) as crew:
+    places = Locations(source, destination, destination)
+    with exclusive(places), InProcess(shop, places) as executor:
         records = Records(destination)
-        planned = plan(places, records, crew.about)
+        planned = make_plan(places, list_inputs(places), records, executor.info)
         ended = len(list(recorded(iter(planned.refusals), records)))
         tasks = list(planned.tasks(records))
         for start in range(0, len(tasks), size):
-            shard = crew.work(iter(tasks[start : start + size]))
+            shard = executor.work(iter(tasks[start : start + size]))
             ended += len(list(recorded(shard, open_journal(destination))))
-        close(places, Records(destination))
+        finalize(places, Records(destination))
     assert ended + planned.known == planned.inputs
     return ended
 
 
-def test_every_input_ends_in_exactly_one_state(places: Locations, workshop: Workshop) -> None:
+def test_every_input_ends_in_exactly_one_state(places: Address, pipeline: Pipeline) -> None:
     source, destination = open_storage(places("in")), open_storage(places("out"))
     originals = {"a.png": picture(1), "b/a.png": picture(2), "b/c.png": picture(3)}
     others = {"broken.jpg": b"junk", "notes.txt": b"text"}
     for name, data in (originals | others).items():
         source.write(name, data)
-    assert run_batch(source, destination, workshop) == 5
+    assert run_batch(source, destination, pipeline) == 5
     lines = lines_of(destination)
     states = {name: line["status"] for name, line in lines.items()}
     assert states == dict.fromkeys(originals, "written") | {
@@ -162,70 +160,70 @@ def test_every_input_ends_in_exactly_one_state(places: Locations, workshop: Work
     assert {name: source.read(name) for name in source.list()} == originals | others
 
 
-def test_shard_size_changes_no_byte(places: Locations, workshop: Workshop) -> None:
+def test_shard_size_changes_no_byte(places: Address, pipeline: Pipeline) -> None:
     source = open_storage(places("in"))
     for n in range(5):
         source.write(f"{n}.png", picture(n))
     one, other = open_storage(places("one")), open_storage(places("other"))
-    run_batch(source, one, workshop, size=5)
-    run_batch(source, other, workshop, size=2)
+    run_batch(source, one, pipeline, size=5)
+    run_batch(source, other, pipeline, size=2)
     assert contents(one) == contents(other)
 
 
-def test_a_second_batch_does_only_what_changed(places: Locations, workshop: Workshop) -> None:
+def test_a_second_batch_does_only_what_changed(places: Address, pipeline: Pipeline) -> None:
     source, destination = open_storage(places("in")), open_storage(places("out"))
     for n in range(3):
         source.write(f"{n}.png", picture(n))
-    run_batch(source, destination, workshop)
+    run_batch(source, destination, pipeline)
     listed, before = destination.list(), contents(destination)
-    assert run_batch(source, destination, workshop) == 0
+    assert run_batch(source, destination, pipeline) == 0
     assert contents(destination) == before
     assert all(destination.list()[name] == listed[name] for name in before if ".png" in name)
     source.write("1.png", picture(9))
     source.write("3.png", picture(3))
     destination.delete("2.png")
-    assert run_batch(source, destination, workshop) == 3
+    assert run_batch(source, destination, pipeline) == 3
     after = contents(destination)
     assert destination.list()["0.png"] == listed["0.png"]
     assert after["1.png"] != before["1.png"]
     assert after["2.png"] == before["2.png"]
 
 
-def test_a_batch_killed_between_shards_goes_on(places: Locations, workshop: Workshop) -> None:
+def test_a_batch_killed_between_shards_resumes(places: Address, pipeline: Pipeline) -> None:
     source, destination = open_storage(places("in")), open_storage(places("out"))
     for n in range(4):
         source.write(f"{n}.png", picture(n))
-    where = Places(source, destination, destination)
-    with Inline(workshop, where) as crew:
+    where = Locations(source, destination, destination)
+    with InProcess(pipeline, where) as executor:
         records = Records(destination)
-        tasks = list(plan(where, records, crew.about).tasks(records))
-        list(recorded(crew.work(iter(tasks[:2])), open_journal(destination)))
+        tasks = list(make_plan(where, list_inputs(where), records, executor.info).tasks(records))
+        list(recorded(executor.work(iter(tasks[:2])), open_journal(destination)))
         # As if killed after the outputs of the second shard, before its record.
-        list(crew.work(iter(tasks[2:])))
+        list(executor.work(iter(tasks[2:])))
     assert "manifest.jsonl" not in destination.list()
-    assert run_batch(source, destination, workshop) == 2
+    assert run_batch(source, destination, pipeline) == 2
     whole = open_storage(places("whole"))
-    run_batch(source, whole, workshop)
+    run_batch(source, whole, pipeline)
     assert contents(destination) == contents(whole)
 
 
-def test_an_output_does_not_outlive_its_original(places: Locations, workshop: Workshop) -> None:
+def test_an_output_does_not_outlive_its_original(places: Address, pipeline: Pipeline) -> None:
     source, destination = open_storage(places("in")), open_storage(places("out"))
     source.write("a.png", picture(1))
-    run_batch(source, destination, workshop)
+    run_batch(source, destination, pipeline)
     source.write("a.png", b"junk")
-    run_batch(source, destination, workshop)
+    run_batch(source, destination, pipeline)
     assert lines_of(destination)["a.png"]["status"] == "quarantined"
     assert set(contents(destination)) == set(AUDIT_FILES) - {LEDGER, SEAL}
 
 
 def test_another_file_at_the_destination_is_not_overwritten(
-    places: Locations, workshop: Workshop
+    places: Address, pipeline: Pipeline
 ) -> None:
     source, destination = open_storage(places("in")), open_storage(places("out"))
     source.write("a.png", picture(1))
     destination.write("a.png", b"somebody's")
-    run_batch(source, destination, workshop)
+    run_batch(source, destination, pipeline)
     assert destination.read("a.png") == b"somebody's"
     assert "another file" in lines_of(destination)["a.png"]["reason"]
 
@@ -296,9 +294,9 @@ def test_a_shard_that_fails_leaves_the_others_alone(
     broken.clear()
     assert run_flow("in", "s3://flow/out") == {"written": 1, "done": 3}
     assert set(lines_of(destination)) == {f"{n}.png" for n in range(4)}
-    with pytest.raises(DeidError, match="overlaps the originals"):
-        run_flow("in", "in/out")
-    with pytest.raises(DeidError, match="elsewhere: no such folder"):
+    with pytest.raises(DeidError, match="holds the originals"):
+        run_flow("in/deeper", "in")
+    with pytest.raises(DeidError, match="elsewhere: no such file or folder"):
         run_flow("elsewhere", "s3://flow/out")
 
 

@@ -8,7 +8,8 @@ from random import Random
 import pytest
 
 from benchmarks.fuzz import MUTATIONS, bombs, fuzz_batch, mutants, whole_files
-from deid.batch.run import RunSettings, build_workshop
+from deid.batch.pipeline import build_pipeline
+from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.imaging.codec import MAX_PIXELS, decode, encode
 from deid.worlds.world import World
@@ -66,10 +67,10 @@ def test_the_files_are_the_same_for_the_same_seed() -> None:
 
 
 def test_a_batch_of_mangled_files_keeps_every_promise(world: World, tmp_path: Path) -> None:
-    workshop = build_workshop(
+    pipeline = build_pipeline(
         RunSettings(method="mask", allow_no_face=True, rendered=True), world, None
     )
-    outcome = fuzz_batch(tmp_path / "fuzz", 100, seed=2, workshop=workshop)
+    outcome = fuzz_batch(tmp_path / "fuzz", 100, seed=2, pipeline=pipeline)
     assert outcome.broken == [], outcome.text()
     assert outcome.counts["written"] > 15
     assert outcome.counts["quarantined"] > 15

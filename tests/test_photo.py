@@ -19,8 +19,11 @@ from torch import Tensor
 from benchmarks.example_sheet import GAP, LABEL, example_sheet
 from deid.anonymize.pixelate import Pixelate
 from deid.audit.seal import AUDIT_FILES
-from deid.batch import run as run_module
-from deid.batch.run import RunSettings, Summary, Workshop, build_workshop, deidentify_path
+from deid.batch import pipeline as pipeline_module
+from deid.batch.pipeline import Pipeline, build_pipeline
+from deid.batch.run import deidentify_path
+from deid.batch.settings import RunSettings
+from deid.batch.summary import Summary
 from deid.errors import DeidError
 from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.faces.detection import build_detector
@@ -124,9 +127,9 @@ def tools(**changes: object) -> Tools:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def workshop(allow_no_face: bool = False, seed: int = 0, **changes: object) -> Workshop:
+def pipeline(allow_no_face: bool = False, seed: int = 0, **changes: object) -> Pipeline:
     settings = RunSettings(method="swap", allow_no_face=allow_no_face, seed=seed)
-    return Workshop(settings, tools(**changes), model="none")
+    return Pipeline(settings, tools(**changes), model="none")
 
 
 def noise(seed: int, height: int = 100, width: int = 120) -> Pixels:
@@ -439,7 +442,7 @@ def test_a_mask_is_not_softened_by_a_neighbor() -> None:
 
 
 def run(source: Path, out: Path, **changes: object) -> Summary:
-    return deidentify_path(source, out, workshop(**changes))  # type: ignore[arg-type]
+    return deidentify_path(source, out, pipeline(**changes))  # type: ignore[arg-type]
 
 
 def test_a_folder_keeps_its_tree_and_every_input_ends_once(tmp_path: Path) -> None:
@@ -581,7 +584,7 @@ def test_a_picture_whose_step_fails_is_not_written(
     if step == "detector":
         summary = run(tmp_path / "in", tmp_path / "out", detector=Failing())
     else:
-        monkeypatch.setattr(run_module, step, raises)
+        monkeypatch.setattr(pipeline_module, step, raises)
         summary = run(tmp_path / "in", tmp_path / "out")
     assert dict(summary.counts) == {"quarantined": 1}
     assert "injected" in str(records(tmp_path / "out")["a.png"]["reason"])
@@ -619,11 +622,11 @@ def test_bad_paths_and_full_disks_are_one_line(
 # ---- tools
 
 
-def test_a_workshop_of_the_world_masks_a_face(tmp_path: Path) -> None:
-    built = build_workshop(RunSettings(method="mask"), toy_world(), None)
+def test_a_pipeline_of_the_world_masks_a_face(tmp_path: Path) -> None:
+    built = build_pipeline(RunSettings(method="mask"), toy_world(), None)
     save(tmp_path / "in/a.png", noise(1))
     summary = deidentify_path(tmp_path / "in", tmp_path / "out", built)
-    assert dict(summary.rungs) == {"mask": 1}
+    assert dict(summary.methods) == {"mask": 1}
     with Image.open(tmp_path / "out/a.png") as image:
         assert (np.asarray(image)[40:80, 40:80] == OPAQUE_GRAY).all()
 
@@ -643,7 +646,7 @@ def test_wrong_names_are_refused_before_any_picture(tmp_path: Path) -> None:
     ]
     for settings, name in wrong:
         with pytest.raises(DeidError, match=name):
-            build_workshop(settings, world, None)
+            build_pipeline(settings, world, None)
 
 
 @pytest.mark.parametrize(
@@ -665,7 +668,7 @@ def test_networks_that_know_rendered_people_only_pass_no_photograph(
     changed[0, 0] ^= 1  # by any other picture than the samples
     save(tmp_path / "in/faces.png", changed)
     save(tmp_path / "in/empty.jpg", np.full((90, 120, 3), 90, np.uint8))
-    summary = deidentify_path(tmp_path / "in", tmp_path / "out", build_workshop(asked, world, None))
+    summary = deidentify_path(tmp_path / "in", tmp_path / "out", build_pipeline(asked, world, None))
     assert dict(summary.counts) == {"quarantined": 2}
     assert summary.failed
     for line in summary.problems:
@@ -680,7 +683,7 @@ def test_judges_that_know_rendered_people_only_pass_no_photograph(
     picture, _ = photograph(assets, [200])
     save(tmp_path / "in/a.png", picture)
     asked = RunSettings(method="blur", detectors=(f"scrfd={assets / 'weights/det_500m.onnx'}",))
-    summary = deidentify_path(tmp_path / "in", tmp_path / "out", build_workshop(asked, world, None))
+    summary = deidentify_path(tmp_path / "in", tmp_path / "out", build_pipeline(asked, world, None))
     assert dict(summary.counts) == {"quarantined": 1}
     assert "give --recognizer foamliu" in summary.problems[0]
 
@@ -695,7 +698,7 @@ def test_samples_and_what_is_called_rendered_go_to_the_embedded_networks(
         picture = decode(sample.read_bytes(), "sample").pixels.copy()
         picture[0, 0] ^= name == "called"
         save(tmp_path / name / "a.png", picture)
-        shop = build_workshop(asked, world, None)
+        shop = build_pipeline(asked, world, None)
         summary = deidentify_path(tmp_path / name, tmp_path / "out" / name, shop)
         assert dict(summary.counts) == {"written": 1}
 
@@ -759,7 +762,7 @@ def test_photographs_are_judged_by_a_recognizer_of_real_faces(
     )
     picture, places = photograph(assets, [200, 90])
     save(tmp_path / "in/a.png", picture)
-    built = build_workshop(settings, toy_world(), None)
+    built = build_pipeline(settings, toy_world(), None)
     summary = deidentify_path(tmp_path / "in", tmp_path / "out", built)
     assert not summary.failed
     faces = records(tmp_path / "out")["a.png"]["faces"]

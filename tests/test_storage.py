@@ -7,20 +7,18 @@ import boto3
 import pytest
 
 from deid.audit.seal import LEDGER, SEAL
-from deid.batch import batch as batch_module
-from deid.batch.batch import Summary, locate, run_batch
-from deid.batch.run import RunSettings, Workshop, build_workshop
-from deid.batch.workers import Inline
+from deid.batch import run as run_module
+from deid.batch.pipeline import Pipeline, build_pipeline
+from deid.batch.plan import locate
+from deid.batch.run import run_batch
+from deid.batch.settings import RunSettings
+from deid.batch.summary import Summary
+from deid.batch.workers import InProcess
 from deid.errors import DeidError
 from deid.storage import s3 as s3_module
-from deid.storage.local import (
-    PRIVATE,
-    LocalStorage,
-    Storage,
-    StorageFailure,
-    Unreachable,
-    open_storage,
-)
+from deid.storage.local import LocalStorage
+from deid.storage.locations import open_storage
+from deid.storage.protocol import PRIVATE, Storage, StorageFailure, Unreachable
 from deid.storage.s3 import S3Storage
 from tests.servers import Faults, Request, faults, s3
 from tests.test_serve import picture
@@ -35,6 +33,7 @@ NAMES = [f"{n % 3}/{n}.png" for n in range(8)]
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_module, "PAUSE", 0.01)
     monkeypatch.setattr(s3_module, "READ_TIMEOUT", 2.0)
+    monkeypatch.setattr(s3_module, "LEASE_SECONDS", 0.0)  # a run that failed keeps nobody out
 
 
 @pytest.fixture
@@ -45,8 +44,8 @@ def bucket(s3: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
-    return build_workshop(RunSettings(method="mask"), toy_world(), None)
+def pipeline() -> Pipeline:
+    return build_pipeline(RunSettings(method="mask"), toy_world(), None)
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "reset", "stall", "half", "damaged"])
@@ -156,13 +155,13 @@ def contents(storage: Storage) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def undisturbed(tmp_path: Path, workshop: Workshop) -> dict[str, bytes]:
+def undisturbed(tmp_path: Path, pipeline: Pipeline) -> dict[str, bytes]:
     """What the batch below leaves when nothing fails."""
     source = LocalStorage(tmp_path / "in")
     for n, name in enumerate(NAMES):
         source.write(name, picture(n))
     places = locate(str(tmp_path / "in"), str(tmp_path / "whole"))
-    run_batch(places, lambda p: Inline(workshop, p))
+    run_batch(places, lambda p: InProcess(pipeline, p))
     return contents(LocalStorage(tmp_path / "whole"))
 
 
@@ -174,16 +173,16 @@ def inputs(bucket: str, undisturbed: dict[str, bytes]) -> Storage:
     return storage
 
 
-def run(bucket: str, workshop: Workshop) -> Summary:
+def run(bucket: str, pipeline: Pipeline) -> Summary:
     places = locate(f"s3://{bucket}/in", f"s3://{bucket}/out")
-    return run_batch(places, lambda p: Inline(workshop, p))
+    return run_batch(places, lambda p: InProcess(pipeline, p))
 
 
 def test_a_batch_through_a_failing_network_is_the_same(
     bucket: str,
     inputs: Storage,
     faults: Faults,
-    workshop: Workshop,
+    pipeline: Pipeline,
     undisturbed: dict[str, bytes],
 ) -> None:
     chance, kinds = random.Random(3), ["500", "503", "reset", "half", "unsaid"]
@@ -192,25 +191,25 @@ def test_a_batch_through_a_failing_network_is_the_same(
         return chance.choice(kinds) if chance.random() < 0.15 else ""
 
     faults.choose = choose
-    summary = run(bucket, workshop)
+    summary = run(bucket, pipeline)
     faults.choose = lambda _: ""
     assert summary.counts == {"written": len(NAMES)}
     assert contents(S3Storage(bucket, "out")) == undisturbed
 
 
-def test_an_object_that_cannot_be_read_is_withheld_and_done_next_time(
+def test_an_object_that_cannot_be_read_is_not_written_and_done_next_time(
     bucket: str,
     inputs: Storage,
     faults: Faults,
-    workshop: Workshop,
+    pipeline: Pipeline,
     undisturbed: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(s3_module, "ATTEMPTS", 2)
     faults.always("500", method="GET", path="in/1/4.png")
-    assert run(bucket, workshop).counts == {"written": len(NAMES) - 1, "quarantined": 1}
+    assert run(bucket, pipeline).counts == {"written": len(NAMES) - 1, "quarantined": 1}
     faults.always("")
-    assert run(bucket, workshop).counts == {"done": len(NAMES) - 1, "written": 1}
+    assert run(bucket, pipeline).counts == {"done": len(NAMES) - 1, "written": 1}
     assert contents(S3Storage(bucket, "out")) == undisturbed
 
 
@@ -222,7 +221,7 @@ def test_a_batch_whose_storage_ends_midway_says_so_and_goes_on_later(
     bucket: str,
     inputs: Storage,
     faults: Faults,
-    workshop: Workshop,
+    pipeline: Pipeline,
     undisturbed: dict[str, bytes],
     kind: str,
     method: str,
@@ -230,7 +229,7 @@ def test_a_batch_whose_storage_ends_midway_says_so_and_goes_on_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(s3_module, "ATTEMPTS", 2)
-    monkeypatch.setattr(batch_module, "PATIENCE", 2)
+    monkeypatch.setattr(run_module, "MOST_UNREACHABLE", 2)
     outputs = iter(range(100))
 
     def choose(request: Request) -> str:
@@ -241,14 +240,14 @@ def test_a_batch_whose_storage_ends_midway_says_so_and_goes_on_later(
 
     faults.choose = choose
     with pytest.raises(DeidError, match=said) as raised:
-        run(bucket, workshop)
+        run(bucket, pipeline)
     assert len(str(raised.value).splitlines()) == 1
     assert "test-secret" not in str(raised.value)
     faults.always("")
     left = contents(S3Storage(bucket, "out"))
     assert 2 <= len(left) < len(NAMES)
     assert all(data == undisturbed[name] for name, data in left.items())
-    summary = run(bucket, workshop)
+    summary = run(bucket, pipeline)
     assert summary.counts.total() == len(NAMES)
     assert not summary.failed
     assert contents(S3Storage(bucket, "out")) == undisturbed

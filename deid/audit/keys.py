@@ -13,6 +13,7 @@ from deid.errors import DeidError
 VARIABLE = "DEID_AUDIT_KEY"
 FILE_VARIABLE = "DEID_AUDIT_KEY_FILE"
 LEAST_BYTES = 32  # of a secret: shorter ones can be guessed
+MOST_BYTES = 2**16  # of a key file: a longer one is read no further
 
 
 class AuditKey(Protocol):
@@ -96,12 +97,21 @@ def key_from_environment(environment: Mapping[str, str] = os.environ) -> AuditKe
         raise DeidError(f"{VARIABLE} and {FILE_VARIABLE} are both set; unset one")
     if file:
         try:
-            return parse_key(Path(file).read_bytes(), FILE_VARIABLE)
+            with Path(file).open("rb") as opened:
+                return parse_key(opened.read(MOST_BYTES), FILE_VARIABLE)
         except OSError as error:
             raise DeidError(
                 f"{FILE_VARIABLE}: {file} is not readable ({error.strerror}); correct the path"
             ) from None
-    return parse_key(text.encode(), VARIABLE) if text else None
+    return parse_key(os.fsencode(text), VARIABLE) if text else None
+
+
+def signing_key(environment: Mapping[str, str] = os.environ) -> AuditKey | None:
+    """The same, if it can sign; `DeidError` for one that cannot."""
+    key = key_from_environment(environment)
+    if key is not None:
+        key.sign(b"")
+    return key
 
 
 def parse_key(data: bytes, where: str) -> AuditKey:

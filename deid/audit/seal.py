@@ -3,12 +3,12 @@
 `seal` gives the files that lie beside the outputs:
 
 - `manifest.jsonl`: one record an input, sorted by its name, with its faces.
-- `ledger.jsonl`: one line a record, in the same order: its time, its hash, and a chain over both.
+- `ledger.jsonl`: one line a record, in the same order: its time and its hash.
 - `summary.json`, `summary.html`: what a person reads.
 - `seal.json`: the hashes of the four, and a signature over them.
 
 Times lie in the ledger and nowhere else. So outputs, manifest and summaries of a batch that was
-killed and went on are, byte for byte, those of one that was not; ledger and seal, which say when,
+killed and resumed are, byte for byte, those of one that was not; ledger and seal, which say when,
 are not, and cannot be.
 """
 
@@ -17,6 +17,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from deid.audit.keys import AuditKey
@@ -29,7 +30,6 @@ Read = Callable[[str], bytes]
 MANIFEST, LEDGER, SEAL = "manifest.jsonl", "ledger.jsonl", "seal.json"
 AUDIT_FILES = (MANIFEST, LEDGER, SUMMARY, HTML, SEAL)
 TIME = "time"
-NAMES = ("file", "output")  # relative to the batch's root, whatever they look like
 VERSION = 1
 UNSIGNED = "none"
 
@@ -61,7 +61,7 @@ def seal(records: Sequence[Record], read_output: Read, key: AuditKey | None) -> 
 
 
 def with_times(manifest: Iterable[Record], ledger: bytes) -> list[dict[str, Any]]:
-    """Records of a sealed manifest with their times again, for a batch that goes on."""
+    """Records of a sealed manifest with their times again, for a batch that resumes."""
     times: dict[str, str] = {}
     for line in ledger.decode(errors="replace").splitlines():
         entry = _json(line)
@@ -73,16 +73,18 @@ def with_times(manifest: Iterable[Record], ledger: bytes) -> list[dict[str, Any]
 def publishable(record: Record) -> dict[str, Any]:
     """A record without what must not leave: paths from elsewhere, vectors, data."""
     return {
-        str(key): _inside(value) if key in _NAMES else _publishable(value)
+        str(key): recorded_name(value) if key in _NAMES else _publishable(value)
         for key, value in record.items()
     }
 
 
-def _inside(name: Any) -> str:
-    """A name relative to the batch's root, as it is; anything else is somewhere else."""
-    parts = str(name).replace("\\", "/").split("/")
-    outside = str(name).startswith(("/", "\\")) or ".." in parts or ":" in parts[0][1:2]
-    return "(path)" if outside else str(name)
+def recorded_name(name: Any) -> str:
+    """A name relative to the batch's root, as it is; anything else as a hash."""
+    text = str(name)
+    parts = text.replace("\\", "/").split("/")
+    if text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0][1:2]:
+        return f"(path {hashlib.sha256(text.encode(errors='replace')).hexdigest()[:12]})"
+    return text
 
 
 def _publishable(value: Any) -> Any:
@@ -104,22 +106,12 @@ def _line(record: Record) -> bytes:
 
 
 def _ledger(records: Sequence[Record], lines: Sequence[bytes], times: Sequence[str]) -> list[bytes]:
-    chain, entries = "", []
-    for number, (record, line, time) in enumerate(zip(records, lines, times, strict=True), 1):
-        entry = {
-            "number": number,
-            "file": record["file"],
-            TIME: time,
-            "record_sha256": hashlib.sha256(line).hexdigest(),
-        }
-        chain = _chained(chain, entry)
-        entries.append(_line({**entry, "chain": chain}))
-    return entries
-
-
-def _chained(before: str, entry: Record) -> str:
-    content = json.dumps([before, *(entry.get(k) for k in ("number", "file", TIME))])
-    return hashlib.sha256(f"{content}{entry.get('record_sha256')}".encode()).hexdigest()
+    return [
+        _line(
+            {"file": record["file"], TIME: time, "record_sha256": hashlib.sha256(line).hexdigest()}
+        )
+        for record, line, time in zip(records, lines, times, strict=True)
+    ]
 
 
 def _signed(files: Mapping[str, bytes], count: int, key: AuditKey | None) -> bytes:
@@ -204,23 +196,17 @@ def _file_problems(body: Mapping[str, Any], audit: Mapping[str, bytes]) -> list[
 def _record_problems(manifest: bytes, ledger: bytes) -> tuple[list[dict[str, Any]], list[str]]:
     """The records, and which of them are not those of the ledger."""
     lines, entries = manifest.splitlines(keepends=True), ledger.splitlines(keepends=True)
-    records, problems, chain = [], [], ""
-    for number in range(max(len(lines), len(entries))):
-        record = _json(lines[number].decode()) if number < len(lines) else None
-        entry = _json(entries[number].decode()) if number < len(entries) else None
-        name = f"record {number + 1}"
+    records, problems = [], []
+    for number, (line, text) in enumerate(zip_longest(lines, entries, fillvalue=b""), 1):
+        record, entry = _json(line.decode()), _json(text.decode())
+        name = f"record {number}"
         if isinstance(record, dict):
             records.append(record)
             name += f" ({record.get('file')})"
         if not isinstance(record, dict) or not isinstance(entry, dict):
             problems.append(f"{name}: missing, added or not readable")
-            continue
-        if hashlib.sha256(lines[number]).hexdigest() != entry.get("record_sha256"):
+        elif hashlib.sha256(line).hexdigest() != entry.get("record_sha256"):
             problems.append(f"{name}: not the one in the ledger: changed, moved or replaced")
-        chain = _chained(chain, entry)
-        if entry.get("number") != number + 1 or entry.get("chain") != chain:
-            problems.append(f"{name}: its line in the ledger was changed, moved or replaced")
-            chain = str(entry.get("chain"))  # so that only the first change is reported
     return records, problems
 
 

@@ -1,4 +1,4 @@
-"""The record of a batch: one JSON line a file, and what makes a killed batch go on.
+"""The record of a batch: one JSON line a file, and what lets a killed batch resume.
 
 `manifest.jsonl` has the last line of each input, sorted by name, and does not tell how often the
 batch was interrupted. Until the batch ends, new lines are in a journal in `.deid/`: a local one
@@ -22,7 +22,8 @@ from typing import Any, Protocol
 
 from deid.audit.seal import LEDGER, TIME, with_times
 from deid.gate.picture import FaceRecord
-from deid.storage.local import PRIVATE, LocalStorage, Storage, StorageFailure
+from deid.storage.local import LocalStorage
+from deid.storage.protocol import PRIVATE, Storage, StorageFailure
 
 NAME = "manifest.jsonl"
 PREVIEWS = "previews.jsonl"  # of a dry run, which writes nothing that counts as an output
@@ -90,16 +91,26 @@ class Records:
         for text in self._storage.read(name).decode(errors="replace").splitlines():
             try:
                 line = json.loads(text)
-                assert isinstance(line.get("record", line)["file"], str)
-            except (ValueError, KeyError, AttributeError, TypeError, AssertionError):
+                whole = isinstance(line.get("record", line)["file"], str)
+            except (ValueError, KeyError, AttributeError, TypeError):
                 continue
-            yield line
+            if whole:
+                yield line
 
     def _remember(self, line: Line, versions: Versions, time: str) -> None:
         file, text = line["file"], _text(line)
         if self._texts.get(file) != text:  # else it came to its end when it first said so
             self._texts[file], self._times[file] = text, time
         self._versions[file] = versions
+
+    def names(self) -> set[str]:
+        """Of every input on record."""
+        return set(self._texts)
+
+    def forget(self, file: str) -> None:
+        """Drop the record of an input, from the next manifest on."""
+        for kept in (self._texts, self._versions, self._times):
+            kept.pop(file, None)
 
     def last(self, file: str) -> Line | None:
         """The newest record of an input, or None."""
@@ -131,6 +142,13 @@ class Records:
     def manifest(self) -> bytes:
         """The records as the manifest has them."""
         return "".join(f"{self._texts[file]}\n" for file in sorted(self._texts)).encode()
+
+    def discard(self) -> None:
+        """Remove the manifest and all that belongs to it."""
+        self.flush()
+        parts = self._storage.list(_journal_stem(self.name))
+        for name in (self.name, _known_name(self.name), *parts):
+            self._storage.delete(name)
 
     def settle(self) -> None:
         """Keep the versions and drop the journal, once the manifest is written."""
@@ -219,7 +237,7 @@ class _LocalJournal:
         except OSError as error:
             raise StorageFailure(
                 f"{self._path}: cannot be written ({error.strerror or error}); free space, then "
-                "run the same command to go on"
+                "run the same command to resume"
             ) from None
 
 

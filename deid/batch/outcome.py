@@ -7,14 +7,13 @@ import hashlib
 import logging
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import PurePosixPath
 
+from deid.audit.seal import recorded_name
 from deid.batch.manifest import FileRecord, Line, Versions
+from deid.batch.pipeline import Pipeline
 from deid.errors import DeidError
-from deid.storage.local import Storage, StorageFailure, Unreachable
-
-if TYPE_CHECKING:
-    from deid.batch.run import Workshop
+from deid.storage.protocol import Storage, StorageFailure, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class Task:
             self.last is not None
             and self._has_record(settings)
             and self.last.get("input_sha256") == input_sha256
-            and _sha256(destination, self.output) == self.last.get("output_sha256")
+            and content_sha256(destination, self.output) == self.last.get("output_sha256")
         )
 
     def _has_record(self, settings: str) -> bool:
@@ -65,25 +64,23 @@ class Outcome:
     unreachable: bool = False  # its storage did not give it
 
 
-def bring_to_end(
-    task: Task, workshop: "Workshop", source: Storage, destination: Storage
-) -> Outcome:
+def process_task(task: Task, pipeline: Pipeline, source: Storage, destination: Storage) -> Outcome:
     """De-identify one input and write its output; raises nothing but `StorageFailure`."""
     try:
         data, version = source.fetch(task.name, MAX_BYTES)
     except StorageFailure:
         raise
     except Exception as error:
-        record = FileRecord(task.name, "quarantined", say(error))
+        record = FileRecord(task.name, "quarantined", error_text(error))
         unreachable = isinstance(error, Unreachable)
-        return replace(_withheld(task, record, destination), unreachable=unreachable)
+        return replace(_quarantined(task, record, destination), unreachable=unreachable)
     task = replace(task, version=version)
-    blank = workshop.blank(task.name, hashlib.sha256(data).hexdigest())
+    record = pipeline.blank_record(task.name, hashlib.sha256(data).hexdigest())
     try:
-        if task.is_done(blank.settings, blank.input_sha256, destination):
-            assert task.last is not None
+        if task.last and task.is_done(record.settings, record.input_sha256, destination):
             return Outcome("done", task.last, (version, destination.version(task.output) or ""))
-        encoded, record = workshop.treat(blank, data)
+        suffix = PurePosixPath(task.output).suffix
+        encoded, record = pipeline.process(record, data, suffix)
         sha256 = hashlib.sha256(encoded).hexdigest()
         record = replace(record, output=task.output, output_sha256=sha256)
         return _published(task, record, encoded, destination)
@@ -91,8 +88,8 @@ def bring_to_end(
         raise
     except Exception as error:
         log.debug("%s", task.name, exc_info=True)
-        failed = replace(blank, status="quarantined", reason=say(error))
-        return _withheld(task, failed, destination)
+        record = replace(record, status="quarantined", reason=error_text(error))
+        return _quarantined(task, record, destination)
 
 
 def give_up(task: Task, reason: str, destination: Storage) -> Outcome:
@@ -100,12 +97,12 @@ def give_up(task: Task, reason: str, destination: Storage) -> Outcome:
     record = FileRecord(task.name, "quarantined", reason)
     if destination.version(task.output) not in (None, task.occupied):
         destination.delete(task.output)
-    return _withheld(task, record, destination)
+    return _quarantined(task, record, destination)
 
 
 def refused(name: str, version: str, status: str, reason: str) -> Outcome:
     """The end of an input that is not even read."""
-    return Outcome(status, asdict(FileRecord(name, status, reason)), (version, ""))
+    return Outcome(status, asdict(FileRecord(recorded_name(name), status, reason)), (version, ""))
 
 
 def _published(task: Task, record: FileRecord, encoded: bytes, destination: Storage) -> Outcome:
@@ -118,7 +115,7 @@ def _published(task: Task, record: FileRecord, encoded: bytes, destination: Stor
     return _outcome(task, record, destination.write(task.output, encoded))
 
 
-def _withheld(task: Task, record: FileRecord, destination: Storage) -> Outcome:
+def _quarantined(task: Task, record: FileRecord, destination: Storage) -> Outcome:
     """Quarantine; an output that an earlier run wrote for this input does not stay behind."""
     try:
         ours = (task.last or {}).get("output") == task.output
@@ -127,7 +124,7 @@ def _withheld(task: Task, record: FileRecord, destination: Storage) -> Outcome:
     except StorageFailure:
         raise
     except DeidError as error:
-        record = replace(record, reason=f"{record.reason}; {say(error)}")
+        record = replace(record, reason=f"{record.reason}; {error_text(error)}")
     return _outcome(task, record)
 
 
@@ -141,10 +138,10 @@ def _is_free(task: Task, destination: Storage, sha256: str) -> bool:
     if present is None or (task.versions is not None and present == task.versions[1]):
         return True
     recorded = (task.last or {}).get("output_sha256")
-    return _sha256(destination, task.output) in {recorded, sha256} - {None, ""}
+    return content_sha256(destination, task.output) in {recorded, sha256} - {None, ""}
 
 
-def _sha256(storage: Storage, name: str) -> str | None:
+def content_sha256(storage: Storage, name: str) -> str | None:
     """Of what has this name; None for nothing."""
     if storage.version(name) is None:
         return None
@@ -155,7 +152,7 @@ def _outcome(task: Task, record: FileRecord, output_version: str = "") -> Outcom
     return Outcome(record.status, asdict(record), (task.version, output_version))
 
 
-def say(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """An exception as the reason in a record: one line."""
     if isinstance(error, DeidError):
         text = str(error)

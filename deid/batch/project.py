@@ -1,13 +1,20 @@
 """What an anonymizer is built from: trained stages, world and settings of a project folder."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from deid.anonymize import ModelPaths
+from deid.batch.pipeline import Pipeline, build_pipeline
+from deid.batch.plan import Locations, locate
+from deid.batch.run import run_batch
+from deid.batch.settings import BatchSettings, RunSettings
+from deid.batch.summary import Summary
+from deid.batch.workers import Executor, InProcess, ProcessPool
+from deid.faces.detection import weights_of
 from deid.params import AnonymizeParams, Params, WorldParams, load_params
-
-if TYPE_CHECKING:
-    from deid.batch.run import RunSettings, Workshop
+from deid.weights.catalog import require_commercial_content
+from deid.worlds import load_world
 
 PARAMS = "params.yaml"
 _CHECKOUT, _PACKAGE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]
@@ -52,14 +59,8 @@ def bundle_at(root: Path) -> Bundle:
     return local_bundle(params.model_copy(update={"world": world}), root / "data")
 
 
-def open_workshop(bundle: Bundle, asked: "RunSettings") -> "Workshop":
+def open_pipeline(bundle: Bundle, asked: RunSettings) -> Pipeline:
     """Everything that `asked` needs, built from `bundle`, whose own `anonymize` settings count."""
-    from deid.anonymize import ModelPaths
-    from deid.batch.run import build_workshop
-    from deid.faces.detection import weights_of
-    from deid.weights.catalog import require_commercial_content
-    from deid.worlds import load_world
-
     if bundle.world.commercial:
         for spec in (*asked.detectors, *asked.recognizers):
             for file in weights_of(spec):
@@ -68,4 +69,27 @@ def open_workshop(bundle: Bundle, asked: "RunSettings") -> "Workshop":
     stage_two = bundle.stage_two if bundle.stage_two.is_dir() else None
     models = ModelPaths(bundle.stage_one, stage_two) if bundle.stage_one.is_dir() else None
     settings = replace(asked, anonymize=bundle.anonymize)
-    return build_workshop(settings, load_world(bundle.world), models)
+    return build_pipeline(settings, load_world(bundle.world), models)
+
+
+def run_project(
+    source: str,
+    destination: str,
+    asked: RunSettings,
+    batch: BatchSettings,
+    params: Path | None = None,
+) -> Summary:
+    """`deid run`: a batch with what the pipeline left at `params`, or else here.
+
+    Worker processes do it, so that no picture takes the batch along; a single picture, which has
+    none to take along, is done in this process, which starts sooner.
+    """
+    bundle = local_bundle(load_params(params)) if params else bundle_at(find_root())
+    locations = locate(source, destination, batch)
+
+    def start(where: Locations) -> Executor:
+        if where.single is not None:
+            return InProcess(open_pipeline(bundle, asked), where, batch.timeout)
+        return ProcessPool(partial(open_pipeline, bundle, asked), where, batch.jobs, batch.timeout)
+
+    return run_batch(locations, start, batch.prune)

@@ -1,45 +1,70 @@
-"""Who does a batch's work: this process, or others that may die without taking the batch along.
+"""What does a batch's work: this process, or others that may die without taking the batch along.
 
 Each worker process loads the networks once, computes on one thread, and has one file at a time.
 One that is killed, crashes or hangs costs that file its output (quarantined) and is replaced.
 Every worker has a pipe of its own, since a queue that a killed process had locked stays locked.
 """
 
+import faulthandler
+import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
-from deid.batch.batch import About, Places
-from deid.batch.outcome import Outcome, Task, bring_to_end, give_up
+from deid.batch.outcome import Outcome, Task, error_text, give_up, process_task
+from deid.batch.pipeline import Pipeline, RunInfo
+from deid.batch.plan import Locations
+from deid.batch.settings import TIMEOUT
 from deid.errors import DeidError
-from deid.storage.local import Storage, StorageFailure
+from deid.storage.protocol import Storage, StorageFailure
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-    from deid.batch.run import Workshop
-
-TIMEOUT = 300.0  # seconds for one file
 START_TIMEOUT = 900.0  # seconds to load the networks
+GRACE = 30.0  # seconds that code which cannot be interrupted has to return
+TOO_LONG = "took too long; raise --timeout"
+log = logging.getLogger(__name__)
 _SPAWN = get_context("spawn")  # a forked copy of a threaded process may hang
 
-Open = Callable[[], "Workshop"]
-"""Builds the tools; can be pickled."""
+Open = Callable[[], Pipeline]
+"""Builds the pipeline; can be pickled."""
 
 
-class Inline:
-    """This process, with a workshop that is there already."""
+class Executor(Protocol):
+    """What does the work; ready within the block."""
 
-    def __init__(self, workshop: "Workshop", places: Places) -> None:
-        self._workshop, self._places = workshop, places
-        self.about = workshop.about
+    @property
+    def info(self) -> RunInfo: ...
+
+    def work(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
+        """The outcome of each task, in any order; takes no more tasks than it works on."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class InProcess:
+    """This process, with a pipeline that is there already; `timeout` as in `ProcessPool`, except
+    that a decoder that crashes, or never returns, ends the whole run."""
+
+    def __init__(
+        self, pipeline: Pipeline, locations: Locations, timeout: float | None = None
+    ) -> None:
+        self._pipeline, self._locations, self._timeout = pipeline, locations, timeout
+        self.info = pipeline.info
 
     def __enter__(self) -> Self:
         return self
@@ -48,34 +73,64 @@ class Inline:
         return None
 
     def work(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
-        """See `Crew`."""
-        places = self._places
+        """See `Executor`."""
+        source, destination = self._locations.source, self._locations.destination
         for task in tasks:
-            yield bring_to_end(task, self._workshop, places.source, places.destination)
+            try:
+                with _interrupted(self._timeout):
+                    outcome = process_task(task, self._pipeline, source, destination)
+            except _TimeUp:
+                outcome = give_up(task, TOO_LONG, destination)
+            yield outcome
+
+
+class _TimeUp(BaseException):
+    """No `Exception`, so that nothing that fails safe takes it for a fault of its own."""
+
+
+@contextmanager
+def _interrupted(seconds: float | None) -> Iterator[None]:
+    """Raise `_TimeUp` after so long; end the process if even that is not heeded."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TimeUp
+
+    before = signal.signal(signal.SIGALRM, stop)
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True)
 class _Broken:
-    """What a worker says when it cannot go on; `fatal` for the whole batch."""
+    """What a worker says when it cannot continue; `kind` is `StorageFailure` or `DeidError`."""
 
     reason: str
     kind: type[DeidError]
 
 
-class Pool:
+class ProcessPool:
     """`jobs` processes; the first one is started at once, the others when there is work."""
 
-    def __init__(self, open_: Open, places: Places, jobs: int, timeout: float = TIMEOUT) -> None:
-        if jobs < 1 or timeout <= 0:
-            raise DeidError(f"{jobs} jobs, {timeout:g} s: both must be more than 0")
-        self._open, self._places = open_, places
+    def __init__(
+        self, open_: Open, locations: Locations, jobs: int, timeout: float = TIMEOUT
+    ) -> None:
+        self._open, self._locations = open_, locations
         self._jobs, self._timeout = jobs, timeout
-        self._hands: list[_Hand] = []
+        self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
-        first = self._hire()
+        first = self._start()
         try:
-            self.about = first.greeting()
+            self.info = first.greeting()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -87,44 +142,45 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for hand in self._hands:
-            hand.end()
-        self._hands = []
+        for worker in self._workers:
+            worker.end()
+        self._workers = []
 
     def work(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
-        """See `Crew`."""
+        """See `Executor`."""
         waiting = next(tasks, None)
-        while waiting is not None or any(hand.task for hand in self._hands):
-            for hand in self._hands:
-                if waiting is not None and hand.is_idle:
-                    hand.give(waiting, self._timeout)
+        while waiting is not None or any(worker.task for worker in self._workers):
+            for worker in self._workers:
+                if waiting is not None and worker.is_idle and worker.give(waiting, self._timeout):
                     waiting = next(tasks, None)
-            if waiting is not None and len(self._hands) < self._jobs:
-                self._hire()
+            if waiting is not None and len(self._workers) < self._jobs:
+                self._start()
                 continue
             yield from self._collect()
 
-    def _hire(self) -> "_Hand":
-        hand = _Hand(self._open, self._places.source, self._places.destination)
-        self._hands.append(hand)
-        return hand
+    def _start(self) -> "_Worker":
+        worker = _Worker(self._open, self._locations.source, self._locations.destination)
+        self._workers.append(worker)
+        return worker
 
     def _collect(self) -> Iterator[Outcome]:
         """Wait until something happens; the outcomes that came of it."""
         now = time.monotonic()
-        first = min((hand.deadline for hand in self._hands), default=now)
-        connection.wait([hand.pipe for hand in self._hands], max(0.0, min(first - now, 60.0)))
-        for hand in list(self._hands):
+        first = min((worker.deadline for worker in self._workers), default=now)
+        connection.wait([worker.pipe for worker in self._workers], max(0.0, min(first - now, 60.0)))
+        for worker in list(self._workers):
             try:
-                outcome = hand.outcome()
+                outcome = worker.outcome()
             except _Lost as lost:
-                self._hands.remove(hand)
-                hand.end()
-                if hand.task is None:
+                self._workers.remove(worker)
+                worker.end()
+                if worker.is_idle:
+                    continue  # it had nothing to lose, and another one is started if need be
+                if worker.task is None:
                     raise DeidError(
-                        f"a worker process {lost} before it had any work; try fewer --jobs"
+                        f"a worker process {lost} while it loaded the networks; try fewer --jobs"
                     ) from None
-                yield give_up(hand.task, f"its process {lost}", self._places.destination)
+                yield give_up(worker.task, f"its process {lost}", self._locations.destination)
                 continue
             if outcome is not None:
                 yield outcome
@@ -134,13 +190,15 @@ class _Lost(Exception):
     """A worker is gone; the text says how."""
 
 
-class _Hand:
+class _Worker:
     """One worker process, seen from here."""
 
     def __init__(self, open_: Open, source: Storage, destination: Storage) -> None:
         self.pipe, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(
-            target=_serve, args=(theirs, open_, source, destination), daemon=True
+            target=_serve,
+            args=(theirs, open_, source, destination, log.getEffectiveLevel()),
+            daemon=True,
         )
         with _unthreaded():
             self._process.start()
@@ -153,19 +211,24 @@ class _Hand:
     def is_idle(self) -> bool:
         return self._ready and self.task is None
 
-    def give(self, task: Task, timeout: float) -> None:
-        """Start a task."""
-        self.task, self.deadline = task, time.monotonic() + timeout
-        with suppress(OSError):  # it died idle; `outcome` will say so
+    def give(self, task: Task, timeout: float) -> bool:
+        """Start a task; False where the process has died idle, which `outcome` will say."""
+        if not self._process.is_alive():
+            return False
+        try:
             self.pipe.send(task)
+        except OSError:
+            return False
+        self.task, self.deadline = task, time.monotonic() + timeout
+        return True
 
-    def greeting(self) -> About:
+    def greeting(self) -> RunInfo:
         """What it says once it is ready; waits for it."""
         try:
             said = self._received() if self.pipe.poll(START_TIMEOUT) else None
         except _Lost as lost:
             raise DeidError(f"a worker process {lost} while it loaded the networks") from None
-        if not isinstance(said, About):
+        if not isinstance(said, RunInfo):
             raise DeidError(f"a worker process was not ready within {START_TIMEOUT:g} s; try again")
         self._be_ready()
         return said
@@ -178,7 +241,7 @@ class _Hand:
         if not self.pipe.poll():
             if time.monotonic() > self.deadline:
                 self._process.kill()
-                raise _Lost("took too long; raise --timeout")
+                raise _Lost(TOO_LONG)
             return None
         said = self._received()
         self._be_ready()
@@ -190,8 +253,10 @@ class _Hand:
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode or 0
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            raise _Lost(f"{how} (out of memory, or a decoder crashed)") from None
+            if code >= 0:
+                raise _Lost(f"ended with code {code}") from None
+            how = f"was killed by signal {-code} (out of memory, or a decoder crashed)"
+            raise _Lost(how) from None
         if isinstance(said, _Broken):
             raise said.kind(said.reason)
         return said
@@ -220,30 +285,33 @@ class _unthreaded:
 
 
 def _serve(
-    pipe: "Connection[Any, Any]", open_: Open, source: Storage, destination: Storage
+    pipe: Connection, open_: Open, source: Storage, destination: Storage, level: int
 ) -> None:
     """The life of a worker process."""
     import cv2
     import torch
 
+    logging.basicConfig(level=level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     try:
-        workshop = open_()
-        pipe.send(workshop.about)
+        pipeline = open_()
+        pipe.send(pipeline.info)
         while True:
-            pipe.send(bring_to_end(pipe.recv(), workshop, source, destination))
+            pipe.send(process_task(pipe.recv(), pipeline, source, destination))
     except (StorageFailure, DeidError) as error:
         pipe.send(_Broken(str(error), type(error)))
     except (EOFError, BrokenPipeError):
         return
+    except Exception as error:
+        log.debug("worker", exc_info=True)
+        pipe.send(_Broken(f"a worker process failed: {error_text(error)}", DeidError))
 
 
 def _die_with_parent() -> None:
     """An orphan must not write any more: the batch may have been started again."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
+    if parent := parent_process():
+        connection.wait([parent.sentinel])
     os._exit(1)

@@ -6,15 +6,15 @@ import typer
 
 from deid.errors import DeidError
 
-audit = typer.Typer(help="Check the records of a batch.", no_args_is_help=True)
+app = typer.Typer(help="Check the records of a batch.", no_args_is_help=True)
 
 
-@audit.callback()
+@app.callback()
 def _group() -> None:
     """Check the records of a batch."""
 
 
-@audit.command()
+@app.command()
 def verify(
     batch: Annotated[str, typer.Argument(help="The folder or s3:// prefix of a batch.")],
     outputs: Annotated[
@@ -27,7 +27,8 @@ def verify(
     """
     from deid.audit.keys import key_from_environment
     from deid.audit.seal import SEAL, is_audit_file, is_signed, verify
-    from deid.storage.local import PRIVATE, open_storage
+    from deid.storage.locations import open_storage
+    from deid.storage.protocol import PRIVATE
 
     records = open_storage(batch)
     names = {name for name in records.list() if not name.startswith(PRIVATE)}

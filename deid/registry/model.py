@@ -15,8 +15,10 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel
 
 from deid.batch.manifest import Records
-from deid.batch.project import open_workshop
-from deid.batch.run import RunSettings, Workshop, deidentify_path
+from deid.batch.pipeline import Pipeline
+from deid.batch.project import open_pipeline
+from deid.batch.run import deidentify_path
+from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.registry.bundle import read_bundle
 from deid.storage.local import LocalStorage
@@ -31,12 +33,12 @@ class FaceDeid(PythonModel):
 
     def load_context(self, context: Any) -> None:
         self.bundle = read_bundle(Path(context.artifacts["bundle"]))
-        self._workshops: dict[RunSettings, Workshop] = {}
+        self._pipelines: dict[RunSettings, Pipeline] = {}
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
-        workshop = self._workshop(params or {})
+        pipeline = self._pipeline(params or {})
         pictures = [bytes(data) for data in model_input["image"]]
         with tempfile.TemporaryDirectory() as scratch:
             source, destination = Path(scratch) / "in", Path(scratch) / "out"
@@ -44,20 +46,20 @@ class FaceDeid(PythonModel):
             names = [f"{row:06d}.png" for row in range(len(pictures))]  # any format: decoded as is
             for name, data in zip(names, pictures, strict=True):
                 (source / name).write_bytes(data)
-            deidentify_path(source, destination, workshop)
+            deidentify_path(source, destination, pipeline)
             records = Records(LocalStorage(destination))
             rows = [_row(records.last(name), destination, n) for n, name in enumerate(names)]
         return pd.DataFrame(rows, columns=["image", "faces", "verdict"])
 
-    def _workshop(self, params: Mapping[str, Any]) -> Workshop:
+    def _pipeline(self, params: Mapping[str, Any]) -> Pipeline:
         asked = RunSettings(
             method=str(params.get("method", "swap")),
             seed=int(params.get("seed", 0)),
             allow_no_face=bool(params.get("allow_no_face", False)),
         )
-        if asked not in self._workshops:
-            self._workshops = {asked: open_workshop(self.bundle, asked)}
-        return self._workshops[asked]
+        if asked not in self._pipelines:
+            self._pipelines = {asked: open_pipeline(self.bundle, asked)}
+        return self._pipelines[asked]
 
 
 def _row(record: Mapping[str, Any] | None, destination: Path, number: int) -> tuple[Any, ...]:

@@ -1,10 +1,4 @@
-"""Where pictures come from and go to: a local folder or an `s3://bucket/prefix`, one interface.
-
-Names are relative, with `/`. A name's version changes whenever its bytes do, and is cheap to ask
-for: of a file it is a digest of its size, inode and times of change (the second of which no
-program can set back), of an S3 object its ETag. Writes appear whole or not at all, and are on the
-disk when `write` returns. Links are never followed.
-"""
+"""A local folder as a storage. Links are never followed."""
 
 import errno
 import hashlib
@@ -14,57 +8,20 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from deid.errors import DeidError
+from deid.storage.protocol import PRIVATE, StorageFailure, check_size, checked
 
-S3_SCHEME = "s3://"
-PRIVATE = ".deid/"  # beside the outputs: what only later batches read
-TEMPORARY = re.compile(r"(.*/)?\.deid-[0-9a-f]{16}\.tmp")  # what a killed run may leave
+LOCK = f"{PRIVATE}lock"
+TEMPORARY = re.compile(r"\.deid-[0-9a-f]{16}\.tmp")  # what a killed run may leave
 
-# The fault of one name; any other failure to write is the place's, and hits every name.
+# The fault of one name; any other failure to write is the storage's, and hits every name.
 _OF_THE_NAME = frozenset(
     {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
 )
-
-
-class StorageFailure(DeidError):
-    """The place itself fails (disk full, credentials expired): going on is of no use."""
-
-
-class Unreachable(DeidError):
-    """A file that is there could not be had this time: the server did not answer, or badly."""
-
-
-class Storage(Protocol):
-    """A place that holds named files."""
-
-    def list(self, prefix: str = "") -> dict[str, str]:
-        """Name → version of every file whose name starts with `prefix`, sorted by name."""
-        ...
-
-    def strangers(self) -> dict[str, str]:
-        """Name → what it is, of everything that is no file and is never read: links, pipes."""
-        ...
-
-    def version(self, name: str) -> str | None:
-        """The version of what has this name, None for nothing."""
-        ...
-
-    def fetch(self, name: str, limit: int | None = None) -> tuple[bytes, str]:
-        """Bytes and their version; `DeidError` when unreadable or of more than `limit` bytes."""
-        ...
-
-    def read(self, name: str) -> bytes: ...
-
-    def write(self, name: str, data: bytes) -> str:
-        """Write the file and return its version; `StorageFailure` when nothing can be written."""
-        ...
-
-    def delete(self, name: str) -> None:
-        """Remove the file; it need not exist."""
-        ...
 
 
 class LocalStorage:
@@ -80,7 +37,7 @@ class LocalStorage:
         found = ((name, status) for name, status in self._walk() if name.startswith(prefix))
         return {name: _version(s) for name, s in sorted(found) if stat.S_ISREG(s.st_mode)}
 
-    def strangers(self) -> dict[str, str]:
+    def non_files(self) -> dict[str, str]:
         found = {name: s.st_mode for name, s in sorted(self._walk()) if not stat.S_ISREG(s.st_mode)}
         return {
             name: "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
@@ -124,7 +81,7 @@ class LocalStorage:
                 after = os.fstat(handle)
         except OSError as error:
             reason = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            raise DeidError(f"not readable ({reason}); mend it and run again") from None
+            raise DeidError(f"not readable ({reason}); fix it and run again") from None
         if _version(before) != _version(after) or len(data) != after.st_size:
             raise DeidError("changed while it was read; run again")
         return data, _version(after)
@@ -136,9 +93,9 @@ class LocalStorage:
         path = self.path(name)
         temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
         with self._writing(name):
-            path.parent.mkdir(parents=True, exist_ok=True)
             if not path.parent.resolve().is_relative_to(self.root.resolve()):
                 raise DeidError(f"{name!r}: a link leads out of the destination; remove it")
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("xb") as file:
                     file.write(data)
@@ -154,6 +111,32 @@ class LocalStorage:
         with self._writing(name):
             self.path(name).unlink(missing_ok=True)
 
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        lock = FileLock(self.path(LOCK), timeout=0)
+        with self._writing(LOCK):
+            self.path(LOCK).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout:  # which is an `OSError`, too
+                raise DeidError(
+                    f"{self.root}: another run is at work there; wait for its end"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def clean(self, folder: str | None = None) -> None:
+        """Remove what killed runs left half-written, in one folder or, by default, everywhere."""
+        if folder is None:
+            names = [name for name, _ in self._walk()]
+        else:
+            names = [str(Path(folder, p.name)) for p in self.root.joinpath(folder).glob(".deid-*")]
+        for name in names:
+            if TEMPORARY.fullmatch(Path(name).name):
+                self.delete(name)
+
     def path(self, name: str) -> Path:
         """Where the file of this name is; `DeidError` for a name that leads elsewhere."""
         return self.root / checked(name)
@@ -168,68 +151,14 @@ class LocalStorage:
                 raise DeidError(f"cannot be written under its name ({reason}); rename it") from None
             raise StorageFailure(
                 f"{self._shown(name)}: cannot be written ({reason}); free space or choose another "
-                "destination, then run the same command to go on"
+                "destination, then run the same command to resume"
             ) from None
 
     def _shown(self, name: str) -> str:
         return str(self.root / name)
 
 
-def open_storage(location: str, encryption: str | None = None) -> Storage:
-    """`s3://bucket[/prefix]` or a folder's path.
-
-    `encryption` is what S3 is asked to encrypt new objects with at rest: `AES256`, `aws:kms` or
-    `aws:kms:KEY-ID`; a folder has no use for it.
-    """
-    if not location.startswith(S3_SCHEME):
-        return LocalStorage(Path(location))
-    from deid.storage.s3 import S3Storage
-
-    bucket, _, prefix = location.removeprefix(S3_SCHEME).partition("/")
-    if not bucket:
-        raise DeidError(f"{location}: no bucket in it; write s3://BUCKET/PREFIX")
-    return S3Storage(bucket, prefix, encryption)
-
-
-def overlap(a: str, b: str) -> bool:
-    """Whether one location is the other or lies inside it."""
-    return inside(a, b) is not None or inside(b, a) is not None
-
-
-def inside(inner: str, outer: str) -> str | None:
-    """Where `inner` lies in `outer`, as a name ("" where they are one); None where it does not."""
-    if inner.startswith(S3_SCHEME) != outer.startswith(S3_SCHEME):
-        return None
-    if inner.startswith(S3_SCHEME):
-        one, two = f"{inner.rstrip('/')}/", f"{outer.rstrip('/')}/"
-        return one.removeprefix(two).rstrip("/") if one.startswith(two) else None
-    first, second = Path(inner).resolve(), Path(outer).resolve()
-    if not first.is_relative_to(second):
-        return None
-    return "" if first == second else first.relative_to(second).as_posix()
-
-
-def is_safe(name: str) -> bool:
-    """Whether `name` stays inside its folder and has one spelling."""
-    path = PurePosixPath(name)
-    plain = not path.is_absolute() and ".." not in path.parts and "\0" not in name
-    return bool(path.parts) and plain and str(path) == name
-
-
-def checked(name: str) -> str:
-    """`name`, if it is safe; else a `DeidError`."""
-    if not is_safe(name):
-        raise DeidError(f"{name!r}: not a plain name inside a folder; rename it")
-    return name
-
-
 def _version(status: os.stat_result) -> str:
     """A digest, because the times themselves would tell when a photo was taken."""
     marks = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)
     return hashlib.blake2b(repr(marks).encode(), digest_size=16).hexdigest()
-
-
-def check_size(size: int, limit: int | None) -> None:
-    """`DeidError` for more bytes than the limit."""
-    if limit is not None and size > limit:
-        raise DeidError(f"{size:,} bytes are more than {limit:,}; scale it down first")

@@ -7,14 +7,19 @@ and, where the ETag tells it, the MD5 that the server announced.
 
 import hashlib
 import io
+import json
+import mimetypes
 import re
+import secrets
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from deid.errors import DeidError
-from deid.storage.local import S3_SCHEME, StorageFailure, Unreachable, check_size, checked
+from deid.storage.protocol import PRIVATE, StorageFailure, Unreachable, check_size, checked
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -25,9 +30,12 @@ ATTEMPTS = 5
 PAUSE = 0.5  # seconds before the second attempt; doubled for each further one
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0  # seconds without a byte
 
+LEASE = f"{PRIVATE}lease.json"
+LEASE_SECONDS = 60.0  # how long a killed run keeps others out; renewed three times as often
+
 _MD5 = re.compile(r"[0-9a-f]{32}")
-# The fault of whoever asks, or of where: no other name would fare better.
-_OF_THE_PLACE = frozenset(
+# The fault of the credentials or of the bucket: no other name would fare better.
+_OF_THE_STORAGE = frozenset(
     {
         "ExpiredToken",
         "ExpiredTokenException",
@@ -40,6 +48,16 @@ _OF_THE_PLACE = frozenset(
     }
 )
 _GONE = frozenset({"404", "NoSuchKey", "NotFound"})
+_NO_CONDITIONS = frozenset({"NotImplemented", "InvalidArgument"})  # of servers that know none
+_TOO_LATE = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+# Which no system's table of types is sure to know.
+_TYPES = {
+    "avif": "image/avif",
+    "heic": "image/heic",
+    "heif": "image/heif",
+    "jsonl": "application/x-ndjson",
+    "webp": "image/webp",
+}
 
 
 class S3Storage:
@@ -53,7 +71,7 @@ class S3Storage:
         self._made: S3Client | None = None
 
     def __str__(self) -> str:
-        return f"{S3_SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return S3Storage, (self.bucket, self.prefix, self.encryption)  # clients cannot be pickled
@@ -73,7 +91,7 @@ class S3Storage:
         names = {e["Key"][len(self.prefix) :]: e["ETag"].strip('"') for e in entries}
         return {name: names[name] for name in sorted(names) if name and not name.endswith("/")}
 
-    def strangers(self) -> dict[str, str]:
+    def non_files(self) -> dict[str, str]:
         return {}
 
     def version(self, name: str) -> str | None:
@@ -97,7 +115,9 @@ class S3Storage:
             if data is not None and (_is_whole(answer, data) or data == before):
                 return data, answer["ETag"].strip('"')
             before = data
-        raise Unreachable(f"{self._shown(name)}: breaks off or arrives damaged; run again to go on")
+        raise Unreachable(
+            f"{self._shown(name)}: breaks off or arrives damaged; run again to resume"
+        )
 
     def read(self, name: str) -> bytes:
         return self.fetch(name)[0]
@@ -106,18 +126,79 @@ class S3Storage:
         from boto3.s3.transfer import TransferConfig
 
         parts = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART)
+        extra = self._extra | {"ContentType": content_type(name)}
         with self._errors(name, writes=True):
             self._client.upload_fileobj(
-                io.BytesIO(data), self.bucket, self._key(name), ExtraArgs=self._extra, Config=parts
+                io.BytesIO(data), self.bucket, self._key(name), ExtraArgs=extra, Config=parts
             )
             stored = self._client.head_object(Bucket=self.bucket, Key=self._key(name))
         if stored["ContentLength"] != len(data):
-            raise StorageFailure(f"{self._shown(name)}: stored only in part; run again to go on")
+            raise StorageFailure(f"{self._shown(name)}: stored only in part; run again to resume")
         return stored["ETag"].strip('"')
 
     def delete(self, name: str) -> None:
         with self._errors(name, writes=True):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(name))
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold a lease, which also shows that objects can be written; none may be deleted for it.
+
+        On a server that knows no conditional writes, two runs that begin within one round trip of
+        each other are both let in: they do the work twice, to the same bytes.
+        """
+        owner, over = secrets.token_hex(8), threading.Event()
+        self._take_lease(owner)
+
+        def renew() -> None:
+            while not over.wait(max(1.0, LEASE_SECONDS / 3)):
+                with suppress(DeidError):  # the next write of the run says it
+                    self.write(LEASE, _lease(owner, LEASE_SECONDS))
+
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            with suppress(DeidError):
+                self.write(LEASE, _lease(owner, 0))
+
+    def _take_lease(self, owner: str) -> None:
+        condition: dict[str, Any] = {"IfNoneMatch": "*"}
+        if (etag := self.version(LEASE)) is not None:
+            left = self._lease_left()
+            if left > 0:
+                raise self._at_work(f"; if it was killed, run again in {left:.0f} s")
+            condition = {"IfMatch": f'"{etag}"'}
+        put = {"Bucket": self.bucket, "Key": self._key(LEASE), **self._extra}
+        put["Body"] = _lease(owner, LEASE_SECONDS)
+        with self._errors(LEASE, writes=True):
+            try:
+                self._client.put_object(**put, **condition)
+            except self._client.exceptions.ClientError as error:
+                code = error.response.get("Error", {}).get("Code", "")
+                if code in _NO_CONDITIONS:
+                    self._client.put_object(**put)
+                elif code not in _TOO_LATE:
+                    raise
+                elif owner.encode() not in self.read(LEASE):  # else a repeated request, after all
+                    raise self._at_work("") from None
+
+    def _lease_left(self) -> float:
+        """Seconds, by the server's clock alone."""
+        with self._errors(LEASE):
+            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(LEASE))
+            try:
+                seconds = float(json.loads(answer["Body"].read())["seconds"])
+                now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            except (ValueError, KeyError, TypeError):
+                return 0.0
+        return seconds - (now - answer["LastModified"]).total_seconds()
+
+    def _at_work(self, more: str) -> DeidError:
+        return DeidError(f"{self}: another run is at work there; wait for its end{more}")
 
     def _key(self, name: str) -> str:
         try:
@@ -127,7 +208,7 @@ class S3Storage:
         return self.prefix + name
 
     def _shown(self, name: str) -> str:
-        return f"{S3_SCHEME}{self.bucket}/{self.prefix}{name}"
+        return f"s3://{self.bucket}/{self.prefix}{name}"
 
     @contextmanager
     def _errors(self, name: str, writes: bool = False) -> Iterator[None]:
@@ -141,9 +222,10 @@ class S3Storage:
         try:
             yield
         except ClientError as error:
-            everyones = writes or error.response.get("Error", {}).get("Code", "") in _OF_THE_PLACE
+            everyones = writes or error.response.get("Error", {}).get("Code", "") in _OF_THE_STORAGE
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            kind = StorageFailure if everyones else Unreachable if status >= 500 else DeidError
+            unreachable = status == 403 or status >= 500
+            kind = StorageFailure if everyones else Unreachable if unreachable else DeidError
             raise self._failure(kind, name, error) from error
         except (BotoCoreError, Boto3Error) as error:
             ours = "Credential" in type(error).__name__ or "Token" in type(error).__name__
@@ -153,8 +235,18 @@ class S3Storage:
     def _failure(self, kind: type[DeidError], name: str, error: Exception) -> DeidError:
         return kind(
             f"{self._shown(name)}: {error}; check the address, AWS_ENDPOINT_URL_S3 and the "
-            "credentials, then run again to go on"
+            "credentials, then run again to resume"
         )
+
+
+def content_type(name: str) -> str:
+    """The media type of a file, told by its suffix."""
+    kind = mimetypes.guess_type(name)[0]
+    return kind or _TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")
+
+
+def _lease(owner: str, seconds: float) -> bytes:
+    return json.dumps({"owner": owner, "seconds": seconds}).encode()
 
 
 def _body(answer: "GetObjectOutputTypeDef", limit: int | None) -> bytes | None:

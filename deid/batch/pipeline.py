@@ -1,0 +1,187 @@
+"""One encoded picture in, a safe one out: the settings of a run and the networks built for them."""
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from deid.anonymize import METHODS, ModelPaths
+from deid.batch.manifest import NAME, PREVIEWS, FileRecord
+from deid.batch.preview import REASON, SUFFIX, draw_preview, planned
+from deid.batch.settings import RunSettings
+from deid.errors import DeidError
+from deid.faces.detection import build_detector, weights_of
+from deid.gate.choose import build_chooser, reference_files, reference_hashes
+from deid.gate.domain import rendered_only
+from deid.gate.face import Face
+from deid.gate.picture import FaceRecord, Limits, Tools, deidentify_picture, find_faces
+from deid.gate.rungs import build_rungs
+from deid.gate.verify import build_verifier
+from deid.imaging.codec import Decoded, decode, encode
+from deid.imaging.metadata import Keep, parse_keep
+from deid.params import AnonymizeParams
+from deid.pixels import Pixels
+from deid.seeds import seed_of
+from deid.storage.staging import file_sha256, fingerprint
+from deid.worlds.world import World
+
+TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
+SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", "model.py", "pixels.py", "seeds.py")
+"""The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a pipeline says of itself before it gets any work."""
+
+    settings: str  # fingerprint of everything that shapes an output
+    manifest: str = NAME
+    suffix: str = ""  # what an output's name has beyond the input's
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Settings with the networks built for them, and the hash that stands for both."""
+
+    settings: RunSettings
+    tools: Tools
+    model: str  # version of the networks
+    notes: tuple[str, ...] = ()
+
+    @property
+    def info(self) -> RunInfo:
+        """What a batch must know before it begins."""
+        if self.settings.dry_run:
+            return RunInfo(self.fingerprint, PREVIEWS, SUFFIX, (*self.notes, f"note: {REASON}"))
+        return RunInfo(self.fingerprint, notes=self.notes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with everything that shapes an output, save the picture itself."""
+        anonymize = self.settings.anonymize or AnonymizeParams()
+        asked = asdict(self.settings) | {"anonymize": anonymize.model_dump()}
+        files = {
+            spec: [file_sha256(file) for file in weights_of(spec)]
+            for spec in (*self.settings.detectors, *self.settings.recognizers)
+        }
+        chosen = [reference_hashes(self.settings.keep), reference_hashes(self.settings.only)]
+        judges, detector = self.tools.verifier.description, self.tools.detector.name
+        return fingerprint([code_sha256(), asked, files, chosen, judges, detector, self.model])
+
+    def blank_record(self, name: str, input_sha256: str) -> FileRecord:
+        """The record of an input of which nothing has become yet."""
+        return FileRecord(
+            file=name,
+            status="",
+            input_sha256=input_sha256,
+            settings=self.fingerprint,
+            method=self.settings.method,
+            seed=self.settings.seed,
+            model=self.model,
+            detector=self.tools.detector.name,
+            thresholds=self.tools.verifier.description,
+        )
+
+    def process(
+        self, record: FileRecord, data: bytes, suffix: str = ""
+    ) -> tuple[bytes, FileRecord]:
+        """What is to be written for an encoded picture, to a name that ends in `suffix`, and its
+        record but for the output's name; any exception means that nothing is."""
+        settings = self.settings
+        if settings.dry_run:
+            picture = decode(data, "the file").pixels
+            self.tools.check_domain(picture)
+            faces = find_faces(picture, self.tools, settings.method)
+            plans = tuple(planned(face) for face in faces)
+            done = replace(record, status="previewed", reason=REASON, faces=plans)
+            return draw_preview(picture, faces), done
+        decoded = decode(data, "the file", parse_keep(settings.keep_metadata))
+        limits = Limits(seconds=settings.seconds)
+        encoded, records = self.deidentify(decoded, record.input_sha256, limits)
+        if not records and not settings.allow_no_face:
+            raise DeidError("no face found; --allow-no-face copies it without its metadata")
+        return encoded, replace(record, status="written", faces=tuple(records), notes=decoded.notes)
+
+    def deidentify(
+        self, decoded: Decoded, content: str, limits: Limits
+    ) -> tuple[bytes, list[FaceRecord]]:
+        """A safe picture, encoded: exactly the bytes that were judged; `content` seeds it."""
+        settings, encoded = self.settings, [b""]
+        keep = parse_keep(settings.keep_metadata)
+
+        def round_trip(pixels: Pixels) -> Pixels:
+            encoded[0] = encode(pixels, decoded.alpha, decoded.form)
+            return _seen(encoded[0], decoded, keep)
+
+        def seed(face: int) -> int:
+            return seed_of(f"photo/{content}", face, settings.seed)
+
+        _, faces = deidentify_picture(
+            decoded.pixels, self.tools, settings.method, seed, round_trip, limits
+        )
+        return encoded[0], faces
+
+
+def _seen(encoded: bytes, decoded: Decoded, keep: Keep) -> Pixels:
+    again = decode(encoded, "the output", keep)
+    if (again.alpha is None) != (decoded.alpha is None):
+        raise ValueError("the encoder changed the picture's transparency")
+    return again.pixels
+
+
+def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | None) -> Pipeline:
+    """Load all that a run needs; what is missing or broken is a `DeidError` before any picture."""
+    parse_keep(settings.keep_metadata)
+    base = settings.method.partition("-")[0]
+    if base not in METHODS:
+        raise DeidError(f"method {settings.method!r}: unknown; choose one of {', '.join(METHODS)}")
+    if settings.seconds is not None and not settings.seconds > 0:
+        raise DeidError(f"{settings.seconds:g} seconds for a picture: must be more than 0")
+    reference_files(settings.keep or settings.only)
+    if base in TRAINED and models is None:
+        raise DeidError(
+            f"--method {settings.method} draws with networks that are not trained here: run "
+            "`dvc repro` first, or choose --method blur, pixelate or mask"
+        )
+    anonymizers = build_rungs(
+        settings.method, world, models, settings.anonymize or AnonymizeParams()
+    )
+    detector = build_detector(settings.detectors, world, settings.detect_size)
+    own = not settings.detectors
+    verifier = build_verifier(settings.recognizers, world)
+
+    def landmarks(images: Tensor) -> Tensor:
+        return world.landmarks(images.to(world.device))
+
+    tools = Tools(detector, landmarks, world.resolution, own, anonymizers, verifier)
+
+    def find(picture: Pixels) -> list[Face]:
+        return find_faces(picture, tools, settings.method)
+
+    chooser = build_chooser(settings.keep, settings.only, find, verifier)
+    domain = rendered_only(world, settings.detectors, settings.recognizers, settings.rendered)
+    tools = replace(tools, chooser=chooser, rendered_only=domain)
+    return Pipeline(settings, tools, model_version(world, models))
+
+
+def model_version(world: World, models: ModelPaths | None) -> str:
+    """A hash of every network that may draw an output; detectors are told by their own names."""
+    whole = hashlib.sha256(f"{world.name} {world.weights_sha256}".encode())
+    for folder in (models.stage_one, models.stage_two) if models else ():
+        for file in sorted(folder.rglob("*.safetensors")) if folder else ():
+            whole.update(file_sha256(file).encode())
+    return whole.hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """A hash of the source of `SHAPING`."""
+    root = Path(__file__).resolve().parents[1]
+    whole = hashlib.sha256()
+    for place in (root / name for name in SHAPING):
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            whole.update(f"{file.relative_to(root).as_posix()} {file_sha256(file)}\n".encode())
+    return whole.hexdigest()

@@ -1,0 +1,198 @@
+"""Where a batch reads and writes, what its inputs are, and which of them are still to do."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from deid.batch.manifest import Records
+from deid.batch.outcome import Outcome, Task, refused
+from deid.batch.pipeline import RunInfo
+from deid.batch.settings import BatchSettings
+from deid.errors import DeidError
+from deid.imaging.codec import SUFFIXES
+from deid.storage.locations import S3_SCHEME, inside, open_storage
+from deid.storage.protocol import PRIVATE, Storage, is_safe
+
+OTHER_PICTURES = frozenset(
+    {".jp2", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+    | {".ppm", ".pgm", ".tga", ".j2k", ".jps", ".heics"}
+)
+
+
+@dataclass(frozen=True)
+class Locations:
+    """Where a batch reads, writes, and keeps its records."""
+
+    source: Storage
+    destination: Storage
+    audit: Storage
+    single: tuple[str, str] | None = None  # the one input there is, and its output's name
+    shielded: str = ""  # the destination, where it lies in the source: its files are no inputs
+
+
+def locate(source: str, destination: str, settings: BatchSettings | None = None) -> Locations:
+    """The storages of a run from `source`, a picture or a folder of them, into `destination`.
+
+    Each may be a path or `s3://bucket/prefix`. Records go to `settings.audit` or else to the
+    destination: those of a folder beside its outputs, those of a single picture to a hidden folder
+    of their own. `DeidError` for a source that is not there and a destination that holds it.
+    """
+    settings = settings or BatchSettings()
+    if inside(source, destination) is not None:
+        raise DeidError(f"{destination}: holds the originals; choose another destination")
+    encryption, audit = settings.encryption, settings.audit
+    if encryption and not any((x or "").startswith(S3_SCHEME) for x in (destination, audit)):
+        raise DeidError(f"encryption {encryption}: only S3 is asked for it, and none is written to")
+    single = _single(source, destination)
+    if single is None:
+        if not source.startswith(S3_SCHEME) and not Path(source).is_dir():
+            raise DeidError(f"{source}: no such file or folder; correct the path")
+        shielded = inside(destination, source) or ""
+        records, names = audit or destination, None
+    else:
+        source, name, destination, output = single
+        shielded, names = "", (name, output)
+        records = audit or records_of(destination, output)
+    return Locations(
+        open_storage(source),
+        open_storage(destination, encryption),
+        open_storage(records, encryption),
+        names,
+        shielded,
+    )
+
+
+def records_of(folder: str, output: str) -> str:
+    """Where the records of a single picture are: in a folder that may hold anything else."""
+    return f"{folder.rstrip('/')}/{PRIVATE}files/{output}"
+
+
+def _single(source: str, destination: str) -> tuple[str, str, str, str] | None:
+    """Folder and name of the one input, folder and name of its output; None for a folder."""
+    local = not source.startswith(S3_SCHEME)
+    if local:
+        if not Path(source).is_file():
+            return None
+        source = str(Path(source).resolve())
+    elif PurePosixPath(source).suffix.lower() not in SUFFIXES:
+        return None
+    parent, _, name = source.rpartition("/")
+    if not local and open_storage(parent).version(name) is None:
+        return None
+    named = PurePosixPath(destination).suffix.lower() in SUFFIXES
+    if not named or (not destination.startswith(S3_SCHEME) and Path(destination).is_dir()):
+        folder, output = destination, name
+    else:
+        folder, _, output = str(destination).rpartition("/")
+        folder = folder or ("/" if destination.startswith("/") else ".")
+    target = Path(folder, output)
+    if local and not folder.startswith(S3_SCHEME) and target.exists() and target.samefile(source):
+        raise DeidError(f"{target}: is the original; choose another destination")
+    return parent or "/", name, folder, output
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Name → version of every file, and name → what it is of everything else."""
+
+    files: dict[str, str]
+    others: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.others)
+
+
+def list_inputs(locations: Locations, may_be_empty: bool = False) -> Inputs:
+    """What the source holds; `DeidError` where no picture is among it, unless it `may_be_empty`."""
+    source = locations.source
+    if locations.single is not None:
+        name = locations.single[0]
+        inputs = Inputs({name: source.version(name) or ""}, {})
+    else:
+        shield = f"{locations.shielded}/" if locations.shielded else ""
+        files, others = source.list(), source.non_files()
+        if shield:
+            files = {n: version for n, version in files.items() if not n.startswith(shield)}
+            others = {n: what for n, what in others.items() if not n.startswith(shield)}
+        inputs = Inputs(files, others)
+    if may_be_empty:
+        return inputs
+    skipped = Counter(inputs.others.values())
+    for name in inputs.files:
+        status, reason = refusal(name) or ("", "")
+        if status != "skipped":
+            return inputs
+        skipped[reason] += 1
+    told = ", ".join(f"{count} × {reason}" for reason, count in skipped.most_common())
+    found = f"no picture among its files ({told})" if told else "nothing is there"
+    place = locations.single[0] if locations.single else source
+    raise DeidError(f"{place}: {found}; correct the path")
+
+
+def refusal(name: str) -> tuple[str, str] | None:
+    """Status and reason for an input that is not even read."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in SUFFIXES | OTHER_PICTURES:
+        return "skipped", "not a picture by its suffix"
+    if not is_safe(name) or name.startswith(PRIVATE):
+        return "quarantined", "not a plain name inside a folder; rename it"
+    if suffix not in SUFFIXES:
+        return "quarantined", f"format {suffix} is not supported; convert it to PNG or JPEG"
+    return None
+
+
+Todo = tuple[str, str, str, str | None]
+"""Name and version of an input, name of its output, and the version of what has that name."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do. `inputs` is how many there are, `known` how many need nothing."""
+
+    inputs: int
+    known: int
+    refusals: tuple[Outcome, ...]
+    todo: tuple[Todo, ...]
+    gone: tuple[str, ...]  # names on record that the source no longer has
+
+    def tasks(self, records: Records) -> Iterator[Task]:
+        """One at a time, because a task has all that is known of its input."""
+        return tasks_of(self.todo, records)
+
+
+def tasks_of(todo: Iterable[Todo], records: Records) -> Iterator[Task]:
+    """Tasks with what is on record by now."""
+    for name, version, output, occupied in todo:
+        yield Task(name, version, output, occupied, records.last(name), records.versions(name))
+
+
+def make_plan(locations: Locations, inputs: Inputs, records: Records, info: RunInfo) -> Plan:
+    """Compare what is in the source with what is in the destination and on record."""
+    refusals: list[Outcome] = []
+    todo: list[Todo] = []
+    present = _present(locations, info.suffix)
+    for name, what in inputs.others.items():
+        refusals.append(refused(name, "", "skipped", what))
+    for name, version in inputs.files.items():
+        reason = refusal(name)
+        if reason:
+            refusals.append(refused(name, version, *reason))
+            continue
+        output = (locations.single[1] if locations.single else name) + info.suffix
+        item = (name, version, output, present.get(output))
+        (task,) = tasks_of((item,), records)
+        if not task.is_known(info.settings):
+            todo.append(item)
+    known = len(inputs) - len(refusals) - len(todo)
+    named = {*inputs.files, *inputs.others, *(outcome.line["file"] for outcome in refusals)}
+    gone = tuple(sorted(records.names() - named))
+    return Plan(len(inputs), known, tuple(refusals), tuple(todo), gone)
+
+
+def _present(locations: Locations, suffix: str) -> dict[str, str]:
+    if locations.single is None:
+        return locations.destination.list()
+    output = locations.single[1] + suffix
+    version = locations.destination.version(output)
+    return {} if version is None else {output: version}

@@ -1,0 +1,88 @@
+"""What a person asks of a run: one object for the command line, the library and the flow.
+
+A field's help is what `deid run --help` shows; its option is named after it, unless `option` says
+otherwise.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deid.errors import DeidError
+
+if TYPE_CHECKING:  # so that the help of a command does not wait for what reads params.yaml
+    from deid.params import AnonymizeParams
+
+TIMEOUT = 300.0  # seconds for one file
+
+
+def _asked(default: Any, help_text: str, *options: str) -> Any:
+    return field(default=default, metadata={"help": help_text, "options": options})
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What shapes an output."""
+
+    method: str = _asked("swap", "swap, adversarial, fgsm, pgd, blur, pixelate or mask.")
+    detectors: tuple[str, ...] = _asked(
+        (),
+        "yunet, scrfd or mtcnn (see `deid weights fetch`), or with a path: yunet=FILE, scrfd=FILE, "
+        "mtcnn=FOLDER; needed for photographs. Given several times: a face that any of them finds "
+        "counts.",
+        "--detector",
+    )
+    detect_size: int | None = _asked(
+        None, "Detect once, the longer side so many pixels: faster, misses more."
+    )
+    recognizers: tuple[str, ...] = _asked(
+        (),
+        "What verifies: foamliu or arcface, or with a path: foamliu=FILE; needed for photographs. "
+        "Given several times: none may know a face.",
+        "--recognizer",
+        "--recogniser",
+    )
+    seed: int = _asked(0, "Another seed gives other faces.")
+    allow_no_face: bool = _asked(
+        False, "Write pictures without a face, re-encoded without metadata."
+    )
+    rendered: bool = _asked(
+        False, "The pictures show rendered people, as the mini world draws them."
+    )
+    keep_metadata: tuple[str, ...] = _asked(
+        (), "icc, exif, exif:TAG, xmp:PREFIX:NAME, iptc:NAME; else all of it goes."
+    )
+    keep: str | None = _asked(
+        None, "Picture or folder of people who stay as they are, a face a picture."
+    )
+    only: str | None = _asked(None, "The same, of the only people who are changed.")
+    seconds: float | None = _asked(
+        None,
+        "Seconds for one picture, after which its faces are masked; after twice as long it is "
+        "given up. What is written then depends on the machine's speed.",
+        "--time-limit",
+    )
+    dry_run: bool = _asked(
+        False, "Only draw boxes, into copies of the originals: DST/….preview.png."
+    )
+    anonymize: "AnonymizeParams | None" = None  # not asked: from params; None: its defaults
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """What shapes no output: who works, where records go."""
+
+    jobs: int = _asked(1, "Processes; each holds the networks.")
+    timeout: float = _asked(TIMEOUT, "Seconds after which a file is given up and quarantined.")
+    audit: str | None = _asked(
+        None,
+        "Where the records go, if not to the destination (of a single picture: to a hidden folder "
+        "there).",
+    )
+    encryption: str | None = _asked(
+        None, "What S3 encrypts new objects with: AES256, aws:kms or aws:kms:KEY-ID."
+    )
+    prune: bool = _asked(False, "Remove outputs of inputs that are no longer in the source.")
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1 or self.timeout <= 0:
+            raise DeidError(f"{self.jobs} jobs, {self.timeout:g} s: both must be more than 0")

@@ -1,0 +1,5 @@
+"""`python -m deid.cli`."""
+
+from deid.cli.main import main
+
+main()

@@ -1,0 +1,62 @@
+"""The stages of the pipeline, as `dvc.yaml` runs them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LATENTS = Path("data/latents")
+VALIDATION = Path("data/validation")
+STAGE_ONE = Path("data/stage_one")
+STAGE_TWO = Path("data/stage_two")
+REPORTS = Path("reports")
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.")]
+PARAMS = Path("params.yaml")
+
+
+def sample(params: ParamsFile = PARAMS) -> None:
+    """Draw the (image, w) pairs from the generator, into data/latents."""
+    from deid.latents.sample import sample
+    from deid.params import load_params
+
+    p = load_params(params)
+    sample(p.sample, p.world, LATENTS)
+
+
+def validate(params: ParamsFile = PARAMS) -> None:
+    """Check the pairs, into data/validation; a failed expectation is an error that names it."""
+    from deid.latents.validate import validate
+    from deid.params import load_params
+
+    p = load_params(params)
+    validate(p.validate_, p.world, LATENTS, VALIDATION)
+
+
+def stage_one(params: ParamsFile = PARAMS) -> None:
+    """Train the disentanglement network, equations (1)-(8), into data/stage_one."""
+    from deid.latents.validate import require_valid
+    from deid.params import load_params
+    from deid.training.stage_one import train_stage_one
+
+    p = load_params(params)
+    require_valid(LATENTS, VALIDATION)
+    train_stage_one(p.stage_one, p.world, LATENTS, STAGE_ONE)
+
+
+def stage_two(params: ParamsFile = PARAMS) -> None:
+    """Train the adversarial mapping, equations (9)-(12), into data/stage_two."""
+    from deid.params import load_params
+    from deid.training.stage_two import train_stage_two
+
+    p = load_params(params)
+    train_stage_two(p.stage_two, p.world, LATENTS, STAGE_ONE, STAGE_TWO)
+
+
+def evaluate(params: ParamsFile = PARAMS) -> None:
+    """Measure Tables 1-3, draw the figures and write the page, into reports."""
+    from deid.evaluate import evaluate
+    from deid.params import load_params
+
+    p = load_params(params)
+    evaluate(p.evaluate, p.anonymize, p.world, STAGE_ONE, STAGE_TWO, REPORTS)
