@@ -10,7 +10,7 @@ from deid.batch.plan import Locations, locate
 from deid.batch.run import run_batch
 from deid.batch.settings import BatchSettings, RunSettings
 from deid.batch.summary import Summary
-from deid.batch.workers import Executor, InProcess, ProcessPool
+from deid.batch.workers import Executor, InProcess, ProcessPool, compute_on_one_thread
 from deid.faces.detection import weights_of
 from deid.params import AnonymizeParams, Params, WorldParams, load_params
 from deid.weights.catalog import require_commercial_content
@@ -89,6 +89,7 @@ def run_project(
 
     def start(where: Locations) -> Executor:
         if where.single is not None:
+            compute_on_one_thread()
             return InProcess(open_pipeline(bundle, asked), where, batch.timeout)
         return ProcessPool(partial(open_pipeline, bundle, asked), where, batch.jobs, batch.timeout)
 

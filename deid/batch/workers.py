@@ -200,7 +200,7 @@ class _Worker:
             args=(theirs, open_, source, destination, log.getEffectiveLevel()),
             daemon=True,
         )
-        with _unthreaded():
+        with _one_thread():
             self._process.start()
         theirs.close()
         self.task: Task | None = None
@@ -267,35 +267,39 @@ class _Worker:
         self.pipe.close()
 
 
-class _unthreaded:
+@contextmanager
+def _one_thread() -> Iterator[None]:
     """Processes started within compute on one thread each: OpenMP reads this as it is loaded."""
-
-    NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self.NAMES}
-        os.environ.update(dict.fromkeys(self.NAMES, "1"))
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._before.items():
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
 
 
+def compute_on_one_thread() -> None:
+    """Here: another number of threads may round otherwise, and give other bytes."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
 def _serve(
     pipe: Connection, open_: Open, source: Storage, destination: Storage, level: int
 ) -> None:
     """The life of a worker process."""
-    import cv2
-    import torch
-
     logging.basicConfig(level=level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    compute_on_one_thread()
     try:
         pipeline = open_()
         pipe.send(pipeline.info)
