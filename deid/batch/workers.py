@@ -9,6 +9,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,7 +100,7 @@ def _interrupted(seconds: float | None) -> Iterator[None]:
         raise _TimeUp
 
     before = signal.signal(signal.SIGALRM, stop)
-    faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
