@@ -32,7 +32,7 @@ class RunSettings:
         "--detector",
     )
     detect_size: int | None = _asked(
-        None, "Detect once, the longer side so many pixels: faster, misses more."
+        None, "Detect in a single pass, the longer side so many pixels: faster, misses more."
     )
     recognizers: tuple[str, ...] = _asked(
         (),
