@@ -10,8 +10,8 @@ from deid.params import WorldParams
 from deid.worlds import load_world
 from deid.worlds.world import World
 
-LONGEST = ("test_pipeline", "test_ffhq", "test_flows", "test_scale")
-"""Files that take minutes, the longest first: begun last, they would be all that still runs."""
+SLOW = ("test_pipeline", "test_ffhq", "test_flows", "test_scale", "test_package")
+"""Files that take a minute or more each, the longest first; their tests are marked `slow`."""
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)  # tests run on every core already, one process each
@@ -22,10 +22,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; within a file nothing changes."""
-    ranks = {name: rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` selects
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow files last; but first where processes share the work, so that all end together."""
+    ranks = {name: rank for rank, name in enumerate(SLOW)}
+    for item in items:
+        if item.path.stem in ranks:
+            item.add_marker("slow")
+    first = hasattr(config, "workerinput")
+    rest = len(SLOW) if first else -1
+    items.sort(key=lambda item: ranks.get(item.path.stem, rest))
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,6 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 """
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
