@@ -2,38 +2,57 @@
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deid.batch.pipeline import Pipeline
+from deid.batch.project import bundle_at, find_root, open_pipeline
+from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.gate.picture import FaceRecord, Limits
-from deid.imaging.codec import Decoded, Form, decode
+from deid.imaging.codec import FORMAT_OF, Decoded, Form, decode, encode
 from deid.pixels import Pixels
 from deid.storage.staging import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from deid.batch.pipeline import Pipeline
-    from deid.batch.settings import RunSettings
+EXACT = ("PNG", "TIFF", "BMP")  # formats that give back the judged pixels, whatever they were
+_AS_PNG = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})  # modes that PNG has
+
+
+class Options(TypedDict, total=False):
+    """Further settings of `deidentify`; see `deid.batch.settings.RunSettings`."""
+
+    detectors: str | list[str] | tuple[str, ...]
+    recognizers: str | list[str] | tuple[str, ...]
+    recognisers: str | list[str] | tuple[str, ...]
+    detect_size: int | None
+    seed: int
+    allow_no_face: bool
+    rendered: bool
+    keep: str | Path | None
+    only: str | Path | None
+    seconds: float | None
 
 
 @dataclass(frozen=True)
 class Result:
     """A safe picture: `data` is the file that was judged, to the byte, without metadata.
 
-    `faces` tells what became of each face; `verdict` is verified, masked (some face had to be) or
-    no face.
+    `faces` tells what became of each face; `verdict` is verified, masked (some face had to be),
+    kept (by request) or no face; `notes` say what of the original could not come back.
     """
 
-    data: bytes
-    faces: tuple[FaceRecord, ...]
+    data: bytes = field(repr=False)
+    faces: tuple[FaceRecord, ...] = field(repr=False)
     verdict: str
+    notes: tuple[str, ...] = ()
 
     @property
     def pixels(self) -> Pixels:
@@ -50,32 +69,41 @@ class Result:
         return image
 
     def save(self, path: str | Path) -> None:
-        """Write `data`; in the format that the original had, whatever `path` ends in."""
-        write_atomically(Path(path), self.data)
+        """Write `data`, or the same pixels as PNG, TIFF or BMP where `path` ends so.
+
+        `DeidError` for other formats than the original's: they change pixels that were judged.
+        """
+        decoded = decode(self.data, "the result")
+        target = FORMAT_OF.get(Path(path).suffix.lower())
+        if target == decoded.form.format:
+            write_atomically(Path(path), self.data)
+        elif target in EXACT:
+            as_target = decoded.stored_as(target)
+            write_atomically(Path(path), encode(decoded.pixels, decoded.alpha, as_target.form))
+        else:
+            raise DeidError(
+                f"{path}: the result is {decoded.form.format}, and another format would change "
+                "what was judged; give that suffix, or .png, .tif or .bmp"
+            )
 
 
 def deidentify(
-    picture: "str | Path | bytes | NDArray[np.uint8] | Image",
+    picture: "str | Path | bytes | IO[bytes] | NDArray[np.uint8] | Image",
     method: str = "swap",
     *,
-    detectors: tuple[str, ...] = (),
-    recognizers: tuple[str, ...] = (),
-    seed: int = 0,
-    allow_no_face: bool = False,
-    rendered: bool = False,
-    seconds: float | None = None,
     root: str | Path | None = None,
+    **options: Unpack[Options],
 ) -> Result:
     """Make every face of one picture unrecognizable.
 
-    `picture`: a path, the bytes of a file, a `uint8` array `[H,W,3]` (RGB) or `[H,W]`, or a Pillow
-    image; the last two come back as PNG. `method`: swap, adversarial (both need trained models),
-    fgsm, pgd, blur, pixelate or mask. `detectors` (`yunet`, `scrfd`, `mtcnn`) and `recognizers`
-    (`foamliu`, `arcface`) are needed for photographs, since the embedded networks know the people
-    of the mini world only; `deid weights fetch` gets them, or a path says where they are
-    (`yunet=FILE`). `rendered` says that the picture shows rendered people, so that the embedded
-    networks may be used. `seconds`: after so long faces are masked, after twice as long it gives
-    up.
+    `picture`: a path, the bytes of a file, an open file, a `uint8` array `[H,W,3]` (RGB) or
+    `[H,W]`, or a Pillow image; the last two come back as PNG. `method`: swap, adversarial (both
+    need trained models), fgsm, pgd, blur, pixelate or mask. `detectors` (`yunet`, `scrfd`, `mtcnn`)
+    and `recognizers` (`foamliu`, `arcface`) are needed for photographs, since the embedded networks
+    know the people of the mini world only; `deid weights fetch` gets them, or a path says where
+    they are (`yunet=FILE`). `rendered` says that the picture shows rendered people, so that the
+    embedded networks may be used. `seconds`: after so long faces are masked, after twice as long it
+    gives up. All `options` are fields of `RunSettings`, whose help is that of `deid run`.
 
     `root` is where `params.yaml` and `data` are looked for; without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from.
@@ -83,26 +111,37 @@ def deidentify(
     Raises `DeidError` where the picture cannot be read, has no face (unless `allow_no_face`) or
     cannot be made safe, and where networks are missing.
     """
-    from deid.batch.project import find_root
-    from deid.batch.settings import RunSettings
-
     place = Path(root) if root is not None else find_root()
-    asked = RunSettings(
-        method=method, detectors=detectors, recognizers=recognizers, seed=seed, rendered=rendered
-    )
-    pipeline = _pipeline(asked, place.resolve(), _stamp(place))
+    given = dict(options)
+    allow_no_face, seconds = given.pop("allow_no_face", False), given.pop("seconds", None)
+    pipeline = _pipeline(_settings(method, given), place.resolve(), _stamp(place))
     decoded, name, content = _open(picture)
     try:
-        data, faces = pipeline.deidentify(decoded, content, Limits(seconds=seconds))
-    except DeidError:
-        raise
+        data, faces = pipeline.deidentify(decoded, content, Limits(seconds=seconds))  # type: ignore[arg-type]
+    except DeidError as error:
+        raise DeidError(f"{name}: {error}") from None
     except Exception as error:
         raise DeidError(f"{name}: cannot be made safe ({type(error).__name__}: {error})") from error
     if not faces and not allow_no_face:
         raise DeidError(f"{name}: no face found; allow_no_face=True lets it pass as it is")
     verdicts = {face.verdict for face in faces}
-    worst = next((v for v in ("masked", "verified") if v in verdicts), "no face")
-    return Result(data, tuple(faces), worst)
+    worst = next((v for v in ("masked", "verified", "kept") if v in verdicts), "no face")
+    return Result(data, tuple(faces), worst, decoded.notes)
+
+
+def _settings(method: str, options: dict[str, Any]) -> RunSettings:
+    """What `deid run` would be asked; one network may come without a list around it."""
+    if "recognisers" in options:
+        options["recognizers"] = options.pop("recognisers")
+    for name in ("detectors", "recognizers"):
+        value = options.get(name, ())
+        options[name] = (value,) if isinstance(value, str) else tuple(value)
+    for name in ("keep", "only"):
+        options[name] = str(options[name]) if options.get(name) else None
+    unknown = options.keys() - Options.__annotations__
+    if unknown:
+        raise TypeError(f"deidentify() has no argument {min(unknown)!r}")
+    return RunSettings(method=method, **options)
 
 
 def _open(picture: Any) -> tuple[Decoded, str, str]:
@@ -118,17 +157,31 @@ def _open(picture: Any) -> tuple[Decoded, str, str]:
     elif isinstance(picture, bytes | bytearray | memoryview):
         name, picture = "the picture", bytes(picture)
     elif isinstance(picture, Image.Image):
-        stored = io.BytesIO()
-        picture.save(stored, "PNG")
-        name, picture = "the image", stored.getvalue()
+        name, picture = "the image", _png(picture)
     elif isinstance(picture, np.ndarray):
         decoded = _from_array(picture)
         return decoded, "the array", hashlib.sha256(decoded.pixels.tobytes()).hexdigest()
-    else:
+    elif callable(getattr(picture, "read", None)):
+        name, picture = str(getattr(picture, "name", "the file")), picture.read()
+    if not isinstance(picture, bytes):
         raise DeidError(
-            f"a {type(picture).__name__} is no picture; give a path, bytes, an array or an image"
+            f"a {type(picture).__name__} is not a picture; give a path, bytes, a file opened in "
+            "binary mode, an array or an image"
         )
     return decode(picture, name), name, hashlib.sha256(picture).hexdigest()
+
+
+def _png(image: "Image") -> bytes:
+    """A Pillow image, upright, in colors that PNG has."""
+    from PIL import ImageOps
+
+    stored, upright = io.BytesIO(), ImageOps.exif_transpose(image)
+    if upright.mode in _AS_PNG:
+        upright.save(stored, "PNG")
+    else:
+        alpha = upright.mode in ("RGBa", "La", "PA")
+        upright.convert("RGBA" if alpha else "RGB").save(stored, "PNG", icc_profile=None)
+    return stored.getvalue()
 
 
 def _from_array(array: NDArray[Any]) -> Decoded:
@@ -153,7 +206,5 @@ def _stamp(root: Path) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=4)
-def _pipeline(asked: "RunSettings", root: Path, stamp: tuple[Any, ...]) -> "Pipeline":
-    from deid.batch.project import bundle_at, open_pipeline
-
+def _pipeline(asked: RunSettings, root: Path, stamp: tuple[Any, ...]) -> Pipeline:
     return open_pipeline(bundle_at(root), asked)

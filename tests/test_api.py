@@ -80,8 +80,12 @@ def test_what_is_wrong_is_said_in_a_line() -> None:
         deidentify(stored.getvalue(), method="mask")
     with pytest.raises(DeidError, match="float64"):
         deidentify(np.zeros((4, 4, 3)), method="mask")  # type: ignore[arg-type]
-    with pytest.raises(DeidError, match="no picture"):
-        deidentify(stored, method="mask")  # type: ignore[arg-type]
+    with pytest.raises(DeidError, match="not a whole picture"):
+        deidentify(stored, method="mask")
+    with pytest.raises(DeidError, match="a list is not a picture"):
+        deidentify([], method="mask")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tint"):
+        deidentify(SAMPLE, method="mask", tint=1)  # type: ignore[call-arg]
     with pytest.raises(DeidError, match="magic"):
         deidentify(SAMPLE, method="magic")
     with pytest.raises(DeidError, match="generator"):
@@ -97,3 +101,55 @@ def test_importing_the_package_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def sample() -> Image.Image:
+    with Image.open(SAMPLE) as image:
+        return image.convert("RGB")
+
+
+def test_the_saved_file_is_what_its_name_says(sample: Image.Image, tmp_path: Path) -> None:
+    result = deidentify(sample, method="mask", rendered=True)
+    for name, kind in (("o.png", "PNG"), ("o.tif", "TIFF"), ("o.bmp", "BMP")):
+        result.save(name)
+        with Image.open(tmp_path / name) as saved:
+            assert saved.format == kind
+            assert np.array_equal(np.asarray(saved.convert("RGB")), result.pixels)
+    for name in ("o.jpg", "o.webp", "o.heic", "o.xyz", "o"):
+        with pytest.raises(DeidError, match=r"the result is PNG.*\.png"):
+            result.save(name)
+        assert not (tmp_path / name).exists()
+
+
+def test_an_image_comes_out_upright(sample: Image.Image) -> None:
+    lying = sample.transpose(Image.Transpose.ROTATE_90)
+    lying.getexif()[0x0112] = 6  # to be turned by 90 degrees clockwise
+    result = deidentify(lying, method="mask", rendered=True)
+    assert result.image.size == sample.size
+    assert len(result.faces) == 2
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "HSV", "YCbCr", "LAB", "I", "PA"])
+def test_images_of_any_mode_are_taken(sample: Image.Image, mode: str) -> None:
+    image = Image.new(mode, (40, 30)) if mode in ("LAB", "I", "PA") else sample.convert(mode)
+    result = deidentify(image, method="mask", rendered=True, allow_no_face=True)
+    assert result.image.size == image.size
+
+
+def test_open_files_lists_and_a_single_string_are_taken() -> None:
+    with SAMPLE.open("rb") as opened:
+        first = deidentify(opened, method="mask", detectors=[], recognizers=[])
+    assert first == deidentify(io.BytesIO(SAMPLE.read_bytes()), method="mask")
+    with pytest.raises(DeidError, match=r"nowhere\.onnx"):
+        deidentify(SAMPLE, method="mask", detectors="yunet=nowhere.onnx")
+    with pytest.raises(DeidError, match="nowhere"):
+        deidentify(SAMPLE, method="mask", keep="nowhere")
+    assert len(repr(first)) < 200
+
+
+def test_what_cannot_come_back_is_said(sample: Image.Image) -> None:
+    stored = io.BytesIO()
+    sample.convert("CMYK").save(stored, "JPEG")
+    result = deidentify(stored.getvalue(), method="mask", rendered=True, allow_no_face=True)
+    assert any("CMYK" in note for note in result.notes)

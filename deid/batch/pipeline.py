@@ -19,7 +19,7 @@ from deid.gate.face import Face
 from deid.gate.picture import FaceRecord, Limits, Tools, deidentify_picture, find_faces
 from deid.gate.rungs import build_rungs
 from deid.gate.verify import build_verifier
-from deid.imaging.codec import Decoded, decode, encode
+from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
 from deid.imaging.metadata import Keep, parse_keep
 from deid.params import AnonymizeParams
 from deid.pixels import Pixels
@@ -99,6 +99,7 @@ class Pipeline:
             done = replace(record, status="previewed", reason=REASON, faces=plans)
             return draw_preview(picture, faces), done
         decoded = decode(data, "the file", parse_keep(settings.keep_metadata))
+        decoded = decoded.stored_as(FORMAT_OF.get(suffix.lower(), decoded.form.format))
         limits = Limits(seconds=settings.seconds)
         encoded, records = self.deidentify(decoded, record.input_sha256, limits)
         if not records and not settings.allow_no_face:

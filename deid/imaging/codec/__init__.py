@@ -7,6 +7,8 @@ it was asked for by name (`deid.imaging.metadata`).
 
 from deid.imaging.codec.form import (
     DEFAULT_QUALITY,
+    FORMAT_OF,
+    LOSSLESS,
     MAX_PIXELS,
     MAX_SIDE,
     SUFFIXES,
@@ -19,6 +21,8 @@ from deid.imaging.codec.write import encode
 
 __all__ = [
     "DEFAULT_QUALITY",
+    "FORMAT_OF",
+    "LOSSLESS",
     "MAX_PIXELS",
     "MAX_SIDE",
     "SUFFIXES",

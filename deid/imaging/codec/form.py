@@ -5,13 +5,24 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deid.imaging.metadata import Kept
+from deid.errors import DeidError
+from deid.imaging.metadata import Kept, fitting
 from deid.pixels import Pixels
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib"}
-    | {".tif", ".tiff", ".gif", ".heic", ".heif", ".hif", ".avif"}
-)
+FORMAT_OF = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".avif": "AVIF",
+}
+"""What a name that ends so promises to hold."""
+
+SUFFIXES = frozenset(FORMAT_OF)
+LOSSLESS = frozenset({"PNG", "BMP", "TIFF", "GIF"})
 MAX_PIXELS = 80_000_000
 MAX_SIDE = 30_000  # OpenCV's warps address pixels with 16 bits
 DEFAULT_QUALITY = 95
@@ -48,3 +59,17 @@ class Decoded:
     alpha: Pixels | None
     form: Form
     notes: tuple[str, ...] = ()
+
+    def stored_as(self, target: str) -> "Decoded":
+        """The same picture, to be stored in another format; `DeidError` where that has no
+        transparency."""
+        if target == self.form.format:
+            return self
+        if self.alpha is not None and target in ("JPEG", "BMP"):
+            raise DeidError(f"{target} has no transparency; name the output .png")
+        kept, lost = fitting(self.form.kept, target, deep_color=False)
+        lossless = self.form.format in LOSSLESS
+        form = Form(target, self.form.gray, lossless=lossless, kept=kept)
+        note = f"stored as {target}, as its name says; it was {self.form.format}"
+        depth = ("16 bits became 8",) if self.form.samples is not None else ()
+        return Decoded(self.pixels, self.alpha, form, (*self.notes, note, *depth, *lost))
