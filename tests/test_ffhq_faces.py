@@ -25,7 +25,9 @@ from deid.pixels import to_pixels, to_tensor
 from deid.weights.importers import NETWORKS, build, read_checkpoint
 from deid.worlds.ffhq.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
 from deid.worlds.ffhq.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
-from deid.worlds.ffhq.five import FiveLandmarks
+from deid.worlds.ffhq.five import FiveLandmarks, shape_from_five
+from deid.worlds.mini.render.parameters import random_parameters
+from deid.worlds.mini.render.person import person_of
 from deid.worlds.world import FaceEmbedder, LandmarkNetwork, PerceptualNetwork
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
@@ -172,6 +174,18 @@ def test_landmarks_from_five_points_keep_these_and_turn_with_the_face() -> None:
     turn = 0.7 * torch.tensor([[0.8, -0.6], [0.6, 0.8]])
     moved = network.spread(five @ turn.T + 50)
     torch.testing.assert_close(moved, found @ turn.T + 50, atol=0.01, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_table_from_five_to_68_points_is_the_fit_over_rendered_people() -> None:
+    with torch.no_grad():
+        people = person_of(torch.from_numpy(random_parameters(range(1000), 0)))
+        landmarks = people.landmarks().double().numpy()
+    five = five_points(landmarks)
+    center = five.mean(axis=1, keepdims=True)
+    whole, known = ((points - center) @ np.array([1, 1j]) for points in (landmarks, five))
+    solved, *_ = np.linalg.lstsq(known.reshape(-1, 5), whole.reshape(-1, 68), rcond=None)
+    np.testing.assert_allclose(shape_from_five(), solved.T, atol=1e-5)
 
 
 def test_landmarks_from_five_points_lie_where_a_face_has_them() -> None:

@@ -1,21 +1,19 @@
 """68 landmarks from five: MTCNN's O-Net, whose license allows commercial use, knows only those.
 
-Eyes, nose tip and mouth corners say where a face is, how large, how it is turned and how long; the
+Eyes, nose tip and mouth corners say where a face is, how large, how it is rotated and how long; the
 rest of the 68 is what faces with these five points have on average. So alignment and the covered
 outline are as good as O-Net's points, while lids, brows and lips move only as far as the five do.
 """
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deid.faces.alignment import five_points
 from deid.worlds.ffhq.conventions import Convention
-
-PEOPLE, SEED = 1000, 0
 
 MIRRORED = (1, 0, 2, 4, 3)
 """The five points of a mirrored face, in its own order."""
@@ -64,18 +62,10 @@ class FiveLandmarks(nn.Module):
 def shape_from_five() -> NDArray[np.complex128]:
     """The complex matrix `[68,5]` that takes five points, less their center, to 68.
 
-    Least squares over rendered people of the mini world, in all their poses and expressions. Of
-    complex numbers x + iy it is the linear map that every turn, shift and scale of a face passes
-    through; and as the five points are means of some of the 68, it gives them back exactly.
+    `five.csv`, row by row: five real parts, five imaginary ones. It is the least-squares fit over
+    1,000 rendered people of the mini world, in all their poses and expressions, as the tests derive
+    it. Of complex numbers x + iy it is the linear map that every rotation, shift and scale of a
+    face passes through; and as the five points are means of some of the 68, it gives them back.
     """
-    from deid.worlds.mini.render.parameters import random_parameters
-    from deid.worlds.mini.render.person import person_of
-
-    with torch.no_grad():
-        people = person_of(torch.from_numpy(random_parameters(range(PEOPLE), SEED)))
-        landmarks = people.landmarks().double().numpy()
-    five = five_points(landmarks)
-    center = five.mean(axis=1, keepdims=True)
-    whole, known = ((points - center) @ np.array([1, 1j]) for points in (landmarks, five))
-    solved, *_ = np.linalg.lstsq(known.reshape(-1, 5), whole.reshape(-1, 68), rcond=None)
-    return np.asarray(solved.T, np.complex128)
+    parts = np.loadtxt(Path(__file__).with_name("five.csv"), delimiter=",")
+    return np.asarray(parts[:, :5] + 1j * parts[:, 5:], np.complex128)
