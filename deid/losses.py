@@ -64,7 +64,7 @@ def landmark_loss(source: Tensor, output: Tensor, size: int) -> Tensor:
 def expression_loss(source: Tensor, output: Tensor) -> Tensor:
     """Not in the paper: mean squared difference of frozen expression features `[N,dim]`.
 
-    Landmarks do not show where the eyes look or whence the light comes; these features do.
+    Landmarks do not show where the eyes look or which way the light comes from; these features do.
     """
     return F.mse_loss(output, source)
 

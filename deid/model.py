@@ -1,29 +1,23 @@
 """The network of the paper's figure 1: two encoders, M, M_adv and the generator.
 
-The world's networks stay frozen and are no part of the model's state; what a stage trains is.
-A stage's directory holds `model.safetensors` and `model.json`, which says what it needs: the world
-and, for stage two, the stage one it was trained on.
+The world's networks stay frozen and are no part of the model's state; what a stage trains is. Its
+files are `deid.stage_files`; where it departs from the paper, `docs/paper.md`.
 """
 
 import copy
-import json
 from collections.abc import Mapping as Dictionary
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from deid.errors import DeidError
 from deid.nets.mappers import AdversarialMapping, Mapping
-from deid.storage.staging import file_sha256, write_atomically
+from deid.stage_files import damaged, read_stage, write_stage
 from deid.worlds.world import World
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-REQUIRED = {"stage", "world", "world_sha256", "sha256", "config"}
 ADVERSARIAL = "adversarial_mapping."
 
 
@@ -53,7 +47,7 @@ class Deidentifier(nn.Module):
         self.register_buffer("w_std", w_std.clone().float())
 
     def train(self, mode: bool = True) -> Self:
-        """Nothing here behaves otherwise in training."""
+        """Nothing here behaves differently in training."""
         return super().train(False)
 
     def code(self, identity_faces: Tensor, attribute_faces: Tensor) -> Tensor:
@@ -76,7 +70,7 @@ class Deidentifier(nn.Module):
         return self.unstandardize(self.adversarial_mapping(self.standardize(w)))
 
     def standardize(self, w: Tensor) -> Tensor:
-        """w in deviations from the generator's mean w."""
+        """w in standard deviations from the generator's mean w."""
         return (w - self.w_mean) / self.w_std.clamp_min(1e-6)
 
     def unstandardize(self, w: Tensor) -> Tensor:
@@ -109,14 +103,14 @@ class Deidentifier(nn.Module):
 
         Raises `DeidError` where a file is missing or damaged, or parts do not belong together.
         """
-        about, tensors = _load_part(stage_one, "stage_one", world)
+        about, tensors = read_stage(stage_one, "stage_one", world)
         try:
             widths = about["config"]["mapping_widths"]
             model = cls(world, widths, tensors["w_mean"], tensors["w_std"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise _damaged(stage_one, error) from None
+            raise damaged(stage_one, error) from None
         if stage_two is not None:
-            about_two, tensors_two = _load_part(stage_two, "stage_two", world)
+            about_two, tensors_two = read_stage(stage_two, "stage_two", world)
             if about_two.get("stage_one_sha256") != about["sha256"]:
                 raise DeidError(
                     f"{stage_two}: trained on another stage one than {stage_one}; run `dvc repro`"
@@ -124,7 +118,7 @@ class Deidentifier(nn.Module):
             try:
                 model.attach(**about_two["config"])
             except (TypeError, ValueError, RuntimeError) as error:
-                raise _damaged(stage_two, error) from None
+                raise damaged(stage_two, error) from None
             tensors |= tensors_two
         try:
             model.load_state_dict(tensors)
@@ -139,59 +133,11 @@ class Deidentifier(nn.Module):
         return self.adversarial_mapping.to(self.w_mean.device)
 
     def save_stage_one(self, folder: Path, about: Dictionary[str, Any]) -> None:
-        """Write En_expr, M and the moments of w, with `about` in `model.json`."""
+        """Write En_expr, M and the moments of w, with `about` in the description."""
         own = {k: v for k, v in self.state_dict().items() if not k.startswith(ADVERSARIAL)}
-        _save_part(folder, own, {"stage": "stage_one", **self._origin(), **about})
+        write_stage(folder, "stage_one", self.world, own, about)
 
     def save_stage_two(self, folder: Path, about: Dictionary[str, Any]) -> None:
-        """Write M_adv, with `about` in `model.json`."""
+        """Write M_adv, with `about` in the description."""
         own = {k: v for k, v in self.state_dict().items() if k.startswith(ADVERSARIAL)}
-        _save_part(folder, own, {"stage": "stage_two", **self._origin(), **about})
-
-    def _origin(self) -> dict[str, str]:
-        return {"world": self.world.name, "world_sha256": self.world.weights_sha256}
-
-
-def _save_part(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(folder / WEIGHTS, save(plain))
-    about["sha256"] = file_sha256(folder / WEIGHTS)
-    write_atomically(folder / DESCRIPTION, (json.dumps(about, indent=2) + "\n").encode())
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """`model.json` of a stage's directory; `DeidError` where it is missing or damaged."""
-    path = folder / DESCRIPTION
-    try:
-        about: Any = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DeidError(f"{path}: missing; train it with `dvc repro`") from None
-    except ValueError as error:
-        raise DeidError(f"{path}: damaged ({error}); train it again with `dvc repro`") from None
-    missing = REQUIRED - about.keys() if isinstance(about, dict) else REQUIRED
-    if missing:
-        named = ", ".join(sorted(missing))
-        raise DeidError(f"{path}: damaged (no {named}); train it again with `dvc repro`")
-    description: dict[str, Any] = about
-    return description
-
-
-def _damaged(folder: Path, error: Exception) -> DeidError:
-    reason = f"{type(error).__name__}: {error}"
-    return DeidError(f"{folder / DESCRIPTION}: damaged ({reason}); train it again with `dvc repro`")
-
-
-def _load_part(folder: Path, stage: str, world: World) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    about, path = read_description(folder), folder / WEIGHTS
-    if about.get("stage") != stage:
-        raise DeidError(f"{folder}: holds {about.get('stage')}, not {stage}; mend the path")
-    if about["world_sha256"] != world.weights_sha256:
-        raise DeidError(
-            f"{folder}: trained on other weights of world {about['world']}; run `dvc repro`"
-        )
-    try:
-        if file_sha256(path) != about["sha256"]:
-            raise DeidError(f"{path}: hash differs from {DESCRIPTION}'s; restore or retrain it")
-        return about, load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise DeidError(f"{path}: missing or damaged ({error}); run `dvc repro`") from None
+        write_stage(folder, "stage_two", self.world, own, about)

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from deid.anonymize import ModelPaths
-from deid.model import Deidentifier, read_description
+from deid.model import Deidentifier
 from deid.seeds import torch_generator
+from deid.stage_files import read_description
 from tests.toy import toy_world
 
 WIDTHS = [32, 32, 32]

@@ -18,9 +18,9 @@ from deid.evaluate.cells import TABLES, Bench, Cell, measure, produce
 from deid.evaluate.faces import HeldOut, held_out_faces
 from deid.evaluate.plots import draw_figures
 from deid.evaluate.report import columns, write_report
-from deid.model import read_description
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from deid.progress import progress
+from deid.stage_files import read_description
 from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds.world import World
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from deid.diversity import diversify, draw_changes
 from deid.latents.shards import LatentDataset
 from deid.losses import adversarial_mapping_loss, model_identity_loss, visual_identity_loss
-from deid.model import Deidentifier, read_description
+from deid.model import Deidentifier
 from deid.params import StageTwoParams, WorldParams
 from deid.pixels import to_tensor
 from deid.seeds import seed_of, torch_generator
+from deid.stage_files import read_description
 from deid.training.held_out import stage_two_figures
 from deid.training.loop import (
     Losses,
