@@ -14,10 +14,11 @@ from deid.nets.stylegan2 import StyleGAN2
 from deid.worlds.mini.pretrain import train_generator
 from deid.worlds.mini.pretrain.dataset import Renders, RenderSettings, make_renders
 from deid.worlds.mini.pretrain.distillation import distillation_loss, psnr, regions
-from deid.worlds.mini.pretrain.train_generator import Options, Trainer, batch_rows, learning_rate
+from deid.worlds.mini.pretrain.loop import Run, Schedule, train
+from deid.worlds.mini.pretrain.train_generator import Distillation
 from deid.worlds.mini.render.parameters import PARAMETERS
 
-OPTIONS = Options(steps=4, batch=4, processes=1, warmup=1, bfloat16=False)
+SCHEDULE = Schedule(steps=4, batch_size=4, learning_rate=0.03, averaging=0.999, bfloat16=False)
 
 
 @pytest.fixture(scope="module")
@@ -72,46 +73,28 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr(gray, black, left) == pytest.approx(20.0, abs=1e-4)
 
 
-def test_an_epoch_shows_every_picture_once_in_another_order() -> None:
-    rows = [batch_rows(step, 12, OPTIONS) for step in range(6)]
-    first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
-    assert sorted(first) == sorted(second) == list(range(12))
-    assert first.tolist() != second.tolist()
-
-
-def test_learning_rate_warms_up_and_decays() -> None:
-    options = Options(steps=100, warmup=10, rate=1.0)
-    rates = [learning_rate(step, options) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] < 0.02
-
-
-def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
-    whole = Trainer(Renders(data), OPTIONS, rank=0)
+def test_a_killed_run_resumes_to_the_same_weights(data: Path, tmp_path: Path) -> None:
+    whole, begun, resumed = (Run(Distillation(data, SCHEDULE)) for _ in range(3))
     for _ in range(4):
-        whole.train_step()
-    begun = Trainer(Renders(data), OPTIONS, rank=0)
+        whole.advance()
     for _ in range(2):
-        begun.train_step()
+        begun.advance()
     begun.save(tmp_path / "checkpoint.pt")
-    resumed = Trainer(Renders(data), replace(OPTIONS), rank=0)
     resumed.load(tmp_path / "checkpoint.pt")
     for _ in range(2):
-        resumed.train_step()
-    for name, tensor in whole.average.state_dict().items():
-        assert torch.equal(tensor, resumed.average.state_dict()[name]), name
+        resumed.advance()
+    for name, tensor in whole.trained.state_dict().items():
+        assert torch.equal(tensor, resumed.trained.state_dict()[name]), name
 
 
-def test_training_learns_and_writes_weights_card_and_sheet(data: Path, tmp_path: Path) -> None:
-    options = replace(OPTIONS, steps=30, averaging=0.5, warmup=5)
-    untrained = Trainer(Renders(data), options, rank=0).validate(tmp_path / "sheet.png")
-    train_generator.train_generator(data, tmp_path / "generator", options, checkpoint_every=10)
+def test_training_learns_and_writes_weights_and_card(data: Path, tmp_path: Path) -> None:
+    task = Distillation(data, replace(SCHEDULE, steps=30, averaging=0.5))
+    untrained = task.validate(task.build())
+    train(task, tmp_path / "generator")
     written = {path.name for path in (tmp_path / "generator").iterdir()}
-    assert written == {"generator.safetensors", "generator.json", "sheet.png", "log.jsonl"}
+    assert written == {"generator.safetensors", "generator.json"}
     card = json.loads((tmp_path / "generator/generator.json").read_text())
-    assert card["options"] == asdict(options)
+    assert card["training"] == asdict(task.schedule)
     assert card["figures"]["psnr"] > untrained["psnr"] + 1.5
     weights = load_file(tmp_path / "generator/generator.safetensors")
     assert weights["w_mean"].abs().sum() > 0

@@ -19,13 +19,15 @@ from deid.params import WorldParams
 from deid.pixels import Pixels, to_pixels, to_tensor
 from deid.seeds import seed_of
 from deid.worlds import load_world
+from deid.worlds.mini.cards import Card
 from deid.worlds.mini.pretrain import dataset
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders, RenderSettings, make_renders
-from deid.worlds.mini.pretrain.fit import Batches, Schedule, train
-from deid.worlds.mini.pretrain.train_detector import match, scene, targets, window
+from deid.worlds.mini.pretrain.loop import Batches, Run, Schedule, Task, train
+from deid.worlds.mini.pretrain.train_detector import match
 from deid.worlds.mini.pretrain.train_landmarks import landmark_errors
 from deid.worlds.mini.pretrain.train_recognizer import Margin, margin_logits, verification
+from deid.worlds.mini.pretrain.windows import scene, targets, window
 from deid.worlds.mini.render.parameters import identity_views
 from deid.worlds.mini.render.renderer import render
 from deid.worlds.mini.test_faces import held_out_faces
@@ -238,10 +240,10 @@ def test_the_detector_finds_no_face_under_an_opaque_mask(world: World, unseen: U
     assert np.mean([len(f) > 0 for f in world.detector.detect(list(masked))]) <= 0.02
 
 
-# What the networks learn from.
+# What the networks are trained on.
 
 
-def test_renders_go_on_after_a_kill_and_end_with_the_same_bytes(
+def test_renders_resume_after_a_kill_and_end_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = RenderSettings(identities=13, views=16, seed=3)
@@ -308,9 +310,9 @@ def test_overlapping_and_nested_boxes_are_one_face() -> None:
     assert suppress(boxes, scores, 0.35, part=0.7).tolist() == [0, 3]
 
 
-def test_detector_lessons_place_faces_where_they_are() -> None:
+def test_the_detectors_targets_lie_where_the_faces_are() -> None:
     rng = np.random.default_rng(0)
-    wanted = [targets(window(scene(i, "tests/lessons"), rng)) for i in range(1, 6)]
+    wanted = [targets(window(scene(i, "tests/windows"), rng)) for i in range(1, 6)]
     hits = [np.argwhere(t.heat == 1.0) for t in wanted]
     assert sum(len(h) for h in hits) >= 3
     for target, places in zip(wanted, hits, strict=True):
@@ -318,33 +320,61 @@ def test_detector_lessons_place_faces_where_they_are() -> None:
             assert (target.distances[:4, row, column] > 0).all()
 
 
-def test_training_goes_on_from_its_checkpoint_with_the_same_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    schedule = Schedule(steps=6, batch_size=4, bfloat16=False)
-    batches = Batches(np.arange(32), schedule, "tests")
+class Line(Task):
+    """A line through a parabola; killed in step `stop`."""
 
-    def loss(model: nn.Module, step: int, stop: int = 99) -> Tensor:
-        if step == stop:
+    def __init__(self, averaging: float = 0.0, stop: int | None = None) -> None:
+        schedule = Schedule(steps=6, batch_size=4, averaging=averaging, bfloat16=False)
+        super().__init__("line", schedule)
+        self.batches, self.stop = Batches(np.arange(32), schedule, "tests"), stop
+
+    def build(self) -> nn.Module:
+        return nn.Linear(1, 1)
+
+    def loss(self, model: nn.Module, step: int) -> Tensor:
+        if step == self.stop:
             raise KeyboardInterrupt
-        x = torch.from_numpy(batches(step)).float()[:, None] / 32
+        x = torch.from_numpy(self.batches(step)).float()[:, None] / 32
         error: Tensor = model(x) - x.square()
         return error.square().mean()
 
-    def run(out: Path, stop: int = 99) -> None:
-        train(
-            "line",
-            lambda: nn.Linear(1, 1),
-            lambda m, s: loss(m, s, stop),
-            lambda model: (model, {}),
-            schedule,
-            out,
-        )
+    def measure(self, model: nn.Module) -> tuple[nn.Module, Card]:
+        return model, {}
 
-    monkeypatch.setattr("deid.worlds.mini.pretrain.fit.CHECKPOINT_SECONDS", 0.0)
-    run(tmp_path / "whole")
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_training_resumes_from_its_checkpoint_with_the_same_result(
+    averaging: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deid.worlds.mini.pretrain.loop.CHECKPOINT_SECONDS", 0.0)
+    train(Line(averaging), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", stop=4)
-    run(tmp_path / "killed")
+        train(Line(averaging, stop=4), tmp_path / "killed")
+    train(Line(averaging), tmp_path / "killed")
     weights = [(tmp_path / n / "line.safetensors").read_bytes() for n in ("whole", "killed")]
     assert weights[0] == weights[1]
+
+
+def test_averaged_weights_are_the_moving_average_of_all_steps() -> None:
+    run, mean = Run(Line(averaging=0.5)), torch.zeros(1, 1)
+    for step in range(6):
+        run.advance()
+        decay = min(0.5, (1 + step) / (10 + step)) if step else 0.0
+        mean = mean.lerp(run.model.get_parameter("weight").detach(), 1 - decay)
+    torch.testing.assert_close(run.trained.get_parameter("weight"), mean)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_nothing() -> None:
+    rates = [Schedule(steps=100).rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_an_epoch_shows_every_picture_once_in_another_order() -> None:
+    batches = Batches(np.arange(12), Schedule(steps=6, batch_size=4), "tests")
+    rows = [batches(step) for step in range(6)]
+    first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first.tolist() != second.tolist()

@@ -1,7 +1,7 @@
-"""Windows full of heads at any size, turn and place: lessons for the network that looks carefully.
+"""Windows full of heads of any size, rotation and place, for training the multi-scale detector.
 
 Scenes show people who stand upright side by side. Here heads lie anywhere before anything, some
-half hidden or cut by the frame; and besides faces of the sizes to be known there are far smaller
+half hidden or cut by the frame; and besides faces of the sizes to be found there are far smaller
 and far larger ones, so that neither a crowd nor a cheek is taken for a face.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deid.faces.alignment import apply_affine, five_points
 from deid.pixels import Pixels, to_pixels
 from deid.progress import progress
-from deid.worlds.mini.pretrain.train_detector import Picture
+from deid.worlds.mini.pretrain.windows import Picture
 from deid.worlds.mini.render.parameters import random_parameters
 from deid.worlds.mini.render.scenes import box_of, render_person, render_scene
 
@@ -37,14 +37,14 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Cast:
-    """The heads, and what they stand before."""
+class HeadsAndBackdrops:
+    """What a window is put together from."""
 
     heads: list[Head]
     backdrops: list[Pixels]
 
 
-def cast(people: int, seed: int) -> Cast:
+def draw_heads(people: int, seed: int) -> HeadsAndBackdrops:
     """`people` heads and half as many backdrops; other seeds give other people."""
     rows = torch.from_numpy(random_parameters(range(people), seed=seed))
     heads, backdrops = [], []
@@ -57,12 +57,12 @@ def cast(people: int, seed: int) -> Cast:
             if index % 2 == 0:
                 backdrops.append(render_scene(seed * 1_000_003 + index, 0, BACKDROP).pixels)
             bar.advance()
-    return Cast(heads, backdrops)
+    return HeadsAndBackdrops(heads, backdrops)
 
 
-def crowd(cast: Cast, size: int, rng: np.random.Generator) -> Picture:
+def crowd(drawn: HeadsAndBackdrops, size: int, rng: np.random.Generator) -> Picture:
     """A window `size` pixels square with 0 to 60 heads, no head over another's face."""
-    canvas = behind(cast, size, rng).astype(np.float32)
+    canvas = behind(drawn, size, rng).astype(np.float32)
     kind = str(rng.choice(["known", "far", "near"], p=[0.8, 0.13, 0.07]))
     low, high = SIZES[kind]
     count = {"known": int(rng.integers(0, 6)), "far": int(rng.integers(6, 60)), "near": 1}[kind]
@@ -74,7 +74,7 @@ def crowd(cast: Cast, size: int, rng: np.random.Generator) -> Picture:
         if (apart < 0.72).any():
             continue
         places = np.concatenate([places, [[*center, height]]])
-        head = cast.heads[rng.integers(len(cast.heads))]
+        head = drawn.heads[rng.integers(len(drawn.heads))]
         box, five = _lay(canvas, head, height, center, rng)
         boxes.append(box)
         points.append(five)
@@ -86,10 +86,10 @@ def crowd(cast: Cast, size: int, rng: np.random.Generator) -> Picture:
     )
 
 
-def behind(cast: Cast, size: int, rng: np.random.Generator) -> Pixels:
+def behind(drawn: HeadsAndBackdrops, size: int, rng: np.random.Generator) -> Pixels:
     """A background `uint8 [size,size,3]`: a backdrop or a gradient, with or without clutter."""
     if rng.random() < 0.5:
-        backdrop = cast.backdrops[rng.integers(len(cast.backdrops))]
+        backdrop = drawn.backdrops[rng.integers(len(drawn.backdrops))]
         side = int(rng.integers(24, backdrop.shape[0] + 1))
         y, x = rng.integers(0, backdrop.shape[0] - side + 1, 2)
         cells = backdrop[y : y + side, x : x + side]
@@ -118,8 +118,8 @@ def _clutter(canvas: Pixels, rng: np.random.Generator) -> None:
     elif kind == 1:
         cv2.rectangle(canvas, low, high, color, thick, cv2.LINE_AA)
     else:
-        turn = float(rng.uniform(0, 180))
-        cv2.ellipse(canvas, middle.tolist(), reach.tolist(), turn, 0, 360, color, thick)
+        rotation = float(rng.uniform(0, 180))
+        cv2.ellipse(canvas, middle.tolist(), reach.tolist(), rotation, 0, 360, color, thick)
 
 
 def _lay(
@@ -129,14 +129,18 @@ def _lay(
     center: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
-    """Lay a head over `canvas`; the upright box `[4]` of its turned face, and its points `[5,2]`.
+    """Lay a head over `canvas`; the upright box `[4]` of its rotated face, and its points `[5,2]`.
 
     A face is the ellipse in its box.
     """
     rgb, alpha = _hidden(head, rng) if rng.random() < 0.2 else (head.rgb, head.alpha)
     scale = height / float(head.box[3] - head.box[1])
-    turn = np.deg2rad(rng.uniform(-180, 180) if rng.random() < 0.5 else rng.normal(0, UPRIGHT / 2))
-    linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    rotation = np.deg2rad(
+        rng.uniform(-180, 180) if rng.random() < 0.5 else rng.normal(0, UPRIGHT / 2)
+    )
+    linear = scale * np.array(
+        [[np.cos(rotation), -np.sin(rotation)], [np.sin(rotation), np.cos(rotation)]]
+    )
     middle, half = (head.box[:2] + head.box[2:]) / 2, (head.box[2:] - head.box[:2]) / 2
     affine = np.concatenate([linear, (center - linear @ middle)[:, None]], 1)
     side = rgb.shape[0]

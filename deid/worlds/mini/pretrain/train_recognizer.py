@@ -1,7 +1,5 @@
 """Trains one of the mini world's three recognizers.
 
-    python -m deid.worlds.mini.pretrain.train_recognizer identity --out FOLDER --steps N
-
 `identity` is attacked (CosFace, Wang et al. 2018); `mobile` (ArcFace, Deng et al. 2019) and
 `convnext` (NormFace, Wang et al. 2017) are held out: other architectures, losses and seeds.
 
@@ -10,9 +8,7 @@ Free vectors must be seen many times each; this one network learns from every pi
 and reached in 400 steps a TAR of 0.84 (FAR 1e-3) where free vectors reached 0.02.
 """
 
-import argparse
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +19,11 @@ from torch.nn import functional as F
 
 from deid.nets.recognizer import Recognizer
 from deid.pixels import to_tensor
-from deid.seeds import numpy_generator
 from deid.worlds.mini.cards import Card
 from deid.worlds.mini.networks import recognizer
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders
-from deid.worlds.mini.pretrain.fit import Batches, Schedule, train
+from deid.worlds.mini.pretrain.loop import Batches, Schedule, Task
 from deid.worlds.mini.render.parameters import GROUPS
 
 
@@ -74,15 +69,36 @@ def margin_logits(cosines: Tensor, labels: Tensor, margin: Margin, share: float)
     return logits * margin.scale
 
 
-class Lessons:
-    """The renders, and the identity numbers `[P,K]` of the people to be told apart."""
+class Recognition(Task):
+    """Recognizer `name` of `RECIPES`, on the renders in `data`."""
 
-    def __init__(self, name: str, renders: Renders, schedule: Schedule) -> None:
-        self.name, self.renders, self.schedule = name, renders, schedule
-        indices = renders.split("train")
-        self.batches = Batches(indices, schedule, name)
-        first_views = indices[:: renders.settings.views]
-        self.people = torch.from_numpy(renders.parameters(first_views)[:, _GROUP].copy())
+    def __init__(self, name: str, data: Path, steps: int) -> None:
+        self.margin, seed, bfloat16 = RECIPES[name]
+        super().__init__(name, Schedule(steps, seed, bfloat16=bfloat16))
+        self.renders = Renders(data)
+        indices = self.renders.split("train")
+        self.batches = Batches(indices, self.schedule, name)
+        first_views = indices[:: self.renders.settings.views]
+        self.people = torch.from_numpy(self.renders.parameters(first_views)[:, _GROUP].copy())
+
+    def build(self) -> nn.Module:
+        return Classifier(recognizer(self.name))
+
+    def loss(self, model: nn.Module, step: int) -> Tensor:
+        """Margin softmax over people, and mean squared error of the identity numbers read back.
+
+        The margin grows from 0 during the first half.
+        """
+        assert isinstance(model, Classifier)
+        rng, indices = self.random(step), self.batches(step)
+        images, _ = augment(self.renders.images(indices), Jitter(), rng)
+        with self.schedule.precision():
+            raw = model.net.raw(images).float()
+        people, labels = self.candidates(self.renders.identities[indices], rng)
+        cosines = F.linear(F.normalize(raw), F.normalize(model.centers(people)))
+        share = min(1.0, step / (0.5 * self.schedule.steps))
+        classification = F.cross_entropy(margin_logits(cosines, labels, self.margin, share), labels)
+        return classification + 2.0 * F.mse_loss(model.numbers(raw), people[labels])
 
     def candidates(
         self, identities: NDArray[np.int64], rng: np.random.Generator
@@ -93,24 +109,20 @@ class Lessons:
         others = np.setdiff1d(rng.choice(len(self.people), count, replace=False), present)
         return self.people[np.concatenate([present, others])], torch.from_numpy(labels)
 
-
-def loss(lessons: Lessons, model: nn.Module, step: int) -> Tensor:
-    """Margin softmax over people, and mean squared error of the identity numbers read back.
-
-    The margin grows from 0 during the first half.
-    """
-    assert isinstance(model, Classifier)
-    margin, schedule = RECIPES[lessons.name][0], lessons.schedule
-    rng = numpy_generator(f"mini/{lessons.name}/augment", step, schedule.seed)
-    indices = lessons.batches(step)
-    images, _ = augment(lessons.renders.images(indices), Jitter(), rng)
-    with schedule.precision():
-        raw = model.net.raw(images).float()
-    people, labels = lessons.candidates(lessons.renders.identities[indices], rng)
-    cosines = F.linear(F.normalize(raw), F.normalize(model.centers(people)))
-    share = min(1.0, step / (0.5 * schedule.steps))
-    who = F.cross_entropy(margin_logits(cosines, labels, margin, share), labels)
-    return who + 2.0 * F.mse_loss(model.numbers(raw), people[labels])
+    def measure(self, model: nn.Module) -> tuple[nn.Module, Card]:
+        """The recognizer alone, and its figures on people not trained on."""
+        assert isinstance(model, Classifier)
+        test, trained = self.renders.split("test"), self.renders.split("train")
+        figures = verification(embed(model.net, self.renders, test), self.renders.identities[test])
+        margin, views = self.margin, self.renders.settings.views
+        return model.net, {
+            "network": f"face recognizer, {type(model.net).__name__}, {self.name}",
+            "objective": f"margin softmax (angular {margin.angular}, additive {margin.additive}, "
+            f"scale {margin.scale}) to centers made from identity numbers + 2 MSE of those numbers",
+            "data": f"{len(trained)} renders of {len(trained) // views} people",
+            "test": f"{len(test)} renders of {len(test) // views} other people",
+            "figures": {key: round(value, 5) for key, value in figures.items()},
+        }
 
 
 @torch.no_grad()
@@ -133,48 +145,3 @@ def verification(embeddings: Tensor, identities: NDArray[np.int64]) -> dict[str,
         "tar_at_far_1e-3": float((genuine > threshold).mean()),
         "threshold_at_far_1e-3": float(threshold),
     }
-
-
-def measure(name: str, renders: Renders, model: nn.Module) -> tuple[nn.Module, Card]:
-    """The recognizer alone, and its figures on people not trained on."""
-    assert isinstance(model, Classifier)
-    test = renders.split("test")
-    figures = verification(embed(model.net, renders, test), renders.identities[test])
-    margin = RECIPES[name][0]
-    train_count = len(renders.split("train"))
-    return model.net, {
-        "network": f"face recognizer, {type(model.net).__name__}, {name}",
-        "objective": f"margin softmax (angular {margin.angular}, additive {margin.additive}, "
-        f"scale {margin.scale}) to centers made from identity numbers + 2 MSE of those numbers",
-        "data": f"{train_count} renders of {train_count // renders.settings.views} people",
-        "test": f"{len(test)} renders of {len(test) // renders.settings.views} other people",
-        "figures": {key: round(value, 5) for key, value in figures.items()},
-    }
-
-
-def train_recognizer(name: str, data: Path, out: Path, steps: int) -> None:
-    """Train recognizer `name` on the renders in `data`, into the folder `out`."""
-    _, seed, bfloat16 = RECIPES[name]
-    renders, schedule = Renders(data), Schedule(steps, seed, bfloat16=bfloat16)
-    train(
-        name,
-        lambda: Classifier(recognizer(name)),
-        partial(loss, Lessons(name, renders, schedule)),
-        partial(measure, name, renders),
-        schedule,
-        out,
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=list(RECIPES))
-    parser.add_argument("--data", type=Path, default=Path("data/mini/renders"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
-    given = parser.parse_args()
-    train_recognizer(given.name, given.data, given.out, given.steps)
-
-
-if __name__ == "__main__":
-    main()
