@@ -50,7 +50,7 @@ lint: setup  ## Lint and types.
 	mypy
 
 pretrain: setup  ## Train the mini world's own networks again (hours; not needed for anything else).
-	dvc repro data/mini/dvc.yaml
+	cd data/mini/pretrain && dvc repro
 
 clean:  ## Remove what the pipeline made, keep the environment.
 	rm -rf data/latents* data/validation* data/stage_* data/registered.json reports out mlflow.db mlartifacts

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from deid.seeds import seed_of
 from deid.worlds import load_world
 from deid.worlds.mini.cards import Card
 from deid.worlds.mini.pretrain import dataset
+from deid.worlds.mini.pretrain.__main__ import TASKS
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders, RenderSettings, make_renders
 from deid.worlds.mini.pretrain.loop import Batches, Run, Schedule, Task, train
@@ -32,8 +34,9 @@ from deid.worlds.mini.render.parameters import identity_views
 from deid.worlds.mini.render.renderer import render
 from deid.worlds.mini.test_faces import held_out_faces
 from deid.worlds.world import World
+from tests.test_layers import ROOT, graph, modules
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "data/mini/weights"
+WEIGHTS = ROOT / "data/mini/weights"
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,35 @@ def test_the_detector_finds_no_face_under_an_opaque_mask(world: World, unseen: U
     assert np.mean([len(f) > 0 for f in world.detector.detect(list(masked))]) <= 0.02
 
 
-# What the networks are trained on.
+# How the networks are trained.
+
+
+def pretraining_code(entry: str) -> list[str]:
+    """The files that module `entry` imports, as the stages in data/mini/pretrain name them."""
+    imported, known, seen = graph(), modules(), {"deid.errors", "deid.progress"}
+    waiting = [entry]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += imported[module]
+    files = {known[m].relative_to(ROOT) for m in seen - {"deid.errors", "deid.progress"}}
+    return sorted(f"../../../{file.as_posix()}" for file in files)
+
+
+@pytest.mark.parametrize(("stage", "entry"), [("renders", "dataset"), ("network", "__main__")])
+def test_pretraining_depends_on_the_code_that_it_runs(stage: str, entry: str) -> None:
+    stages = yaml.safe_load((ROOT / "data/mini/pretrain/dvc.yaml").read_text())["stages"]
+    code = [d for d in stages[stage]["do"]["deps"] if d.endswith(".py")]
+    assert code == pretraining_code(f"deid.worlds.mini.pretrain.{entry}")
+
+
+def test_every_network_of_the_world_is_pretrained_and_published() -> None:
+    folder = ROOT / "data/mini/pretrain"
+    trained = yaml.safe_load((folder / "params.yaml").read_text())["networks"].keys()
+    published = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]["publish"]["deps"]
+    assert trained == TASKS.keys() == {path.stem for path in WEIGHTS.glob("*.json")}
+    assert [Path(path).name for path in published] == list(trained)
 
 
 def test_renders_resume_after_a_kill_and_end_with_the_same_bytes(

@@ -1,6 +1,6 @@
 """A card beside every weight file: what it is, what it trained on, how good it is, and its hash.
 
-    python -m deid.worlds.mini.cards data/mini/trained data/mini/weights
+    python -m deid.worlds.mini.cards TRAINED data/mini/weights
 
 copies what the trainings made to where the world is loaded from.
 """
@@ -74,7 +74,9 @@ def read_verified(folder: Path, name: str) -> tuple[dict[str, Tensor], str]:
 
 def publish(trained: Path, weights: Path) -> None:
     """Copy every verified pair of `trained/<name>/` to `weights/`, the card last."""
-    for folder in sorted(path for path in trained.iterdir() if path.suffix != ".partial"):
+    for folder in sorted(trained.iterdir()):
+        if not folder.is_dir() or folder.suffix == ".partial":
+            continue
         read_verified(folder, folder.name)
         for suffix in (".safetensors", ".json"):
             file = f"{folder.name}{suffix}"

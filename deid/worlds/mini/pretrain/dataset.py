@@ -1,6 +1,6 @@
 """The renders on which the mini world's networks are trained.
 
-    python -m deid.worlds.mini.pretrain.dataset --out data/mini/renders --identities 8000 --views 16
+    python -m deid.worlds.mini.pretrain.dataset --out RENDERS --identities 8000 --views 16
 
 Picture `i` shows person `i // views`. Arrays are memory-mapped; a killed run goes on with what is
 missing. Every picture follows from its index and the seed, whatever the workers did.
@@ -155,7 +155,7 @@ def _render_chunk(working: Path, settings: RenderSettings, chunk: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("data/mini/renders"))
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--identities", type=int, default=RenderSettings.identities)
     parser.add_argument("--views", type=int, default=RenderSettings.views)
     parser.add_argument("--seed", type=int, default=RenderSettings.seed)
