@@ -53,12 +53,12 @@ def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
     identity = trained("identity", networks.recognizer("identity"))
     expression = attributes("expression").trunk
     landmarks = trained("landmarks", networks.landmark_net())
-    # Not among the hashes of the world: it draws no picture and judges none.
+    # These two are not among the hashes of the world: training does not depend on them.
+    metrics, _ = _filled(folder, "metric_features", networks.attribute_regressor("metric_features"))
     finder, sha256 = _filled(folder, "finder", networks.center_net())
     single_pass = CenterSinglePass(finder, f"mini:{sha256[:8]}")
     detector = CenterDetector(trained("detector", networks.center_net()), single_pass=single_pass)
     held_out = {name: trained(name, networks.recognizer(name)) for name in networks.HELD_OUT}
-    perceptual = attributes("perceptual")
     return World(
         name="mini",
         samples=SAMPLES,
@@ -71,8 +71,8 @@ def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
         detector=detector,
         held_out=held_out,
         selecting=networks.HELD_OUT[0],
-        perceptual=PerceptualNet(perceptual.trunk, FID_LABEL, LPIPS_LABEL).eval(),
-        metric_features=MetricNet(perceptual, GROUPS["expression"], FID_LABEL, LPIPS_LABEL).eval(),
+        perceptual=PerceptualNet(attributes("perceptual").trunk, FID_LABEL, LPIPS_LABEL).eval(),
+        metric_features=MetricNet(metrics, GROUPS["expression"], FID_LABEL, LPIPS_LABEL).eval(),
         test_faces=held_out_faces,
         weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
         domain="rendered people",

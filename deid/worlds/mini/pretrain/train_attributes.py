@@ -6,6 +6,7 @@
 network which training could please.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ class Attributes(Task):
         return model, {
             "network": f"{self.name} network, {model.trunk.backbone.family} backbone",
             "objective": f"regression of the renderer's {', '.join(groups)}",
-            "data": f"{len(trained)} renders",
+            "data": f"{len(trained)} renders, {asdict(self.renders.settings)}",
             "test": f"{len(test)} renders of other people",
             "figures": {f"r2_{g}": round(float(explained[GROUPS[g]].mean()), 4) for g in groups},
         }
