@@ -4,22 +4,29 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from PIL import Image
 
-from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL, verify
+from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL, recorded_name, verify
+from deid.batch import pipeline as pipeline_module
 from deid.batch import run as run_module
 from deid.batch.manifest import Records
-from deid.batch.plan import locate
-from deid.batch.run import exclusive, run_batch
+from deid.batch.outcome import refused
+from deid.batch.plan import list_inputs, locate, make_plan
+from deid.batch.run import exclusive, recorded, run_batch
 from deid.batch.settings import BatchSettings
 from deid.batch.summary import Summary, shown
 from deid.batch.workers import InProcess, ProcessPool
+from deid.cli.audit import verify as verify_command
 from deid.errors import DeidError
 from deid.storage.local import LocalStorage
 from deid.storage.protocol import PRIVATE
@@ -261,3 +268,175 @@ def test_an_input_that_comes_to_no_end_is_noticed(
     monkeypatch.setattr(run_module, "recorded", lambda o, r: list(passed(o, r))[1:])
     with pytest.raises(RuntimeError, match="2 inputs, but"):
         run(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_key_that_cannot_sign_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in/a.png", 1)
+    public = Ed25519PrivateKey.generate().public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    monkeypatch.setenv("DEID_AUDIT_KEY", pem.decode())
+    with pytest.raises(DeidError, match="cannot sign; give the private one"):
+        run(tmp_path / "in", tmp_path / "out")
+    monkeypatch.setenv("DEID_AUDIT_KEY", os.fsdecode(b"\xff" * 8))
+    with pytest.raises(DeidError, match="too short"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_picture_leaves_the_rest_of_its_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    save(tmp_path / "in/a.png", 1)
+    save(home / "mine.png", 2)
+    walk = LocalStorage._walk
+
+    def watched(self: LocalStorage, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
+        assert folder or self.root != home, "the whole folder is walked"
+        return walk(self, folder)
+
+    monkeypatch.setattr(LocalStorage, "_walk", watched)
+    assert run(tmp_path / "in/a.png", home / "safe.png").counts == {"written": 1}
+    assert run(tmp_path / "in/a.png", home / "safe.png").counts == {"done": 1}
+    assert {path.name for path in home.iterdir()} == {"mine.png", "safe.png", ".deid"}
+    verify_command(str(home / "safe.png"))
+    assert "unchanged" in capsys.readouterr().out
+    (home / "safe.png").write_bytes(b"other")
+    with pytest.raises(DeidError, match="1 problem; do not trust it"):
+        verify_command(str(home / "safe.png"))
+
+
+def test_a_killed_batch_is_unfinished_and_not_distrusted(tmp_path: Path) -> None:
+    for n in range(2):
+        save(tmp_path / f"in/{n}.png", n)
+    run(tmp_path / "in", tmp_path / "out")
+    save(tmp_path / "in/2.png", 2)
+    places = locate(str(tmp_path / "in"), str(tmp_path / "out"))
+    with InProcess(open_mask(), places) as executor, exclusive(places):
+        records = Records(places.audit)
+        plan = make_plan(places, list_inputs(places), records, executor.info)
+        list(recorded(executor.work(plan.tasks(records)), records))
+    with pytest.raises(DeidError, match="unfinished; run the same command again"):
+        verify_command(str(tmp_path / "out"))
+    run(tmp_path / "in", tmp_path / "out")
+    verify_command(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "nothing is there; correct the path"),
+        ("film.mp4", "1 × not a picture by its suffix"),
+        ("link.png", "1 × a symbolic link"),
+    ],
+)
+def test_a_source_without_a_picture_is_an_error_that_says_what_is_there(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    if name == "link.png":
+        (tmp_path / "in" / name).symlink_to(tmp_path / "annex")
+    elif name:
+        (tmp_path / "in" / name).touch()
+    with pytest.raises(DeidError, match=said):
+        run(tmp_path / "in", tmp_path / "out")
+    if name == "film.mp4":
+        with pytest.raises(DeidError, match=r"film\.mp4: no picture"):
+            run(tmp_path / "in" / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_outputs_of_inputs_that_are_gone_stay_until_they_are_pruned(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for n in range(3):
+        save(source / f"{n}.png", n)
+    run(source, out)
+    (source / "0.png").unlink()
+    (source / "1.png").unlink()
+    (out / "1.png").write_bytes(b"somebody's")
+    assert "2 inputs on record are gone; --prune" in run(source, out).text()
+    assert (out / "0.png").exists()
+    places = locate(str(source), str(out))
+    summary = run_batch(places, lambda p: InProcess(open_mask(), p), prune=True)
+    assert "of 1 inputs that are gone were removed; 1 were changed since and stay" in summary.text()
+    assert {path.name for path in out.glob("*.png")} == {"1.png", "2.png"}
+    assert "0.png" not in states(out)
+
+
+def test_two_names_that_must_not_be_told_stay_two(tmp_path: Path) -> None:
+    lines = [refused(name, "", "quarantined", "x").line["file"] for name in ("/a.png", "/b.png")]
+    assert len(set(lines)) == 2
+    assert [recorded_name(line) for line in lines] == lines
+
+
+def test_an_output_has_the_format_of_its_name(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    (tmp_path / "in/a.png").rename(tmp_path / "in/a.jpg")
+    run(tmp_path / "in/a.jpg", tmp_path / "safe.webp")
+    with Image.open(tmp_path / "safe.webp") as image:
+        assert image.format == "WEBP"
+    summary = run(tmp_path / "in", tmp_path / "out")
+    with Image.open(tmp_path / "out/a.jpg") as image:
+        assert image.format == "JPEG"
+    assert "note: a.jpg: stored as JPEG, as its name says; it was PNG" in summary.text()
+
+
+def open_broken() -> None:
+    raise ValueError("layer 3 of weights")
+
+
+def test_a_fault_while_loading_is_told_as_it_is(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    places = locate(str(tmp_path / "in"), str(tmp_path / "out"))
+    with pytest.raises(DeidError, match="worker process failed: ValueError: layer 3") as raised:
+        run_batch(places, lambda p: ProcessPool(open_broken, p, 1))  # type: ignore[arg-type]
+    assert "memory" not in str(raised.value)
+
+
+def test_a_worker_that_dies_idle_costs_nothing(tmp_path: Path) -> None:
+    for n in range(2):
+        save(tmp_path / f"in/{n}.png", n)
+    places = locate(str(tmp_path / "in"), str(tmp_path / "out"))
+    with ProcessPool(open_mask, places, 1, 60.0) as executor, exclusive(places):
+        records = Records(places.audit)
+        plan = make_plan(places, list_inputs(places), records, executor.info)
+        (worker,) = executor._workers
+        worker._process.kill()
+        worker._process.join()
+        outcomes = list(executor.work(plan.tasks(records)))
+    assert [outcome.word for outcome in outcomes] == ["written", "written"]
+
+
+def test_one_process_gives_up_what_takes_too_long(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1, HANGING)
+    places = locate(str(tmp_path / "in/a.png"), str(tmp_path / "out"))
+    summary = run_batch(places, lambda p: InProcess(open_mask(), p, 0.2))
+    assert summary.counts == {"quarantined": 1}
+    assert "took too long; raise --timeout" in summary.text()
+
+
+def test_encryption_without_s3_is_refused() -> None:
+    with pytest.raises(DeidError, match="only S3 is asked for it"):
+        locate("in", "out", BatchSettings(encryption="AES256"))
+
+
+def test_a_folder_is_not_made_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DeidError, match="a link leads out"):
+        LocalStorage(tmp_path / "out").write("link/deep/a.png", b"data")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_change_of_the_code_that_shapes_outputs_makes_them_stale(tmp_path: Path) -> None:
+    package = tmp_path / "deid"
+    shutil.copytree(Path(pipeline_module.__file__).parents[1], package)
+    before = pipeline_module.code_sha256(package)
+    assert before == pipeline_module.code_sha256()
+    with (package / "gate/sweep.py").open("a") as file:
+        file.write("LIMIT = 1\n")
+    pipeline_module.code_sha256.cache_clear()
+    assert pipeline_module.code_sha256(package) != before

@@ -273,9 +273,13 @@ def test_a_dry_run_draws_boxes_and_leaves_nothing_like_an_output(
     assert all("original faces" in line["reason"] for line in lines)
     assert all(face["verdict"] in ("previewed", "kept") for line in lines for face in line["faces"])
     assert set(deidentify_path(PAIR.parent, tmp_path, pipeline).counts) == {"done"}
-    # What counts as an output is made as if there had been no preview.
+    # Outputs never lie beside previews: a real run removes them, a dry run keeps away.
+    (tmp_path / "mine.preview.png").write_bytes(b"mine")
     whole = replace(settings, dry_run=False)
-    summary = deidentify_path(PAIR, tmp_path, build_pipeline(whole, world, None))
-    assert dict(summary.counts) == {"written": 1}
-    assert (tmp_path / "pair.png").exists()
-    assert all((tmp_path / name).exists() for name in AUDIT_FILES)
+    summary = deidentify_path(PAIR.parent, tmp_path, build_pipeline(whole, world, None))
+    assert set(summary.counts) == {"written"}
+    assert "1 files named *.preview.png may show original faces" in summary.text()
+    left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert left == {*(p.name for p in PAIR.parent.iterdir()), *AUDIT_FILES, "mine.preview.png"}
+    with pytest.raises(DeidError, match="holds outputs, and previews show original faces"):
+        deidentify_path(PAIR.parent, tmp_path, pipeline)

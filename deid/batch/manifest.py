@@ -162,6 +162,11 @@ class Records:
             self._storage.delete(part)
 
 
+def is_unfinished(storage: Storage) -> bool:
+    """Whether a batch is at work there, or was ended before its seal."""
+    return bool(storage.list(_journal_stem(NAME)))
+
+
 def _journal_stem(name: str) -> str:
     return f"{PRIVATE}{name.removesuffix('.jsonl')}.journal"
 

@@ -27,6 +27,7 @@ from deid.seeds import seed_of
 from deid.storage.staging import file_sha256, fingerprint
 from deid.worlds.world import World
 
+PACKAGE = Path(__file__).resolve().parents[1]
 TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", "model.py", "pixels.py", "seeds.py")
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
@@ -178,11 +179,11 @@ def model_version(world: World, models: ModelPaths | None) -> str:
 
 
 @cache
-def code_sha256() -> str:
+def code_sha256(package: Path = PACKAGE) -> str:
     """A hash of the source of `SHAPING`."""
-    root = Path(__file__).resolve().parents[1]
     whole = hashlib.sha256()
-    for place in (root / name for name in SHAPING):
+    for place in (package / name for name in SHAPING):
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            whole.update(f"{file.relative_to(root).as_posix()} {file_sha256(file)}\n".encode())
+            name = file.relative_to(package).as_posix()
+            whole.update(f"{name} {file_sha256(file)}\n".encode())
     return whole.hexdigest()

@@ -34,7 +34,8 @@ class LocalStorage:
         return str(self.root)
 
     def list(self, prefix: str = "") -> dict[str, str]:
-        found = ((name, status) for name, status in self._walk() if name.startswith(prefix))
+        walked = self._walk(prefix.rpartition("/")[0])
+        found = ((name, status) for name, status in walked if name.startswith(prefix))
         return {name: _version(s) for name, s in sorted(found) if stat.S_ISREG(s.st_mode)}
 
     def non_files(self) -> dict[str, str]:
@@ -44,9 +45,10 @@ class LocalStorage:
             for name, mode in found.items()
         }
 
-    def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Everything below the root but real folders."""
-        pending = [self.root] if self.root.is_dir() else []
+    def _walk(self, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
+        """Everything below a folder, by default the root, but real folders."""
+        first = self.root / folder
+        pending = [first] if first.is_dir() else []
         while pending:
             folder = pending.pop()
             with os.scandir(folder) as entries:
