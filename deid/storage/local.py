@@ -48,7 +48,7 @@ class LocalStorage:
     def _walk(self, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
         """Everything below a folder, by default the root, but real folders."""
         first = self.root / folder
-        pending = [first] if first.is_dir() else []
+        pending = [first] if first.is_dir() and not (folder and first.is_symlink()) else []
         while pending:
             folder = pending.pop()
             with os.scandir(folder) as entries:
