@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     seed: int
     allow_no_face: bool
     rendered: bool
+    first_frame_only: bool
     keep: str | Path | None
     only: str | Path | None
     seconds: float | None
@@ -115,9 +116,9 @@ def deidentify(
     given = dict(options)
     allow_no_face, seconds = given.pop("allow_no_face", False), given.pop("seconds", None)
     pipeline = _pipeline(_settings(method, given), place.resolve(), _stamp(place))
-    decoded, name, content = _open(picture)
+    decoded, name, content = _open(picture, bool(given.get("first_frame_only")))
     try:
-        data, faces = pipeline.deidentify(decoded, content, Limits(seconds=seconds))  # type: ignore[arg-type]
+        data, faces, notes = pipeline.deidentify(decoded, content, Limits(seconds=seconds))  # type: ignore[arg-type]
     except DeidError as error:
         raise DeidError(f"{name}: {error}") from None
     except Exception as error:
@@ -126,7 +127,7 @@ def deidentify(
         raise DeidError(f"{name}: no face found; allow_no_face=True lets it pass as it is")
     verdicts = {face.verdict for face in faces}
     worst = next((v for v in ("masked", "verified", "kept") if v in verdicts), "no face")
-    return Result(data, tuple(faces), worst, decoded.notes)
+    return Result(data, tuple(faces), worst, notes)
 
 
 def _settings(method: str, options: dict[str, Any]) -> RunSettings:
@@ -144,7 +145,7 @@ def _settings(method: str, options: dict[str, Any]) -> RunSettings:
     return RunSettings(method=method, **options)
 
 
-def _open(picture: Any) -> tuple[Decoded, str, str]:
+def _open(picture: Any, first_frame_only: bool) -> tuple[Decoded, str, str]:
     """Pixels, a name for messages, and the hash that seeds what is drawn."""
     from PIL import Image
 
@@ -168,7 +169,8 @@ def _open(picture: Any) -> tuple[Decoded, str, str]:
             f"a {type(picture).__name__} is not a picture; give a path, bytes, a file opened in "
             "binary mode, an array or an image"
         )
-    return decode(picture, name), name, hashlib.sha256(picture).hexdigest()
+    decoded = decode(picture, name, first_frame_only=first_frame_only)
+    return decoded, name, hashlib.sha256(picture).hexdigest()
 
 
 def _png(image: "Image") -> bytes:

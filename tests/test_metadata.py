@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, IptcImagePlugin, TiffImagePlugin
 from deid.errors import DeidError
 from deid.imaging.codec import decode, encode
 from deid.imaging.metadata import NOTHING, Keep, parse_keep
+from deid.imaging.profile import kept_profile, rewritten
 from tests.pictures import (
     PLANTED,
     SECRET,
@@ -32,7 +33,7 @@ ALL = parse_keep(["icc,exif,xmp:dc:rights,iptc:CopyrightNotice"])
 
 
 def written(data: bytes, keep: Keep = NOTHING) -> bytes:
-    decoded = decode(data, "a", keep)
+    decoded = decode(data, "a", keep, first_frame_only=True)
     return encode(decoded.pixels, decoded.alpha, decoded.form)
 
 
@@ -151,7 +152,7 @@ def test_a_kept_profile_means_that_the_colors_are_not_converted(kind: str) -> No
     profile, keep = swapped_icc(), parse_keep(["icc"])
     data = rgb(kind, icc_profile=profile)
     kept = written(data, keep)
-    assert opened(kept).info["icc_profile"] == profile
+    assert opened(kept).info["icc_profile"] == rewritten(profile, gray=False)
     same = np.abs(decode(kept, "a", keep).pixels.astype(int) - smooth()).mean()
     assert same < 3
     converted = decode(data, "a").pixels.astype(int)
@@ -161,6 +162,58 @@ def test_a_kept_profile_means_that_the_colors_are_not_converted(kind: str) -> No
     assert np.abs(decode(dropped, "b").pixels.astype(int) - converted).mean() < 3
     # Whoever reads the kept one by its profile sees what whoever reads the converted one sees.
     assert np.abs(decode(kept, "c").pixels.astype(int) - converted).mean() < 6
+
+
+def transformed(profile: bytes) -> np.ndarray:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    srgb = ImageCms.createProfile("sRGB")
+    made = ImageCms.profileToProfile(Image.fromarray(smooth()), source, srgb)
+    return np.asarray(made)
+
+
+def test_a_kept_profile_holds_colors_and_nothing_else() -> None:
+    profile = swapped_icc()
+    kept = rewritten(profile, gray=False)
+    assert np.array_equal(transformed(kept), transformed(profile))
+    assert rewritten(kept, gray=False) == kept
+    count, end = struct.unpack_from(">I", profile, 128)[0], len(profile)
+    # A private tag of 0.9 MB, with its entry put into the table.
+    shifted = b"".join(
+        profile[132 + 12 * i : 136 + 12 * i]
+        + struct.pack(">I", struct.unpack_from(">I", profile, 136 + 12 * i)[0] + 12)
+        + profile[140 + 12 * i : 144 + 12 * i]
+        for i in range(count)
+    )
+    private = struct.pack(">4sII", b"mypr", end + 12, 900_000)
+    body = profile[132 + 12 * count :] + SECRET + bytes(900_000 - len(SECRET))
+    stuffed = profile[4:128] + struct.pack(">I", count + 1) + shifted + private + body
+    stuffed = struct.pack(">I", len(stuffed) + 4) + stuffed
+    out = written(rgb("PNG", icc_profile=stuffed), parse_keep(["icc"]))
+    assert SECRET not in opened(out).info["icc_profile"]
+    assert len(opened(out).info["icc_profile"]) < 1000
+    assert np.array_equal(transformed(opened(out).info["icc_profile"]), transformed(profile))
+
+
+def test_a_curve_that_could_hold_anything_is_not_kept() -> None:
+    profile = bytearray(swapped_icc())
+    table = {bytes(profile[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(20)}
+    curve = b"curv" + bytes(4) + struct.pack(">I", 400) + bytes(range(256)) * 4
+    entry = table.get(b"rTRC", -1)
+    assert entry > 0
+    struct.pack_into(">II", profile, entry + 4, len(profile), len(curve))
+    whole = bytearray(profile + curve)
+    struct.pack_into(">I", whole, 0, len(whole))
+    assert kept_profile(bytes(whole), gray=False) == b""
+    assert kept_profile(bytes(whole)[:200], gray=False) == b""
+    assert kept_profile(swapped_icc(), gray=True) == b""
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP"])
+def test_resolution_is_kept_where_it_was_asked_for(kind: str) -> None:
+    data = rgb(kind, dpi=(300, 300))
+    kept = opened(written(data, parse_keep(["dpi"]))).info["dpi"]
+    assert tuple(round(float(value)) for value in kept) == (300, 300)
+    assert round(float(opened(written(data)).info.get("dpi", (0, 0))[0])) != 300
 
 
 def test_a_profile_of_other_channels_is_not_kept() -> None:
@@ -188,7 +241,7 @@ def test_sixteen_bits_and_metadata_go_together(kind: str) -> None:
     out_bytes = encode(kept.pixels, kept.alpha, kept.form)
     assert SECRET not in out_bytes
     image = opened(out_bytes)
-    assert image.info["icc_profile"] == swapped_icc()
+    assert image.info["icc_profile"] == rewritten(swapped_icc(), gray=False)
     assert b"By all" in image.info["xmp"]
     again = decode(out_bytes, "b", ALL)
     assert again.form.samples is not None
@@ -203,7 +256,7 @@ def test_a_format_that_holds_no_metadata_says_so() -> None:
     assert decode(gif, "a", ALL).notes == ()
     data = PLANTED["png"]()
     assert decode(data, "a", ALL).form.kept.exif
-    webp = decode(PLANTED["webp"](), "a", parse_keep(["iptc:City"]))
+    webp = decode(PLANTED["webp"](), "a", parse_keep(["iptc:City"]), first_frame_only=True)
     assert not webp.form.kept.iptc
 
 

@@ -54,6 +54,7 @@ from deid.imaging.paste import (
 from deid.pixels import Pixels, picture_sha256
 from deid.worlds.world import World
 from tests.conftest import ROOT
+from tests.onnx_files import exported
 from tests.scenes import ALIGNED_FACE
 from tests.toy import toy_world
 
@@ -629,6 +630,37 @@ def test_a_pipeline_of_the_world_masks_a_face(tmp_path: Path) -> None:
     assert dict(summary.methods) == {"mask": 1}
     with Image.open(tmp_path / "out/a.png") as image:
         assert (np.asarray(image)[40:80, 40:80] == OPAQUE_GRAY).all()
+
+
+class Vectors(torch.nn.Module):
+    """Not a recognizer: `outputs` of `dim` numbers, the same for every picture."""
+
+    def __init__(self, outputs: int, dim: int) -> None:
+        super().__init__()
+        self.outputs, self.dim = outputs, dim
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        pooled = images.mean((2, 3)).mean(1, keepdim=True)
+        return (1.0 + 1e-6 * pooled.repeat(1, self.dim),) * self.outputs
+
+
+@pytest.mark.parametrize(
+    ("outputs", "dim", "said"),
+    [(9, 1, "9 outputs"), (1, 3, "no vector for each face"), (1, 136, "the same vector")],
+)
+def test_a_network_that_is_no_recognizer_is_refused_before_any_picture(
+    tmp_path: Path, outputs: int, dim: int, said: str
+) -> None:
+    file = exported(Vectors(outputs, dim), (1, 3, 112, 112), tmp_path)
+    with pytest.raises(DeidError, match=said) as refused:
+        build_verifier((f"foamliu={file}",), toy_world())
+    assert "not a foamliu recognizer" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_detector_is_no_recognizer(assets: Path) -> None:
+    with pytest.raises(DeidError, match="not a foamliu recognizer"):
+        build_verifier((f"foamliu={assets / 'weights/det_500m.onnx'}",), toy_world())
 
 
 def test_wrong_names_are_refused_before_any_picture(tmp_path: Path) -> None:

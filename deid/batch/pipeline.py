@@ -18,9 +18,10 @@ from deid.gate.domain import rendered_only
 from deid.gate.face import Face
 from deid.gate.picture import FaceRecord, Limits, Tools, deidentify_picture, find_faces
 from deid.gate.rungs import build_rungs
+from deid.gate.transparency import without_hidden_faces
 from deid.gate.verify import build_verifier
 from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
-from deid.imaging.metadata import Keep, parse_keep
+from deid.imaging.metadata import NOTHING, Keep, parse_keep
 from deid.params import AnonymizeParams
 from deid.pixels import Pixels
 from deid.seeds import seed_of
@@ -93,26 +94,29 @@ class Pipeline:
         record but for the output's name; any exception means that nothing is."""
         settings = self.settings
         if settings.dry_run:
-            picture = decode(data, "the file").pixels
+            picture = decode(data, "the file", NOTHING, settings.first_frame_only).pixels
             self.tools.check_domain(picture)
             faces = find_faces(picture, self.tools, settings.method)
             plans = tuple(planned(face) for face in faces)
             done = replace(record, status="previewed", reason=REASON, faces=plans)
             return draw_preview(picture, faces), done
-        decoded = decode(data, "the file", parse_keep(settings.keep_metadata))
+        keep = parse_keep(settings.keep_metadata)
+        decoded = decode(data, "the file", keep, settings.first_frame_only)
         decoded = decoded.stored_as(FORMAT_OF.get(suffix.lower(), decoded.form.format))
         limits = Limits(seconds=settings.seconds)
-        encoded, records = self.deidentify(decoded, record.input_sha256, limits)
+        encoded, records, notes = self.deidentify(decoded, record.input_sha256, limits)
         if not records and not settings.allow_no_face:
             raise DeidError("no face found; --allow-no-face copies it without its metadata")
-        return encoded, replace(record, status="written", faces=tuple(records), notes=decoded.notes)
+        return encoded, replace(record, status="written", faces=tuple(records), notes=notes)
 
     def deidentify(
         self, decoded: Decoded, content: str, limits: Limits
-    ) -> tuple[bytes, list[FaceRecord]]:
-        """A safe picture, encoded: exactly the bytes that were judged; `content` seeds it."""
+    ) -> tuple[bytes, list[FaceRecord], tuple[str, ...]]:
+        """A safe picture, encoded: exactly the bytes that were judged; what became of its faces;
+        notes of what could not come back. `content` seeds it."""
         settings, encoded = self.settings, [b""]
         keep = parse_keep(settings.keep_metadata)
+        decoded = without_hidden_faces(decoded, self.tools.detector)
 
         def round_trip(pixels: Pixels) -> Pixels:
             encoded[0] = encode(pixels, decoded.alpha, decoded.form)
@@ -124,7 +128,7 @@ class Pipeline:
         _, faces = deidentify_picture(
             decoded.pixels, self.tools, settings.method, seed, round_trip, limits
         )
-        return encoded[0], faces
+        return encoded[0], faces, decoded.notes
 
 
 def _seen(encoded: bytes, decoded: Decoded, keep: Keep) -> Pixels:

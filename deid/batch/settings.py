@@ -48,8 +48,11 @@ class RunSettings:
     rendered: bool = _asked(
         False, "The pictures show rendered people, as the mini world draws them."
     )
+    first_frame_only: bool = _asked(
+        False, "Of films and files of several pages, write the first picture."
+    )
     keep_metadata: tuple[str, ...] = _asked(
-        (), "icc, exif, exif:TAG, xmp:PREFIX:NAME, iptc:NAME; else all of it goes."
+        (), "icc, dpi, exif, exif:TAG, xmp:PREFIX:NAME, iptc:NAME; else all of it goes."
     )
     keep: str | None = _asked(
         None, "Picture or folder of people who stay as they are, a face a picture."

@@ -26,6 +26,8 @@ from deid.worlds.world import FaceEmbedder, TestFaces, World
 
 FALSE_ACCEPT_RATE = 1e-3
 LEAST_TRUE_ACCEPT_RATE = 0.3
+LEAST_DIM = 32  # of a recognizer's vectors; usual ones have 128 or 512
+ALIKE = 0.95  # cosine of a black and a white picture; 0.34 for foamliu's MobileFaceNet
 CALIBRATION = (60, 2, 0)  # people, views each, seed
 
 Embed = Callable[[Pixels, Points], NDArray[np.float32]]
@@ -223,17 +225,27 @@ def _file_judge(spec: str) -> Judge:
     convention = _CONVENTIONS[kind]
     try:
         embed = _onnx_embed(path, convention)
-        size = embed(np.zeros((1, 112, 112, 3), np.uint8), _TEMPLATE[None]).shape
-        if len(size) != 2:
-            raise ValueError("it gives no vector for each face")
+        _check_recognizer(embed)
     except Exception as error:
         reason = str(error).split("\n")[0][:160]
         raise DeidError(f"{path}: not a {kind} recognizer ({reason}); get it again") from None
     return Judge(f"{kind}:{path.stem}", convention.threshold, embed, convention.stranger)
 
 
+def _check_recognizer(embed: Embed) -> None:
+    """`ValueError` for a network that cannot be a recognizer: a detector, or one of landmarks."""
+    faces = np.stack([np.full((112, 112, 3), level, np.uint8) for level in (0, 255)])
+    vectors = embed(faces, np.stack([_TEMPLATE, _TEMPLATE]))
+    if vectors.ndim != 2 or len(vectors) != 2 or vectors.shape[1] < LEAST_DIM:
+        raise ValueError("it gives no vector for each face")
+    if not float(vectors[0] @ vectors[1]) < ALIKE:
+        raise ValueError("it gives black and white pictures the same vector")
+
+
 def _onnx_embed(path: Path, convention: _Convention) -> Embed:
     session = open_session(path)
+    if len(session.get_outputs()) != 1:
+        raise ValueError(f"it has {len(session.get_outputs())} outputs, a recognizer has one")
     source = session.get_inputs()[0].name
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (convention.mean, convention.std))
 

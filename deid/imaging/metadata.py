@@ -1,12 +1,12 @@
 """Metadata that a person asked to keep, by name; everything else is gone.
 
-Nothing is copied as a block, save an ICC profile: what is kept is read, checked and written anew,
-so that a thumbnail, a preview, a maker note or a private field cannot ride along.
+Nothing is copied as a block: what is kept is read, checked and written anew, so that a thumbnail, a
+preview, a maker note or a private field cannot ride along.
 
-Names: `icc`, `exif` (the camera's plain settings), `exif:TAG`, `xmp:PREFIX:NAME`, `iptc:NAME`.
+Names: `icc`, `dpi`, `exif` (the camera's plain settings), `exif:TAG`, `xmp:PREFIX:NAME`,
+`iptc:NAME`.
 """
 
-import io
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image
 
 from deid.errors import DeidError
 
@@ -26,7 +26,7 @@ def _words(text: str) -> frozenset[str]:
 XMP_TAG, IPTC_TAG = 700, 33723  # of a TIFF
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 _MOST_BYTES = 60_000  # a JPEG segment holds 65,533
-_MOST_ICC_BYTES = 4_000_000
+_MOST_DPI = 100_000
 
 # How a picture was taken; nothing that names a person, a place, a device or a second picture.
 _PLAIN = _words(
@@ -92,6 +92,7 @@ class Keep:
     """What to keep: `parse_keep` makes it."""
 
     icc: bool = False
+    dpi: bool = False
     exif: frozenset[str] = frozenset()
     xmp: frozenset[tuple[str, str]] = frozenset()
     iptc: frozenset[str] = frozenset()
@@ -102,6 +103,7 @@ class Kept:
     """What a picture had of it, as the encoders want it: an Exif block, a packet, a resource."""
 
     icc: bytes = b""
+    dpi: tuple[float, float] | None = None
     exif: bytes = b""
     xmp: bytes = b""
     iptc: bytes = b""
@@ -109,15 +111,27 @@ class Kept:
 
 NOTHING = Keep()
 
+_HOLDS = {
+    # What a format can hold; every other one: icc, exif and xmp.
+    "JPEG": {"icc", "dpi", "exif", "xmp", "iptc"},
+    "TIFF": {"icc", "dpi", "exif", "xmp", "iptc"},
+    "PNG": {"icc", "dpi", "exif", "xmp"},
+    "BMP": {"dpi"},
+    "JPEG2000": {"icc"},
+    "GIF": set[str](),
+    "TGA": set[str](),
+    "PPM": set[str](),
+}
+
 
 def parse_keep(names: Iterable[str]) -> Keep:
-    """Names, each maybe a list parted by commas, to a `Keep`; `DeidError` for any other name."""
-    icc, exif, xmp, iptc = False, set[str](), set[tuple[str, str]](), set[str]()
+    """Names, each maybe a list separated by commas, to a `Keep`; `DeidError` for any other name."""
+    flags, exif, xmp, iptc = set[str](), set[str](), set[tuple[str, str]](), set[str]()
     for name in (part.strip() for text in names for part in text.split(",") if part.strip()):
         kind, _, rest = name.partition(":")
         prefix, _, last = rest.partition(":")
-        if name == "icc":
-            icc = True
+        if name in ("icc", "dpi"):
+            flags.add(name)
         elif name in ("exif", "exif:*"):
             exif |= _PLAIN
         elif kind == "exif" and _may_keep(rest):
@@ -128,7 +142,7 @@ def parse_keep(names: Iterable[str]) -> Keep:
             iptc.add(rest)
         else:
             raise DeidError(f"keep metadata {name!r}: {_why_not(kind, rest)}")
-    return Keep(icc, frozenset(exif), frozenset(xmp), frozenset(iptc))
+    return Keep("icc" in flags, "dpi" in flags, frozenset(exif), frozenset(xmp), frozenset(iptc))
 
 
 def _may_keep(tag: str) -> bool:
@@ -138,7 +152,7 @@ def _may_keep(tag: str) -> bool:
 def _why_not(kind: str, rest: str) -> str:
     if kind == "exif" and ("thumbnail" in rest.lower() or rest in _NEVER):
         return "may hold or describe the original picture, so it is never kept; leave it out"
-    return "unknown; write icc, exif, exif:TAG, xmp:PREFIX:NAME or iptc:NAME"
+    return "unknown; write icc, dpi, exif, exif:TAG, xmp:PREFIX:NAME or iptc:NAME"
 
 
 def read_kept(image: Image.Image, keep: Keep) -> Kept:
@@ -149,6 +163,7 @@ def read_kept(image: Image.Image, keep: Keep) -> Kept:
     if keep == NOTHING:
         return Kept()
     return Kept(
+        dpi=_dpi(image) if keep.dpi else None,
         exif=_read(_exif, image, keep.exif),
         xmp=_read(_xmp, image, keep.xmp),
         iptc=_read(_iptc, image, keep.iptc),
@@ -163,26 +178,25 @@ def _read(reader: Any, image: Image.Image, names: frozenset[Any]) -> bytes:
     return block if len(block) <= _MOST_BYTES else b""
 
 
-def usable_profile(profile: bytes | None, gray: bool) -> bool:
-    """Whether an ICC profile is whole and speaks of the channels that will be written."""
-    if not profile or len(profile) > _MOST_ICC_BYTES:
-        return False
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Dots an inch, across and down, as far as they are sane."""
+    stated = image.info.get("dpi")
     try:
-        space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
-    except (ImageCms.PyCMSError, OSError):
-        return False
-    return bool(space == ("GRAY" if gray else "RGB"))
+        across, down = (float(value) for value in stated)  # type: ignore[union-attr]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if 1 <= across <= _MOST_DPI and 1 <= down <= _MOST_DPI else None
 
 
 def fitting(kept: Kept, stored: str, deep_color: bool) -> tuple[Kept, tuple[str, ...]]:
     """What a format can hold of `kept`, and a note for each kind that it cannot."""
-    without = {"BMP": {"icc", "exif", "xmp", "iptc"}, "GIF": {"icc", "exif", "xmp", "iptc"}}
-    lacks = without.get(stored, set() if stored in ("JPEG", "TIFF") else {"iptc"})
+    holds = _HOLDS.get(stored, {"icc", "exif", "xmp"})
     if stored == "TIFF" and deep_color:
-        lacks = {"exif"}
-    lost = sorted(kind for kind in lacks if getattr(kept, kind))
+        holds = holds - {"exif", "dpi"}
+    lost = sorted(kind for kind, value in vars(kept).items() if value and kind not in holds)
     notes = tuple(f"{kind} not kept: this kind of {stored} holds none" for kind in lost)
-    return replace(kept, **dict.fromkeys(lost, b"")), notes
+    empty = vars(Kept())
+    return replace(kept, **{kind: empty[kind] for kind in lost}), notes
 
 
 # ---- Exif

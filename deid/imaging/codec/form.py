@@ -10,19 +10,23 @@ from deid.imaging.metadata import Kept, fitting
 from deid.pixels import Pixels
 
 FORMAT_OF = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jps"), "JPEG"),
     **dict.fromkeys((".png", ".apng"), "PNG"),
     **dict.fromkeys((".bmp", ".dib"), "BMP"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
+    **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), "HEIF"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpx", ".jpf"), "JPEG2000"),
+    **dict.fromkeys((".avif", ".avifs"), "AVIF"),
     ".webp": "WEBP",
     ".gif": "GIF",
-    ".avif": "AVIF",
+    ".tga": "TGA",
 }
 """What a name that ends so promises to hold."""
 
 SUFFIXES = frozenset(FORMAT_OF)
-LOSSLESS = frozenset({"PNG", "BMP", "TIFF", "GIF"})
+LOSSLESS = frozenset({"PNG", "BMP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000"})
+OPAQUE = frozenset({"JPEG", "BMP", "PPM"})  # they hold no transparency
 MAX_PIXELS = 80_000_000
 MAX_SIDE = 30_000  # OpenCV's warps address pixels with 16 bits
 DEFAULT_QUALITY = 95
@@ -65,7 +69,7 @@ class Decoded:
         transparency."""
         if target == self.form.format:
             return self
-        if self.alpha is not None and target in ("JPEG", "BMP"):
+        if self.alpha is not None and target in OPAQUE:
             raise DeidError(f"{target} has no transparency; name the output .png")
         kept, lost = fitting(self.form.kept, target, deep_color=False)
         lossless = self.form.format in LOSSLESS

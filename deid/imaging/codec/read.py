@@ -2,12 +2,20 @@
 
 import functools
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, JpegImagePlugin
+from PIL import (
+    Image,
+    ImageCms,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    UnidentifiedImageError,
+)
 
 from deid.errors import DeidError
 from deid.imaging.codec.form import MAX_PIXELS, MAX_SIDE, Decoded, Form
@@ -15,30 +23,40 @@ from deid.imaging.codec.frames import further_frames, say_dropped
 from deid.imaging.codec.heif import open_heif
 from deid.imaging.codec.quality import jpeg_quality, png_depth, webp_is_lossless
 from deid.imaging.codec.sixteen_bit import Samples, read_samples, same_picture
-from deid.imaging.metadata import NOTHING, Keep, Kept, fitting, read_kept, usable_profile
+from deid.imaging.metadata import NOTHING, Keep, Kept, fitting, read_kept
+from deid.imaging.profile import kept_profile
 from deid.pixels import Pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
+_TGA_END = b"TRUEVISION-XFILE.\0"  # the only mark of a TGA; without it, nearly any bytes are one
 NEWER_QUALITY = 90  # HEIC and AVIF do not tell theirs; on their scales this is near-transparent
 _KEEP_OPAQUE = ("PNG", "TIFF", "BMP")
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 258, 262
 
 
-def decode(data: bytes, name: str, keep: Keep = NOTHING) -> Decoded:
+def decode(data: bytes, name: str, keep: Keep = NOTHING, first_frame_only: bool = False) -> Decoded:
     """Decode `data`; a `DeidError` with `name` for anything that is not a whole, sane picture.
 
     The content decides what it is, not a suffix. Of `keep`, what the picture has goes to its form.
+    A film or a file of several pages is refused, unless `first_frame_only`: the others are lost.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it; half a picture hides faces
     try:
         _quiet()
         with Image.open(io.BytesIO(data), formats=_formats(data)) as image:
             _check_size(image, name)
+            if not first_frame_only:
+                _check_frames(image, data, name)
             return _read(image, data, name, keep)
     except DeidError:
         raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise DeidError(f"{name}: too many pixels; scale it down first") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        stated = re.search(r"\d+(?= pixels)", str(error))
+        raise _too_large(name, f"{int(stated[0]):,} pixels" if stated else "its pixels") from None
+    except UnidentifiedImageError:
+        raise DeidError(
+            f"{name}: not a whole picture (no known format, or damaged); replace it"
+        ) from None
     except Exception as error:  # Pillow's decoders raise nearly every type on mangled files
         raise DeidError(f"{name}: not a whole picture ({_brief(error)}); replace it") from None
 
@@ -55,7 +73,7 @@ def _quiet() -> None:
 def _formats(data: bytes) -> tuple[str, ...]:
     """The decoders that may be tried. HEIC's is loaded when such a file comes."""
     if data[4:8] != b"ftyp":
-        return FORMATS
+        return ("TGA",) if data.endswith(_TGA_END) else FORMATS
     open_heif()
     return ("AVIF", "HEIF")
 
@@ -63,7 +81,22 @@ def _formats(data: bytes) -> tuple[str, ...]:
 def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise DeidError(f"{name}: {width} x {height} pixels are too many; scale it down first")
+        raise _too_large(name, f"{width} x {height} pixels")
+
+
+def _too_large(name: str, size: str) -> DeidError:
+    return DeidError(
+        f"{name}: {size} are too many (at most {MAX_PIXELS:,}, and {MAX_SIDE:,} on a side); "
+        "scale it down first"
+    )
+
+
+def _check_frames(image: Image.Image, data: bytes, name: str) -> None:
+    """The further pictures of a JPEG are no content of their own: depth, gain maps, previews."""
+    if image.format != "MPO" and (count := further_frames(image, data)):
+        raise DeidError(
+            f"{name}: {count + 1} frames or pages; split it up, or give --first-frame-only"
+        )
 
 
 @dataclass(frozen=True)
@@ -88,9 +121,9 @@ def _facts(image: Image.Image, data: bytes, keep: Keep) -> _Facts:
     gray = mode in ("1", "L", "LA", "La") or mode.startswith("I;16")
     bits = tags.get(_BITS, ()) if stored == "TIFF" else (png_depth(data),)
     kept, profile = read_kept(image, keep), image.info.get("icc_profile")
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    if profile and keep.icc and usable_profile(profile, gray):
-        kept, profile = replace(kept, icc=profile), None
+    orientation = _orientation(image, data)
+    if profile and keep.icc and (colors := kept_profile(profile, gray)):
+        kept, profile = replace(kept, icc=colors), None
     return _Facts(
         format=stored,
         mode=mode,
@@ -98,11 +131,20 @@ def _facts(image: Image.Image, data: bytes, keep: Keep) -> _Facts:
         palette=mode == "P" or stored == "GIF",
         sixteen=bool(bits) and set(bits) == {16},
         negative=mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0,
-        orientation=orientation if isinstance(orientation, int) else 1,
+        orientation=orientation,
         profile=profile if profile and not _is_srgb(profile) else None,
         kept=kept,
         notes=tuple(_lost(image, data)),
     )
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """By Exif, 1 to 8. In HEIC a box of its own says it, and libheif has turned the picture by it;
+    where there is none, what Exif says counts."""
+    stated = image.getexif().get(_ORIENTATION, 1)
+    if image.format == "HEIF" and not any(box in data for box in (b"irot", b"imir")):
+        stated = image.info.get("original_orientation")
+    return stated if isinstance(stated, int) and 1 <= stated <= 8 else 1
 
 
 def _lost(image: Image.Image, data: bytes) -> Iterator[str]:
@@ -142,6 +184,8 @@ def _arrays(
     image: Image.Image, data: bytes, facts: _Facts
 ) -> tuple[Pixels, Pixels | None, Samples | None]:
     """Upright pixels and alpha of 8 bits, and all 16 bits where they can be kept."""
+    if facts.format == "HEIF":  # libheif's wrapper has set it back
+        image.getexif()[_ORIENTATION] = facts.orientation
     upright = image if facts.orientation == 1 else ImageOps.exif_transpose(image)
     samples = None
     if facts.sixteen:
@@ -211,4 +255,5 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 
 def _brief(error: Exception) -> str:
-    return (str(error) or type(error).__name__).split("\n")[0][:120]
+    said = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "the file", str(error))  # an object's address
+    return (said or type(error).__name__).split("\n")[0][:120]

@@ -36,7 +36,8 @@ def encode(pixels: Pixels, alpha: Pixels | None, form: Form) -> bytes:
 
 
 def _encode_sixteen(pixels: Pixels, form: Form, samples: Samples) -> bytes:
-    assert form.original is not None
+    if form.original is None:
+        raise ValueError("a 16-bit picture without its original")
     if form.gray:
         pixels = np.repeat(np.array(Image.fromarray(pixels).convert("L"))[..., None], 3, axis=2)
     changed = with_changes(samples, form.original, pixels)
@@ -71,6 +72,8 @@ def _options(form: Form) -> dict[str, Any]:
         return {"quality": form.quality, "lossless": form.lossless, "exact": True}
     if form.format in ("HEIF", "AVIF"):
         return {"quality": form.quality}
+    if form.format == "JPEG2000":  # its quality cannot be read from a file, so none is lost
+        return {"irreversible": False}
     # Pillow writes a directory of Exif only where it does not compress.
     deflate = form.format == "TIFF" and not form.kept.exif
     return {"compression": "tiff_adobe_deflate"} if deflate else {}
@@ -79,6 +82,8 @@ def _options(form: Form) -> dict[str, Any]:
 def _metadata(form: Form) -> dict[str, Any]:
     kept = form.kept
     options: dict[str, Any] = {"icc_profile": kept.icc} if kept.icc else {}
+    if kept.dpi:
+        options["dpi"] = kept.dpi
     if form.format == "TIFF":
         return options | ({"exif": _tiff_tags(kept)} if kept.exif or kept.xmp or kept.iptc else {})
     if kept.exif:
@@ -108,6 +113,9 @@ def _with_chunks(png: bytes, kept: Kept) -> bytes:
     chunks = b""
     if kept.icc:
         chunks += _chunk(b"iCCP", b"ICC\0\0" + zlib.compress(kept.icc))
+    if kept.dpi:
+        across, down = (round(value / 0.0254) for value in kept.dpi)  # a meter
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
     if kept.exif:
         chunks += _chunk(b"eXIf", kept.exif.removeprefix(b"Exif\0\0"))
     if kept.xmp:

@@ -1,0 +1,105 @@
+"""A face in the transparency of a picture does not leave with it."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid.batch.pipeline import Pipeline, build_pipeline
+from deid.batch.settings import RunSettings
+from deid.gate.transparency import LEFT_OUT
+from deid.imaging.codec import decode
+from deid.pixels import Pixels
+from deid.worlds.world import World
+from tests.conftest import ROOT
+
+SAMPLES = ROOT / "data/samples"
+
+
+@pytest.fixture(scope="module")
+def pipeline(world: World) -> Pipeline:
+    return build_pipeline(
+        RunSettings(method="mask", allow_no_face=True, rendered=True), world, None
+    )
+
+
+def sample(name: str, mode: str = "RGB") -> Pixels:
+    with Image.open(SAMPLES / f"{name}.png") as image:
+        return np.asarray(image.convert(mode))
+
+
+def png(*planes: Pixels) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.dstack(planes)).save(out, "PNG")
+    return out.getvalue()
+
+
+def flat(shape: tuple[int, ...], level: int) -> Pixels:
+    return np.full(shape[:2], level, np.uint8)
+
+
+def safe(pipeline: Pipeline, data: bytes) -> tuple[Image.Image, int, tuple[str, ...]]:
+    """The output, how many faces were handled, and the notes."""
+    blank = pipeline.blank_record("a.png", hashlib.sha256(data).hexdigest())
+    out, record = pipeline.process(blank, data, ".png")
+    return Image.open(io.BytesIO(out)), len(record.faces), record.notes
+
+
+FACE = sample("portrait", "L")
+
+
+@pytest.mark.parametrize(
+    "planes",
+    [
+        (flat(FACE.shape, 255), FACE),  # seen over black
+        (flat(FACE.shape, 0), 255 - FACE),  # seen over white
+        (flat(FACE.shape, 0), FACE),  # seen only by who looks at the transparency itself
+        (*[flat(FACE.shape, 180)] * 3, FACE),
+    ],
+    ids=["over black", "over white", "alone", "color"],
+)
+def test_a_face_in_the_transparency_does_not_leave(
+    pipeline: Pipeline, planes: tuple[Pixels, ...]
+) -> None:
+    out, _, notes = safe(pipeline, png(*planes))
+    assert notes == (LEFT_OUT,)
+    assert "A" not in out.getbands()
+    colors = np.asarray(out.convert("RGB"))[FACE > 0]
+    assert (colors == planes[0][0, 0]).all(), "what is left shows nothing of it"
+
+
+def test_a_face_that_its_transparency_repeats_does_not_leave(pipeline: Pipeline) -> None:
+    rgb = sample("portrait")
+    out, handled, notes = safe(pipeline, png(rgb, np.maximum(FACE, 1)))
+    assert notes == (LEFT_OUT,)
+    assert handled == 1
+    assert "A" not in out.getbands()
+
+
+def test_a_cut_out_keeps_its_transparency(pipeline: Pipeline) -> None:
+    """Round about a face; the face itself is opaque."""
+    rgb = sample("portrait")
+    (box,) = pipeline.tools.detector.detect([rgb])[0].boxes
+    middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * 1.1
+    y, x = np.mgrid[: rgb.shape[0], : rgb.shape[1]]
+    inside = (((x - middle[0]) / half[0]) ** 2 + ((y - middle[1]) / half[1]) ** 2) < 1
+    alpha = np.where(inside, 255, 0).astype(np.uint8)
+    data = png(rgb, alpha)
+    out, handled, notes = safe(pipeline, data)
+    assert notes == ()
+    assert handled == 1
+    assert np.array_equal(np.asarray(out)[..., 3], alpha)
+    before = decode(data, "a").pixels
+    assert (np.asarray(out.convert("RGB")) != before).any()
+
+
+def test_from_python_as_well(tmp_path: Path) -> None:
+    from deid import deidentify
+
+    path = tmp_path / "hidden.png"
+    path.write_bytes(png(flat(FACE.shape, 255), FACE))
+    result = deidentify(path, method="mask", allow_no_face=True, rendered=True)
+    assert result.image.mode == "L"
