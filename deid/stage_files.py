@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from deid.errors import DeidError
+from deid.params import AnonymizeParams
 from deid.storage.staging import file_sha256, write_atomically
 from deid.worlds.world import World
 
@@ -30,6 +31,20 @@ def write_stage(
     origin = {"stage": stage, "world": world.name, "world_sha256": world.weights_sha256}
     whole = {**origin, **about, "sha256": file_sha256(folder / WEIGHTS)}
     write_atomically(folder / DESCRIPTION, (json.dumps(whole, indent=2) + "\n").encode())
+
+
+def content_of(stage_one: Path, stage_two: Path, settings: AnonymizeParams) -> dict[str, Any]:
+    """What figures of trained stages hold for: both stages' hashes and the methods' settings.
+
+    `DeidError` where a stage has no weights.
+    """
+    content: dict[str, Any] = {"anonymize": settings.model_dump(mode="json")}
+    for name, folder in (("stage_one", stage_one), ("stage_two", stage_two)):
+        try:
+            content[name] = file_sha256(folder / WEIGHTS)
+        except FileNotFoundError:
+            raise DeidError(f"{folder / WEIGHTS}: missing; train it with `dvc repro`") from None
+    return content
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The pipeline is DVC's: what did not change is not done again. A challenger that 
 never promoted; the run fails then and says which gate and by how much.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from deid.errors import DeidError
 from deid.params import RegisterParams, load_params
-from deid.registry.registry import CHALLENGER, Contest, Registration
+from deid.registry.registry import CHALLENGER, Contest, Registration, standing
 
 REGISTER = "register"  # the last stage; DVC runs what comes before it
 REGISTERED = Path("data/registered.json")
@@ -46,17 +45,7 @@ def pipeline(force: bool = False) -> Registration:
         ours = [line for line in lines if line.startswith("deid:")]
         said = (ours or lines or ["no output"])[-1]
         raise DeidError(f"dvc repro {REGISTER}: exit code {process.returncode}: {said}")
-    return _registered()
-
-
-def _registered() -> Registration:
-    """What the stage `register` left; `DeidError` where it is damaged."""
-    try:
-        return Registration(**json.loads(REGISTERED.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise DeidError(
-            f"{REGISTERED}: not readable ({error}); run `dvc repro -f register`"
-        ) from None
+    return standing(REGISTERED)
 
 
 @task

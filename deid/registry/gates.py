@@ -1,16 +1,19 @@
 """When a challenger may become champion: limits on figures of `reports/metrics.json`.
 
-Pure functions. A figure that is missing or not a number fails; it never passes by default.
+Pure functions. A figure that is missing or not a number fails; it never passes by default. Figures
+that compare identities are those of the recognizer that selects; others report (`World`).
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from deid.errors import DeidError
 from deid.params import Gates
+
+Figures = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,28 @@ class Figure:
         """How much worse `value` is; negative when it is better."""
         return than - value if self.higher_is_better else value - than
 
+    def best(self, values: Iterable[float]) -> float:
+        """The best of `values`; NaN where there is none or one is not a number."""
+        known = list(values)
+        if not known or any(math.isnan(value) for value in known):
+            return math.nan
+        return max(known) if self.higher_is_better else min(known)
+
 
 FIGURES = (
-    Figure("max_id_similarity", "table1.adversarial.id_similarity"),
+    Figure("max_id_similarity", "table1.adversarial.id_similarity_selecting"),
+    Figure("max_reidentification", "table1.adversarial.reidentification_selecting"),
     Figure("min_detect_rate", "table1.adversarial.detect_rate", higher_is_better=True),
+    Figure("max_id_similarity", "table2.swap.id_similarity_selecting"),
+    Figure("max_reidentification", "table2.swap.reidentification_selecting"),
+    Figure("min_detect_rate", "table2.swap.detect_rate", higher_is_better=True),
     Figure("max_source_id_loss", "table2.swap.source_id_loss"),
 )
 
 
-def read_metrics(path: Path) -> dict[str, float]:
-    """`metrics.json` as dotted keys; of `{mean, std}` the mean is at the key itself.
+def read_metrics(path: Path) -> tuple[dict[str, float], object]:
+    """`metrics.json` as dotted keys (of `{mean, std}` the mean is at the key itself), and what was
+    measured (`measured`).
 
     Errors: `DeidError` for a missing or unreadable file, or a gated figure that is missing or not
     finite.
@@ -55,39 +70,45 @@ def read_metrics(path: Path) -> dict[str, float]:
             raise DeidError(
                 f"{path}: {figure.key} is {flat[figure.key]}; train again, then run `dvc repro`"
             )
-    return flat
+    return flat, content.get("measured")
 
 
-def gated(metrics: Mapping[str, float]) -> dict[str, float]:
+def gated(metrics: Figures) -> dict[str, float]:
     """Only the figures that gates look at."""
     return {figure.key: metrics[figure.key] for figure in FIGURES}
 
 
-def failed_gates(
-    gates: Gates, challenger: Mapping[str, float], champion: Mapping[str, float] | None
-) -> list[str]:
-    """One sentence for each gate that `challenger` fails; empty when it may be promoted."""
-    failures = []
+def failed_gates(gates: Gates, challenger: Figures, promoted: Iterable[Figures] = ()) -> list[str]:
+    """One sentence for each gate that `challenger` fails; empty when it may be promoted.
+
+    `promoted`: the figures of every version that was ever champion, of which the best count: a
+    little worse each time is not little in the end.
+    """
+    former = list(promoted)
+    failures, better = [], not former
     for figure in FIGURES:
         value = challenger.get(figure.key, math.nan)
         limit = float(getattr(gates, figure.gate))
         if not figure.loss(value, limit) <= 0.0:  # so that NaN fails
             sign = "≥" if figure.higher_is_better else "≤"
             failures.append(f"{figure.gate}: {figure.key} is {value:.4g}, must be {sign} {limit:g}")
-        if champion is None:
+        if not former:
             continue
-        reference = champion.get(figure.key, math.nan)
-        if not figure.loss(value, reference) <= gates.max_regression:
+        best = figure.best(figures.get(figure.key, math.nan) for figures in former)
+        if not figure.loss(value, best) <= gates.max_regression * abs(limit):
             failures.append(
-                f"max_regression: {figure.key} is {value:.4g}, the champion's is {reference:.4g}, "
-                f"more than {gates.max_regression:g} worse"
+                f"max_regression: {figure.key} is {value:.4g}, the best champion's is {best:.4g}, "
+                f"more than {gates.max_regression:.0%} of the limit {limit:g} worse"
             )
+        better = better or any(
+            figure.loss(value, figures.get(figure.key, math.nan)) < 0.0 for figures in former[-1:]
+        )
+    if not better:
+        failures.append("no gated figure is better than the champion's")
     return failures
 
 
-def metrics_table(
-    gates: Gates, challenger: Mapping[str, float], champion: Mapping[str, float] | None
-) -> str:
+def metrics_table(gates: Gates, challenger: Figures, champion: Figures | None) -> str:
     """The gated figures as a Markdown table."""
     rows = ["| figure | challenger | champion | limit |", "|---|---|---|---|"]
     for figure in FIGURES:
