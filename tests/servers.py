@@ -89,8 +89,9 @@ class Request:
 class Faults:
     """A proxy that asks `choose` of every request what to do to it; "" is nothing.
 
-    Before the server: `500`, `503`, `expired` answer in its place, `reset` hangs up, `stall` keeps
-    silent. After it: `half` and `damaged` spoil its body, `unsaid` hangs up although all was done.
+    Before the server: `500`, `503`, `denied`, `expired` answer in its place, `reset` hangs up,
+    `stall` keeps silent. After it: `half` and `damaged` spoil its body, `unsaid` hangs up although
+    all was done.
     """
 
     upstream: int
@@ -117,6 +118,7 @@ ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>{}</Message></Error
 ANSWERS = {
     "500": (500, "InternalError", "We encountered an internal error"),
     "503": (503, "SlowDown", "Please reduce your request rate"),
+    "denied": (403, "AccessDenied", "Access Denied"),
     "expired": (400, "ExpiredToken", "The provided token has expired"),
 }
 

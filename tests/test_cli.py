@@ -1,11 +1,20 @@
 """The command line answers what a person mistypes or breaks in one line, and leaves nothing."""
 
+import errno
+import io
+import logging
+import os
 import shutil
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from deid import cli
+from deid import __version__, cli
+from deid.batch.settings import BatchSettings, RunSettings
+from deid.batch.summary import Summary
 from deid.params import load_params
 from tests.conftest import ROOT
 
@@ -155,3 +164,95 @@ def test_a_wrong_request_is_named_and_writes_nothing(
     assert not Path("out").exists()
     assert not Path("out.png").exists()
     assert SAMPLE.read_bytes() == before
+
+
+def test_a_name_that_the_console_cannot_print_is_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "顔\udcff.png"
+    summary = Summary("m", Counter(quarantined=1), problems=[f"{name}: broken"])
+    monkeypatch.setattr("deid.batch.project.run_project", lambda *_: summary)
+    console = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr("sys.stdout", console)
+    monkeypatch.setattr("sys.argv", ["deid", "run", "in", "out"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    console.flush()
+    assert ended.value.code == 1
+    console.buffer.seek(0)
+    assert rb"\u9854\udcff.png: broken" in console.buffer.read()
+
+
+def test_options_become_one_settings_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[RunSettings, BatchSettings]] = []
+
+    def fake(source: str, destination: str, asked: RunSettings, batch: BatchSettings, _: object):  # type: ignore[no-untyped-def]
+        seen.append((asked, batch))
+        return Summary("m")
+
+    monkeypatch.setattr("deid.batch.project.run_project", fake)
+    words = "run in out --method blur --detector yunet --detector scrfd --recogniser foamliu"
+    more = "--time-limit 2 --keep-metadata icc --dry-run --jobs 2 --audit a --prune --rendered"
+    monkeypatch.setattr("sys.argv", ["deid", *words.split(), *more.split()])
+    with pytest.raises(SystemExit):
+        cli.main()
+    asked = RunSettings(
+        method="blur",
+        detectors=("yunet", "scrfd"),
+        recognizers=("foamliu",),
+        seconds=2.0,
+        keep_metadata=("icc",),
+        dry_run=True,
+        rendered=True,
+    )
+    assert seen == [(asked, BatchSettings(jobs=2, audit="a", prune=True))]
+
+
+def test_version_and_tracebacks_are_there_when_asked_for(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert deid(monkeypatch, capsys, "--version")[1] == f"deid {__version__}\n"
+    _, _, said = deid(monkeypatch, capsys, "run", "nowhere", "out")
+    assert len(said.splitlines()) == 1
+    _, _, said = deid(monkeypatch, capsys, "--verbose", "run", "nowhere", "out")
+    assert "Traceback" in said
+    logging.getLogger("deid").setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "here: No space left on device; free space"),
+        (errno.EACCES, "here: Permission denied; fix its permissions"),
+        (errno.ECONNRESET, "here: Connection reset by peer"),
+    ],
+)
+def test_an_error_of_the_system_gets_the_advice_that_suits_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "here")
+
+    monkeypatch.setattr("deid.batch.project.run_project", fail)
+    assert deid(monkeypatch, capsys, "run", "in", "out")[2] == f"deid: {said}\n"
+
+
+def test_the_help_waits_for_no_library() -> None:
+    code = (
+        "import sys, deid.cli.main;"
+        "heavy = {'torch', 'cv2', 'PIL', 'numpy', 'pydantic', 'yaml', 'boto3'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_imports_nothing_of_the_training() -> None:
+    code = (
+        "import sys, deid.batch.project;"
+        "heavy = {'mlflow', 'great_expectations', 'skimage', 'matplotlib', 'pandas', 'scipy',"
+        " 'lightning_fabric', 'deid.training.loop'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -251,3 +251,54 @@ def test_a_batch_whose_storage_ends_midway_says_so_and_goes_on_later(
     assert summary.counts.total() == len(NAMES)
     assert not summary.failed
     assert contents(S3Storage(bucket, "out")) == undisturbed
+
+
+def test_objects_say_what_they_are(bucket: str, faults: Faults) -> None:
+    for name in ("a.png", "b.JPG", "c.heic", "d.webp", "e.jsonl", "f"):
+        S3Storage(bucket, "deep").write(name, b"data")
+    puts = [request for request in faults.seen if request.method == "PUT"]
+    assert [request.headers.get("content-type") for request in puts] == [
+        "image/png",
+        "image/jpeg",
+        "image/heic",
+        "image/webp",
+        "application/x-ndjson",
+        "application/octet-stream",
+    ]
+
+
+def test_a_lease_keeps_a_second_run_out_and_needs_no_permission_to_delete(
+    bucket: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "LEASE_SECONDS", 60.0)
+    first, second = S3Storage(bucket, "out"), S3Storage(bucket, "out")
+    with first.exclusive():
+        taken = next(request for request in faults.seen if request.method == "PUT")
+        assert taken.headers.get("if-none-match") == "*"
+        with pytest.raises(DeidError, match=r"another run is at work .*run again in \d+ s"):
+            second._take_lease("other")
+    with second.exclusive():
+        pass
+    assert not any(request.method == "DELETE" for request in faults.seen)
+
+
+def test_a_source_that_forbids_every_read_ends_the_batch(
+    bucket: str,
+    inputs: Storage,
+    faults: Faults,
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_module, "MOST_UNREACHABLE", 3)
+    faults.always("denied", method="GET", path=".png")
+    with pytest.raises(StorageFailure, match=r"3 inputs in a row: .*AccessDenied"):
+        run(bucket, pipeline)
+
+
+def test_a_mistyped_prefix_is_named_and_leaves_nothing(
+    bucket: str, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    places = locate(f"s3://{bucket}/mistyped", str(tmp_path / "out"))
+    with pytest.raises(DeidError, match="mistyped: nothing is there; correct the path"):
+        run_batch(places, lambda p: InProcess(pipeline, p))
+    assert not (tmp_path / "out").exists()
