@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -304,9 +305,9 @@ def test_a_suspect_is_a_face_if_the_close_up_confirms_it() -> None:
     doubtful, certain = faces((0.3, (10, 10, 40, 50))), faces((0.9, (60, 10, 90, 50)))
     passes = [Pass(doubtful, 0.5), Pass(certain, 0.5)]
     assert len(merge_detections(passes, (100, 100))) == 1  # with no close-up, the confident one
-    assert len(merge_detections(passes, (100, 100), lambda box, points: True)) == 2
-    assert len(merge_detections(passes, (100, 100), lambda box, points: False)) == 0
-    first = merge_detections(passes, (100, 100), lambda box, points: bool(box[0] < 50))
+    assert len(merge_detections(passes, (100, 100), lambda *face: True)) == 2
+    assert len(merge_detections(passes, (100, 100), lambda *face: False)) == 0
+    first = merge_detections(passes, (100, 100), lambda box, points, hidden: bool(box[0] < 50))
     assert first.boxes.tolist() == [[10, 10, 40, 50]]
 
 
@@ -318,7 +319,7 @@ def test_with_a_false_giant_its_doubtful_like_go_but_not_the_faces_in_it(
     crowd = [(0.8, (10, 20, 90, 100)), (0.75, (110, 20, 190, 100)), (0.6, (210, 20, 290, 100))]
     asked = []
 
-    def small(box: np.ndarray, points: np.ndarray) -> bool:
+    def small(box: np.ndarray, points: np.ndarray, hidden: np.ndarray) -> bool:
         asked.append(box)
         return bool(box[2] - box[0] < 100)
 
@@ -327,6 +328,67 @@ def test_with_a_false_giant_its_doubtful_like_go_but_not_the_faces_in_it(
     assert (
         len(asked) == shown
     )  # the lesser giant goes with the greater unless it was confident itself
+
+
+def test_a_suspect_is_shown_without_the_smaller_much_surer_faces_in_it() -> None:
+    crowd = [(0.95, (10, 10, 40, 40)), (0.9, (60, 60, 90, 90)), (0.55, (10, 60, 40, 90))]
+    beside, giant = (0.93, (150, 10, 180, 40)), (0.5, (0, 0, 100, 100))
+    hidden = {}
+
+    def confirm(box: np.ndarray, points: np.ndarray, inner: np.ndarray) -> bool:
+        hidden[tuple(box.tolist())] = inner.tolist()
+        return True
+
+    merge_detections([Pass(faces(*crowd, beside, giant), 0.4)], (200, 200), confirm)
+    assert hidden.pop((0, 0, 100, 100)) == [[10, 10, 40, 40], [60, 60, 90, 90]]
+    assert hidden
+    assert not any(hidden.values())
+
+
+@dataclass
+class Gullible:
+    """Finds red discs, takes several of them for a giant's face, and finds a blue giant."""
+
+    name: str = "gullible"
+    threshold: float = 0.3
+    confidence_threshold: float = 0.4
+    scale_invariant: bool = True
+    rotation_invariant: bool = True
+
+    def find(self, picture: Pixels) -> Faces:
+        r, g, b = np.moveaxis(picture.astype(int), 2, 0)
+        red = ((r > 220) & (g < 60) & (b < 60)).astype(np.uint8)  # not a mean over its surroundings
+        parts = cv2.connectedComponentsWithStats(red)[2][1:]
+        boxes = [(x, y, x + w, y + h) for x, y, w, h, area in parts.tolist() if area > 80]
+        rows: list[tuple[float, Sequence[float]]] = [(0.95, box) for box in boxes]
+        if len(boxes) > 1:
+            rows.append((0.5, [*np.min(boxes, 0)[:2], *np.max(boxes, 0)[2:]]))
+        blue = (b > 150) & (r < 100)
+        if blue.sum() > 400:
+            rows.append((0.5, np.concatenate(_extent(blue)).tolist()))
+        return faces(*rows)
+
+
+@pytest.mark.parametrize(("rows", "columns", "gap"), [(2, 2, 8), (4, 4, 0), (5, 4, 16), (1, 3, 4)])
+def test_a_grid_of_portraits_is_its_portraits_and_no_giant(
+    rows: int, columns: int, gap: int
+) -> None:
+    portrait = marked(60, 60, 15, 12, 30)
+    tile = np.pad(portrait, ((0, gap), (0, gap), (0, 0)), constant_values=255)
+    tile[(tile[..., 1] > 200) & (tile[..., 0] < 100)] = RED
+    found = Detector([Gullible()]).detect([np.tile(tile, (rows, columns, 1))])[0]
+    assert len(found) == rows * columns
+    assert areas(found.boxes).max() < 60 * 60
+
+
+def test_a_large_face_stays_with_smaller_much_surer_ones_before_and_beside_it() -> None:
+    picture = np.full((300, 400, 3), 128, np.uint8)
+    cv2.ellipse(picture, (200, 150), (90, 120), 0, 0, 360, (10, 10, 250), -1)
+    for x, y in ((150, 180), (220, 200), (330, 60)):
+        cv2.circle(picture, (x, y), 15, RED, -1)
+    found = Detector([Gullible()]).detect([picture])[0]
+    assert iou(np.array([110, 30, 290, 270], np.float32), found.boxes).max() > 0.8
+    assert (areas(found.boxes) < 40 * 40).sum() == 3
 
 
 @pytest.mark.parametrize("score", [0.5, 0.95])
@@ -352,6 +414,19 @@ def test_what_is_not_a_number_or_outside_the_frame_is_no_face() -> None:
     merged = merge_detections([Pass(odd, 0.5)], (100, 100))
     assert merged.boxes.tolist() == [[90, 90, 100, 100]]
     assert len(merge_detections([], (100, 100))) == 0
+
+
+def test_overlap_and_suppression_are_those_of_torchvision() -> None:
+    random = np.random.default_rng(1)
+    low = random.uniform(0, 120, (200, 2))
+    boxes = np.concatenate([low, low + random.uniform(0, 60, (200, 2))], 1).astype(np.float32)
+    scores = random.random(200).astype(np.float32)
+    all_boxes, all_scores = torch.from_numpy(boxes), torch.from_numpy(scores)
+    expected = torchvision.ops.box_iou(all_boxes[:20], all_boxes).numpy()
+    assert np.abs(np.stack([iou(box, boxes) for box in boxes[:20]]) - expected).max() < 1e-6
+    for limit in (0.1, 0.4, 0.7):
+        kept = torchvision.ops.nms(all_boxes, all_scores, limit)
+        assert suppress(boxes, scores, limit).tolist() == kept.tolist()
 
 
 def test_suppression_agrees_with_comparing_all_pairs() -> None:
@@ -610,6 +685,25 @@ def test_three_people_are_three_faces_and_no_giant(assets: Path, first: int) -> 
     for place in range(3):
         truth = aligned + np.array([256 * place, 0] * 2, np.float32)
         assert iou(truth, found.boxes).max() > 0.5
+
+
+@pytest.mark.parametrize(("rows", "columns", "gap"), [(4, 4, 0), (4, 2, 10)])
+def test_a_grid_of_photographs_is_its_portraits_and_no_giant(
+    assets: Path, rows: int, columns: int, gap: int
+) -> None:
+    """YuNet took such a grid to be a giant's face, and the whole of it was masked."""
+    heads = photographs(assets / "photoreal", rows * columns)
+    tiles = [
+        np.pad(cv2.resize(head.rgb, (128, 128)), ((gap, 0), (gap, 0), (0, 0)), constant_values=255)
+        for head in heads
+    ]
+    lines = [np.concatenate(tiles[k * columns : (k + 1) * columns], 1) for k in range(rows)]
+    found = build_detector([f"yunet={assets / YUNET}"], toy_world()).detect([np.concatenate(lines)])
+    aligned = np.array(ALIGNED_FACE, np.float32) * 128
+    for k in range(rows * columns):
+        x, y = gap + k % columns * (128 + gap), gap + k // columns * (128 + gap)
+        assert iou(aligned + np.array([x, y] * 2, np.float32), found[0].boxes).max() > 0.5
+    assert areas(found[0].boxes).max() < 128 * 128
 
 
 def test_a_small_face_held_before_a_large_one_is_found_beside_it(assets: Path) -> None:

@@ -25,8 +25,11 @@ MUCH_LARGER = 4.0  # but of boxes so many times as large neither is a part of th
 NEARLY = 0.9  # of the best score: a tight box with more than that may extend the best one
 CLOSE_UPS = 1000  # in one picture, the best suspects first: noise raises them without end
 
-Confirm = Callable[[Boxes, NDArray[np.float32]], bool]
-"""A suspect's box `[4]` and five points `[5,2]` → whether a close-up shows a face."""
+SURER = 0.8  # a face is much surer than a suspect whose score is less than this share of its own
+
+Confirm = Callable[[Boxes, NDArray[np.float32], Boxes], bool]
+"""A suspect's box `[4]`, five points `[5,2]` and smaller faces `[M,4]` → whether a close-up shows a
+face, also when the smaller ones are hidden."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def accepted(found: Suspects, confirm: Confirm | None) -> list[Indices]:
 
     With a box that is refused go those that nearly are that box and are not confident, which are
     shown themselves; what lies in it stays, for what seems a giant's face may be the real ones of a
-    crowd.
+    crowd. So a suspect that holds smaller, much surer faces is shown with these hidden: a grid of
+    portraits is then no face any more, while a face with a poster or people before it still is.
     """
     groups: list[Indices] = []
     left, shown = np.arange(len(found.scores)), 0
@@ -114,7 +118,8 @@ def accepted(found: Suspects, confirm: Confirm | None) -> list[Indices]:
         if confirm is None or shown > CLOSE_UPS:
             face = bool(found.confident[best])
         else:
-            face = confirm(found.whole[best], found.points[best])
+            hidden = held_faces(found, best, groups)
+            face = confirm(found.whole[best], found.points[best], hidden)
         if face:
             alike = same_face(box, found.boxes[rest])
             groups.append(np.concatenate([left[:1], rest[alike]]))
@@ -122,6 +127,17 @@ def accepted(found: Suspects, confirm: Confirm | None) -> list[Indices]:
             alike = (iou(box, found.boxes[rest]) > SAME_BOX) & ~found.confident[rest]
         left = rest[~alike]
     return groups
+
+
+def held_faces(found: Suspects, suspect: int, groups: list[Indices]) -> Boxes:
+    """The accepted faces `[M,4]` in a suspect's box that are much smaller and much surer."""
+    best = np.array([group[0] for group in groups], np.int64)
+    boxes, box = found.boxes[best], found.boxes[suspect]
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((middle >= box[:2]) & (middle <= box[2:])).all(1)
+    smaller = areas(boxes) * MUCH_LARGER < areas(box)
+    surer = found.scores[suspect] < SURER * found.scores[best]
+    return np.asarray(boxes[inside & smaller & surer])
 
 
 def same_face(box: Boxes, others: Boxes) -> NDArray[np.bool_]:

@@ -65,8 +65,8 @@ def run_passes(network: SinglePassDetector, picture: Pixels, size: int | None) -
 def close_up(networks: Sequence[SinglePassDetector], picture: Pixels) -> Confirm:
     """Whether any of the networks accepts a suspect that it is shown alone (`close_up_view`)."""
 
-    def confirm(box: Boxes, points: NDArray[np.float32]) -> bool:
-        view = close_up_view(picture, box, points)
+    def confirm(box: Boxes, points: NDArray[np.float32], hidden: Boxes) -> bool:
+        view = close_up_view(picture, box, points, hidden)
         return view is not None and any(
             (iou(box, found.boxes)[found.scores >= network.confidence_threshold] > SEEN_AGAIN).any()
             for network in networks

@@ -32,6 +32,7 @@ TILE, OVERLAP = 1536, 192  # a larger face is whole in a tile of the next level
 BORDER = 32
 GRAY = 114
 
+COVER = 1.4  # a face's box is its inner part; hair and outline are around it
 CLOSE, AROUND = 128, 256  # pixels of a face shown alone, and of what is shown with it
 
 QUARTERS = (0, 90, 180, 270)
@@ -138,11 +139,15 @@ def single_view(picture: Pixels, side: int) -> View:
 
 
 def close_up_view(
-    picture: Pixels, box: NDArray[np.float32], points: NDArray[np.float32]
+    picture: Pixels,
+    box: NDArray[np.float32],
+    points: NDArray[np.float32],
+    hidden: NDArray[np.float32] | None = None,
 ) -> View | None:
     """One face alone, `box` `[4]` and five `points` `[5,2]`: large, its eyes level, gray around.
 
-    None where the two say nothing about a place in the picture.
+    What lies in the boxes `hidden` `[M,4]` is covered by its mean color. None where box and points
+    say nothing about a place in the picture.
     """
     side = float(np.sqrt((box[2:] - box[:2]).clip(0).prod()))
     middle, reach = (box[:2] + box[2:]) / 2.0, 0.75 * AROUND / CLOSE * side
@@ -151,6 +156,8 @@ def close_up_view(
     if not side or (high <= low).any():
         return None
     piece = picture[low[1] : high[1], low[0] : high[0]]
+    if hidden is not None and len(hidden):
+        piece = covered(piece, hidden - np.tile(low, 2))
     scale = CLOSE / side
     sheet = View(*resized(piece, min(scale, 1.0)))  # averaged here, for a warp only interpolates
     across = (points[1] - points[0]).astype(np.float64)
@@ -170,6 +177,18 @@ def close_up_view(
         borderValue=(GRAY, GRAY, GRAY),
     )
     return View(np.asarray(pixels, np.uint8), to_picture)
+
+
+def covered(picture: Pixels, boxes: NDArray[np.float32]) -> Pixels:
+    """A copy in which each of `[M,4]`, `COVER` times as large, is its mean color."""
+    copy = picture.copy()
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, COVER * (boxes[:, 2:] - boxes[:, :2]) / 2
+    corners = np.concatenate([middle - half, middle + half], 1).round().clip(0).astype(int)
+    for x0, y0, x1, y1 in corners:
+        part = copy[y0:y1, x0:x1]
+        if part.size:
+            part[:] = picture[y0:y1, x0:x1].mean((0, 1))
+    return copy
 
 
 def resized(picture: Pixels, scale: float) -> tuple[Pixels, Affine]:
