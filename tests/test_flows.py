@@ -444,3 +444,13 @@ def test_a_server_runs_both_deployments_on_their_schedules(
     }, ended
     assert registry.champion_version(RegisterParams().model) == 1
     assert (tmp_path / "out/inbox/one.png").read_bytes() != original
+
+
+def test_the_flow_takes_what_the_command_line_takes() -> None:
+    from flows.deidentify import _arguments
+
+    words = "in out --detector yunet --detector scrfd --recogniser foamliu --timeout 9"
+    given = vars(_arguments([*words.split(), "--allow-no-face"]))
+    assert given["detectors"] == ["yunet", "scrfd"]
+    assert given["recognizers"] == ["foamliu"]
+    assert (given["timeout"], given["allow_no_face"], given["method"]) == (9.0, True, "swap")
