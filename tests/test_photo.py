@@ -464,6 +464,7 @@ def test_a_folder_keeps_its_tree_and_every_input_ends_once(tmp_path: Path) -> No
         "deep/er/b.jpg",
         *AUDIT_FILES,
         ".deid/manifest.known.jsonl",
+        ".deid/lock",
     }
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
     found = records(out)

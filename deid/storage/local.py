@@ -116,14 +116,18 @@ class LocalStorage:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         lock = FileLock(self.path(LOCK), timeout=0)
-        with self._writing(LOCK):
+        try:
             self.path(LOCK).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire()
-            except Timeout:  # which is an `OSError`, too
-                raise DeidError(
-                    f"{self.root}: another run is at work there; wait for its end"
-                ) from None
+            lock.acquire()
+        except Timeout:  # which is an `OSError`, too
+            raise DeidError(
+                f"{self.root}: another run is at work there; wait for its end"
+            ) from None
+        except OSError as error:
+            raise StorageFailure(
+                f"{self.root}: cannot be written ({error.strerror or error}); choose another "
+                "destination"
+            ) from None
         try:
             yield
         finally:
