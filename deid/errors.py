@@ -2,7 +2,7 @@
 
 
 class DeidError(Exception):
-    """Something a person can mend: the message names what was wrong, where, and what to do.
+    """Something a person can fix: the message names what was wrong, where, and what to do.
 
     The command line prints it as one line and exits with 1; everything else is a bug.
     """

@@ -56,7 +56,7 @@ def face(similarity: float | None, method: str = "swap", rung: int = 1) -> dict[
 
 
 def batch(count: int = 6) -> tuple[list[dict[str, Any]], Files]:
-    """Records of `count` written files and a withheld one, and the outputs."""
+    """Records of `count` written files and one not written, and the outputs."""
     outputs = {f"deep/{i}.png": picture(i) for i in range(count)}
     records = [
         {

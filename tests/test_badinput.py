@@ -544,10 +544,10 @@ def test_an_interrupted_command_says_how_to_go_on(
     def interrupt(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load_params", interrupt)
+    monkeypatch.setattr("deid.params.load_params", interrupt)
     code, said = deid(monkeypatch, capsys, "promote")
     assert code == 130
-    assert said == "deid: interrupted; run the same command again to go on\n"
+    assert said == "deid: interrupted; run the same command again to resume\n"
 
 
 @pytest.mark.parametrize("change", [cut, Path.unlink, into_folder, write(b"[]"), write(b"{}")])

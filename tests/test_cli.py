@@ -126,7 +126,7 @@ def test_a_picture_is_masked_and_the_original_stays(
     assert Path("out/manifest.jsonl").is_file()
 
 
-def test_a_picture_that_takes_longer_than_its_time_limit_is_withheld(
+def test_a_picture_that_takes_longer_than_its_time_limit_is_not_written(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("run", str(SAMPLE), "out", "--method", "mask", "--time-limit")

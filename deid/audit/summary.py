@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 SUMMARY, HTML = "summary.json", "summary.html"
 STATUSES = ("written", "quarantined", "skipped")
 WORST = 12  # faces shown
-LISTED = 200  # files named as withheld
+LISTED = 200  # files named as not written
 THUMBNAIL = 112  # pixels, longer side
 AROUND = 0.3  # of the box's side, shown on each side of it
 
@@ -54,7 +54,7 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
     """Counts and shares of a batch; the same for the same records."""
     faces = [face for _, _, face in _faces(records)]
     written = [record for record in records if record.get("status") == "written"]
-    withheld = [record for record in records if record.get("status") == "quarantined"]
+    missing = [record for record in records if record.get("status") == "quarantined"]
     rungs = Counter(str(face.get("method")) for face in faces)
     depths = Counter(int(face.get("rung", 1)) for face in faces)
     return {
@@ -72,7 +72,7 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
         "judges": _judges(records),
         "withheld": [
             {"file": str(record["file"]), "reason": str(record.get("reason", ""))}
-            for record in withheld[:LISTED]
+            for record in missing[:LISTED]
         ],
         "provenance": {
             name: sorted({str(record[name]) for record in written if record.get(name)})

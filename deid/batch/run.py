@@ -3,7 +3,7 @@
 Every input ends as one of: written, quarantined (no output, with a reason), skipped (not a
 picture), or done already. Quarantine copies nothing: the original stays where it is, untouched. A
 batch that was killed, or whose storage failed, resumes when it is run again; what comes of it then
-is the same bytes as if nothing had happened, whoever did the work and in which order.
+is the same bytes as if nothing had happened, whichever process did the work and in which order.
 """
 
 import itertools

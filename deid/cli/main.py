@@ -100,7 +100,7 @@ def main() -> None:
         _fail(str(error))
     except ModuleNotFoundError as error:
         _fail(missing_extra(error, "pipeline"))
-    except BrokenPipeError:  # of whoever reads what is printed: nothing to say, to nobody
+    except BrokenPipeError:  # the reader of what is printed is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Output directories that appear whole or not at all, and go on where a killed run stopped.
+"""Output directories that appear whole or not at all, and resume where a killed run stopped.
 
 DVC deletes a stage's outputs before it runs the stage, so work in progress lives beside them, in
 `<out>.partial`, together with a fingerprint of everything that shapes the result. A run with the
@@ -56,7 +56,7 @@ def resumable_directory(out: Path, settings: Any) -> Iterator[Path]:
         raise
     if out.exists():
         shutil.rmtree(out)
-    (working / FINGERPRINT).unlink()  # last of all: a run killed before this can still go on
+    (working / FINGERPRINT).unlink()  # last of all: a run killed before this can still resume
     working.rename(out)
 
 
