@@ -100,12 +100,14 @@ def write_files(assets: Path, folder: Path) -> None:
     for fixture, file in bare.items():
         torch.save(recipe(assets, fixture), folder / file)
     # `net.slice2.3.weight` of the package is torchvision's `features.3.weight`.
-    backbone = {
-        f"features.{name.split('.', 2)[2]}": value
-        for name, value in recipe(assets, "lpips_alex").items()
-        if name.startswith("net.")
-    }
-    torch.save(backbone, folder / "alexnet-owt-7be5be79.pth")
+    backbones = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+    for name, file in backbones.items():
+        backbone = {
+            f"features.{name.split('.', 2)[2]}": value
+            for name, value in recipe(assets, f"lpips_{name}").items()
+            if name.startswith("net.")
+        }
+        torch.save(backbone, folder / file)
     landmarks = {"state_dict": recipe(assets, "landmark_mobilefacenet68")}
     torch.save(landmarks, folder / "mobilefacenet_model_best.pth.tar")
     for file in ("pnet.pt", "rnet.pt", "onet.pt", "foamliu_mobilefacenet.pt"):
@@ -178,7 +180,7 @@ def test_every_figure_of_the_tables_is_a_number(lab: Lab) -> None:
     assert np.isfinite(figures).all()
     page = (lab.root / "reports/index.html").read_text()
     assert "mini features" not in page
-    assert lab.world.perceptual.lpips_label in page
+    assert lab.world.metric_features.lpips_label in page
 
 
 @pytest.mark.parametrize("method", ["swap", "fgsm"])

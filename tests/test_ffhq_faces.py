@@ -1,8 +1,8 @@
 """Public face networks behind the world's protocols: crops, numbers, units, gradients, attacks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deid.anonymize.gradient import FGSM, PGD
+from deid.errors import DeidError
 from deid.faces.alignment import apply_affine, crop_to_picture, five_points
 from deid.faces.detection.scrfd import Scrfd
 from deid.nets.inception import fid_inception, inception_v3
@@ -19,13 +20,14 @@ from deid.nets.iresnet import IResNet
 from deid.nets.mobilefacenet import MobileFaceNetRecognizer
 from deid.nets.mobilefacenet68 import MobileFaceNetLandmarks
 from deid.nets.mtcnn import OutputNet
-from deid.nets.perceptual import lpips
+from deid.nets.perceptual import Backbone, lpips
 from deid.nets.vggface2 import VGGFace2ResNet
 from deid.pixels import to_pixels, to_tensor
 from deid.weights.importers import NETWORKS, build, read_checkpoint
 from deid.worlds.ffhq.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
 from deid.worlds.ffhq.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
 from deid.worlds.ffhq.five import FiveLandmarks, shape_from_five
+from deid.worlds.ffhq.world import Files, _perceptual
 from deid.worlds.mini.render.parameters import random_parameters
 from deid.worlds.mini.render.person import person_of
 from deid.worlds.world import FaceEmbedder, LandmarkNetwork, PerceptualNetwork
@@ -215,6 +217,23 @@ def test_the_perceptual_network_is_fids_and_lpips_and_says_so() -> None:
     assert distance[0].abs() < 1e-6 < distance[1]
     (slope,) = torch.autograd.grad(distance.sum(), pair)
     assert slope[1].abs().max() > 0
+
+
+def test_what_trains_and_what_measures_are_different_backbones_of_lpips() -> None:
+    class Given:
+        def __init__(self, *backbones: Backbone) -> None:
+            self.backbones = backbones
+
+        def networks(self, role: str) -> Iterator[tuple[str, str, nn.Module]]:
+            yield "fid-inception", "fid_inception", fid_inception()
+            yield from ((name, "lpips", lpips(name)) for name in self.backbones)
+
+    trains, measures = _perceptual(cast(Files, Given("alex", "vgg")))
+    assert (trains.lpips_label, measures.lpips_label) == ("LPIPS (VGG-16)", "LPIPS (AlexNet)")
+    one, same = _perceptual(cast(Files, Given("alex")))
+    assert one is same  # which reports tell
+    with pytest.raises(DeidError, match="no lpips among them"):
+        _perceptual(cast(Files, Given()))
 
 
 def test_the_expression_trunk_gives_2048_features_and_passes_gradients() -> None:

@@ -61,7 +61,7 @@ class Trunk(nn.Module):
 
 
 class Perceptual(nn.Module):
-    """FID's features and LPIPS (`PerceptualNetwork`).
+    """FID's features and LPIPS (`MetricNetwork`).
 
     `fid` is a `Trunk` around `fid_inception`, `lpips` the network of `deid.nets.perceptual`. The
     labels are the standard names, since these are the standard networks; who puts others in their

@@ -33,7 +33,7 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
     generator = cast(Generator, files.network("generator"))
     trunk = faces.expression_trunk(files.network("expression"))
     held_out = dict(files.recognizers("held_out"))
-    perceptual = _perceptual(files)
+    perceptual, metric_features = _perceptual(files)
     return World(
         name="ffhq",
         resolution=generator.resolution,
@@ -46,7 +46,7 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
         held_out=held_out,
         selecting=next(iter(held_out)),
         perceptual=perceptual,
-        metric_features=perceptual,
+        metric_features=metric_features,
         test_faces=photographed_faces(params.faces, generator.resolution)
         if params.faces
         else drawn_faces(generator, params.truncation),
@@ -104,9 +104,15 @@ def _detector(files: Files) -> FaceDetector:
     return OnePass(load_mtcnn(paths[MTCNN[0]].parent))
 
 
-def _perceptual(files: Files) -> faces.Perceptual:
-    networks = {network: built for _, network, built in files.networks("perceptual")}
-    for needed in ("fid_inception", "lpips"):
-        if needed not in networks:
-            raise DeidError(f"world.files.perceptual: no {needed} among them; add its file")
-    return faces.perceptual(networks["fid_inception"], networks["lpips"])
+def _perceptual(files: Files) -> tuple[faces.Perceptual, faces.Perceptual]:
+    """What trains and what measures: LPIPS on VGG-16 and on AlexNet; one network where one is given
+    for both, and reports then say so."""
+    built = [(network, module) for _, network, module in files.networks("perceptual")]
+    fid = [module for network, module in built if network == "fid_inception"]
+    lpips = {str(module.pnet_type): module for network, module in built if network == "lpips"}
+    if not fid or not lpips:
+        needed = "lpips" if fid else "fid_inception"
+        raise DeidError(f"world.files.perceptual: no {needed} among them; add its file")
+    networks = {name: faces.perceptual(fid[0], module) for name, module in lpips.items()}
+    only = next(iter(networks.values()))
+    return networks.get("vgg", only), networks.get("alex", only)
