@@ -63,7 +63,12 @@ def test_every_command_can_be_typed() -> None:
             assert words[0] in EXTERNAL, words
 
 
-def test_every_option_and_method_it_names_exists() -> None:
+def test_older_spellings_still_work() -> None:
+    check_ours(["deid", "run", "--recogniser"])
+    check_ours(["deid", "weights", "fetch", "--accept-licence"])
+
+
+def test_every_option_it_names_exists() -> None:
     text = "\n".join([README, *blocks("bash")])
     group: Any = typer.main.get_command(cli.app)
     known = {option for parameter in group.commands["run"].params for option in parameter.opts}

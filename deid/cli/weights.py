@@ -61,7 +61,12 @@ def fetch(
     world: WorldName = None,
     commercial: Commercial = False,
     accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="You have read and accept the licenses shown.")
+        bool,
+        typer.Option(
+            "--accept-license",
+            "--accept-licence",
+            help="You have read and accept the licenses shown.",
+        ),
     ] = False,
 ) -> None:
     """Download files, resume what was begun, and check them."""
