@@ -124,14 +124,15 @@ def experiment_id(client: "MlflowClient") -> str:
 
 
 def git_commit() -> str | None:
-    """The checked-out commit, or None outside a git checkout."""
+    """The checked-out commit, with `-dirty` where tracked files differ; None outside a checkout."""
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        commit, changed = (
+            subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip()
+    return commit.strip() + ("-dirty" if changed.strip() else "")
 
 
 class Tracker:

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+import deid.batch.project
 import deid.tracking
-import deid.worlds
 from deid.batch.project import Bundle
 from deid.errors import DeidError
 from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
@@ -27,7 +27,7 @@ from deid.registry import registry
 from deid.registry.bundle import content_sha256, read_bundle, write_bundle
 from deid.registry.gates import FIGURES, failed_gates, read_metrics
 from deid.stage_files import WEIGHTS, content_of
-from deid.tracking import RUN_ID_FILE, mlflow_client, tracked_run
+from deid.tracking import RUN_ID_FILE, git_commit, mlflow_client, tracked_run
 from tests.toy import toy_world
 
 GOOD = {
@@ -333,9 +333,8 @@ def champion(model: Model, monkeypatch: pytest.MonkeyPatch) -> Any:
     model.register(1.0)
     for file in (model.folder / "1.0").rglob("*.safetensors"):
         file.unlink()
-    monkeypatch.setattr(deid.worlds, "load_world", lambda _: toy_world(), raising=False)
-    uri = deid.tracking.tracking_uri()
-    mlflow.set_tracking_uri(uri)
+    monkeypatch.setattr(deid.batch.project, "load_world", lambda _: toy_world())
+    mlflow.set_tracking_uri(deid.tracking.tracking_uri())
     return mlflow.pyfunc.load_model(f"models:/{model.params.model}@champion")
 
 
@@ -407,6 +406,22 @@ def test_processes_that_start_together_share_one_new_store(tmp_path: Path) -> No
     code = "from deid.tracking import mlflow_client; mlflow_client()"
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
     assert [process.wait(300) for process in both] == [0, 0]
+
+
+def test_a_run_says_whether_its_commit_is_all_of_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert git_commit() is None
+    (tmp_path / "code.py").write_text("1")
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], check=True)
+    clean = git_commit()
+    assert clean is not None
+    assert len(clean) == 40
+    (tmp_path / "code.py").write_text("2")
+    assert git_commit() == f"{clean}-dirty"
 
 
 def test_a_failed_stage_is_a_failed_run_with_its_metrics(tmp_path: Path) -> None:
