@@ -4,8 +4,18 @@
 class DeidError(Exception):
     """Something a person can fix: the message names what was wrong, where, and what to do.
 
-    The command line prints it as one line and exits with 1; everything else is a bug.
+    The command line prints it as one line and exits with 1; everything else is a bug. It may quote
+    a file's name or content, so line breaks and what a terminal would obey are made visible.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__("".join(map(_visible, str(message))))
+
+
+def _visible(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character == "\n" else character.encode("unicode_escape").decode()
 
 
 def missing_extra(error: ModuleNotFoundError, extra: str) -> str:

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from deid.errors import DeidError
 from deid.weights import pickles
-from deid.weights.allowed import NUMPY, NVIDIA, Module
+from deid.weights.allowed import NVIDIA, Module
+from deid.weights.arrays import NUMPY
 from deid.weights.files import read_content
 from deid.weights.pickles import AllowList, read_pickle
 from deid.weights.tensors import load_torch
@@ -195,7 +196,8 @@ def test_a_pickle_within_a_pickle_runs_nothing(inner: bytes) -> None:
     assert refused(pickle.dumps(Call(load, saved.getvalue())), NVIDIA)
     saved = io.BytesIO()
     torch.save({"a": TENSOR}, saved)
-    assert "no storage" in refused(pickle.dumps(Call(load, saved.getvalue())), NVIDIA)
+    said = refused(pickle.dumps(Call(load, saved.getvalue())), NVIDIA)
+    assert "instead of the numbers of a tensor" in said
 
 
 @pytest.mark.parametrize(

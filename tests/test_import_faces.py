@@ -213,7 +213,7 @@ def test_an_imagenet_resnet_is_not_taken_for_a_recognizer() -> None:
 def test_a_missing_a_misshapen_and_a_foreign_tensor_are_named() -> None:
     state = InceptionResnetV1().state_dict()
     missing = {n: v for n, v in state.items() if n != "mixed_6a.branch0.conv.weight"}
-    with pytest.raises(DeidError, match=r"facenet.*lacks 'mixed_6a\.branch0\.conv\.weight'"):
+    with pytest.raises(DeidError, match=r"facenet.*missing: 'mixed_6a\.branch0\.conv\.weight'"):
         import_content(missing, "facenet.pt")
     with pytest.raises(DeidError, match=r"conv2d_1a\.conv\.weight"):
         import_content(state | {"conv2d_1a.conv.weight": torch.zeros(32, 1, 3, 3)}, "facenet.pt")

@@ -1,17 +1,22 @@
-"""One member out of an archive, and nothing else."""
+"""Archives, of which nobody knows what they unpack to: bounded readers, one member and no more."""
 
 import fnmatch
 import gzip
+import io
 import shutil
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from deid.errors import DeidError
 
-_LARGEST_MEMBER = 4 << 30
+_RATIO, _SPARE = 50, 1 << 20
+"""Weights hardly shrink: who unpacks to more times the archive's bytes is a bomb."""
+
 _UNREADABLE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -19,6 +24,8 @@ _UNREADABLE = (
     zlib.error,
     EOFError,
     RuntimeError,  # an encrypted member; its subclass NotImplementedError: an unknown method
+    TypeError,  # of tarfile, as ValueError, for damaged headers
+    ValueError,
 )
 
 
@@ -27,26 +34,87 @@ def extract_member(archive: Path, pattern: str, out: Path) -> None:
     its whole path where the pattern has a slash.
 
     Only `out` is ever written, whatever the archive's names say; names that lead out of it, links
-    and devices are refused (DeidError), as are archives with no or several matches.
+    and devices are refused (DeidError), as are archives with no or several matches, and those that
+    unpack to far more than they are.
     """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
                 _copy(*_zip_member(opened, archive, pattern), out, archive)
         else:
-            with tarfile.open(archive) as opened_tar:
+            with open_tar(archive, seek=True) as opened_tar:
                 _copy(*_tar_member(opened_tar, archive, pattern), out, archive)
     except _UNREADABLE as error:
         raise DeidError(f"{archive.name}: not a readable archive ({error}); get it again") from None
 
 
+@contextmanager
+def open_tar(path: Path, seek: bool = False) -> Iterator[tarfile.TarFile]:
+    """A tar or tar.gz; with `seek`, members can be read again. DeidError where it unpacks to too
+    much: names and headers count as well, which have no limit of their own."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream: Any = gzip.GzipFile(fileobj=file) if packed else file
+        bounded = _Bounded(stream, _RATIO * path.stat().st_size + _SPARE)
+        try:
+            if seek:
+                with tarfile.open(fileobj=bounded, mode="r:") as archive:
+                    yield archive
+            else:
+                with tarfile.open(fileobj=bounded, mode="r|") as archive:
+                    yield archive
+        except _Bomb:
+            raise DeidError(f"{path.name}: unpacks to far more than it is; refused") from None
+
+
+class _Bomb(Exception):
+    """More came out of an archive than its size explains."""
+
+
+class _Bounded(io.RawIOBase):
+    """A stream of which no more than `left` bytes are read in all."""
+
+    def __init__(self, stream: Any, left: int) -> None:
+        self.stream, self.left = stream, left
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == io.SEEK_SET:  # in a tar.gz, all between is unpacked
+            self._spend(offset - self.tell())
+        return int(self.stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self.stream.tell())
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > self.left:
+            raise _Bomb
+        data = bytes(self.stream.read(size))
+        self._spend(len(data))
+        return data
+
+    def _spend(self, count: int) -> None:
+        self.left -= max(count, 0)
+        if self.left < 0:
+            raise _Bomb
+
+
 def _zip_member(opened: zipfile.ZipFile, archive: Path, pattern: str) -> tuple[IO[bytes], int]:
-    infos = {info.filename: info for info in opened.infolist() if not info.is_dir()}
-    if len(infos) < sum(not info.is_dir() for info in opened.infolist()):
+    files = [info for info in opened.infolist() if not info.is_dir()]
+    infos = {info.filename: info for info in files}
+    if len(infos) < len(files):
         raise DeidError(f"{archive.name}: holds a name twice; get it elsewhere")
     info = infos[_only(list(infos), archive, pattern)]
     if (info.external_attr >> 16) & 0o170000 not in (0, 0o100000):
         raise DeidError(f"{archive.name}: {info.filename} is no plain file; get it elsewhere")
+    if info.file_size > _RATIO * archive.stat().st_size + _SPARE:
+        raise DeidError(f"{archive.name}: unpacks to far more than it is; refused")
     return opened.open(info), info.file_size
 
 
@@ -75,8 +143,6 @@ def _only(names: list[str], archive: Path, pattern: str) -> str:
 
 
 def _copy(content: IO[bytes], size: int, out: Path, archive: Path) -> None:
-    if size > _LARGEST_MEMBER:
-        raise DeidError(f"{archive.name}: its member claims {size} bytes; get it elsewhere")
     with content, out.open("wb") as file:
         shutil.copyfileobj(content, file, 1 << 20)
     if out.stat().st_size != size:

@@ -4,27 +4,22 @@ Nothing is executed (`pickles`, `tensors`); the result is nested dictionaries of
 plain values, which the importers look at.
 """
 
-import io
-import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from deid.errors import DeidError
-from deid.weights.allowed import NUMPY, NVIDIA
+from deid.weights.allowed import NVIDIA
+from deid.weights.archives import open_tar
+from deid.weights.arrays import NUMPY
 from deid.weights.onnx_graph import is_onnx, read_onnx
 from deid.weights.pickles import read_pickle
-from deid.weights.tensors import load_torch
+from deid.weights.tensors import LEGACY, load_torch
 
 _HEAD = 512
-_MAX_MEMBER = 2 << 30
-_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
-"""How torch's files began before they were zips: a pickle of torch's magic number."""
+_MAX_MEMBERS = 64
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,8 @@ class Reader:
 def read_content(path: Path) -> Mapping[str, Any]:
     """Raises DeidError naming the file where it is missing, unknown, damaged or unsafe."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise DeidError("not a file")
         with path.open("rb") as file:
             head = file.read(_HEAD)
         reader = next((reader for reader in READERS if reader.begins(head)), None)
@@ -50,12 +47,18 @@ def read_content(path: Path) -> Mapping[str, Any]:
         raise DeidError(f"{path}: cannot be read ({error.strerror or error})") from None
     except DeidError as error:
         raise DeidError(f"{path}: {error}") from None
+    except Exception as error:  # whatever a crafted file sets off, it is refused
+        detail = " ".join(str(error).split())[:160]
+        raise DeidError(f"{path}: damaged ({type(error).__name__}: {detail})") from None
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise DeidError(f"{path}: it holds no named parts; is it the right file?")
     return content
 
 
 def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -71,23 +74,16 @@ def _read_pickle(path: Path) -> Any:
 
 def _read_archive(path: Path) -> Any:
     """The one torch file in a tar, as Oxford packs it beside the source of its network."""
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for member, _ in zip(archive, range(64), strict=False):
-                if member.isfile() and member.name.endswith((".pth", ".pt", ".pkl")):
-                    if member.size > _MAX_MEMBER:
-                        raise DeidError(f"{member.name!r} in it is too large")
-                    file = archive.extractfile(member) or io.BytesIO()
-                    return load_torch(file.read(_MAX_MEMBER))
-    except DeidError:
-        raise
-    except Exception as error:  # tarfile raises many kinds, even TypeError
-        raise DeidError(f"a damaged archive ({type(error).__name__}: {error})") from None
+    with open_tar(path) as archive:
+        for member, _ in zip(archive, range(_MAX_MEMBERS), strict=False):
+            named = member.isfile() and member.name.endswith((".pth", ".pt", ".pkl"))
+            if named and (file := archive.extractfile(member)):
+                return load_torch(file.read())
     raise DeidError("an archive without a torch file (.pth)")
 
 
 READERS: tuple[Reader, ...] = (
-    Reader("torch", lambda head: head.startswith((b"PK\x03\x04", _LEGACY)), load_torch),
+    Reader("torch", lambda head: head.startswith((b"PK\x03\x04", LEGACY)), load_torch),
     Reader(
         "safetensors", lambda head: head[8:9] == b"{" and head[6:8] == b"\0\0", _read_safetensors
     ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,17 @@ class Graph:
     input: str
     output: str
 
+    @cached_property
+    def _readers(self) -> Mapping[str, list[Node]]:
+        readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                readers.setdefault(name, []).append(node)
+        return readers
+
     def consumers(self, tensor: str) -> tuple[Node, ...]:
         """The nodes that read a tensor."""
-        return tuple(node for node in self.nodes if tensor in node.inputs)
+        return tuple(self._readers.get(tensor, ()))
 
     def constant(self, name: str) -> Tensor:
         """A weight, or DeidError when the name is computed by the graph."""
@@ -54,13 +63,15 @@ def is_onnx(head: bytes) -> bool:
 def read_onnx(path: Path) -> dict[str, Any]:
     """`{KEY: Graph}`. Raises DeidError for what is not ONNX or keeps its tensors in other files."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         # What is stored in other files stays unread: their names could lead anywhere.
         return {KEY: _graph(onnx.load_model(str(path), load_external_data=False).graph)}
-    except (DecodeError, ValueError, TypeError, IndexError) as error:
-        raise DeidError(f"not an ONNX file, or a damaged one ({error}); fetch it again") from None
+    except DeidError:
+        raise
+    except Exception as error:  # protobuf, onnx and NumPy raise many kinds for a damaged file
+        detail = f"{type(error).__name__}: {error}"
+        raise DeidError(f"not an ONNX file, or a damaged one ({detail}); fetch it again") from None
 
 
 def _graph(graph: Any) -> Graph:

@@ -1,10 +1,13 @@
-"""Other people's pickles, read without running anything that they ask for.
+"""Other people's pickles, read without running anything that they ask for: a restricted unpickler.
 
-Python's unpickler calls what a file names. This one is a machine of its own for pickle's opcodes
-(parsed by `pickletools`, which runs nothing): it knows plain values and a list of names, each
-standing for a function here, and refuses all else. It imports nothing, calls nothing else, sets no
-attribute and looks none up, so neither REDUCE nor BUILD has anything to turn against us. Keys and
-members of sets are plain, so that no nest of tuples is hashed for ever.
+It interprets pickle's opcodes (parsed by `pickletools`, which runs nothing): it knows plain values
+and a list of names, each standing for a function here, and refuses all else. It imports nothing,
+calls nothing else, sets no attribute and looks none up. Every step and every number that a call
+copies is counted, and no more are allowed than the file's own size explains.
+
+`pickle.Unpickler` with an allow-list in `find_class` is no substitute: it hashes a nest of tuples
+forever, sets attributes of the very functions it was given (BUILD), and cannot be told to count.
+Of the hostile files of `tests/test_ffhq_pickles.py` it hangs on one and runs out of memory on two.
 
 The lists of names, and what stands for each, are in `allowed`.
 """
@@ -12,13 +15,19 @@ The lists of names, and what stands for each, are in `allowed`.
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from mmap import mmap
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
+
+from torch import Tensor
 
 from deid.errors import DeidError
 
-MAX_OPCODES = 2_000_000
-"""NVIDIA's files have about a tenth of that; a bomb made of opcodes ends here."""
+MAX_OPCODES = 1_000_000
+"""NVIDIA's files have about a fifth of that; a bomb made of opcodes ends here."""
+
+COPIES, SPARE = 4, 1 << 20
+"""Calls may copy so many times the file's bytes, and so many more: some files hold a part twice."""
 
 Handler = Callable[..., Any]
 AllowList = Mapping[tuple[str, str], Handler]
@@ -44,21 +53,32 @@ class _Mark:
 
 
 @dataclass(frozen=True)
-class _Name:
+class Name:
     """An allowed name, not called yet."""
 
     text: str
     handler: Handler
 
 
-def read_pickle(data: bytes | mmap, allowed: AllowList) -> Any:
-    """The value in a pickle; arrays, tensors, `Module`s and plain values.
+def read_pickle(
+    data: bytes | mmap | BinaryIO,
+    allowed: AllowList,
+    persistent: Handler | None = None,
+    size: int | None = None,
+) -> Any:
+    """The value in the pickle at the position of `data`; arrays, tensors, `Module`s, plain values.
+
+    `persistent` stands for what a pickle keeps outside of itself, by an identity; None: nothing
+    may. `size`: of the whole file, in bytes, where `data` is an open one or a part.
 
     Raises DeidError for any name outside `allowed`, any opcode that could do more than build plain
-    values, and anything damaged. Nothing in the file is executed, whatever it is.
+    values, more copies than the file explains, and anything damaged. Nothing in the file is
+    executed, whatever it is.
     """
     try:
-        return _plain(_Machine(allowed).run(data), {})
+        size = len(cast(bytes, data)) if size is None else size
+        machine = _Machine(allowed, persistent, COPIES * size + SPARE)
+        return _plain(machine.run(BytesIO(data) if isinstance(data, bytes) else data), {})
     except DeidError:
         raise
     except Exception as error:  # whatever a crafted file sets off, it is refused
@@ -69,13 +89,15 @@ def read_pickle(data: bytes | mmap, allowed: AllowList) -> Any:
 class _Machine:
     """Pickle's stack and memo; what each opcode does is in the tables below."""
 
-    def __init__(self, allowed: AllowList) -> None:
+    def __init__(self, allowed: AllowList, persistent: Handler | None, budget: int) -> None:
         self.allowed = allowed
+        self.persistent = persistent
+        self.budget = budget
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, data: bytes | mmap) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(bytes, data))):
+    def run(self, data: mmap | BinaryIO) -> Any:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(BinaryIO, data))):
             if count >= MAX_OPCODES:
                 raise DeidError(f"a pickle of more than {MAX_OPCODES:,} steps; refused")
             if opcode.name == "STOP":
@@ -159,13 +181,31 @@ class _Machine:
         handler = self.allowed.get((module, name))
         if handler is None:
             asked = f"{module}.{name}"[:80]
-            raise DeidError(f"it asks for {asked!r}, which weights have no need of; refused")
-        self.stack.append(_Name(f"{module}.{name}", handler))
+            raise DeidError(f"it asks for {asked!r}, which no weights need; refused")
+        self.stack.append(Name(f"{module}.{name}", handler))
 
     def _reduce(self, _: Any) -> None:
         arguments, function = self._pop(), self._pop()
-        called = require(_Name, function, "an allowed name where a pickle calls one")
-        self.stack.append(called.handler(*require(tuple, arguments, "arguments")))
+        called = require(Name, function, "an allowed name where a pickle calls one")
+        self._spend(require(tuple, arguments, "arguments"))
+        made = called.handler(*arguments)
+        self._spend((made,) if isinstance(made, Tensor) else ())
+        self.stack.append(made)
+
+    def _persistent(self, _: Any) -> None:
+        if self.persistent is None:
+            raise DeidError("a part kept outside of the pickle; refused")
+        self.stack.append(self.persistent(self._pop()))
+
+    def _spend(self, copied: tuple[Any, ...]) -> None:
+        """Count the numbers, bytes or items that a call copies."""
+        for value in copied:
+            if isinstance(value, Tensor):
+                self.budget -= value.nbytes
+            elif isinstance(value, bytes | str | list | tuple | dict | set):
+                self.budget -= len(value)
+        if self.budget < 0:
+            raise DeidError("it asks for far more than its own size holds; refused")
 
     def _new_with_keywords(self, _: Any) -> None:
         if self._pop():
@@ -175,6 +215,7 @@ class _Machine:
     def _build(self, _: Any) -> None:
         state, built = self._pop(), self._top()
         if isinstance(built, StandIn):
+            self._spend(state if isinstance(state, tuple) else ())
             built.build(state)
         elif not (isinstance(built, dict) and isinstance(state, dict | None)):
             raise DeidError("it sets the state of something that has none; refused")
@@ -236,6 +277,7 @@ _METHODS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "NEWOBJ": _Machine._reduce,  # cls(*args): the same, since no name here is a class
     "NEWOBJ_EX": _Machine._new_with_keywords,
     "BUILD": _Machine._build,
+    "BINPERSID": _Machine._persistent,
 }
 
 
@@ -247,7 +289,7 @@ def require(kind: type[_T], value: Any, what: str) -> _T:
 
 
 def key(value: Any) -> Any:
-    """`value`, if it is plain; else DeidError. Hashing a nest of tuples could take for ever."""
+    """`value`, if it is plain; else DeidError. Hashing a nest of tuples could take forever."""
     if value is None or isinstance(value, str | int | float | bytes):
         return value
     raise DeidError(f"a {type(value).__name__} as a key; refused")
@@ -269,4 +311,4 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:
         return done[id(value)]
     if isinstance(value, StandIn):
         return value.plain()
-    return None if isinstance(value, _Name) else value
+    return None if isinstance(value, Name) else value

@@ -43,32 +43,46 @@ NETWORKS: Mapping[str, str] = {
 """A network's name → where its builder is, `module:function`, imported when it is built. Its
 keyword arguments are plain JSON values, since cards hold them."""
 
+SMALLEST_EPSILON = 1e-5
+"""Of the batch norms. An export folds another epsilon into its variances (`insightface`), so zero
+may have become less than zero by as much."""
+
 
 def read_checkpoint(path: Path) -> Imported:
-    """A public checkpoint file in our own terms.
+    """A public checkpoint file in our own terms, or what `deid weights convert` made of one.
 
     Raises DeidError naming the file when it cannot be read safely, is of no known format, or a part
     is missing, misshapen or not finite.
     """
+    from deid.weights.cards import has_card, read_converted
     from deid.weights.files import read_content
 
-    return import_content(read_content(path), str(path))
+    if not has_card(path):
+        return import_content(read_content(path), str(path))
+    imported = read_converted(path)
+    try:
+        check(imported)
+    except DeidError as error:
+        raise DeidError(f"{path}: does not fit its card ({error}); convert it again") from None
+    return imported
 
 
 def import_content(content: Mapping[str, Any], origin: str) -> Imported:
     """`read_checkpoint` for content that was read already; `origin` names it in errors."""
-    for known in FORMATS:
-        if known.matches(content):
-            try:
+    name = ""
+    try:
+        for known in FORMATS:
+            if known.matches(content):
+                name = f"{known.name} checkpoint: "
                 imported = known.convert(content)
                 check(imported)
-            except DeidError as error:
-                raise DeidError(f"{origin}: {known.name} checkpoint: {error}") from None
-            except (RuntimeError, LookupError, TypeError, ValueError) as error:
-                # A tensor of a shape, or a part of a kind, that the format never has.
-                detail = " ".join(str(error).split())[:160]
-                raise DeidError(f"{origin}: {known.name} checkpoint: damaged ({detail})") from None
-            return imported
+                return imported
+    except DeidError as error:
+        raise DeidError(f"{origin}: {name}{error}") from None
+    except Exception as error:
+        # A tensor of a shape, or a part of a kind, that the format never has.
+        detail = f"{type(error).__name__}: {error}"[:160]
+        raise DeidError(f"{origin}: {name}damaged ({detail})") from None
     names = ", ".join(known.name for known in FORMATS)
     raise DeidError(f"{origin}: no known checkpoint; the formats known are {names}")
 
@@ -81,24 +95,39 @@ def check(imported: Imported) -> None:
 def build(imported: Imported) -> nn.Module:
     """The network with its weights, frozen and in eval mode; DeidError unless they fit."""
     network = _fitting(imported)
-    network.load_state_dict(dict(imported.state), strict=True)
+    own = {name: tensor.clone() for name, tensor in imported.state.items()}
+    network.load_state_dict(own, strict=True, assign=True)
+    if any(tensor.is_meta for tensor in network.buffers()):
+        # Constants that the state does not hold. It fits, so the network is as large as the file.
+        with torch.random.fork_rng(devices=[]):  # its first weights are no one's random numbers
+            network = _builder(imported.network)(**imported.config)
+        network.load_state_dict(own, strict=True)
     return network.eval().requires_grad_(False)
 
 
 def _fitting(imported: Imported) -> nn.Module:
-    """The network, as initialized, that the state fits."""
-    with torch.random.fork_rng(devices=[]):  # its first weights are no one's random numbers
-        network = _builder(imported.network)(**imported.config)
-    state, wanted = imported.state, network.state_dict()
+    """The network that the state fits, without memory for its weights."""
+    state = imported.state
+    try:
+        with torch.device("meta"):
+            network = _builder(imported.network)(**imported.config)
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise DeidError(f"no {imported.network} has this configuration ({error})") from None
+    wanted = network.state_dict()
     if missing := sorted(wanted.keys() - state.keys()):
-        raise DeidError(f"it lacks {_some(missing)}")
+        raise DeidError(f"missing: {_some(missing)}")
     if unknown := sorted(state.keys() - wanted.keys()):
         raise DeidError(f"it has parts that {imported.network} has not: {_some(unknown)}")
     if wrong := [name for name in wanted if state[name].shape != wanted[name].shape]:
         shapes = f"{tuple(state[wrong[0]].shape)} instead of {tuple(wanted[wrong[0]].shape)}"
-        raise DeidError(f"misshapen: {_some(wrong)}; the first is {shapes}")
-    if strange := [name for name in wanted if not bool(state[name].isfinite().all())]:
-        raise DeidError(f"NaN or infinite numbers in {_some(strange)}")
+        raise DeidError(f"wrong shape: {_some(wrong)}; the first is {shapes}")
+    if odd := [name for name in wanted if state[name].dtype != wanted[name].dtype]:
+        raise DeidError(f"{state[odd[0]].dtype} instead of {wanted[odd[0]].dtype}: {_some(odd)}")
+    if odd := [name for name in wanted if not bool(state[name].isfinite().all())]:
+        raise DeidError(f"NaN or infinite numbers in {_some(odd)}")
+    variances = [name for name in wanted if name.endswith("running_var")]
+    if odd := [name for name in variances if bool((state[name] <= -SMALLEST_EPSILON).any())]:
+        raise DeidError(f"negative variances in {_some(odd)}")
     return network
 
 

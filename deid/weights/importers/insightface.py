@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deid.errors import DeidError
 from deid.nets.iresnet import SIDE
-from deid.weights.importers.base import Format, Imported
+from deid.weights.importers.base import Format, Imported, require_own, weight
 from deid.weights.importers.states import (
     State,
     completed,
@@ -53,8 +53,12 @@ def _matches_onnx(content: Mapping[str, Any]) -> bool:
     if not isinstance(graph, Graph):
         return False
     ops = [node.op for node in graph.nodes]
-    linear = [graph.constants.get(n.inputs[1]) for n in graph.nodes if n.op == "Gemm"]
-    flat = [max(weight.shape) % SIDE**2 == 0 for weight in linear if weight is not None]
+    linear = [
+        graph.constants.get(node.inputs[1])
+        for node in graph.nodes
+        if node.op == "Gemm" and len(node.inputs) > 1
+    ]
+    flat = [max(m.shape, default=1) % SIDE**2 == 0 for m in linear if m is not None]
     return ops.count("PRelu") > 4 and flat == [True]
 
 
@@ -75,6 +79,7 @@ class _Walk:
         self.graph = graph
         self.state: State = {}
         self.folded = 0
+        self.taken: list[Tensor] = []
 
     def network(self) -> State:
         """The whole state; the ends of stages are where a block has a projecting shortcut."""
@@ -125,13 +130,16 @@ class _Walk:
         """The node's stored constants, of which there must be as many as one of `counts`."""
         if len(node.inputs) - 1 not in counts:
             raise DeidError(f"{node.op} at {node.outputs[0]!r} has {len(node.inputs) - 1} weights")
-        return [self.graph.constant(name) for name in node.inputs[1:]]
+        found = [weight(name, self.graph.constant(name)) for name in node.inputs[1:]]
+        self.taken += found
+        require_own(self.taken)  # nodes may share their weights
+        return found
 
     def convolution(self, tensor: str, conv: str, norm: str) -> str:
         """A convolution and its batch norm, folded or not."""
         node = self.need(tensor, "Conv")
-        weight, *bias = self.weights(node, 1, 2)
-        self.state[f"{conv}.weight"] = weight
+        kernel, *bias = self.weights(node, 1, 2)
+        self.state[f"{conv}.weight"] = kernel
         if not bias:
             return self.norm(node.outputs[0], norm)
         if self.find(node.outputs[0], "BatchNormalization"):
@@ -163,20 +171,20 @@ class _Walk:
     def linear(self, tensor: str) -> str:
         """The embedding's linear layer."""
         node = self.need(tensor, "Gemm")
-        weight, bias = self.weights(node, 2)
+        matrix, bias = self.weights(node, 2)
         transposed = bool(node.attributes.get("transB", 0))
-        self.state |= {"fc.weight": weight if transposed else weight.T, "fc.bias": bias}
+        self.state |= {"fc.weight": matrix if transposed else matrix.T, "fc.bias": bias}
         return node.outputs[0]
 
 
 def identity_norm(name: str, bias: Tensor) -> State:
     """A batch norm's state that does nothing but add `bias`: gain 1, mean 0, variance 1 − ε."""
-    ones = torch.ones_like(bias)
+    zero, one = torch.zeros(()), torch.ones(())
     return {
-        f"{name}.weight": ones,
+        f"{name}.weight": one.expand(bias.shape),
         f"{name}.bias": bias,
-        f"{name}.running_mean": torch.zeros_like(bias),
-        f"{name}.running_var": ones - EPSILON,
+        f"{name}.running_mean": zero.expand(bias.shape),
+        f"{name}.running_var": (one - EPSILON).expand(bias.shape),
     }
 
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from deid.errors import DeidError
 from deid.nets.style import MappingNetwork
 from deid.seeds import torch_generator
-from deid.weights.importers.base import Imported
+from deid.weights.importers.base import Imported, weights
 
 MEAN_ROWS = 10_000
 """So many w are averaged where a file has no mean w."""
 
-MAX_SIZES, MAX_WIDTH = 9, 2048
-"""No StyleGAN is larger than 1024 px, or half as wide."""
+MAX_SIZES, MAX_WIDTH, MAX_DEPTH = 9, 2048, 32
+"""No StyleGAN is larger than 1024 px, or half as wide, or has a mapping half as deep."""
 
 Rule = tuple[str, Callable[[re.Match[str]], str]]
 """A pattern of their names, matched in full, and our name for it."""
@@ -34,15 +34,15 @@ def renamed(state: Mapping[str, Any], rules: Iterable[Rule], taps: Iterable[int]
     """Our names. Names that end with `kernel` or `resample_filter` are the fixed FIR filter and
     must be `taps`, times any gain; any other name without a rule is a part we do not have."""
     own: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise DeidError(f"{name!r} is not a tensor")
+    for name, tensor in weights(state).items():
         if re.search(r"(^|\.)(kernel|resample_filter)$", name):
             _check_filter(name, tensor, tuple(taps))
             continue
         for pattern, ours in rules:
             if match := re.fullmatch(pattern, name):
-                own[ours(match)] = tensor.detach().float()
+                if ours(match) in own:
+                    raise DeidError(f"two tensors are {ours(match)!r}, one of them {name!r}")
+                own[ours(match)] = tensor.float()
                 break
         else:
             raise DeidError(f"it has a part this network has not: {name!r}")
@@ -50,13 +50,13 @@ def renamed(state: Mapping[str, Any], rules: Iterable[Rule], taps: Iterable[int]
 
 
 def numbered(
-    state: Mapping[str, Any], stem: str, rest: str, first: int = 0, step: int = 1
+    state: Mapping[str, Tensor], stem: str, rest: str, first: int = 0, step: int = 1
 ) -> list[Tensor]:
     """The tensors called `<stem>.<number>.<rest>`, whose numbers run from `first` in `step`s.
 
     Raises DeidError where there is none or one is missing.
     """
-    pattern = rf"{re.escape(stem)}\.(\d+)\.{re.escape(rest)}"
+    pattern = rf"{re.escape(stem)}\.(0|[1-9]\d*)\.{re.escape(rest)}"
     found = {int(m[1]): t for name, t in state.items() if (m := re.fullmatch(pattern, name))}
     wanted = range(first, first + step * len(found), step)
     if not found or sorted(found) != list(wanted):
@@ -64,17 +64,22 @@ def numbered(
     return [found[number] for number in wanted]
 
 
-def mapping_widths(state: Mapping[str, Any]) -> list[int]:
+def mapping_widths(state: Mapping[str, Tensor]) -> list[int]:
     """[z, …, w], from tensors under our names."""
-    weights = numbered(state, "mapping_network.layers", "weight")
-    if any(weight.ndim != 2 for weight in weights):
+    matrices = numbered(state, "mapping_network.layers", "weight")
+    if any(matrix.ndim != 2 for matrix in matrices):
         raise DeidError("the mapping's weights are not matrices")
-    return [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
+    widths = [matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices)]
+    if len(widths) > MAX_DEPTH or max(widths) > MAX_WIDTH:  # before memory is asked for
+        raise DeidError(
+            f"a mapping of {len(widths)} widths up to {max(widths)}: too large to be so"
+        )
+    return widths
 
 
-def layer_widths(state: Mapping[str, Any], stem: str, rest: str) -> list[int]:
+def layer_widths(state: Mapping[str, Tensor], stem: str, rest: str) -> list[int]:
     """The widths at 4, 8, … px, from the weights of the ToRGB layers, each [3, width, 1, 1]."""
-    widths = [weight.shape[1] for weight in numbered(state, stem, rest)]
+    widths = [matrix.shape[1] for matrix in numbered(state, stem, rest)]
     if len(widths) > MAX_SIZES or max(widths) > MAX_WIDTH:  # before memory is asked for
         raise DeidError(
             f"{4 << (len(widths) - 1)} px at {max(widths)} channels: too large to be so"
@@ -102,11 +107,12 @@ def fill_mean(state: dict[str, Tensor], widths: list[int], rate: float = 0.01) -
     """The mean w, where the file has none: of w for 10,000 seeded z; notes."""
     if "w_mean" in state:
         return []
-    network = MappingNetwork(widths, rate=rate)
     prefix = "mapping_network."
     own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    with torch.device("meta"):
+        network = MappingNetwork(widths, rate=rate)
     try:
-        network.load_state_dict(own)
+        network.load_state_dict(own, assign=True)
     except RuntimeError as error:
         raise DeidError(
             f"its mapping is incomplete: {str(error).splitlines()[-1].strip()}"

@@ -7,9 +7,11 @@ as for InsightFace.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from deid.errors import DeidError
 from deid.nets.mobilefacenet import MobileFaceNetRecognizer
-from deid.weights.importers.base import Format, Imported
+from deid.weights.importers.base import Format, Imported, weight
 from deid.weights.importers.insightface import identity_norm
 from deid.weights.importers.states import State, completed, shape_of, size_of, state_of
 from deid.weights.onnx_graph import KEY, Graph, Node
@@ -36,25 +38,31 @@ def _convolutions(graph: Graph) -> list[Node]:
     return [node for node in graph.nodes if node.op == "Conv"]
 
 
+def _names() -> list[tuple[str, str]]:
+    """Each convolution and its batch norm, in the order of the network."""
+    with torch.device("meta"):
+        return list(MobileFaceNetRecognizer().convolutions())
+
+
 def _is_foamliu_onnx(content: Mapping[str, Any]) -> bool:
     graph = content.get(KEY)
     if not isinstance(graph, Graph):
         return False
     kinds = {node.op for node in graph.nodes}
-    plan = list(MobileFaceNetRecognizer().convolutions())
+    plan = _names()
     return len(_convolutions(graph)) == len(plan) and {"Clip", "Relu", "Add"} <= kinds
 
 
 def _from_foamliu_onnx(content: Mapping[str, Any]) -> Imported:
     graph: Graph = content[KEY]
-    names = list(MobileFaceNetRecognizer().convolutions())
+    names = _names()
     state: State = {}
     # The network is one chain but for sums, so the order of the convolutions is that of the graph.
     for node, (conv, norm) in zip(_convolutions(graph), names, strict=True):
         if len(node.inputs) != 3:
             raise DeidError(f"{conv}: its batch norm is not folded; export it in eval mode")
-        weight, bias = (graph.constant(name) for name in node.inputs[1:])
-        state[f"{conv}.weight"] = weight
+        kernel, bias = (weight(name, graph.constant(name)) for name in node.inputs[1:])
+        state[f"{conv}.weight"] = kernel
         state |= identity_norm(norm, bias)
     # The last convolution has a bias of its own, into which its batch norm went as well.
     last = names[-1][0]

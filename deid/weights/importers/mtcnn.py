@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deid.errors import DeidError
 from deid.nets.mtcnn import NAMES, mtcnn_net
-from deid.weights.importers.base import Format, Imported
+from deid.weights.importers.base import Format, Imported, weights
 
 # The last layer tells the three apart; its shape shows that it is no other network's.
 _MARKS = {"pnet": ("conv4_1", (2, 32, 1, 1)), "rnet": ("dense5_1", (2, 128))}
@@ -33,16 +33,8 @@ def convert(content: Mapping[str, Any]) -> Imported:
     if part is None:
         raise DeidError(f"is none of {', '.join(NAMES)}")
     wanted = mtcnn_net(part).state_dict()
-    for name, tensor in wanted.items():
-        given = content.get(name)
-        if not isinstance(given, Tensor):
-            raise DeidError(f"{name} is missing")
-        if given.shape != tensor.shape:
-            shapes = f"{tuple(given.shape)}, not {tuple(tensor.shape)}"
-            raise DeidError(f"{name} has shape {shapes}")
-        if not bool(given.isfinite().all()):
-            raise DeidError(f"{name} holds numbers that are not finite")
-    state = {name: content[name].detach().float().cpu() for name in wanted}
+    own = weights({name: content[name] for name in wanted if name in content})
+    state = {name: tensor.float() for name, tensor in own.items()}
     unknown = sorted(set(content) - set(wanted))
     notes = (f"left out: {', '.join(map(str, unknown))}",) if unknown else ()
     return Imported("mtcnn", {"part": part}, state, notes)

@@ -14,6 +14,9 @@ from deid.weights.allowed import Module
 from deid.weights.importers.base import Format, Imported
 from deid.weights.importers.layout import Rule, part, renamed, stylegan2
 
+CLAMPS = (1e-3, 1e6)
+"""The least and the largest clamp that is no damage; NVIDIA's files have 256."""
+
 _NAMES = {"affine": "style", "noise_const": "noise"}
 
 
@@ -57,8 +60,8 @@ def _convert(content: Mapping[str, Any]) -> Imported:
         clamp = _clamp(layers)
     else:
         theirs = _generator(content) or {}
-    if clamp is not None and not (isinstance(clamp, int | float) and clamp > 0):
-        raise DeidError(f"conv_clamp is a {type(clamp).__name__}, not a positive number")
+    if clamp is not None and not (type(clamp) in (int, float) and CLAMPS[0] <= clamp <= CLAMPS[1]):
+        raise DeidError(f"conv_clamp is {str(clamp)[:40]}, not a number from 0.001 to a million")
     state = renamed(theirs, _RULES, taps=(1, 3, 3, 1))
     notes = () if told else ("conv_clamp: not in the file; none",)
     return stylegan2(state, None if clamp is None else float(clamp), notes)
@@ -75,9 +78,9 @@ def _layers(network: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
             raise DeidError(f"a network that holds a part twice, at {prefix!r}")
         seen.add(id(module))
         yield prefix, module
-        for name, child in (module.state.get("_modules") or {}).items():
+        for name, child in module.items("_modules"):
             if not isinstance(child, Module):
-                raise DeidError(f"a network with a part that is none, at {prefix!r}")
+                raise DeidError(f"a network with an invalid part, at {prefix!r}")
             ahead.append((f"{prefix}{name}.", child))
 
 
@@ -87,7 +90,7 @@ def _tensors(layers: Mapping[str, Module]) -> dict[str, Any]:
         f"{prefix}{name}": tensor
         for prefix, module in layers.items()
         for kind in ("_parameters", "_buffers")
-        for name, tensor in (module.state.get(kind) or {}).items()
+        for name, tensor in module.items(kind)
         if tensor is not None
     }
 
@@ -100,7 +103,7 @@ def _clamp(layers: Mapping[str, Module]) -> Any:
         if module.class_name in ("SynthesisLayer", "ToRGBLayer")
     ]
     plain = all(isinstance(value, int | float | None) for value in said)
-    if not said or not plain or len(set(said)) != 1:
+    if not said or not plain or len({str(value)[:40] for value in said}) != 1:
         raise DeidError("its layers differ in conv_clamp")
     for name, wanted in (("activation", "lrelu"), ("architecture", "skip")):
         if any(

@@ -4,11 +4,15 @@ A torchvision file gives the backbone; the linear heads are then the package's o
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from deid.nets.perceptual import Backbone, lpips
 from deid.weights.importers.base import Format, Imported
-from deid.weights.importers.states import completed, shape_of, state_of, without
+from deid.weights.importers.states import State, completed, shape_of, state_of, without
+from deid.weights.tensors import load_torch
 
 STEMS: Mapping[tuple[int, ...], Backbone] = {(64, 3, 11, 11): "alex", (64, 3, 3, 3): "vgg"}
 
@@ -39,14 +43,26 @@ def _is_torchvision(content: Mapping[str, Any]) -> bool:
 def _from_torchvision(content: Mapping[str, Any]) -> Imported:
     net = _backbone(content, "features.0.weight")
     assert net is not None
+    with torch.device("meta"):
+        names = list(lpips(net).state_dict())
     # `net.slice2.3.weight` is `features.3.weight`: the package keeps torchvision's numbers.
-    places = {name.split(".", 2)[2]: name for name in lpips(net).state_dict() if "slice" in name}
-    heads = lpips(net, heads=True).state_dict()
-    state = {name: value for name, value in heads.items() if not name.startswith("net.")}
+    places = {name.split(".", 2)[2]: name for name in names if "slice" in name}
+    state = _heads(net)
     for name, value in without(state_of(content), "classifier.").items():
         state[places.get(name.removeprefix("features."), name)] = value
     notes = ("linear heads: those of the lpips package, version 0.1", "the classifier was dropped")
     return Imported("lpips", {"net": net}, completed(state), notes)
+
+
+def _heads(net: Backbone) -> State:
+    """All but the backbone, as the package ships it; it names each linear layer twice."""
+    import lpips as package
+    from lpips.lpips import ScalingLayer
+
+    linear = load_torch(Path(package.__file__).parent / "weights/v0.1" / f"{net}.pth")
+    scaling = {f"scaling_layer.{name}": t for name, t in ScalingLayer().state_dict().items()}
+    twice = {f"lins.{name.removeprefix('lin')}": tensor for name, tensor in linear.items()}
+    return {**linear, **twice, **scaling}
 
 
 LPIPS_FORMATS = (

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deid.errors import DeidError
 from deid.nets.style import GAIN
-from deid.weights.importers.base import Format, Imported
+from deid.weights.importers.base import Format, Imported, weights
 from deid.weights.importers.layout import (
     fill_mean,
     fill_noise,
@@ -37,7 +37,7 @@ def _generator(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _convert(content: Mapping[str, Any]) -> Imported:
-    theirs = _generator(content) or {}
+    theirs = weights(_generator(content) or {})
     biases = numbered(theirs, "generator.to_rgb", "conv.bias")
     trained = [index for index, bias in enumerate(biases) if bool(bias.any())]
     if not trained:
@@ -64,23 +64,23 @@ def _convert(content: Mapping[str, Any]) -> Imported:
     return Imported("stylegan1", config, state, (size, *notes))
 
 
-def _mapping(theirs: Mapping[str, Any]) -> dict[str, Tensor]:
+def _mapping(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Leaky ReLU's gain is on all of the activation here; there on the weight alone."""
-    weights = numbered(theirs, "style", "linear.weight_orig", first=1, step=2)
+    matrices = numbered(theirs, "style", "linear.weight_orig", first=1, step=2)
     biases = numbered(theirs, "style", "linear.bias", first=1, step=2)
     stem = "mapping_network.layers"
-    state = {f"{stem}.{i}.weight": weight.float() for i, weight in enumerate(weights)}
+    state = {f"{stem}.{i}.weight": matrix.float() for i, matrix in enumerate(matrices)}
     return state | {f"{stem}.{i}.bias": bias.float() / GAIN for i, bias in enumerate(biases)}
 
 
-def _first_block(theirs: Mapping[str, Any]) -> dict[str, Tensor]:
+def _first_block(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     stem = "generator.progression.0"
     constant = _get(theirs, f"{stem}.conv1.input")
     state = {"constant": constant, "layers.0.bias": torch.zeros(constant.shape[1])}
     return state | _style(theirs, stem, 0) | _second_convolution(theirs, stem, 0)
 
 
-def _block(theirs: Mapping[str, Any], block: int) -> dict[str, Tensor]:
+def _block(theirs: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
     """The block's doubling convolution and its second one."""
     stem = f"generator.progression.{block}"
     ours = f"convolutions.{2 * block - 1}"
@@ -96,7 +96,7 @@ def _block(theirs: Mapping[str, Any], block: int) -> dict[str, Tensor]:
     return state | _style(theirs, stem, 2 * block) | _second_convolution(theirs, stem, block)
 
 
-def _second_convolution(theirs: Mapping[str, Any], stem: str, block: int) -> dict[str, Tensor]:
+def _second_convolution(theirs: Mapping[str, Tensor], stem: str, block: int) -> dict[str, Tensor]:
     layer = 2 * block + 1
     return {
         f"convolutions.{2 * block}.weight": _get(theirs, f"{stem}.conv2.conv.weight_orig"),
@@ -105,7 +105,7 @@ def _second_convolution(theirs: Mapping[str, Any], stem: str, block: int) -> dic
     }
 
 
-def _style(theirs: Mapping[str, Any], stem: str, layer: int) -> dict[str, Tensor]:
+def _style(theirs: Mapping[str, Tensor], stem: str, layer: int) -> dict[str, Tensor]:
     number = layer % 2 + 1
     noise = _get(theirs, f"{stem}.noise{number}.weight_orig").flatten()
     weight = _get(theirs, f"{stem}.adain{number}.style.linear.weight_orig")
@@ -118,11 +118,10 @@ def _style(theirs: Mapping[str, Any], stem: str, layer: int) -> dict[str, Tensor
     }
 
 
-def _get(theirs: Mapping[str, Any], name: str) -> Tensor:
-    tensor = theirs.get(name)
-    if not isinstance(tensor, Tensor):
-        raise DeidError(f"it lacks {name!r}")
-    return tensor.detach().float()
+def _get(theirs: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in theirs:
+        raise DeidError(f"{name!r} is missing")
+    return theirs[name].float()
 
 
 STYLE_BASED_FORMATS = (
