@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deid.weights.convert import convert, load_converted
+from deid.weights.convert import convert
 from deid.weights.importers import build, import_content, read_checkpoint
 from deid.worlds.ffhq.conventions import CONVENTIONS
 from deid.worlds.ffhq.faces import Trunk
@@ -194,7 +194,7 @@ def test_a_checkpoint_converted_to_safetensors_is_the_same_network(
         state = {f"features.{n.split('.', 2)[2]}": v for n, v in state.items()}
     torch.save(state, tmp_path / "public.pth")
     imported = import_content(state, name)
-    again = load_converted(convert(tmp_path / "public.pth"))
+    again = read_checkpoint(convert(tmp_path / "public.pth"))
     assert again.network == imported.network
     for key, value in build(again).state_dict().items():
         assert torch.equal(value, imported.state[key]), key

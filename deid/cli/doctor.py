@@ -13,6 +13,7 @@ from deid.errors import DeidError
 from deid.params import WorldParams, load_params
 from deid.weights.catalog import find, needs, size_text
 from deid.weights.entry import Role, WeightFile
+from deid.weights.fetch import must_accept
 from deid.weights.store import Store, check, default_store, remedy
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.networks import HELD_OUT
@@ -26,6 +27,7 @@ _MINI = (
     "finder",
     *HELD_OUT,
     "perceptual",
+    "metric_features",
 )
 
 
@@ -107,7 +109,10 @@ class Diagnosis:
         count = len({finding.name for finding in self.findings if finding.problem})
         if not count:
             return f"the world {self.world} has all it needs"
-        fetch = f"; run `deid weights fetch --world {self.world}`" if self.to_fetch else ""
+        strict = any(must_accept(entry) for entry in self.to_fetch)  # no terminal, no question
+        accept = " --accept-license" if strict else ""
+        command = f"`deid weights fetch --world {self.world}{accept}`"
+        fetch = f"; run {command}" if self.to_fetch else ""
         return f"the world {self.world} lacks {count} of {len(names)} files{fetch}"
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from deid.weights.entry import WeightFile
     from deid.weights.store import Store
 
+FIRST_USE = ": whatever arrives is recorded, and every later file held to it"
+
 app = typer.Typer(
     help="Public weight files: list them, fetch them, verify them, convert them to safetensors.",
     no_args_is_help=True,
@@ -68,6 +70,7 @@ def fetch(
             help="You have read and accept the licenses shown.",
         ),
     ] = False,
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", hidden=True)] = False,
 ) -> None:
     """Download files, resume what was begun, and check them."""
     from deid.weights.fetch import shared_archives
@@ -75,10 +78,13 @@ def fetch(
 
     store, failed = default_store(), 0
     wanted = _asked(names, world, commercial)
+    if not wanted:
+        typer.echo(f"the world {world} needs no public files; nothing is to be fetched")
+        return
     with shared_archives(store) as archives:
         for entry in wanted:
             try:
-                _fetch_one(entry, store, accept_license, archives)
+                _fetch_one(entry, store, accept_license or accept_licence, archives)
             except DeidError as error:
                 failed += 1
                 typer.echo(f"deid: {error}", err=True)
@@ -90,7 +96,7 @@ def fetch(
 def verify(names: Names = None, world: WorldName = None, commercial: Commercial = False) -> None:
     """Read files and check them against the published or the recorded hash."""
     from deid.weights.catalog import FILES
-    from deid.weights.store import default_store, verified
+    from deid.weights.store import checked, default_store
 
     store = default_store()
     every = not names and world is None
@@ -98,7 +104,7 @@ def verify(names: Names = None, world: WorldName = None, commercial: Commercial 
     failed = 0
     for entry in _asked(names, world, commercial) if entries is None else entries:
         try:
-            typer.echo(f"{entry.name}: {verified(entry, store)} is as it should be")
+            typer.echo(f"{entry.name}: {store.path(entry)} {checked(entry, store)}")
         except DeidError as error:
             failed += 1
             typer.echo(f"deid: {error}", err=True)
@@ -153,7 +159,9 @@ def _fetch_one(
 
     if not store.path(entry).exists():
         typer.echo(f"{entry.name}: {entry.what}, {size_text(entry.download_size)}")
-        typer.echo(f"  license: {entry.license}; trained on {entry.trained_on}")
+        typer.echo(f"  license: {entry.license} ({entry.license_page})")
+        typer.echo(f"  trained on {entry.trained_on}")
+        typer.echo(f"  {entry.hash_text}{'' if entry.sha256 else FIRST_USE}")
     accepted = "--accept-license" if accept_license else None
     if must_accept(entry) and not accepted and _can_ask(entry, store):
         if not typer.confirm("  Do you accept this license?", err=True):

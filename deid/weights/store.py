@@ -100,6 +100,19 @@ def verified(entry: WeightFile, store: Store) -> Path:
     return path
 
 
+def checked(entry: WeightFile, store: Store) -> str:
+    """What a check of the file found, as a clause; DeidError where it is missing or wrong. A file
+    without a published hash is never called good, and nothing is recorded."""
+    path = store.path(entry)
+    if not path.is_file():
+        raise DeidError(f"{path}: missing; {remedy(entry, store)}")
+    check(entry, path, store)
+    if entry.sha256:
+        return "has the published SHA-256"
+    recorded = "; it is the file recorded at first use" if read_record(entry, store) else ""
+    return f"is not verified: the catalog has no hash{recorded}"
+
+
 def check(entry: WeightFile, path: Path, store: Store) -> str:
     """The SHA-256 of `path`, which must be the published or the recorded one (DeidError)."""
     found = file_sha256(path)
@@ -137,7 +150,7 @@ def read_record(entry: WeightFile, store: Store) -> Record | None:
                 raise TypeError("sha256 is no text")
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DeidError(
                 f"{path}: not a readable record ({error}); delete it if you trust the file"
             ) from None

@@ -18,6 +18,7 @@ from deid.faces.detection.boxes import Boxes, suppress
 from deid.faces.faces import Faces
 from deid.nets.mtcnn import NAMES, mtcnn_net
 from deid.pixels import Pixels
+from deid.weights.files import read_content
 from deid.weights.importers.mtcnn import convert
 
 THRESHOLD, CONFIDENCE_THRESHOLD = 0.7, 0.9
@@ -119,8 +120,7 @@ def load_mtcnn(folder: Path) -> Mtcnn:
         if not file.is_file():
             raise DeidError(f"{file}: missing; give the folder that holds {', '.join(NAMES)} .pt")
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            imported = convert(content)
+            imported = convert(read_content(file))
         except Exception as error:
             reason = str(error).split("\n")[0][:120]
             raise DeidError(f"{file}: not MTCNN's {part} ({reason}); download it again") from None
