@@ -8,7 +8,7 @@ from torch import nn
 
 from deid.errors import DeidError
 from deid.faces.detection.center import CenterDetector, CenterSinglePass
-from deid.nets.attributes import AttributeRegressor, MetricNet, PerceptualNet
+from deid.nets.attributes import MetricNet, PerceptualNet
 from deid.worlds.mini import networks
 from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.generator import mini_generator
@@ -46,19 +46,16 @@ def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
         hashes.append(sha256)
         return filled
 
-    def attributes(name: str) -> AttributeRegressor:
-        return trained(name, networks.attribute_regressor(name))
-
     generator = trained("generator", mini_generator())
     identity = trained("identity", networks.recognizer("identity"))
-    expression = attributes("expression").trunk
+    expression = trained("expression", networks.attribute_regressor("expression")).trunk
     landmarks = trained("landmarks", networks.landmark_net())
-    # These two are not among the hashes of the world: training does not depend on them.
+    # Not among the hashes of the world: training does not depend on it.
     metrics, _ = _filled(folder, "metric_features", networks.attribute_regressor("metric_features"))
-    finder, sha256 = _filled(folder, "finder", networks.center_net())
-    single_pass = CenterSinglePass(finder, f"mini:{sha256[:8]}")
-    detector = CenterDetector(trained("detector", networks.center_net()), single_pass=single_pass)
+    embedded = trained("detector", networks.center_net())
+    detector = CenterDetector(embedded, single_pass=_single_pass(folder))
     held_out = {name: trained(name, networks.recognizer(name)) for name in networks.HELD_OUT}
+    perceptual = trained("perceptual", networks.attribute_regressor("perceptual")).trunk
     return World(
         name="mini",
         samples=SAMPLES,
@@ -71,13 +68,19 @@ def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
         detector=detector,
         held_out=held_out,
         selecting=networks.HELD_OUT[0],
-        perceptual=PerceptualNet(attributes("perceptual").trunk, FID_LABEL, LPIPS_LABEL).eval(),
+        perceptual=PerceptualNet(perceptual, FID_LABEL, LPIPS_LABEL).eval(),
         metric_features=MetricNet(metrics, GROUPS["expression"], FID_LABEL, LPIPS_LABEL).eval(),
         test_faces=held_out_faces,
         weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
         domain="rendered people",
         truncation=truncation,
     )
+
+
+def _single_pass(folder: Path) -> CenterSinglePass:
+    """The detector of the multi-scale mode; not among the hashes of the world either."""
+    network, sha256 = _filled(folder, "finder", networks.center_net())
+    return CenterSinglePass(network, f"mini:{sha256[:8]}")
 
 
 def _filled(folder: Path, name: str, network: Net) -> tuple[Net, str]:

@@ -44,7 +44,7 @@ def augment(
 def _placements(
     count: int, size: int, jitter: Jitter, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Maps from output pixels to input pixels, turning and scaling about the center."""
+    """Maps from output pixels to input pixels, rotating and scaling about the center."""
     angle = np.deg2rad(rng.uniform(-jitter.roll, jitter.roll, count))
     scale = 1.0 + rng.uniform(-jitter.scale, jitter.scale, count)
     shift = rng.uniform(-jitter.shift, jitter.shift, (count, 2)) * size / 64

@@ -2,7 +2,7 @@
 
     python -m deid.worlds.mini.pretrain.dataset --out RENDERS --identities 8000 --views 16
 
-Picture `i` shows person `i // views`. Arrays are memory-mapped; a killed run goes on with what is
+Picture `i` shows person `i // views`. Arrays are memory-mapped; a killed run resumes with what is
 missing. Every picture follows from its index and the seed, whatever the workers did.
 """
 
@@ -99,7 +99,7 @@ class Renders:
 
 
 def make_renders(settings: RenderSettings, out: Path, workers: int = 2) -> None:
-    """Render everything into `out`; goes on from `<out>.partial` after a kill."""
+    """Render everything into `out`; resumes from `<out>.partial` after a kill."""
     with resumable_directory(out, asdict(settings)) as working:
         chunks = range(-(-settings.count // _CHUNK))
         done = _prepare(working, settings, len(chunks))

@@ -85,6 +85,7 @@ def features_of(c: Columns) -> Features:
     wide = wide - 0.62 * torch.sigmoid(5 * (-1.3 - c.normal("eye_open")))
     happy = smile.clamp_min(0)
     round_ = c.uniform("eye_roundness", 0.36, 0.72)
+    brow_y = c.uniform("brow_height", -0.245, -0.405)
     lip_thin = 1 - 0.22 * happy - 0.25 * gape
     return Features(
         male=male,
@@ -96,10 +97,7 @@ def features_of(c: Columns) -> Features:
         lid_lower=size * (0.30 - 0.16 * happy) * (0.6 + 0.4 * wide.clamp_max(1.0)) + 0.004,
         gaze_x=c.bell("gaze_x", 0.125, 0.8),
         gaze_y=c.bell("gaze_y", 0.055, 0.6),
-        brow_y=c.uniform("brow_height", -0.245, -0.405)
-        + 0.02 * male
-        - 0.07 * raised
-        + 0.03 * frown,
+        brow_y=brow_y + 0.02 * male - 0.07 * raised + 0.03 * frown,
         brow_half=c.uniform("brow_thickness", 0.022, 0.085) + 0.012 * male,
         brow_arch=c.uniform("brow_arch", -0.01, 0.15) - 0.015 * male,
         brow_tilt=c.uniform("brow_tilt", -0.07, 0.07) - 0.055 * frown,

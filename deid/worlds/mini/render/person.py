@@ -208,7 +208,7 @@ class Drawing:
         return (1 - dark) * (1 - rim) * (1 - shade)
 
     def _ears(self, head: Tensor, in_front: bool = False) -> None:
-        """Ears behind the outline of the head; the near one of a turned head lies on it."""
+        """Ears behind the outline of the head; the near one of a rotated head lies on it."""
         p = self.person
         for side in (-1.0, 1.0):
             at = torch.cat(

@@ -1,7 +1,7 @@
 """Scenes: several whole people, unaligned, over a soft backdrop, with true boxes and landmarks.
 
-Sample pictures for a person to try the program on, and lessons for the embedded detector. People
-stand in slots side by side, the smaller (farther) drawn first, so that faces hardly overlap.
+Sample pictures for a person to try the program on, and training data for the embedded detector.
+People stand in slots side by side, the smaller (farther) drawn first, so that faces hardly overlap.
 """
 
 from dataclasses import dataclass
@@ -112,8 +112,8 @@ def _places(
         slack = max(0.0, (room - 0.8 * face) / 2)
         x = (slot + 0.5) * room + random.uniform(-slack, slack)
         y = random.uniform(0.62 * face, max(0.63 * face, height - 0.62 * face))
-        turn = random.uniform(-roll, roll)
-        cos, sin = scale * np.cos(turn), scale * np.sin(turn)
+        angle = random.uniform(-roll, roll)
+        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
         places.append(np.array([[cos, -sin, x], [sin, cos, y - 0.3 * scale]]))
     return places
 
