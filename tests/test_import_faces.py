@@ -2,6 +2,7 @@
 is not such a network is refused."""
 
 import io
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -240,3 +241,24 @@ def test_data_parallel_names_and_storages_are_taken_apart() -> None:
     for name, value in imported.state.items():
         assert value.untyped_storage().nbytes() == value.nbytes, name
         assert torch.equal(value, state[name]), name
+
+
+def test_small_files_ask_for_no_memory_and_nonsense_is_refused(tmp_path: Path) -> None:
+    state = InceptionResnetV1().state_dict()
+    name = "last_linear.weight"
+    for value, said in (
+        (torch.empty(1 << 35, 0), "empty"),
+        (torch.zeros(()).expand(1 << 35, 1792), "far more than the numbers"),
+        (state[name].to(torch.int8), "floating-point"),
+        (state[name].to(torch.complex64), "floating-point"),
+    ):
+        with pytest.raises(DeidError, match=said):
+            import_content(state | {name: value}, "facenet.pt")
+    with pytest.raises(DeidError, match="two tensors"):
+        import_content(state | {f"module.{name}": state[name]}, "facenet.pt")
+    variance = "conv2d_1a.bn.running_var"
+    with pytest.raises(DeidError, match="negative variances"):
+        import_content(state | {variance: -state[variance]}, "facenet.pt")
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(DeidError, match="not a file"):
+        read_checkpoint(tmp_path / "pipe.pt")
