@@ -70,7 +70,6 @@ def fetch(
             help="You have read and accept the licenses shown.",
         ),
     ] = False,
-    accept_licence: Annotated[bool, typer.Option("--accept-licence", hidden=True)] = False,
 ) -> None:
     """Download files, resume what was begun, and check them."""
     from deid.weights.fetch import shared_archives
@@ -84,7 +83,7 @@ def fetch(
     with shared_archives(store) as archives:
         for entry in wanted:
             try:
-                _fetch_one(entry, store, accept_license or accept_licence, archives)
+                _fetch_one(entry, store, accept_license, archives)
             except DeidError as error:
                 failed += 1
                 typer.echo(f"deid: {error}", err=True)
