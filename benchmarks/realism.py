@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import torch
 
+from deid.evaluate.metrics import threshold_at
 from deid.faces.alignment import five_points
-from deid.gate.verify import build_verifier, pair_similarities, threshold_at
+from deid.gate.calibration import pair_similarities
+from deid.gate.judges import build_verifier
 from deid.params import WorldParams
 from deid.pixels import to_pixels
 from deid.worlds import load_world
@@ -46,7 +48,7 @@ def main() -> None:
         )
         points = five_points(drawn.landmarks.numpy()) * (SHOWN / args.size)
         same, other = pair_similarities(judge.embed(pixels, points), people)
-        accepted = float((same > threshold_at(other)).mean())
+        accepted = float((same > threshold_at(1e-3, other)).mean())
         print(
             f"seed {seed}: {args.identities} people x {args.views} views at {args.size} px, "
             f"AUC {area_under_curve(same, other):.4f}, TAR at FAR 1e-3 {accepted:.3f}"

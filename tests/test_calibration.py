@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deid.errors import DeidError
-from deid.gate import calibration
-from deid.gate.verify import world_verifier
-from deid.worlds.world import World
+from deid.gate import calibration, judges
+from deid.gate.judges import world_verifier
+from deid.params import WorldParams
+from deid.worlds import load_world
+from deid.worlds.world import TestFaces, World
+from tests.conftest import ROOT
 from tests.toy import toy_world
 
 
@@ -36,6 +40,12 @@ def drawn_for(world: World) -> tuple[int, dict[str, float]]:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return replace(toy_world(), memory=tmp_path / "kept")
+
+
+@pytest.fixture(scope="module")
+def embedded() -> World:
+    """The mini world, with the thresholds that are committed."""
+    return load_world(WorldParams(weights=ROOT / "data/mini/weights"))
 
 
 @pytest.fixture
@@ -96,13 +106,50 @@ def test_an_entry_under_another_name_counts_for_nothing(world: World, entry: Pat
     assert drawn_for(other)[0] == 1
 
 
+def test_what_is_shipped_is_what_would_be_measured(embedded: World) -> None:
+    """`python -m deid.gate.judges` writes it."""
+    assert embedded.calibration is not None
+    shipped = world_verifier(replace(embedded, test_faces=no_faces)).description
+    limits = judges._measured_limits(embedded, judges._test_faces(embedded))
+    assert shipped.keys() == {f"mini/{name}" for name in limits}
+    for name, limit in limits.items():
+        assert abs(shipped[f"mini/{name}"] - limit.threshold) < 2e-3
+
+
+def no_faces(people: int, views: int, seed: int) -> TestFaces:
+    raise AssertionError("measured again")
+
+
+def test_a_shipped_file_of_other_weights_counts_for_nothing(world: World, tmp_path: Path) -> None:
+    shipped = replace(world, calibration=tmp_path / "shipped.json", memory=None)
+    judges.ship_calibration(shipped)
+    assert drawn_for(shipped)[0] == 0
+    assert drawn_for(replace(shipped, weights_sha256="1" * 64))[0] == 1
+    assert drawn_for(replace(shipped, held_out={"first": world.held_out["first"]}))[0] == 1
+
+
+def test_a_threshold_is_put_where_the_confidence_bound_says() -> None:
+    """Fewer people, a wider bound: the threshold is stricter than what the sample itself says."""
+    rng = np.random.default_rng(0)
+    strict = []
+    for people in (60, 400):
+        vectors = rng.normal(size=(2 * people, 16))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        identities = np.arange(2 * people) // 2
+        _, impostors = calibration.pair_similarities(vectors, identities)
+        threshold = calibration.measured_limit(vectors, identities).threshold
+        assert (impostors > threshold).mean() > 1e-3
+        strict.append(float(np.quantile(impostors, 1 - 1e-3)) - threshold)
+    assert 0 < strict[1] < strict[0] < 0.1
+
+
 def test_other_code_and_other_photographs_are_measured_anew(
     world: World, entry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictured = replace(world, photographed=True)
     assert drawn_for(pictured)[0] == 1
     assert len(list(entry.parent.iterdir())) == 2
-    monkeypatch.setattr(calibration, "_program", lambda: ["other", "2.0"])
+    monkeypatch.setattr(calibration, "_program", lambda: ["2.0"])
     assert drawn_for(world)[0] == 1
 
 
@@ -111,7 +158,7 @@ def test_a_judge_that_was_found_to_know_nobody_is_refused_again(
 ) -> None:
     entry.unlink()
     blind = {name: calibration.Limit(0.3, 0.1) for name in world.held_out}
-    monkeypatch.setattr("deid.gate.verify._measured_limits", lambda world, faces: blind)
+    monkeypatch.setattr("deid.gate.judges._measured_limits", lambda world, faces: blind)
     with pytest.raises(DeidError, match="knows only 10%"):
         world_verifier(world)
     monkeypatch.undo()

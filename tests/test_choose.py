@@ -19,8 +19,8 @@ from deid.gate import choose
 from deid.gate.choose import Chooser, build_chooser, keep_limit
 from deid.gate.face import Face
 from deid.gate.fallback import OPAQUE, SMALLEST_JUDGED
+from deid.gate.judges import Judge, Verifier
 from deid.gate.picture import find_faces
-from deid.gate.verify import Judge, Verifier
 from deid.pixels import Pixels
 from deid.worlds.world import World
 from tests.conftest import ROOT

@@ -16,17 +16,19 @@ import torch
 from torch import Tensor
 
 from deid.anonymize import Anonymizer
+from deid.evaluate.metrics import threshold_at
 from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.faces.faces import FaceDetector, Faces
 from deid.gate import face as face_module
 from deid.gate import picture as picture_module
 from deid.gate import sweep as gate_module
+from deid.gate.calibration import pair_similarities
 from deid.gate.face import Face, FaceRecord
 from deid.gate.fallback import COARSE, OPAQUE, SMALLEST_JUDGED, ladder, small_ladder
+from deid.gate.judges import Judge, Verifier, world_verifier
 from deid.gate.picture import Tools, deidentify_picture
 from deid.gate.rungs import build_rungs
 from deid.gate.sweep import Limits, Unsafe
-from deid.gate.verify import Judge, Verifier, pair_similarities, threshold_at, world_verifier
 from deid.imaging.align import crop_face
 from deid.imaging.codec import Form, decode, encode
 from deid.imaging.paste import OPAQUE_GRAY, coverage, hard_region, hull_of_box, looks_filled
@@ -53,7 +55,7 @@ def limit(world: World) -> float:
     faces = world.test_faces(60, 2, 7)
     with torch.inference_mode():
         vectors = world.identity(to_tensor(faces.pixels)).numpy()
-    return threshold_at(pair_similarities(vectors, faces.identities)[1], 1e-2)
+    return threshold_at(1e-2, pair_similarities(vectors, faces.identities)[1])
 
 
 def scene(name: str = "pair") -> Pixels:

@@ -25,6 +25,7 @@ from deid.batch.run import deidentify_path
 from deid.batch.settings import RunSettings
 from deid.batch.summary import Summary
 from deid.errors import DeidError
+from deid.evaluate.metrics import threshold_at
 from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.faces.detection import build_detector
 from deid.faces.detection.boxes import iou
@@ -32,14 +33,13 @@ from deid.faces.faces import Faces
 from deid.gate import face as face_module
 from deid.gate import picture as picture_module
 from deid.gate.face import check_geometry
-from deid.gate.picture import Tools, deidentify_picture
-from deid.gate.verify import (
+from deid.gate.judges import (
     Judge,
     Verifier,
     build_verifier,
     pair_similarities,
-    threshold_at,
 )
+from deid.gate.picture import Tools, deidentify_picture
 from deid.imaging.align import crop_face, place_face
 from deid.imaging.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
 from deid.imaging.paste import (
@@ -744,7 +744,7 @@ def test_the_threshold_lets_a_thousandth_of_impostors_pass() -> None:
     genuine, cosines = pair_similarities(vectors, people)
     assert len(genuine) == 150
     assert len(cosines) == 300 * 299 // 2 - 150
-    assert abs((cosines > threshold_at(cosines)).mean() - 1e-3) < 2e-4
+    assert abs((cosines > threshold_at(1e-3, cosines)).mean() - 1e-3) < 2e-4
 
 
 def test_a_judge_that_knows_nobody_again_is_refused() -> None:

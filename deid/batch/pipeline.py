@@ -16,10 +16,10 @@ from deid.faces.detection import build_detector, weights_of
 from deid.gate.choose import build_chooser, reference_files, reference_hashes
 from deid.gate.domain import rendered_only
 from deid.gate.face import Face
+from deid.gate.judges import build_verifier
 from deid.gate.picture import FaceRecord, Limits, Tools, deidentify_picture, find_faces
 from deid.gate.rungs import build_rungs
 from deid.gate.transparency import without_hidden_faces
-from deid.gate.verify import build_verifier
 from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
 from deid.imaging.metadata import NOTHING, Keep, parse_keep
 from deid.params import AnonymizeParams

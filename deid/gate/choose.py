@@ -29,7 +29,7 @@ import numpy as np
 from deid.errors import DeidError
 from deid.gate.face import Face, embed_face
 from deid.gate.fallback import SMALLEST_JUDGED
-from deid.gate.verify import Embeddings, Judge, Verifier
+from deid.gate.judges import Embeddings, Judge, Verifier
 from deid.imaging.codec import SUFFIXES, decode
 from deid.pixels import Pixels
 from deid.storage.staging import file_sha256

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deid.faces.alignment import Points, apply_affine, crop_to_picture, five_points, invert_affine
 from deid.gate.fallback import DESTRUCTIVE, OPAQUE, base, refinement
-from deid.gate.verify import Embeddings, Verifier
+from deid.gate.judges import Embeddings, Verifier
 from deid.imaging.align import crop_face, native_side
 from deid.imaging.fit import fit_outline, outline_of_landmarks
 from deid.imaging.paste import (

@@ -19,8 +19,8 @@ from deid.gate.choose import Chooser
 from deid.gate.domain import RenderedOnly
 from deid.gate.face import KEPT, Face, FaceRecord, Placing, fitted, place, say
 from deid.gate.fallback import GENERATIVE, OPAQUE, RESHAPED, base, ladder, small_ladder
+from deid.gate.judges import Verifier
 from deid.gate.sweep import Deadline, Limits, Unsafe, check_own, mask_all, newcomer, sweep
-from deid.gate.verify import Verifier
 from deid.imaging.align import crop_face, crop_side, native_side
 from deid.imaging.paste import fill, is_filled, paste
 from deid.pixels import Pixels, to_pixels, to_tensor

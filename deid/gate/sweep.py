@@ -18,7 +18,7 @@ from deid.faces.alignment import Points
 from deid.faces.faces import Faces
 from deid.gate.face import Face, check_geometry, embed_face, say
 from deid.gate.fallback import OPAQUE, SMALLEST_JUDGED
-from deid.gate.verify import Embeddings, Verifier
+from deid.gate.judges import Embeddings, Verifier
 from deid.imaging.align import crop_face
 from deid.imaging.paste import coverage, hull_of_box, hull_of_points, looks_filled
 from deid.pixels import Pixels

@@ -118,6 +118,7 @@ class World:
     device: torch.device = CPU  # where the networks compute
     photographed: bool = False  # test_faces come from files and not from the weights
     samples: frozenset[str] = frozenset()  # `picture_sha256` of pictures known to be in the domain
+    calibration: Path | None = None  # a file of thresholds that comes with the weights
     memory: Path | None = None  # a folder for what was measured of these very weights
 
     @property

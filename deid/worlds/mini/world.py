@@ -73,6 +73,7 @@ def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
         test_faces=held_out_faces,
         weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
         domain="rendered people",
+        calibration=folder.parent / "calibration.json",
         truncation=truncation,
     )
 

@@ -18,17 +18,23 @@ from numpy.typing import NDArray
 
 from deid.errors import DeidError
 from deid.faces.alignment import Points
-from deid.gate.calibration import Limit, Limits, remembered
+from deid.gate.calibration import (
+    FALSE_ACCEPT_RATE,
+    Limits,
+    calibrated,
+    measured_limit,
+    ship,
+)
 from deid.pixels import Pixels, to_tensor
 from deid.weights.onnx_session import open_session
 from deid.weights.store import locate_network
 from deid.worlds.world import FaceEmbedder, TestFaces, World
 
-FALSE_ACCEPT_RATE = 1e-3
 LEAST_TRUE_ACCEPT_RATE = 0.3
 LEAST_DIM = 32  # of a recognizer's vectors; usual ones have 128 or 512
 ALIKE = 0.95  # cosine of a black and a white picture; 0.34 for foamliu's MobileFaceNet
-CALIBRATION = (60, 2, 0)  # people, views each, seed
+VIEWS, SEED = 2, 0  # of each test person
+PEOPLE = (400, 60)  # of whom thresholds are measured; fewer where a person's folder has no more
 
 Embed = Callable[[Pixels, Points], NDArray[np.float32]]
 """Aligned `uint8 [N,S,S,3]` faces and their five points `[N,5,2]` in them → unit `[N,dim]`."""
@@ -86,7 +92,7 @@ class Verifier:
         Raises `FloatingPointError` where a judge says nothing that can be compared.
         """
         if not self.judges:
-            raise ValueError("nobody judges")
+            raise ValueError("no recognizers configured")
         vectors = {judge.name: judge.embed(faces, points) for judge in self.judges}
         for name, rows in vectors.items():
             if len(rows) != len(faces) or not np.isfinite(rows).all():
@@ -111,57 +117,68 @@ class Verifier:
         return self.judge(before, after)
 
 
-def threshold_at(similarities: NDArray[Any], rate: float = FALSE_ACCEPT_RATE) -> float:
-    """The cosine that a share `rate` of impostor pairs `[M]` exceeds."""
-    return float(np.quantile(similarities, 1.0 - rate))
-
-
-def pair_similarities(
-    embeddings: NDArray[Any], identities: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines of all pairs of one person, and of different persons, among unit `[N,dim]`."""
-    rows, columns = np.triu_indices(len(embeddings), k=1)
-    same = identities[rows] == identities[columns]
-    cosines = np.asarray((embeddings @ embeddings.T)[rows, columns], dtype=np.float32)
-    return cosines[same], cosines[~same]
-
-
 def world_verifier(world: World) -> Verifier:
     """Judges from the world's held-out recognizers, at a false accept rate of 1e-3.
 
     Thresholds come from pairs of different people among faces that no training has seen. A judge
     that does not know people again would let every face pass, so it is refused (`DeidError`).
     """
-    faces = cache(lambda: world.test_faces(*CALIBRATION))
-    origin = [world.name, world.weights_sha256, CALIBRATION, FALSE_ACCEPT_RATE, world.device.type]
-    if world.memory is not None and world.photographed:
-        origin.append(hashlib.sha256(faces().pixels.tobytes()).hexdigest())
-    limits = remembered(
-        world.memory, origin, world.held_out, lambda: _measured_limits(world, faces())
+    faces = cache(lambda: _test_faces(world))
+    limits = calibrated(
+        _origin(world, faces),
+        world.held_out,
+        lambda: _measured_limits(world, faces()),
+        world.calibration,
+        world.memory,
+        world.device.type,
     )
     judges = []
     for name, network in world.held_out.items():
         limit = limits[name]
-        if not limit.known >= LEAST_TRUE_ACCEPT_RATE:
+        if not limit.true_accept_rate >= LEAST_TRUE_ACCEPT_RATE:
             raise DeidError(
-                f"recognizer {world.name}/{name}: knows only {limit.known:.0%} of people again, "
-                "too few to judge by; restore its weights or train them with `make pretrain`"
+                f"recognizer {world.name}/{name}: knows only {limit.true_accept_rate:.0%} of "
+                "people again, too few to judge by; restore its weights or train them with "
+                "`make pretrain`"
             )
         embed = _world_embed(network, world.device)
         judges.append(Judge(f"{world.name}/{name}", limit.threshold, embed))
     return Verifier(tuple(judges), world.resolution)
 
 
-def _measured_limits(world: World, faces: TestFaces) -> Limits:
-    limits = {}
-    nowhere = np.zeros((len(faces.pixels), 5, 2), np.float32)
-    for name, network in world.held_out.items():
-        vectors = _world_embed(network, world.device)(faces.pixels, nowhere)
-        genuine, impostor = pair_similarities(vectors, faces.identities)
-        threshold = threshold_at(impostor)
-        known = float((genuine > threshold).mean())
-        limits[name] = Limit(round(threshold, 4), known)
+def ship_calibration(world: World) -> Limits:
+    """Measure the world's judges and write `World.calibration`, for its next starts."""
+    faces = cache(lambda: _test_faces(world))
+    limits = _measured_limits(world, faces())
+    if world.calibration is not None:
+        ship(world.calibration, _origin(world, faces), limits)
     return limits
+
+
+def _origin(world: World, faces: Callable[[], TestFaces]) -> list[Any]:
+    """All that the thresholds follow from."""
+    origin = [world.name, world.weights_sha256, PEOPLE, VIEWS, SEED, FALSE_ACCEPT_RATE]
+    if world.memory is not None and world.photographed:
+        origin.append(hashlib.sha256(faces().pixels.tobytes()).hexdigest())
+    return origin
+
+
+def _test_faces(world: World) -> TestFaces:
+    most, least = PEOPLE
+    try:
+        return world.test_faces(most, VIEWS, SEED)
+    except DeidError:  # a folder of photographs with fewer people
+        return world.test_faces(least, VIEWS, SEED)
+
+
+def _measured_limits(world: World, faces: TestFaces) -> Limits:
+    nowhere = np.zeros((len(faces.pixels), 5, 2), np.float32)
+    return {
+        name: measured_limit(
+            _world_embed(network, world.device)(faces.pixels, nowhere), faces.identities
+        )
+        for name, network in world.held_out.items()
+    }
 
 
 def _world_embed(network: FaceEmbedder, device: torch.device) -> Embed:
@@ -276,3 +293,10 @@ def _similarity(source: NDArray[Any], target: NDArray[Any]) -> NDArray[np.float6
     a = np.vdot(centered, u - u.mean()) / np.vdot(centered, centered)
     b = u.mean() - a * z.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+if __name__ == "__main__":
+    from deid.params import WorldParams
+    from deid.worlds import load_world
+
+    print(dict(ship_calibration(load_world(WorldParams()))))
