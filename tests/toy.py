@@ -163,7 +163,8 @@ def _test_faces(generator: ToyGenerator, identities: int, views: int, seed: int)
     random = torch_generator("toy/test faces", seed=seed)
     people = torch.randn(identities, generator.z_dim, generator=random).repeat_interleave(views, 0)
     z = people + 0.2 * torch.randn(people.shape, generator=random)
-    pixels = to_pixels(generator.synthesis(generator.mapping(z)))
+    parts = torch.split(generator.mapping(z), 50)  # all at once take memory that is slow to get
+    pixels = np.concatenate([to_pixels(generator.synthesis(w)) for w in parts])
     return TestFaces(pixels, np.repeat(np.arange(identities, dtype=np.int64), views))
 
 
