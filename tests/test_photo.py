@@ -32,12 +32,12 @@ from deid.faces.detection.boxes import iou
 from deid.faces.faces import Faces
 from deid.gate import face as face_module
 from deid.gate import picture as picture_module
+from deid.gate.calibration import pair_similarities
 from deid.gate.face import check_geometry
 from deid.gate.judges import (
     Judge,
     Verifier,
     build_verifier,
-    pair_similarities,
 )
 from deid.gate.picture import Tools, deidentify_picture
 from deid.imaging.align import crop_face, place_face
