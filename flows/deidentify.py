@@ -104,19 +104,24 @@ def deidentify(
     `{"keep_metadata": ["icc"]}`. Raises `DeidError` when the destination holds the source, when the
     source is not there, or, after all others are done, when a shard failed: run it again to resume.
     """
-    asked = RunSettings(
-        method=method,
-        seed=seed,
-        detectors=tuple(detectors),
-        recognizers=tuple(recognizers),
-        allow_no_face=allow_no_face,
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in (more or {}).items()},
-    )
+    further = {k: tuple(v) if isinstance(v, list) else v for k, v in (more or {}).items()}
+    shaping: dict[str, Any] = {
+        "method": method,
+        "seed": seed,
+        "detectors": tuple(detectors),
+        "recognizers": tuple(recognizers),
+        "allow_no_face": allow_no_face,
+        **further,
+    }
     batch = BatchSettings(timeout=timeout, encryption=encryption)
-    request = _request(source, destination, asked, batch)
-    summary = Summary(destination)
+    request = _request(source, destination, RunSettings(**shaping), batch)
+    return dict(_run(request, shard_size).counts)
+
+
+def _run(request: Request, shard_size: int) -> Summary:
+    """Every shard; `DeidError` once all others are done where one failed."""
     with exclusive(request.locations()):
-        plan, _, done = plan_batch(request)
+        plan, _, summary = plan_batch(request)
         shards = [plan.todo[i : i + shard_size] for i in range(0, len(plan.todo), shard_size)]
         futures = deidentify_shard.map(unmapped(request), shards)
         futures.wait()
@@ -124,8 +129,9 @@ def deidentify(
         locations = request.locations()
         finalize(locations, Records(locations.audit))
     failures = [result for result in results if isinstance(result, BaseException)]
-    for part in (done, *(r for r in results if not isinstance(r, BaseException))):
-        summary.merge(part)
+    for result in results:
+        if not isinstance(result, BaseException):
+            summary.merge(result)
     _report(request, summary, failures)
     if failures:
         raise DeidError(
@@ -134,7 +140,7 @@ def deidentify(
         )
     if summary.counts.total() != plan.inputs:
         raise RuntimeError(f"{plan.inputs} inputs, but {dict(summary.counts)}")
-    return dict(summary.counts)
+    return summary
 
 
 def _request(source: str, destination: str, asked: RunSettings, batch: BatchSettings) -> Request:

@@ -43,9 +43,10 @@ def _options(kind: type) -> list[inspect.Parameter]:
 
 
 def _option(kind: type, field: Field[Any]) -> inspect.Parameter:
-    hint, default = get_type_hints(kind, localns=_UNASKED)[field.name], field.default
+    hint: Any = get_type_hints(kind, localns=_UNASKED)[field.name]
+    default: Any = field.default
     if get_origin(hint) is tuple:
-        hint, default = list[get_args(hint)[0]], list(field.default)  # type: ignore[misc]
+        hint, default = list[get_args(hint)[0]], list(field.default)
     flags = field.metadata["options"] or (f"--{field.name.replace('_', '-')}",)
     info = typer.Option(*flags, help=field.metadata["help"])
     return inspect.Parameter(

@@ -50,8 +50,8 @@ class LocalStorage:
         first = self.root / folder
         pending = [first] if first.is_dir() and not (folder and first.is_symlink()) else []
         while pending:
-            folder = pending.pop()
-            with os.scandir(folder) as entries:
+            current = pending.pop()
+            with os.scandir(current) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(Path(entry.path))

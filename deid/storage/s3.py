@@ -172,7 +172,7 @@ class S3Storage:
             if left > 0:
                 raise self._at_work(f"; if it was killed, run again in {left:.0f} s")
             condition = {"IfMatch": f'"{etag}"'}
-        put = {"Bucket": self.bucket, "Key": self._key(LEASE), **self._extra}
+        put: dict[str, Any] = {"Bucket": self.bucket, "Key": self._key(LEASE), **self._extra}
         put["Body"] = _lease(owner, LEASE_SECONDS)
         with self._errors(LEASE, writes=True):
             try:

@@ -12,6 +12,7 @@ one hostile pickle of `tests/test_ffhq_pickles.py`, and accepts two that change 
 The lists of names, and what stands for each, are in `allowed`.
 """
 
+# long: one machine, a few lines for each opcode
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -96,7 +96,9 @@ def suspects(passes: Sequence[Pass], shape: tuple[int, ...]) -> Suspects:
     finite = np.isfinite(boxes).all(1) & np.isfinite(scores) & np.isfinite(points).all((1, 2))
     real = np.flatnonzero(finite & ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_BOX).all(1))
     order = real[np.argsort(-scores[real], kind="stable")]
-    return Suspects(*(part[order] for part in (whole, boxes, scores, points, confident, tight)))
+    return Suspects(
+        whole[order], boxes[order], scores[order], points[order], confident[order], tight[order]
+    )
 
 
 def accepted(found: Suspects, confirm: Confirm | None) -> list[Indices]:

@@ -34,7 +34,9 @@ FID_LABEL = "FID (mini features)"
 LPIPS_LABEL = "LPIPS-form distance (mini features)"
 
 
-def load_mini_world(folder: Path, truncation: float = 1.0) -> World:
+def load_mini_world(  # long: a line for each field of the bundle
+    folder: Path, truncation: float = 1.0
+) -> World:
     """The world whose weights and cards are in `folder`; networks frozen, in eval mode.
 
     Raises DeidError for a file that is missing, unreadable or not what its card says.

@@ -97,7 +97,10 @@ class Task(ABC):
         """AdamW; only matrices and kernels decay, not gains and biases."""
         kernels = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": kernels},
+            {"params": others, "weight_decay": 0.0},
+        ]
         rate, decay = self.schedule.learning_rate, self.schedule.weight_decay
         return [torch.optim.AdamW(groups, rate, (0.9, 0.99), weight_decay=decay)]
 

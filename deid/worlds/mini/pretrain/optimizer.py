@@ -31,4 +31,4 @@ class Muon(torch.optim.Muon):
         """One update by the kernels' gradients."""
         for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
             matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
-        return super().step(closure)
+        return super().step(closure)  # type: ignore[no-untyped-call]

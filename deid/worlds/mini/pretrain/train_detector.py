@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -170,7 +171,7 @@ def measure_detector(renders: Renders, detector: CenterDetector) -> Card:
     large = [cv2.resize(p, (256, 256), interpolation=cv2.INTER_LINEAR) for p in small[::4]]
     noise = [texture(numpy_generator("mini/textures/test", i)).pixels for i in range(100)]
     at_64, at_256, at_noise = (detector.detect(pictures) for pictures in (small, large, noise))
-    figures = {
+    figures: dict[str, Any] = {
         "scene_recall": recall,
         "scene_false_faces": false,
         "aligned_64": np.mean([len(f) > 0 for f in at_64]),
