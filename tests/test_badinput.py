@@ -475,7 +475,7 @@ def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
     assert not (checkout / "registered.json").exists()
     done = register()
     assert (done.version, done.alias) == (1, "champion")
-    assert runs("register") == [("FINISHED", 12)]
+    assert runs("register") == [("FINISHED", 16)]
     assert len(client.search_model_versions("name='face-deid'")) == 1
     assert not list(checkout.rglob("*.partial"))
     assert register() == done

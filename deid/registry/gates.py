@@ -62,6 +62,7 @@ def read_metrics(path: Path) -> tuple[dict[str, float], object]:
         raise DeidError(
             f"{path}: not readable as JSON ({error}); run `dvc repro -f evaluate`"
         ) from None
+    measured = content.pop("measured", None) if isinstance(content, dict) else None
     flat = _numbers(content)
     for figure in FIGURES:
         if figure.key not in flat:
@@ -70,7 +71,7 @@ def read_metrics(path: Path) -> tuple[dict[str, float], object]:
             raise DeidError(
                 f"{path}: {figure.key} is {flat[figure.key]}; train again, then run `dvc repro`"
             )
-    return flat, content.get("measured")
+    return flat, measured
 
 
 def gated(metrics: Figures) -> dict[str, float]:
