@@ -28,9 +28,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 class Block(nn.Module):
     """Widen 1×1 (where there is an expansion), filter depthwise, narrow 1×1."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = inputs * expansion
         self.expands = expansion > 1

@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from deid.nets.style import GAIN
 
-W_DIM = 512
+W_DIM, MAPPING_LAYERS = 512, 8
 SLOPE = 0.2
 """Of the leaky ReLUs."""
 CHANNELS = (512, 512, 512, 512, 512, 256, 128, 64)
 """Widths at 4, 8, … 512 px; the last gives the wavelets of 1024 px."""
-RESOLUTIONS = (128, 256, 512, 1024)
+SMALLER = 3
+"""How many smaller resolutions have a head of their own."""
 
 
 def inverse_haar(x: Tensor) -> Tensor:
@@ -56,9 +57,11 @@ class StyledConvolution(nn.Module):
 
     noise: Tensor
 
-    def __init__(self, inputs: int, outputs: int, size: int, depthwise: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, size: int, w_dim: int, depthwise: bool = True
+    ) -> None:
         super().__init__()
-        self.style = Style(W_DIM, inputs)
+        self.style = Style(w_dim, inputs)
         self.depthwise = (
             nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
             if depthwise
@@ -78,11 +81,11 @@ class WaveletBlock(nn.Module):
 
     ROWS = 3
 
-    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+    def __init__(self, inputs: int, outputs: int, size: int, w_dim: int) -> None:
         super().__init__()
-        self.style = Style(W_DIM, inputs)
-        self.first = StyledConvolution(inputs // 4, outputs, size)
-        self.second = StyledConvolution(outputs, outputs, size)
+        self.style = Style(w_dim, inputs)
+        self.first = StyledConvolution(inputs // 4, outputs, size, w_dim)
+        self.second = StyledConvolution(outputs, outputs, size, w_dim)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
         x = inverse_haar(x * self.style(ws[:, 0]))
@@ -92,9 +95,9 @@ class WaveletBlock(nn.Module):
 class ToImage(nn.Module):
     """The last layer: `[N,C,n,n]` → a picture `[N,3,2n,2n]`; reads one row of w+."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, w_dim: int) -> None:
         super().__init__()
-        self.style = Style(W_DIM, inputs)
+        self.style = Style(w_dim, inputs)
         self.convolution = nn.Conv2d(inputs, 12, 1)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -110,9 +113,9 @@ class SmallHead(nn.Module):
 
     HIDDEN = 64
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, w_dim: int) -> None:
         super().__init__()
-        self.style = Style(W_DIM, inputs)
+        self.style = Style(w_dim, inputs)
         self.narrow = nn.Conv2d(inputs, self.HIDDEN, 1)
         self.hidden = nn.Conv2d(self.HIDDEN, self.HIDDEN, 3, padding=1)
         self.straight = nn.Conv2d(self.HIDDEN, 12, 1)
@@ -125,11 +128,11 @@ class SmallHead(nn.Module):
 
 
 class StyleMapping(nn.Module):
-    """StyleGAN2's mapping network: z `[N,512]` → w `[N,512]`, eight layers, z normalized."""
+    """StyleGAN2's mapping network: z `[N,w_dim]` → w `[N,w_dim]`, z normalized."""
 
-    def __init__(self, widths: Sequence[int] = (W_DIM,) * 9) -> None:
+    def __init__(self, w_dim: int, layers: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(w_dim, w_dim) for _ in range(layers))
 
     def forward(self, z: Tensor) -> Tensor:
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
@@ -141,46 +144,48 @@ class StyleMapping(nn.Module):
 class MobileStyleGAN(nn.Module):
     """z → mapping → w → synthesis → picture; satisfies `deid.worlds.world.Generator`.
 
-    `resolution` is the side of the pictures that `synthesis` draws unless it is told another. Only
-    `RESOLUTIONS` are possible; below 1024 a small head takes the place of the blocks left out.
+    `resolution` is the side of the pictures that `synthesis` draws unless it is told another one of
+    `resolutions`; below the largest a small head takes the place of the blocks left out.
     """
 
-    ROWS = 1 + WaveletBlock.ROWS * (len(CHANNELS) - 1) + 1
-
-    def __init__(self, resolution: int = 256) -> None:
+    def __init__(
+        self,
+        resolution: int | None = None,
+        channels: Sequence[int] = CHANNELS,
+        w_dim: int = W_DIM,
+        mapping_layers: int = MAPPING_LAYERS,
+    ) -> None:
         super().__init__()
-        if resolution not in RESOLUTIONS:
-            raise ValueError(f"resolution {resolution} is none of {RESOLUTIONS}")
-        self.resolution = resolution
-        self.z_dim = self.w_dim = W_DIM
-        self.num_ws = self.ROWS
-        self.mapping_network = StyleMapping()
-        self.constant = nn.Parameter(torch.randn(1, CHANNELS[0], 4, 4))
-        self.start = StyledConvolution(CHANNELS[0], CHANNELS[0], 4, depthwise=False)
+        self.resolutions = tuple(4 << (len(channels) - i) for i in reversed(range(SMALLER + 1)))
+        self.resolution = self._known(resolution or self.resolutions[-1])
+        self.z_dim = self.w_dim = w_dim
+        self.num_ws = 1 + WaveletBlock.ROWS * (len(channels) - 1) + 1
+        self.mapping_network = StyleMapping(w_dim, mapping_layers)
+        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        self.start = StyledConvolution(channels[0], channels[0], 4, w_dim, depthwise=False)
         self.blocks = nn.ModuleList(
-            WaveletBlock(before, after, 8 << i) for i, (before, after) in enumerate(pairwise(CHANNELS))
+            WaveletBlock(before, after, 8 << i, w_dim)
+            for i, (before, after) in enumerate(pairwise(channels))
         )
-        self.to_image = ToImage(CHANNELS[-1])
+        self.to_image = ToImage(channels[-1], w_dim)
         self.heads = nn.ModuleDict(
-            {str(side): SmallHead(CHANNELS[_blocks(side)]) for side in RESOLUTIONS[:-1]}
+            {str(side): SmallHead(channels[_blocks(side)], w_dim) for side in self.resolutions[:-1]}
         )
 
     def mapping(self, z: Tensor) -> Tensor:
-        """`z [N,512]` → `w [N,512]`."""
+        """`z [N,z_dim]` → `w [N,w_dim]`."""
         return cast(Tensor, self.mapping_network(z))
 
     def spread(self, w: Tensor) -> Tensor:
-        """`w [N,512]` at every row: w+ `[N,23,512]`; w+ stays as it is."""
+        """`w [N,w_dim]` at every row: w+ `[N,num_ws,w_dim]`; w+ stays as it is."""
         return w.unsqueeze(1).expand(-1, self.num_ws, -1) if w.ndim == 2 else w
 
     def synthesis(self, w: Tensor, resolution: int | None = None) -> Tensor:
-        """`w [N,512]` or `w+ [N,23,512]` → pictures `[N,3,R,R]`, about [-1, 1]."""
-        side = resolution or self.resolution
+        """`w [N,w_dim]` or `w+ [N,num_ws,w_dim]` → pictures `[N,3,R,R]`, about [-1, 1]."""
+        side = self._known(resolution or self.resolution)
         ws = self.spread(w)
-        features = self.features(ws, side)
-        if side == RESOLUTIONS[-1]:
-            return cast(Tensor, self.to_image(features, ws[:, -1]))
-        return cast(Tensor, self.heads[str(side)](features, ws[:, -1]))
+        last = self.to_image if side == self.resolutions[-1] else self.heads[str(side)]
+        return cast(Tensor, last(self.features(ws, side), ws[:, -1]))
 
     def features(self, ws: Tensor, side: int) -> Tensor:
         """What the last layer for pictures of `side` px reads: `[N,C,side/2,side/2]`."""
@@ -190,6 +195,11 @@ class MobileStyleGAN(nn.Module):
             row = 1 + WaveletBlock.ROWS * index
             x = self.blocks[index](x, ws[:, row : row + WaveletBlock.ROWS])
         return x
+
+    def _known(self, side: int) -> int:
+        if side not in self.resolutions:
+            raise ValueError(f"resolution {side} is none of {self.resolutions}")
+        return side
 
 
 def _blocks(side: int) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deid.errors import DeidError
-from deid.worlds.ffhq.onnx_graph import Graph, Node
+from deid.weights.onnx_graph import Graph, Node
 
 KEY = "openvino"
 """The content of an IR is `{KEY: Graph}`."""

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from deid.errors import DeidError
-from deid.nets.mobile_stylegan import CHANNELS, W_DIM
-from deid.worlds.ffhq.onnx_graph import Graph, Node
+from deid.weights.onnx_graph import Graph, Node
 
 State = dict[str, Tensor]
 
@@ -20,8 +19,9 @@ def mapping_state(graph: Graph) -> State:
     products = [node for node in graph.nodes if node.op == "MatMul"]
     state: State = {}
     for index, product in enumerate(products):
-        state[f"layers.{index}.weight"] = graph.constant(product.inputs[1])
-        state[f"layers.{index}.bias"] = _bias_after(graph, product, W_DIM)
+        weight = graph.constant(product.inputs[1])
+        state[f"layers.{index}.weight"] = weight
+        state[f"layers.{index}.bias"] = _bias_after(graph, product, len(weight))
     return state
 
 
@@ -29,12 +29,13 @@ def synthesis_state(graph: Graph) -> State:
     """`MobileStyleGAN`'s weights but for its mapping and its small heads."""
     state: State = {"constant": graph.constant("m.input.input")}
     state |= _prefixed("start", _full_convolution(graph, "m.conv1"))
-    for index in range(len(CHANNELS) - 1):
+    blocks = sum(name.endswith(".up.modulation.weight") for name in graph.constants)
+    for index in range(blocks):
         block, layer = f"blocks.{index}", f"m.layers.{index}"
         state |= _prefixed(f"{block}.style", _style(graph, f"{layer}.up"))
         state |= _prefixed(f"{block}.first", _separable(graph, f"{layer}.conv1"))
         state |= _prefixed(f"{block}.second", _separable(graph, f"{layer}.conv2"))
-    last = f"m.layers.{len(CHANNELS) - 2}.to_img"
+    last = f"m.layers.{blocks - 1}.to_img"
     state |= _prefixed("to_image.style", _style(graph, f"{last}.conv"))
     state["to_image.convolution.weight"] = graph.constant(f"{last}.conv.weight")
     state["to_image.convolution.bias"] = graph.constant(f"{last}.bias").flatten()

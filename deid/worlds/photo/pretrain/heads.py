@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.nets.mobile_stylegan import RESOLUTIONS, MobileStyleGAN, SmallHead
+from deid.nets.mobile_stylegan import MobileStyleGAN, SmallHead
 from deid.seeds import torch_generator
 
 CROP = 64
@@ -57,14 +57,16 @@ def collect(
     generator: MobileStyleGAN, pictures: int, seed: int, report: Report = print
 ) -> dict[int, Examples]:
     """Draw `pictures` at 1024 px and cut one crop for every head from each."""
-    parts: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {side: [] for side in RESOLUTIONS[:-1]}
+    parts: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {
+        side: [] for side in generator.resolutions[:-1]
+    }
     for index in range(pictures):
         random = torch_generator("photo/heads", index, seed)
         w = _draw_w(generator, random)
-        picture = generator.synthesis(w, RESOLUTIONS[-1])
+        picture = generator.synthesis(w, generator.resolutions[-1])
         for side, examples in parts.items():
             features = generator.features(generator.spread(w), side)
-            target = F.avg_pool2d(picture, RESOLUTIONS[-1] // side)
+            target = F.avg_pool2d(picture, generator.resolutions[-1] // side)
             y, x = torch.randint(0, side // 2 - CROP + 1, (2,), generator=random).tolist()
             crop = features[0, :, y : y + CROP, x : x + CROP]
             wanted = target[0, :, 2 * y : 2 * (y + CROP), 2 * x : 2 * (x + CROP)]

@@ -1,0 +1,124 @@
+"""OpenVINO's files are read as data, and MobileStyleGAN draws from them what the runtime draws."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deid.errors import DeidError
+from deid.nets.mobile_stylegan import MobileStyleGAN, inverse_haar
+from deid.weights.importers.mobile_stylegan import mapping_state, synthesis_state
+from deid.weights.openvino import KEY, is_openvino, read_openvino
+from tests.openvino_files import write_mapping, write_synthesis
+
+RECORDED = Path(__file__).parent / "data" / "mobile_stylegan.npz"
+"""What OpenVINO 2026.4.1 makes of the small network's files on a CPU, float32."""
+
+
+def small_generator() -> MobileStyleGAN:
+    """The real one's plan with 8 channels, 64 px; every number from a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(10)
+        generator = MobileStyleGAN(channels=(8,) * 4, w_dim=8, mapping_layers=2)
+        for parameter in generator.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+        for name, buffer in generator.named_buffers():
+            assert name.endswith("noise")
+            buffer.normal_(std=0.1)
+    return generator.requires_grad_(False)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    generator = small_generator()
+    return write_mapping(generator, tmp_path), write_synthesis(generator, tmp_path)
+
+
+def imported(mapping: Path, synthesis: Path) -> dict[str, torch.Tensor]:
+    state = synthesis_state(read_openvino(synthesis)[KEY])
+    below = mapping_state(read_openvino(mapping)[KEY])
+    return state | {f"mapping_network.{name}": tensor for name, tensor in below.items()}
+
+
+def test_what_was_written_is_read_back(files: tuple[Path, Path]) -> None:
+    state, wanted = imported(*files), small_generator().state_dict()
+    assert state.keys() == {name for name in wanted if not name.startswith("heads")}
+    for name, tensor in state.items():
+        torch.testing.assert_close(tensor, wanted[name], atol=1e-6, rtol=1e-6)
+
+
+def test_draws_what_the_runtime_draws(files: tuple[Path, Path]) -> None:
+    recorded = {name: torch.from_numpy(array) for name, array in np.load(RECORDED).items()}
+    generator = MobileStyleGAN(channels=(8,) * 4, w_dim=8, mapping_layers=2)
+    generator.load_state_dict(imported(*files), strict=False)
+    with torch.inference_mode():
+        w = generator.mapping(recorded["z"])
+        torch.testing.assert_close(w, recorded["w"], atol=1e-5, rtol=0.0)
+        pictures = generator.synthesis(recorded["w"][:1])
+    torch.testing.assert_close(pictures, recorded["pictures"], atol=1e-4, rtol=0.0)
+
+
+def test_inverse_haar_keeps_length_and_puts_a_mean_into_four_pixels() -> None:
+    x = torch.randn(2, 12, 4, 4)
+    assert inverse_haar(x).square().sum().item() == pytest.approx(x.square().sum().item(), rel=1e-5)
+    mean = torch.zeros(1, 8, 1, 1)
+    mean[0, 1] = 2.0  # the mean of the second of two channels
+    drawn = inverse_haar(mean)
+    assert drawn[0, 1].tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert not drawn[0, 0].any()
+
+
+def test_one_w_at_every_row_is_that_w() -> None:
+    generator = small_generator()
+    w = torch.randn(2, 8)
+    rows = w[:, None].repeat(1, generator.num_ws, 1)
+    for side in generator.resolutions:
+        assert generator.synthesis(w, side).shape == (2, 3, side, side)
+        torch.testing.assert_close(generator.synthesis(rows, side), generator.synthesis(w, side))
+
+
+def test_each_row_of_w_plus_matters_once() -> None:
+    generator = small_generator()
+    rows = torch.randn(1, generator.num_ws, 8, requires_grad=True)
+    generator.synthesis(rows).square().sum().backward()
+    assert rows.grad is not None
+    assert bool((rows.grad.abs().sum(2) > 0).all())
+
+
+def test_another_resolution_is_refused() -> None:
+    with pytest.raises(ValueError, match="resolution 100"):
+        MobileStyleGAN(resolution=100)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"?>", b'?><!DOCTYPE net [<!ENTITY a "aaaa">]>'),
+        (b'size="32"', b'size="4000000000"'),
+        (b'offset="0"', b'offset="-4"'),
+        (b'offset="0"', b'offset="99999999"'),
+        (b'shape="8, 8"', b'shape="8, 8, 1000000000"'),
+        (b'element_type="f32" shape="8, 8"', b'element_type="object" shape="8, 8"'),
+        (b"<edge ", b"<age "),
+        (b"</net>", b""),
+    ],
+)
+def test_a_hostile_file_is_refused(files: tuple[Path, Path], old: bytes, new: bytes) -> None:
+    content = files[0].read_bytes()
+    assert old in content
+    files[0].write_bytes(content.replace(old, new))
+    with pytest.raises(DeidError):
+        read_openvino(files[0])
+
+
+def test_numbers_that_are_missing_are_named(files: tuple[Path, Path]) -> None:
+    files[0].with_suffix(".bin").unlink()
+    with pytest.raises(DeidError, match=r"MappingNetwork\.bin"):
+        read_openvino(files[0])
+
+
+def test_only_its_own_kind_is_taken_for_one(files: tuple[Path, Path]) -> None:
+    assert is_openvino(files[0].read_bytes()[:512])
+    assert not is_openvino(b'<?xml version="1.0"?><svg></svg>')
+    assert not is_openvino(b"PK\x03\x04")
