@@ -88,8 +88,20 @@ class WaveletBlock(nn.Module):
         self.second = StyledConvolution(outputs, outputs, size, w_dim)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
-        x = inverse_haar(x * self.style(ws[:, 0]))
+        x = self.enlarge(x * self.style(ws[:, 0]))
         return cast(Tensor, self.second(self.first(x, ws[:, 1]), ws[:, 2]))
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        """`[N,4C,n,n]` → `[N,C,2n,2n]`."""
+        return inverse_haar(x)
+
+
+class CoarseBlock(WaveletBlock):
+    """A block that stays at n×n: of the wavelets it takes the means alone."""
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        """`[N,4C,n,n]` → `[N,C,n,n]`, each place the mean of the four pixels it stands for."""
+        return x[:, : x.shape[1] // 4] * 0.5
 
 
 class ToImage(nn.Module):
@@ -100,31 +112,35 @@ class ToImage(nn.Module):
         self.style = Style(w_dim, inputs)
         self.convolution = nn.Conv2d(inputs, 12, 1)
 
+    def wavelets(self, x: Tensor, w: Tensor) -> Tensor:
+        """The picture's wavelets, `[N,12,n,n]`."""
+        return cast(Tensor, self.convolution(x * self.style(w)))
+
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return inverse_haar(self.convolution(x * self.style(w)))
+        return inverse_haar(self.wavelets(x, w))
 
 
 class SmallHead(nn.Module):
     """A picture from an earlier block, twice its size: `[N,C,n,n]` → `[N,3,2n,2n]`.
 
-    Ours, no part of the public file: fitted to the area-reduced 1024 px pictures. It stands for
-    all the blocks that are left out, so it has a hidden layer; it reads the last row of w+.
+    Ours, no part of the public file: `deid.worlds.photo.pretrain.heads` fits it to the 1024 px
+    pictures, reduced by area. The blocks left out shape the colors by the w they read, so they are
+    drawn all the same, though at n×n; the detail of 2n×2n comes from the features as they are.
     """
 
-    HIDDEN = 64
-
-    def __init__(self, inputs: int, w_dim: int) -> None:
+    def __init__(self, channels: Sequence[int], size: int, w_dim: int) -> None:
         super().__init__()
-        self.style = Style(w_dim, inputs)
-        self.narrow = nn.Conv2d(inputs, self.HIDDEN, 1)
-        self.hidden = nn.Conv2d(self.HIDDEN, self.HIDDEN, 3, padding=1)
-        self.straight = nn.Conv2d(self.HIDDEN, 12, 1)
-        self.bent = nn.Conv2d(self.HIDDEN, 12, 1)
+        self.blocks = nn.ModuleList(
+            CoarseBlock(before, after, size, w_dim) for before, after in pairwise(channels)
+        )
+        self.to_image = ToImage(channels[-1], w_dim)
+        self.detail = nn.Conv2d(channels[0], 12, 1, bias=False)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = self.narrow(x * self.style(w))
-        bent = F.leaky_relu(self.hidden(F.leaky_relu(x, SLOPE)), SLOPE)
-        return inverse_haar(self.straight(x) + self.bent(bent))
+    def forward(self, x: Tensor, ws: Tensor) -> Tensor:
+        detail = self.detail(x)
+        for index, block in enumerate(self.blocks):
+            x = block(x, ws[:, WaveletBlock.ROWS * index :])
+        return inverse_haar(self.to_image.wavelets(x, ws[:, -1]) + detail)
 
 
 class StyleMapping(nn.Module):
@@ -169,7 +185,10 @@ class MobileStyleGAN(nn.Module):
         )
         self.to_image = ToImage(channels[-1], w_dim)
         self.heads = nn.ModuleDict(
-            {str(side): SmallHead(channels[_blocks(side)], w_dim) for side in self.resolutions[:-1]}
+            {
+                str(side): SmallHead(channels[_blocks(side) :], side // 2, w_dim)
+                for side in self.resolutions[:-1]
+            }
         )
 
     def mapping(self, z: Tensor) -> Tensor:
@@ -184,8 +203,11 @@ class MobileStyleGAN(nn.Module):
         """`w [N,w_dim]` or `w+ [N,num_ws,w_dim]` → pictures `[N,3,R,R]`, about [-1, 1]."""
         side = self._known(resolution or self.resolution)
         ws = self.spread(w)
-        last = self.to_image if side == self.resolutions[-1] else self.heads[str(side)]
-        return cast(Tensor, last(self.features(ws, side), ws[:, -1]))
+        features = self.features(ws, side)
+        if side == self.resolutions[-1]:
+            return cast(Tensor, self.to_image(features, ws[:, -1]))
+        left = 1 + WaveletBlock.ROWS * _blocks(side)
+        return cast(Tensor, self.heads[str(side)](features, ws[:, left:]))
 
     def features(self, ws: Tensor, side: int) -> Tensor:
         """What the last layer for pictures of `side` px reads: `[N,C,side/2,side/2]`."""

@@ -1,116 +1,174 @@
 """Fits the small heads of `deid.nets.mobile_stylegan` to the generator's own pictures.
 
-A head sees the features of an earlier block and is to draw the 1024 px picture of the same w,
-reduced by area. Features of a whole picture are large, so of each only a crop is kept.
+A head draws what the 1024 px picture of the same w is when reduced by area. It begins with the
+weights of the blocks it stands for, then its last, linear layers are solved for (least squares),
+then all of it is trained.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.nets.mobile_stylegan import MobileStyleGAN, SmallHead
+from deid.nets.mobile_stylegan import MobileStyleGAN, SmallHead, StyledConvolution, WaveletBlock
+from deid.progress import progress
 from deid.seeds import torch_generator
 
-CROP = 64
-"""Side of a crop of features, half that of its part of the picture."""
-HELD_OUT = 16
+HELD_OUT = 12
 """The last pictures, which no head is fitted to."""
-BATCH, RATE = 4, 3e-3
+SOLVED = 24
+"""Pictures of which every pixel enters the least squares."""
+BATCH, RATE = 2, 5e-4
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Crops for one head, half precision."""
+    """w `[N,num_ws,w_dim]` and, by resolution, pictures `[N,3,R,R]` in half precision."""
 
-    features: Tensor  # [N,C,CROP,CROP]
-    w: Tensor  # [N,512]
-    targets: Tensor  # [N,3,2 CROP,2 CROP]
+    ws: Tensor
+    pictures: dict[int, Tensor]
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Some rows in full precision."""
-        return self.features[rows].float(), self.w[rows].float(), self.targets[rows].float()
+    @property
+    def fitted(self) -> int:
+        """How many may be learned from."""
+        return len(self.ws) - HELD_OUT
 
 
 def fit_heads(
-    generator: MobileStyleGAN, pictures: int, steps: int, seed: int = 0, report: Report = print
+    generator: MobileStyleGAN, pictures: int, steps: int, seed: int = 0
 ) -> dict[int, float]:
-    """Train every head in place; the PSNR each reaches on held-out crops, dB, by its resolution."""
-    collected = collect(generator, pictures, seed, report)
+    """Fit every head in place; the PSNR each reaches on held-out pictures, dB, by resolution."""
+    examples = draw_examples(generator, pictures, seed)
     reached = {}
-    for side, examples in collected.items():
-        head = generator.heads[str(side)]
-        assert isinstance(head, SmallHead)
-        fit(head, examples, steps, seed)
-        reached[side] = psnr(head, examples)
-        report(f"head of {side} px: {reached[side]:.2f} dB")
+    for side in generator.resolutions[:-1]:
+        head = _Head(generator, side, examples)
+        head.begin()
+        head.solve()
+        head.train(steps, seed)
+        reached[side] = head.psnr()
     return reached
 
 
-@torch.no_grad()
-def collect(
-    generator: MobileStyleGAN, pictures: int, seed: int, report: Report = print
-) -> dict[int, Examples]:
-    """Draw `pictures` at 1024 px and cut one crop for every head from each."""
-    parts: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {
-        side: [] for side in generator.resolutions[:-1]
-    }
-    for index in range(pictures):
-        random = torch_generator("photo/heads", index, seed)
-        w = _draw_w(generator, random)
-        picture = generator.synthesis(w, generator.resolutions[-1])
-        for side, examples in parts.items():
-            features = generator.features(generator.spread(w), side)
-            target = F.avg_pool2d(picture, generator.resolutions[-1] // side)
-            y, x = torch.randint(0, side // 2 - CROP + 1, (2,), generator=random).tolist()
-            crop = features[0, :, y : y + CROP, x : x + CROP]
-            wanted = target[0, :, 2 * y : 2 * (y + CROP), 2 * x : 2 * (x + CROP)]
-            examples.append((crop.half(), w[0].half(), wanted.half()))
-        if index % 20 == 19:
-            report(f"heads: {index + 1} of {pictures} pictures drawn")
-    return {
-        side: Examples(*map(torch.stack, zip(*rows, strict=True))) for side, rows in parts.items()
-    }
+@torch.inference_mode()
+def draw_examples(generator: MobileStyleGAN, count: int, seed: int) -> Examples:
+    """`count` pictures at full resolution, each reduced to every smaller one."""
+    full, smaller = generator.resolutions[-1], generator.resolutions[:-1]
+    rows, pictures = [], {side: [] for side in smaller}  # type: ignore[var-annotated]
+    with progress("heads: pictures", total=count) as bar:
+        for index in range(count):
+            ws = generator.spread(_draw_w(generator, torch_generator("heads", index, seed)))
+            picture = generator.synthesis(ws, full)
+            rows.append(ws[0])
+            for side in smaller:
+                pictures[side].append(F.avg_pool2d(picture, full // side)[0].half())
+            bar.advance()
+    return Examples(torch.stack(rows), {side: torch.stack(p) for side, p in pictures.items()})
 
 
 def _draw_w(generator: MobileStyleGAN, random: torch.Generator) -> Tensor:
-    """One w, truncated at random between half and not at all."""
-    z = torch.randn(256, generator.z_dim, generator=random)
-    w = generator.mapping(z)
+    """One w, `[1,w_dim]`, truncated at random: between half and not at all."""
+    w = generator.mapping(torch.randn(256, generator.z_dim, generator=random))
     psi = 0.5 + 0.5 * torch.rand((), generator=random)
     return w.mean(0, keepdim=True).lerp(w[:1], psi)
 
 
-def fit(head: SmallHead, examples: Examples, steps: int, seed: int) -> None:
-    """Adam on the mean squared error, with a rate that falls along a cosine."""
-    head.requires_grad_(True)
-    optimizer = torch.optim.Adam(head.parameters(), RATE)
-    random = torch_generator("photo/heads/batches", 0, seed)
-    count = len(examples.w) - HELD_OUT
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        rows = torch.randint(0, count, (BATCH,), generator=random)
-        loss = _error(head, *examples.batch(rows))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    head.requires_grad_(False)
+class _Head:
+    """One head in the making."""
+
+    def __init__(self, generator: MobileStyleGAN, side: int, examples: Examples) -> None:
+        head = generator.heads[str(side)]
+        assert isinstance(head, SmallHead)
+        self.generator, self.side, self.head, self.examples = generator, side, head, examples
+        self.skipped = len(generator.blocks) - len(head.blocks)
+        self.row = 1 + WaveletBlock.ROWS * self.skipped
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """The weights of the blocks left out, at the head's resolution."""
+        for mine, theirs in zip(
+            self.head.blocks, self.generator.blocks[self.skipped :], strict=True
+        ):
+            assert isinstance(mine, WaveletBlock)
+            assert isinstance(theirs, WaveletBlock)
+            mine.style.load_state_dict(theirs.style.state_dict())
+            _coarsen(theirs.first, mine.first)
+            _coarsen(theirs.second, mine.second)
+        self.head.to_image.style.load_state_dict(self.generator.to_image.style.state_dict())
+
+    @torch.no_grad()
+    def solve(self) -> None:
+        """Least squares for the last layers: pictures' wavelets from all that they read."""
+        head, products, targets = self.head, 0.0, 0.0
+        for x, rest, picture in self._batches(range(min(SOLVED, self.examples.fitted)), 1):
+            coarse = x
+            for index, block in enumerate(head.blocks):
+                coarse = block(coarse, rest[:, WaveletBlock.ROWS * index :])
+            read = torch.cat([coarse * head.to_image.style(rest[:, -1]), x], 1)
+            columns = read[0].flatten(1).double()
+            columns = torch.cat([columns, torch.ones(1, columns.shape[1], dtype=torch.double)])
+            products = products + columns @ columns.T
+            targets = targets + columns @ haar(picture)[0].flatten(1).double().T
+        assert isinstance(products, Tensor)
+        solved = torch.linalg.solve(products + 1e-2 * torch.eye(len(products)), targets).float().T
+        width = head.to_image.convolution.in_channels
+        head.to_image.convolution.weight.copy_(solved[:, :width, None, None])
+        head.detail.weight.copy_(solved[:, width:-1, None, None])
+        assert head.to_image.convolution.bias is not None
+        head.to_image.convolution.bias.copy_(solved[:, -1])
+
+    def train(self, steps: int, seed: int) -> None:
+        """Adam on the mean squared error, with a rate that falls along a cosine."""
+        self.head.requires_grad_(True)
+        optimizer = torch.optim.Adam(self.head.parameters(), RATE)
+        random = torch_generator("heads/batches", self.side, seed)
+        rows = torch.randint(0, self.examples.fitted, (steps * BATCH,), generator=random).tolist()
+        with progress(f"heads: {self.side} px", total=steps) as bar:
+            for step, (x, rest, picture) in enumerate(self._batches(rows, BATCH)):
+                for group in optimizer.param_groups:
+                    group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+                loss = F.mse_loss(self.head(x, rest), picture)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                bar.advance()
+        self.head.requires_grad_(False)
+
+    @torch.no_grad()
+    def psnr(self) -> float:
+        """Peak signal to noise on the held-out pictures, dB; the range of values is 2."""
+        held_out = range(self.examples.fitted, len(self.examples.ws))
+        errors = [F.mse_loss(self.head(x, ws), p) for x, ws, p in self._batches(held_out, 1)]
+        return 10 * math.log10(4 / torch.stack(errors).mean().item())
+
+    def _batches(
+        self, rows: "range | list[int]", size: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What the head reads, the rows of w+ left to it, and the picture it is to draw."""
+        for start in range(0, len(rows), size):
+            chosen = list(rows[start : start + size])
+            ws = self.examples.ws[chosen]
+            with torch.no_grad():
+                features = self.generator.features(ws, self.side)
+            yield features, ws[:, self.row :], self.examples.pictures[self.side][chosen].float()
 
 
-@torch.no_grad()
-def psnr(head: SmallHead, examples: Examples) -> float:
-    """Peak signal to noise on the held-out crops, dB; the range of values is 2."""
-    rows = torch.arange(len(examples.w) - HELD_OUT, len(examples.w))
-    return 10 * math.log10(4 / _error(head, *examples.batch(rows)).item())
+def _coarsen(fine: StyledConvolution, coarse: StyledConvolution) -> None:
+    """A convolution for pictures so coarse that the 3×3 neighbors of a fine pixel are all one."""
+    coarse.style.load_state_dict(fine.style.state_dict())
+    coarse.convolution.load_state_dict(fine.convolution.state_dict())
+    coarse.depthwise.weight.zero_()
+    coarse.depthwise.weight[:, 0, 1, 1] = fine.depthwise.weight.sum((1, 2, 3))
+    coarse.noise.copy_(F.adaptive_avg_pool2d(fine.noise, coarse.noise.shape[-1]))
 
 
-def _error(head: SmallHead, features: Tensor, w: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error, without the border, where a crop knows less than a picture."""
-    inner = (..., slice(2, -2), slice(2, -2))
-    return F.mse_loss(head(features, w)[inner], targets[inner])
+def haar(pictures: Tensor) -> Tensor:
+    """`[N,C,2n,2n]` → `[N,4C,n,n]`: the inverse of `inverse_haar`."""
+    corners = F.pixel_unshuffle(pictures, 2).unflatten(1, (pictures.shape[1], 4)).unbind(2)
+    a, b, c, d = corners
+    details = torch.stack([a + b - c - d, a - b + c - d, a - b - c + d], 2).flatten(1, 2)
+    return torch.cat([a + b + c + d, details], 1) * 0.5
