@@ -1,7 +1,8 @@
-"""dlib's face recognizer (King 2017, `dlib_face_recognition_resnet_model_v1.dat`): ResNet-29, 128-D.
+"""dlib's face recognizer (King 2017): ResNet-29, 128-D.
 
-Batch norms are folded into affine layers of a scale and a shift. Where a block halves the picture,
-its shortcut is a 2×2 mean, padded with zeros to the other branch's channels and size.
+`dlib_face_recognition_resnet_model_v1.dat`. Batch norms are folded into affine layers of a scale
+and a shift. Where a block halves the picture, its shortcut is a 2×2 mean, padded with zeros to the
+other branch's channels and size.
 """
 
 import torch

@@ -11,8 +11,11 @@ State = dict[str, Tensor]
 
 
 def dlib_resnet_state(tensors: Sequence[Tensor]) -> State:
-    """`DlibResNet`'s weights. Each convolution is one tensor, filters then biases; so is each affine
-    layer, scales then shifts; the last is the matrix `[256,128]`."""
+    """`DlibResNet`'s weights.
+
+    Each convolution is one tensor, filters then biases; so is each affine layer, scales then
+    shifts; the last is the matrix `[256,128]`.
+    """
     wanted = DlibResNet().state_dict()
     names = [name.removesuffix(".convolution.weight") for name in wanted]
     convolutions = [name for name, full in zip(names, wanted, strict=True) if name != full]
