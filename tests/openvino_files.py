@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from torch import Tensor
 
-from deid.nets.mobile_stylegan import MobileStyleGAN, StyledConvolution
+from deid.nets.mobile_stylegan import MobileSynthesis, StyledConvolution, StyleMapping
 
 _TYPES = {"float32": "f32", "int64": "i64"}
 _CONVOLUTION = {"dilations": "1, 1", "auto_pad": "explicit"}
@@ -65,9 +65,9 @@ class Network:
         return path
 
 
-def write_mapping(generator: MobileStyleGAN, folder: Path) -> Path:
-    """The mapping network of `generator`, for a batch of one."""
-    net, width = Network("MappingNetwork"), str(generator.w_dim)
+def write_mapping(network: StyleMapping, folder: Path) -> Path:
+    """For a batch of one z."""
+    net, width = Network("MappingNetwork"), str(network.w_dim)
     z = net.add("Parameter", "var", element_type="f32", shape=f"1, {width}")
     square = net.add("Power", "square", z, net.const("two", [[2.0]]))
     axis = net.const("axis", [1])
@@ -75,19 +75,19 @@ def write_mapping(generator: MobileStyleGAN, folder: Path) -> Path:
     mean = net.add("Add", "mean_and_a_bit", mean, net.const("bit", [[1e-8]]))
     root = net.add("Power", "root", mean, net.const("minus_half", [[-0.5]]))
     x = net.add("Multiply", "normal", z, root)
-    for index, layer in enumerate(generator.mapping_network.layers):
+    for index, layer in enumerate(network.layers):
         weight, bias = (_numbers(t) for t in (layer.weight, layer.bias))
         matrix = net.const(f"matrix{index}", weight)
         x = net.add("MatMul", f"product{index}", x, matrix, transpose_a="false", transpose_b="true")
-        shape = net.const(f"row{index}", [1, generator.w_dim])
+        shape = net.const(f"row{index}", [1, network.w_dim])
         row = net.add("Reshape", f"bias_row{index}", net.const(f"bias{index}", bias), shape)
         x = _leaky(net, net.add("Add", f"sum{index}", x, row))
         x = net.add("Multiply", f"gained{index}", x, net.const(f"gain{index}", [[2.0**0.5]]))
     return net.write(x, folder)
 
 
-def write_synthesis(generator: MobileStyleGAN, folder: Path) -> Path:
-    """The synthesis network of `generator` at its full resolution, for a batch of one w."""
+def write_synthesis(generator: MobileSynthesis, folder: Path) -> Path:
+    """For a batch of one w."""
     net = Network("SynthesisNetwork")
     net.add("Parameter", "style", element_type="f32", shape=f"1, {generator.w_dim}")
     x = net.const("m.input.input", _numbers(generator.constant))
@@ -106,7 +106,7 @@ def write_synthesis(generator: MobileStyleGAN, folder: Path) -> Path:
     x = _convolution(net, "Convolution", f"{last}.convolved", x, weight, 0)
     bias = net.const(f"{last}.bias", _as_map(generator.to_image.convolution.bias))
     x = net.add("Add", f"{last}.biased", x, bias)
-    return net.write(_inverse_haar(net, last, x, 3, generator.resolution // 2), folder)
+    return net.write(_inverse_haar(net, last, x, 3, 4 << len(generator.blocks)), folder)
 
 
 def _style(net: Network, name: str, style: Any, factor: float) -> str:

@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from deid.errors import DeidError
-from deid.nets.mobile_stylegan import MobileStyleGAN, inverse_haar
-from deid.weights.importers.mobile_stylegan import mapping_state, synthesis_state
-from deid.weights.openvino import KEY, is_openvino, read_openvino
+from deid.nets.mobile_stylegan import (
+    MobileStyleGAN,
+    MobileSynthesis,
+    StyleMapping,
+    inverse_haar,
+)
+from deid.seeds import torch_generator
+from deid.weights.importers import build, read_checkpoint
+from deid.weights.openvino import is_openvino, read_openvino
 from tests.openvino_files import write_mapping, write_synthesis
 
 RECORDED = Path(__file__).parent / "data" / "mobile_stylegan.npz"
@@ -17,41 +23,38 @@ RECORDED = Path(__file__).parent / "data" / "mobile_stylegan.npz"
 
 
 def small_generator() -> MobileStyleGAN:
-    """The real one's plan with 8 channels, 64 px; every number from a seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(10)
-        generator = MobileStyleGAN(channels=(8,) * 4, w_dim=8, mapping_layers=2)
-        for parameter in generator.parameters():
-            torch.nn.init.normal_(parameter, std=0.4)
-        for name, buffer in generator.named_buffers():
-            assert name.endswith("noise")
-            buffer.normal_(std=0.1)
+    """The real one's plan with 8 channels, 64 px; every number drawn by its name."""
+    generator = MobileStyleGAN(StyleMapping(8, 2), MobileSynthesis((8,) * 4, 8))
+    for name, tensor in generator.state_dict().items():
+        spread = 0.1 if name.endswith("noise") else 0.4
+        tensor.copy_(torch.randn(tensor.shape, generator=torch_generator(name)) * spread)
     return generator.requires_grad_(False)
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     generator = small_generator()
-    return write_mapping(generator, tmp_path), write_synthesis(generator, tmp_path)
-
-
-def imported(mapping: Path, synthesis: Path) -> dict[str, torch.Tensor]:
-    state = synthesis_state(read_openvino(synthesis)[KEY])
-    below = mapping_state(read_openvino(mapping)[KEY])
-    return state | {f"mapping_network.{name}": tensor for name, tensor in below.items()}
+    mapping = write_mapping(generator.mapping_network, tmp_path)
+    return mapping, write_synthesis(generator.synthesis_network, tmp_path)
 
 
 def test_what_was_written_is_read_back(files: tuple[Path, Path]) -> None:
-    state, wanted = imported(*files), small_generator().state_dict()
-    assert state.keys() == {name for name in wanted if not name.startswith("heads")}
-    for name, tensor in state.items():
-        torch.testing.assert_close(tensor, wanted[name], atol=1e-6, rtol=1e-6)
+    generator = small_generator()
+    for network, path in zip(
+        (generator.mapping_network, generator.synthesis_network), files, strict=True
+    ):
+        built, wanted = build(read_checkpoint(path)), network.state_dict()
+        assert built.state_dict().keys() == wanted.keys()
+        for name, tensor in built.state_dict().items():
+            torch.testing.assert_close(tensor, wanted[name], atol=1e-6, rtol=1e-6)
 
 
 def test_draws_what_the_runtime_draws(files: tuple[Path, Path]) -> None:
     recorded = {name: torch.from_numpy(array) for name, array in np.load(RECORDED).items()}
-    generator = MobileStyleGAN(channels=(8,) * 4, w_dim=8, mapping_layers=2)
-    generator.load_state_dict(imported(*files), strict=False)
+    mapping, synthesis = (build(read_checkpoint(path)) for path in files)
+    assert isinstance(mapping, StyleMapping)
+    assert isinstance(synthesis, MobileSynthesis)
+    generator = MobileStyleGAN(mapping, synthesis)
     with torch.inference_mode():
         w = generator.mapping(recorded["z"])
         torch.testing.assert_close(w, recorded["w"], atol=1e-5, rtol=0.0)
@@ -88,7 +91,7 @@ def test_each_row_of_w_plus_matters_once() -> None:
 
 def test_another_resolution_is_refused() -> None:
     with pytest.raises(ValueError, match="resolution 100"):
-        MobileStyleGAN(resolution=100)
+        MobileStyleGAN(StyleMapping(8, 1), MobileSynthesis((8,) * 4, 8), resolution=100)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,13 @@ class StyledConvolution(nn.Module):
         x = self.convolution(self.depthwise(x * self.style(w)))
         return F.leaky_relu(x.add_(self.noise), SLOPE)
 
+    def coarse(self, x: Tensor, w: Tensor) -> Tensor:
+        """The same on a picture so coarse that the 3×3 neighbors of a fine pixel are all one."""
+        weight = cast(nn.Conv2d, self.depthwise).weight.sum((1, 2, 3))[:, None, None]
+        x = self.convolution(x * (self.style(w) * weight))
+        noise = F.adaptive_avg_pool2d(self.noise, x.shape[-2:])
+        return F.leaky_relu(x.add_(noise), SLOPE)
+
 
 class WaveletBlock(nn.Module):
     """`[N,inputs,n,n]` → `[N,outputs,2n,2n]`; reads three rows of w+."""
@@ -88,20 +95,13 @@ class WaveletBlock(nn.Module):
         self.second = StyledConvolution(outputs, outputs, size, w_dim)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
-        x = self.enlarge(x * self.style(ws[:, 0]))
+        x = inverse_haar(x * self.style(ws[:, 0]))
         return cast(Tensor, self.second(self.first(x, ws[:, 1]), ws[:, 2]))
 
-    def enlarge(self, x: Tensor) -> Tensor:
-        """`[N,4C,n,n]` → `[N,C,2n,2n]`."""
-        return inverse_haar(x)
-
-
-class CoarseBlock(WaveletBlock):
-    """A block that stays at n×n: of the wavelets it takes the means alone."""
-
-    def enlarge(self, x: Tensor) -> Tensor:
-        """`[N,4C,n,n]` → `[N,C,n,n]`, each place the mean of the four pixels it stands for."""
-        return x[:, : x.shape[1] // 4] * 0.5
+    def coarse(self, x: Tensor, ws: Tensor) -> Tensor:
+        """Without enlarging: each place stands for the mean of the pixels it would become."""
+        x = (x * self.style(ws[:, 0]))[:, : x.shape[1] // 4] * 0.5
+        return self.second.coarse(self.first.coarse(x, ws[:, 1]), ws[:, 2])
 
 
 class ToImage(nn.Module):
@@ -112,42 +112,78 @@ class ToImage(nn.Module):
         self.style = Style(w_dim, inputs)
         self.convolution = nn.Conv2d(inputs, 12, 1)
 
-    def wavelets(self, x: Tensor, w: Tensor) -> Tensor:
-        """The picture's wavelets, `[N,12,n,n]`."""
-        return cast(Tensor, self.convolution(x * self.style(w)))
-
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return inverse_haar(self.wavelets(x, w))
+        return inverse_haar(self.convolution(x * self.style(w)))
+
+
+class MobileSynthesis(nn.Module):
+    """w+ `[N,num_ws,w_dim]` → pictures `[N,3,R,R]`, with R = 4 · 2^len(channels)."""
+
+    def __init__(self, channels: Sequence[int] = CHANNELS, w_dim: int = W_DIM) -> None:
+        super().__init__()
+        self.channels, self.w_dim = tuple(channels), w_dim
+        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        self.start = StyledConvolution(channels[0], channels[0], 4, w_dim, depthwise=False)
+        self.blocks = nn.ModuleList(
+            WaveletBlock(before, after, 8 << i, w_dim)
+            for i, (before, after) in enumerate(pairwise(channels))
+        )
+        self.to_image = ToImage(channels[-1], w_dim)
+        self.num_ws = 1 + WaveletBlock.ROWS * len(self.blocks) + 1
+
+    def forward(self, ws: Tensor) -> Tensor:
+        return cast(Tensor, self.to_image(self.features(ws, len(self.blocks)), ws[:, -1]))
+
+    def features(self, ws: Tensor, blocks: int) -> Tensor:
+        """What the first so many blocks give: `[N,channels[blocks],n,n]`, n = 4 · 2^blocks."""
+        x = self.constant.expand(len(ws), -1, -1, -1)
+        x = self.start(x, ws[:, 0])
+        for index in range(blocks):
+            x = self.blocks[index](x, self._rows(ws, index))
+        return x
+
+    def coarse(self, x: Tensor, ws: Tensor, blocks: int) -> Tensor:
+        """From those features what the last layer would read, but at n×n."""
+        for index in range(blocks, len(self.blocks)):
+            x = cast(WaveletBlock, self.blocks[index]).coarse(x, self._rows(ws, index))
+        return x * self.to_image.style(ws[:, -1])
+
+    def _rows(self, ws: Tensor, block: int) -> Tensor:
+        first = 1 + WaveletBlock.ROWS * block
+        return ws[:, first : first + WaveletBlock.ROWS]
 
 
 class SmallHead(nn.Module):
-    """A picture from an earlier block, twice its size: `[N,C,n,n]` → `[N,3,2n,2n]`.
+    """A picture from an earlier block, twice its size: features `[N,C,n,n]` → `[N,3,2n,2n]`.
 
     Ours, no part of the public file: `deid.worlds.photo.pretrain.heads` fits it to the 1024 px
     pictures, reduced by area. The blocks left out shape the colors by the w they read, so they are
-    drawn all the same, though at n×n; the detail of 2n×2n comes from the features as they are.
+    drawn all the same, at n×n (`coarse`); the detail of 2n×2n comes from the features as they are.
     """
 
-    def __init__(self, channels: Sequence[int], size: int, w_dim: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            CoarseBlock(before, after, size, w_dim) for before, after in pairwise(channels)
-        )
-        self.to_image = ToImage(channels[-1], w_dim)
-        self.detail = nn.Conv2d(channels[0], 12, 1, bias=False)
+    HIDDEN = 48
 
-    def forward(self, x: Tensor, ws: Tensor) -> Tensor:
-        detail = self.detail(x)
-        for index, block in enumerate(self.blocks):
-            x = block(x, ws[:, WaveletBlock.ROWS * index :])
-        return inverse_haar(self.to_image.wavelets(x, ws[:, -1]) + detail)
+    def __init__(self, inputs: int, coarse: int) -> None:
+        super().__init__()
+        self.straight = nn.Conv2d(inputs + coarse, 12, 1)
+        self.narrow = nn.Conv2d(inputs + coarse, self.HIDDEN, 1)
+        self.hidden = nn.Conv2d(self.HIDDEN, self.HIDDEN, 3, padding=1)
+        self.bent = nn.Conv2d(self.HIDDEN, 12, 3, padding=1)
+        nn.init.zeros_(self.bent.weight)
+        nn.init.zeros_(cast(Tensor, self.bent.bias))
+
+    def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+        both = torch.cat([x, coarse], 1)
+        hidden = F.leaky_relu(self.hidden(F.leaky_relu(self.narrow(both), SLOPE)), SLOPE)
+        return inverse_haar(self.straight(both) + self.bent(hidden))
 
 
 class StyleMapping(nn.Module):
     """StyleGAN2's mapping network: z `[N,w_dim]` → w `[N,w_dim]`, z normalized."""
 
-    def __init__(self, w_dim: int, layers: int) -> None:
+    def __init__(self, w_dim: int = W_DIM, layers: int = MAPPING_LAYERS) -> None:
         super().__init__()
+        self.w_dim = w_dim
         self.layers = nn.ModuleList(nn.Linear(w_dim, w_dim) for _ in range(layers))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -165,28 +201,18 @@ class MobileStyleGAN(nn.Module):
     """
 
     def __init__(
-        self,
-        resolution: int | None = None,
-        channels: Sequence[int] = CHANNELS,
-        w_dim: int = W_DIM,
-        mapping_layers: int = MAPPING_LAYERS,
+        self, mapping: StyleMapping, synthesis: MobileSynthesis, resolution: int | None = None
     ) -> None:
         super().__init__()
+        channels = synthesis.channels
         self.resolutions = tuple(4 << (len(channels) - i) for i in reversed(range(SMALLER + 1)))
         self.resolution = self._known(resolution or self.resolutions[-1])
-        self.z_dim = self.w_dim = w_dim
-        self.num_ws = 1 + WaveletBlock.ROWS * (len(channels) - 1) + 1
-        self.mapping_network = StyleMapping(w_dim, mapping_layers)
-        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
-        self.start = StyledConvolution(channels[0], channels[0], 4, w_dim, depthwise=False)
-        self.blocks = nn.ModuleList(
-            WaveletBlock(before, after, 8 << i, w_dim)
-            for i, (before, after) in enumerate(pairwise(channels))
-        )
-        self.to_image = ToImage(channels[-1], w_dim)
+        self.z_dim = self.w_dim = mapping.w_dim
+        self.num_ws = synthesis.num_ws
+        self.mapping_network, self.synthesis_network = mapping, synthesis
         self.heads = nn.ModuleDict(
             {
-                str(side): SmallHead(channels[_blocks(side) :], side // 2, w_dim)
+                str(side): SmallHead(channels[blocks_before(side)], channels[-1])
                 for side in self.resolutions[:-1]
             }
         )
@@ -203,20 +229,15 @@ class MobileStyleGAN(nn.Module):
         """`w [N,w_dim]` or `w+ [N,num_ws,w_dim]` → pictures `[N,3,R,R]`, about [-1, 1]."""
         side = self._known(resolution or self.resolution)
         ws = self.spread(w)
-        features = self.features(ws, side)
         if side == self.resolutions[-1]:
-            return cast(Tensor, self.to_image(features, ws[:, -1]))
-        left = 1 + WaveletBlock.ROWS * _blocks(side)
-        return cast(Tensor, self.heads[str(side)](features, ws[:, left:]))
+            return cast(Tensor, self.synthesis_network(ws))
+        return cast(Tensor, self.heads[str(side)](*self.features(ws, side)))
 
-    def features(self, ws: Tensor, side: int) -> Tensor:
-        """What the last layer for pictures of `side` px reads: `[N,C,side/2,side/2]`."""
-        x = self.constant.expand(len(ws), -1, -1, -1)
-        x = self.start(x, ws[:, 0])
-        for index in range(_blocks(side)):
-            row = 1 + WaveletBlock.ROWS * index
-            x = self.blocks[index](x, ws[:, row : row + WaveletBlock.ROWS])
-        return x
+    def features(self, ws: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """What the head for pictures of `side` px reads."""
+        blocks, network = blocks_before(side), self.synthesis_network
+        x = network.features(ws, blocks)
+        return x, network.coarse(x, ws, blocks)
 
     def _known(self, side: int) -> int:
         if side not in self.resolutions:
@@ -224,6 +245,6 @@ class MobileStyleGAN(nn.Module):
         return side
 
 
-def _blocks(side: int) -> int:
+def blocks_before(side: int) -> int:
     """How many blocks there are before the last layer of a picture with this side."""
     return side.bit_length() - 4

@@ -16,6 +16,11 @@ from torch import Tensor
 
 from deid.errors import DeidError
 
+KEY = "dlib"
+"""The content of a dlib file is `{KEY: tensors}`."""
+
+_HEAD = b"\x01\x01\x01\x0dloss_metric_"
+"""How a network begins that was trained to tell faces apart."""
 _MARK = b"\x01\x02"
 """The packed integer 2."""
 _SMALLEST = 64
@@ -23,8 +28,13 @@ _SMALLEST = 64
 _MAX_FILE = 512 << 20
 
 
-def read_dlib(path: Path) -> list[Tensor]:
-    """Every tensor of weights, flat, in the order of the file: from the input on.
+def is_dlib(head: bytes) -> bool:
+    """Whether a file that begins so holds a recognizer of dlib's."""
+    return head.startswith(_HEAD)
+
+
+def read_dlib(path: Path) -> dict[str, list[Tensor]]:
+    """`{KEY: tensors}`: every tensor of weights, flat, in the order of the file, input first.
 
     Raises DeidError where the file is too large or holds none.
     """
@@ -37,7 +47,7 @@ def read_dlib(path: Path) -> list[Tensor]:
     tensors = list(_tensors(data))
     if not tensors:
         raise DeidError(f"{path.name}: no tensors as dlib writes them; is it the right file?")
-    return tensors
+    return {KEY: tensors}
 
 
 def _tensors(data: bytearray) -> Iterator[Tensor]:

@@ -22,6 +22,12 @@ _TYPES = {name: np.dtype(name) for name in ("float32", "float16", "int32", "uint
 _TYPES["bool"] = np.dtype(np.uint8)
 
 
+def is_tfjs(head: bytes) -> bool:
+    """Whether a file that begins so is one of the two kinds of JSON."""
+    packed = b"".join(head.split())
+    return packed.startswith((b'{"format":"graph-model"', b'[{"weights":['))
+
+
 def read_tfjs(path: Path) -> dict[str, Tensor]:
     """Name → tensor, floats as float32; in TensorFlow's layouts.
 

@@ -1,11 +1,14 @@
 """dlib's ResNet recognizer, from the flat tensors of its file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from deid.errors import DeidError
 from deid.nets.dlib_resnet import DlibResNet
+from deid.weights.dlib import KEY
+from deid.weights.importers.base import Format, Imported
 
 State = dict[str, Tensor]
 
@@ -33,3 +36,10 @@ def dlib_resnet_state(tensors: Sequence[Tensor]) -> State:
     inputs, outputs = wanted["project.weight"].T.shape
     state["project.weight"] = tensors[-1].reshape(inputs, outputs).T
     return state
+
+
+def _convert(content: Mapping[str, Any]) -> Imported:
+    return Imported("dlib_resnet", {}, dlib_resnet_state(content[KEY]))
+
+
+DLIB_FORMATS = (Format("dlib ResNet recognizer", lambda content: KEY in content, _convert),)

@@ -4,12 +4,15 @@ Layers are found by the names that the export kept (`m.layers.3.conv1…`); what
 what they feed. Constant factors are folded into the affine maps that they scale.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from deid.errors import DeidError
+from deid.weights.importers.base import Format, Imported
 from deid.weights.onnx_graph import Graph, Node
+from deid.weights.openvino import KEY
 
 State = dict[str, Tensor]
 
@@ -26,7 +29,7 @@ def mapping_state(graph: Graph) -> State:
 
 
 def synthesis_state(graph: Graph) -> State:
-    """`MobileStyleGAN`'s weights but for its mapping and its small heads."""
+    """`MobileSynthesis`'s weights."""
     state: State = {"constant": graph.constant("m.input.input")}
     state |= _prefixed("start", _full_convolution(graph, "m.conv1"))
     blocks = sum(name.endswith(".up.modulation.weight") for name in graph.constants)
@@ -114,3 +117,38 @@ def _only(graph: Graph, tensor: str) -> Node:
 
 def _prefixed(prefix: str, state: State) -> State:
     return {f"{prefix}.{name}": tensor for name, tensor in state.items()}
+
+
+def _is_mapping(content: Mapping[str, Any]) -> bool:
+    kinds = {node.op for node in _graph(content).nodes}
+    return "MatMul" in kinds and not any("Convolution" in kind for kind in kinds)
+
+
+def _is_synthesis(content: Mapping[str, Any]) -> bool:
+    return "m.input.input" in _graph(content).constants
+
+
+def _graph(content: Mapping[str, Any]) -> Graph:
+    graph = content.get(KEY)
+    return graph if isinstance(graph, Graph) else Graph((), {}, "", "")
+
+
+def _from_mapping(content: Mapping[str, Any]) -> Imported:
+    state = mapping_state(content[KEY])
+    config = {"w_dim": len(state["layers.0.bias"]), "layers": len(state) // 2}
+    return Imported("style_mapping", config, state)
+
+
+def _from_synthesis(content: Mapping[str, Any]) -> Imported:
+    state = synthesis_state(content[KEY])
+    blocks = sum(name.endswith(".second.noise") for name in state)
+    widths = [len(state[f"blocks.{index}.second.convolution.bias"]) for index in range(blocks)]
+    channels = [len(state["start.convolution.bias"]), *widths]
+    w_dim = state["start.style.weight"].shape[1]
+    return Imported("mobile_synthesis", {"channels": channels, "w_dim": w_dim}, state)
+
+
+MOBILE_STYLEGAN_FORMATS = (
+    Format("MobileStyleGAN synthesis (OpenVINO)", _is_synthesis, _from_synthesis),
+    Format("StyleGAN2 mapping (OpenVINO)", _is_mapping, _from_mapping),
+)

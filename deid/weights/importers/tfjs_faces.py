@@ -4,13 +4,17 @@ TensorFlow keeps filters as [height, width, inputs, outputs]; depthwise ones as
 [height, width, inputs, 1]; matrices as [inputs, outputs].
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
+from deid.errors import DeidError
 from deid.nets.face_mesh import TRUNK
 from deid.nets.hse_face import PLAN
 from deid.nets.mobile_face import WIDTHS
+from deid.weights.importers.base import Format, Imported
+from deid.weights.importers.states import shape_of
 
 State = dict[str, Tensor]
 Tensors = Mapping[str, Tensor]
@@ -107,3 +111,36 @@ def _convolution(name: str, filters: Tensor) -> State:
 
 def _depthwise(filters: Tensor) -> Tensor:
     return filters.permute(2, 3, 0, 1)
+
+
+def _format(name: str, network: str, mark: str, state: Callable[[Tensors], State]) -> Format:
+    """A layout that the tensor called `mark` tells from all others."""
+
+    def convert(content: Mapping[str, Any]) -> Imported:
+        return Imported(network, {}, state(content))
+
+    return Format(name, lambda content: shape_of(content, mark) is not None, convert)
+
+
+def _from_face_api(content: Mapping[str, Any]) -> Imported:
+    outputs = shape_of(content, "fc/bias")
+    if outputs != (136,):
+        raise DeidError(f"{outputs} outputs, not 136: this is no 68-point landmark network")
+    return Imported("face_landmark68", {}, face_api_state(content))
+
+
+TFJS_FORMATS = (
+    _format("HSE_FaceRec (TensorFlow.js)", "hse_face", "age_pred/bias", hse_face_state),
+    _format("MobileFace (TensorFlow.js)", "mobile_face", "prelu1_gamma", mobile_face_state),
+    _format(
+        "Face Mesh (TensorFlow.js)",
+        "face_mesh",
+        "StatefulPartitionedCall/model_1/p_re_lu_28/Neg",
+        face_mesh_state,
+    ),
+    Format(
+        "face-api.js landmarks",
+        lambda content: shape_of(content, "dense3/conv3/depthwise_filter") is not None,
+        _from_face_api,
+    ),
+)

@@ -1,7 +1,7 @@
 """The photo world's networks behind the world's protocols (`deid.worlds.world`).
 
-Each has its own fixed crop of an FFHQ-aligned picture (`CONVENTIONS`), since alignment puts a face's
-parts at nearly the same place in every picture.
+Each has its own fixed crop of an FFHQ-aligned picture (`CONVENTIONS`): alignment puts the parts of a
+face at nearly the same place in every picture.
 """
 
 from typing import TypeVar

@@ -1,8 +1,7 @@
 """Fits the small heads of `deid.nets.mobile_stylegan` to the generator's own pictures.
 
-A head draws what the 1024 px picture of the same w is when reduced by area. It begins with the
-weights of the blocks it stands for, then its last, linear layers are solved for (least squares),
-then all of it is trained.
+A head draws what the 1024 px picture of the same w is when reduced by area. Its straight part is
+solved for (least squares), then all of it is trained.
 """
 
 import math
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.nets.mobile_stylegan import MobileStyleGAN, SmallHead, StyledConvolution, WaveletBlock
+from deid.nets.mobile_stylegan import MobileStyleGAN, SmallHead
 from deid.progress import progress
 from deid.seeds import torch_generator
 
@@ -21,7 +20,7 @@ HELD_OUT = 12
 """The last pictures, which no head is fitted to."""
 SOLVED = 24
 """Pictures of which every pixel enters the least squares."""
-BATCH, RATE = 2, 5e-4
+BATCH, RATE = 2, 2e-3
 
 Report = Callable[[str], None]
 
@@ -47,7 +46,6 @@ def fit_heads(
     reached = {}
     for side in generator.resolutions[:-1]:
         head = _Head(generator, side, examples)
-        head.begin()
         head.solve()
         head.train(steps, seed)
         reached[side] = head.psnr()
@@ -84,42 +82,20 @@ class _Head:
         head = generator.heads[str(side)]
         assert isinstance(head, SmallHead)
         self.generator, self.side, self.head, self.examples = generator, side, head, examples
-        self.skipped = len(generator.blocks) - len(head.blocks)
-        self.row = 1 + WaveletBlock.ROWS * self.skipped
-
-    @torch.no_grad()
-    def begin(self) -> None:
-        """The weights of the blocks left out, at the head's resolution."""
-        for mine, theirs in zip(
-            self.head.blocks, self.generator.blocks[self.skipped :], strict=True
-        ):
-            assert isinstance(mine, WaveletBlock)
-            assert isinstance(theirs, WaveletBlock)
-            mine.style.load_state_dict(theirs.style.state_dict())
-            _coarsen(theirs.first, mine.first)
-            _coarsen(theirs.second, mine.second)
-        self.head.to_image.style.load_state_dict(self.generator.to_image.style.state_dict())
 
     @torch.no_grad()
     def solve(self) -> None:
-        """Least squares for the last layers: pictures' wavelets from all that they read."""
-        head, products, targets = self.head, 0.0, 0.0
-        for x, rest, picture in self._batches(range(min(SOLVED, self.examples.fitted)), 1):
-            coarse = x
-            for index, block in enumerate(head.blocks):
-                coarse = block(coarse, rest[:, WaveletBlock.ROWS * index :])
-            read = torch.cat([coarse * head.to_image.style(rest[:, -1]), x], 1)
-            columns = read[0].flatten(1).double()
-            columns = torch.cat([columns, torch.ones(1, columns.shape[1], dtype=torch.double)])
-            products = products + columns @ columns.T
-            targets = targets + columns @ haar(picture)[0].flatten(1).double().T
-        assert isinstance(products, Tensor)
-        solved = torch.linalg.solve(products + 1e-2 * torch.eye(len(products)), targets).float().T
-        width = head.to_image.convolution.in_channels
-        head.to_image.convolution.weight.copy_(solved[:, :width, None, None])
-        head.detail.weight.copy_(solved[:, width:-1, None, None])
-        assert head.to_image.convolution.bias is not None
-        head.to_image.convolution.bias.copy_(solved[:, -1])
+        """Least squares for the straight part: pictures' wavelets from all that it reads."""
+        size = self.head.straight.in_channels + 1
+        products, targets = (torch.zeros(size, n, dtype=torch.double) for n in (size, 12))
+        for read, picture in self._batches(range(min(SOLVED, self.examples.fitted)), 1):
+            columns = torch.cat([*read, torch.ones_like(read[0][:, :1])], 1)[0].flatten(1).double()
+            products += columns @ columns.T
+            targets += columns @ haar(picture)[0].flatten(1).double().T
+        solved = torch.linalg.solve(products + 1e-2 * torch.eye(size), targets).float().T
+        self.head.straight.weight.copy_(solved[:, :-1, None, None])
+        assert self.head.straight.bias is not None
+        self.head.straight.bias.copy_(solved[:, -1])
 
     def train(self, steps: int, seed: int) -> None:
         """Adam on the mean squared error, with a rate that falls along a cosine."""
@@ -128,10 +104,10 @@ class _Head:
         random = torch_generator("heads/batches", self.side, seed)
         rows = torch.randint(0, self.examples.fitted, (steps * BATCH,), generator=random).tolist()
         with progress(f"heads: {self.side} px", total=steps) as bar:
-            for step, (x, rest, picture) in enumerate(self._batches(rows, BATCH)):
+            for step, (read, picture) in enumerate(self._batches(rows, BATCH)):
                 for group in optimizer.param_groups:
                     group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-                loss = F.mse_loss(self.head(x, rest), picture)
+                loss = F.mse_loss(self.head(*read), picture)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -142,28 +118,18 @@ class _Head:
     def psnr(self) -> float:
         """Peak signal to noise on the held-out pictures, dB; the range of values is 2."""
         held_out = range(self.examples.fitted, len(self.examples.ws))
-        errors = [F.mse_loss(self.head(x, ws), p) for x, ws, p in self._batches(held_out, 1)]
+        errors = [F.mse_loss(self.head(*read), p) for read, p in self._batches(held_out, 1)]
         return 10 * math.log10(4 / torch.stack(errors).mean().item())
 
     def _batches(
-        self, rows: "range | list[int]", size: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """What the head reads, the rows of w+ left to it, and the picture it is to draw."""
+        self, rows: range | list[int], size: int
+    ) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
+        """What the head reads, and the pictures it is to draw."""
         for start in range(0, len(rows), size):
             chosen = list(rows[start : start + size])
-            ws = self.examples.ws[chosen]
             with torch.no_grad():
-                features = self.generator.features(ws, self.side)
-            yield features, ws[:, self.row :], self.examples.pictures[self.side][chosen].float()
-
-
-def _coarsen(fine: StyledConvolution, coarse: StyledConvolution) -> None:
-    """A convolution for pictures so coarse that the 3×3 neighbors of a fine pixel are all one."""
-    coarse.style.load_state_dict(fine.style.state_dict())
-    coarse.convolution.load_state_dict(fine.convolution.state_dict())
-    coarse.depthwise.weight.zero_()
-    coarse.depthwise.weight[:, 0, 1, 1] = fine.depthwise.weight.sum((1, 2, 3))
-    coarse.noise.copy_(F.adaptive_avg_pool2d(fine.noise, coarse.noise.shape[-1]))
+                read = self.generator.features(self.examples.ws[chosen], self.side)
+            yield read, self.examples.pictures[self.side][chosen].float()
 
 
 def haar(pictures: Tensor) -> Tensor:
