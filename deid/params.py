@@ -52,11 +52,12 @@ class Section(BaseModel):
 class WorldParams(Section):
     """Which pretrained networks everything runs on."""
 
-    name: Literal["mini", "ffhq"] = "mini"
-    weights: Path = Path("data/mini/weights")  # mini: its networks; ffhq: what DVC watches
-    commercial: bool = False  # ffhq: refuse every file whose license forbids commercial use
-    files: dict[str, tuple[str, ...]] = {}  # ffhq: role → other files of `deid weights list`
-    faces: Path | None = None  # ffhq: aligned test faces, a folder a person; None: drawn by G
+    name: Literal["mini", "photo", "ffhq"] = "mini"
+    weights: Path = Path("data/mini/weights")  # mini: its networks; else what DVC watches
+    resolution: Literal[128, 256, 512, 1024] = 256  # photo: side of the pictures G draws
+    commercial: bool = False  # not mini: refuse every file whose license forbids commercial use
+    files: dict[str, tuple[str, ...]] = {}  # not mini: role → other files of `deid weights list`
+    faces: Path | None = None  # not mini: aligned test faces, a folder a person; None: drawn by G
     truncation: Truncation = 1.0  # ψ of all faces drawn by G: pairs, donors, test faces
 
 

@@ -5,7 +5,7 @@ depthwise and pointwise, twice. The network here is the exported one: demodulati
 the pointwise weights and noise is a constant, so that the same w gives the same picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -197,8 +197,11 @@ class MobileStyleGAN(nn.Module):
     """z → mapping → w → synthesis → picture; satisfies `deid.worlds.world.Generator`.
 
     `resolution` is the side of the pictures that `synthesis` draws unless it is told another one of
-    `resolutions`; below the largest a small head takes the place of the blocks left out.
+    `resolutions`; below the largest a small head takes the place of the blocks left out. Heads and
+    `w_mean`, the mean of w, are ours (`ours`); the rest is the public file's.
     """
+
+    w_mean: Tensor
 
     def __init__(
         self, mapping: StyleMapping, synthesis: MobileSynthesis, resolution: int | None = None
@@ -216,6 +219,19 @@ class MobileStyleGAN(nn.Module):
                 for side in self.resolutions[:-1]
             }
         )
+
+        self.register_buffer("w_mean", torch.zeros(self.w_dim))
+
+    def ours(self) -> nn.Module:
+        """Heads and mean w, as they are stored."""
+        own = nn.Module()
+        own.heads = self.heads
+        own.register_buffer("w_mean", self.w_mean)
+        return own
+
+    def load_ours(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `ours` was stored as."""
+        self.ours().load_state_dict(state)
 
     def mapping(self, z: Tensor) -> Tensor:
         """`z [N,z_dim]` → `w [N,w_dim]`."""

@@ -53,7 +53,6 @@ WORLDS = {name: roles for table in _TABLES for name, roles in table.worlds.items
 variant takes instead."""
 
 
-
 def find(name: str) -> WeightFile:
     """The entry called `name` (or with that file name); DeidError names it where there is none."""
     for entry in FILES:

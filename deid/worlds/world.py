@@ -56,6 +56,12 @@ class LandmarkNetwork(Protocol):
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
+class PointNetwork(Protocol):
+    """Other points of a face, in pixels of the input: `[N,3,H,W]` → `[N,P,2]`, x first."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
 class PerceptualNetwork(Protocol):
     """Features in which pictures are compared: FID in `pooled`, LPIPS in `distance`."""
 
@@ -119,6 +125,7 @@ class World:
     photographed: bool = False  # test_faces come from files and not from the weights
     samples: frozenset[str] = frozenset()  # `picture_sha256` of pictures known to be in the domain
     calibration: Path | None = None  # a file of thresholds that comes with the weights
+    contours: PointNetwork | None = None  # lips and eyelids, of which 68 landmarks tell little
     memory: Path | None = None  # a folder for what was measured of these very weights
 
     @property
@@ -136,7 +143,7 @@ class World:
     def to(self, device: torch.device) -> "World":
         """The same world on `device`; its networks are moved, not copied."""
         parts = (self.generator, self.identity, self.landmarks, self.expression_trunk)
-        features = (self.perceptual, self.metric_features)
+        features = (self.perceptual, self.metric_features, self.contours)
         for network in (*parts, *features, *self.held_out.values()):
             if isinstance(network, nn.Module):
                 network.to(device)

@@ -37,7 +37,8 @@ FACE_NETWORKS: Mapping[str, str] = {
     "hse_face": "deid.nets.hse_face:HseFaceNet",
     "mobile_face": "deid.nets.mobile_face:MobileFace",
     "dlib_resnet": "deid.nets.dlib_resnet:DlibResNet",
-    "face_landmark68": "deid.nets.face_landmark68:FaceLandmark68",
+    "face_landmark68": "deid.nets.face_api:FaceLandmark68",
+    "face_api_expression": "deid.nets.face_api:FaceApiExpression",
     "face_mesh": "deid.nets.face_mesh:FaceMesh",
     "efficientnet_lite0": "deid.nets.efficientnet_lite:EfficientNetLite0",
 }

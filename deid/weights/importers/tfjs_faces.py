@@ -124,9 +124,10 @@ def _format(name: str, network: str, mark: str, state: Callable[[Tensors], State
 
 def _from_face_api(content: Mapping[str, Any]) -> Imported:
     outputs = shape_of(content, "fc/bias")
-    if outputs != (136,):
-        raise DeidError(f"{outputs} outputs, not 136: this is no 68-point landmark network")
-    return Imported("face_landmark68", {}, face_api_state(content))
+    known = {(136,): "face_landmark68", (7,): "face_api_expression"}
+    if outputs not in known:
+        raise DeidError(f"{outputs} outputs: neither 68 landmarks nor 7 expressions")
+    return Imported(known[outputs], {}, face_api_state(content))
 
 
 TFJS_FORMATS = (
@@ -139,7 +140,7 @@ TFJS_FORMATS = (
         face_mesh_state,
     ),
     Format(
-        "face-api.js landmarks",
+        "face-api.js",
         lambda content: shape_of(content, "dense3/conv3/depthwise_filter") is not None,
         _from_face_api,
     ),

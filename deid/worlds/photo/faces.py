@@ -1,51 +1,15 @@
-"""The photo world's networks behind the world's protocols (`deid.worlds.world`).
-
-Each has its own fixed crop of an FFHQ-aligned picture (`CONVENTIONS`): alignment puts the parts of a
-face at nearly the same place in every picture.
-"""
-
-from typing import TypeVar
+"""The photo world's own adapters to the world's protocols (`deid.worlds.world`)."""
 
 import torch
 from torch import Tensor, nn
 
 from deid.nets.efficientnet_lite import EfficientNetLite0
-from deid.worlds.ffhq.conventions import (
-    ARCFACE_POINTS,
-    WHOLE,
-    Convention,
-    Crop,
-    box,
-    template,
-)
+from deid.nets.face_api import FaceApiNet
+from deid.worlds.ffhq.conventions import CONVENTIONS, WHOLE, Convention
 
-FID_LABEL = "FID (EfficientNet-Lite0 features)"
-LPIPS_LABEL = "LPIPS-form distance (EfficientNet-Lite0 features)"
 PERCEPTUAL_STAGES = 5
 """How many of EfficientNet's stages tell pictures apart: to 1/16 of the side."""
-
-DLIB_CROP = Crop((0.1526, 0.2076), (0.7007, 0.0), (0.0, 0.7007))
-"""dlib's chip of 150 px with padding 0.25, for the mean 68 points of an FFHQ picture."""
-
-_FACE = box(40 / 256, 60 / 256, 216 / 256, 236 / 256)
-_ALL = (127.5, 127.5, 127.5)
-_NONE, _WHITE = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
-_DLIB_MEAN = (122.782, 117.001, 104.298)
-_IMAGENET_LITE = ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
-
-CONVENTIONS = {
-    # Caffe's: BGR less VGGFace2's mean.
-    "hse_face": Convention(224, _FACE, (91.4953, 103.8827, 131.0912), (1.0, 1.0, 1.0), bgr=True),
-    "mobile_face": Convention(112, template(ARCFACE_POINTS, 112), _ALL, (128.0, 128.0, 128.0)),
-    "dlib_resnet": Convention(150, DLIB_CROP, _DLIB_MEAN, (256.0, 256.0, 256.0)),
-    # Both are trained on a detector's box, with a little around it.
-    "face_landmark68": Convention(112, box(0.125, 0.1875, 0.875, 0.9375), _DLIB_MEAN, _WHITE),
-    "face_mesh": Convention(192, box(6 / 128, 10 / 128, 122 / 128, 126 / 128), _NONE, _WHITE),
-    # What a swap draws anew, with what tells pose and light; not hair and background.
-    "expression": Convention(128, box(0.11, 0.15, 0.89, 0.93), *_IMAGENET_LITE),
-    "perceptual": Convention(224, WHOLE, *_IMAGENET_LITE),
-}
-"""By the network's name here."""
+_WHOLE_PICTURE = Convention(224, WHOLE, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 LIPS = (
     *(61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 308, 324, 318, 402, 14, 87, 178, 88, 95),
@@ -78,16 +42,16 @@ class MeshPoints(nn.Module):
 class EfficientNetPerceptual(nn.Module):
     """Perceptual comparisons in EfficientNet-Lite0's features (`PerceptualNetwork`).
 
-    `distance` has LPIPS's form (Zhang et al. 2018, equation 1) with uniform weights over channels,
-    places and the first `PERCEPTUAL_STAGES` stages.
+    `distance` compares the first `PERCEPTUAL_STAGES` stages.
     """
 
-    fid_label, lpips_label = FID_LABEL, LPIPS_LABEL
+    fid_label = "FID (EfficientNet-Lite0 features)"
+    lpips_label = "LPIPS-form distance (EfficientNet-Lite0 features)"
 
     def __init__(self, network: EfficientNetLite0) -> None:
         super().__init__()
         self.network = network
-        self.convention = CONVENTIONS["perceptual"]
+        self.convention = _WHOLE_PICTURE
 
     def pooled(self, images: Tensor) -> Tensor:
         """`[N,3,H,W]` → `[N,1280]`."""
@@ -96,21 +60,48 @@ class EfficientNetPerceptual(nn.Module):
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """`[N]` ≥ 0, for two batches of pictures `[N,3,H,W]`; 0 for equal pictures."""
-        layers = zip(self._stages(a), self._stages(b), strict=True)
-        differences = [_unit(x).sub(_unit(y)).square().sum(1).mean((1, 2)) for x, y in layers]
-        return torch.stack(differences).mean(0)
+        return _distance(self._stages(a), self._stages(b))
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         return self.network.maps(self.convention(images))[:PERCEPTUAL_STAGES]
 
 
+class FaceApiMetrics(nn.Module):
+    """Figures of a report in the features of face-api's expression network (`MetricNetwork`).
+
+    It has no part in any training here; it sees faces only, 112 px.
+    """
+
+    fid_label = "FID (face-api expression features)"
+    lpips_label = "LPIPS-form distance (face-api expression features)"
+
+    def __init__(self, network: FaceApiNet) -> None:
+        super().__init__()
+        self.network = network
+        self.convention = CONVENTIONS["face_api_expression"]
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """`[N,3,H,W]` → `[N,256]`."""
+        return self.network.maps(self.convention(images))[-1].mean((2, 3))
+
+    def expression(self, images: Tensor) -> Tensor:
+        """How likely each of seven expressions is, `[N,3,H,W]` → `[N,7]`."""
+        likely: Tensor = self.network(self.convention(images)).softmax(1)
+        return likely
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """`[N]` ≥ 0, for two batches of pictures `[N,3,H,W]`; 0 for equal pictures."""
+        maps = (self.network.maps(self.convention(images)) for images in (a, b))
+        return _distance(*maps)
+
+
+def _distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """LPIPS's form (Zhang et al. 2018, equation 1), every channel, place and layer alike."""
+    differences = [
+        _unit(x).sub(_unit(y)).square().sum(1).mean((1, 2)) for x, y in zip(a, b, strict=True)
+    ]
+    return torch.stack(differences).mean(0)
+
+
 def _unit(features: Tensor) -> Tensor:
     return features * torch.rsqrt(features.square().sum(1, keepdim=True) + 1e-10)
-
-
-Net = TypeVar("Net", bound=nn.Module)
-
-
-def frozen(network: Net) -> Net:
-    """In eval mode, without gradients for its weights."""
-    return network.eval().requires_grad_(False)

@@ -1,6 +1,6 @@
-"""face-api.js's 68-point network (justadudewhohacks/face-api.js): separable, densely added.
+"""face-api.js's small networks (justadudewhohacks/face-api.js): separable, densely added.
 
-The same trunk carries its network of seven expressions.
+One trunk, trained twice: for 68 landmarks and for seven expressions.
 """
 
 from torch import Tensor, nn
@@ -53,8 +53,16 @@ class FaceApiNet(nn.Module):
         )
         self.head = nn.Linear(WIDTHS[-1], outputs)
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What each of the four blocks gives; the last is `[N,256,7,7]`."""
+        maps = []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
-        features = F.avg_pool2d(self.blocks(x), 7, 2).flatten(1)
+        features = F.avg_pool2d(self.maps(x)[-1], 7, 2).flatten(1)
         outputs: Tensor = self.head(features)
         return outputs
 
@@ -67,3 +75,10 @@ class FaceLandmark68(FaceApiNet):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).reshape(-1, 68, 2)
+
+
+class FaceApiExpression(FaceApiNet):
+    """Scores `[N,7]`: neutral, happy, sad, angry, fearful, disgusted, surprised; before softmax."""
+
+    def __init__(self) -> None:
+        super().__init__(7)
