@@ -129,6 +129,10 @@ class StageOneParams(SpreadParams):
     lambda_landmark: Weight = 0.06  # λ2, for squared hundredths of the picture's side
     lambda_reconstruct: Weight = 2.0  # λ3
     lambda_expression: Weight = 0.1  # not in the paper: gaze and light, which no landmark shows
+    lambda_contours: Weight = 0.08  # not in the paper: lips and lids, where a world has them
+    lambda_latent: Weight = 0.0  # not in the paper: the same face's own w
+    warm_steps: int = Field(default=0, ge=0)  # of `steps`: on w alone, without the generator
+    warm_batch_size: Positive = 24
     alpha: Share = 0.84  # α of equation (8)
     r1_gamma: Weight = 10.0  # γ of equation (2)
     r1_every: Positive = 4

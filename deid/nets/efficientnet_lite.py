@@ -3,6 +3,8 @@
 Names follow the public checkpoint's, which are lukemelas/EfficientNet-PyTorch's.
 """
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,7 +46,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
+        y = cast(Tensor, self._bn2(self._project_conv(y)))
         return x + y if self.residual else y
 
 

@@ -60,7 +60,7 @@ class HseFaceNet(nn.Module):
 
     def years(self, features: Tensor) -> Tensor:
         """The expected age from features, `[N]`."""
-        share = self.age(F.relu(self.hidden(features))).softmax(1)
+        share: Tensor = self.age(F.relu(self.hidden(features))).softmax(1)
         return share @ torch.arange(AGES, device=share.device, dtype=share.dtype)
 
     def male(self, features: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class StyledConvolution(nn.Module):
         """The same on a picture so coarse that the 3×3 neighbors of a fine pixel are all one."""
         weight = cast(nn.Conv2d, self.depthwise).weight.sum((1, 2, 3))[:, None, None]
         x = self.convolution(x * (self.style(w) * weight))
-        noise = F.adaptive_avg_pool2d(self.noise, x.shape[-2:])
+        noise = F.adaptive_avg_pool2d(self.noise, x.shape[-1])
         return F.leaky_relu(x.add_(noise), SLOPE)
 
 
@@ -140,13 +140,13 @@ class MobileSynthesis(nn.Module):
         x = self.start(x, ws[:, 0])
         for index in range(blocks):
             x = self.blocks[index](x, self._rows(ws, index))
-        return x
+        return cast(Tensor, x)
 
     def coarse(self, x: Tensor, ws: Tensor, blocks: int) -> Tensor:
         """From those features what the last layer would read, but at n×n."""
         for index in range(blocks, len(self.blocks)):
             x = cast(WaveletBlock, self.blocks[index]).coarse(x, self._rows(ws, index))
-        return x * self.to_image.style(ws[:, -1])
+        return cast(Tensor, x * self.to_image.style(ws[:, -1]))
 
     def _rows(self, ws: Tensor, block: int) -> Tensor:
         first = 1 + WaveletBlock.ROWS * block

@@ -109,7 +109,7 @@ class _Head:
                     group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
                 loss = F.mse_loss(self.head(*read), picture)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 bar.advance()
         self.head.requires_grad_(False)
@@ -134,7 +134,8 @@ class _Head:
 
 def haar(pictures: Tensor) -> Tensor:
     """`[N,C,2n,2n]` → `[N,4C,n,n]`: the inverse of `inverse_haar`."""
-    corners = F.pixel_unshuffle(pictures, 2).unflatten(1, (pictures.shape[1], 4)).unbind(2)
-    a, b, c, d = corners
+    count, channels, height, width = pictures.shape
+    corners = F.pixel_unshuffle(pictures, 2).view(count, channels, 4, height // 2, width // 2)
+    a, b, c, d = corners.unbind(2)
     details = torch.stack([a + b - c - d, a - b + c - d, a - b - c + d], 2).flatten(1, 2)
     return torch.cat([a + b + c + d, details], 1) * 0.5
