@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deid.errors import DeidError
 from deid.nets.dlib_resnet import DlibResNet
+from deid.nets.mobile_stylegan import MobileSynthesis
 from deid.nets.tensorflow import SameConv2d
 from deid.pixels import Pixels, to_tensor
 from deid.weights.catalog import find, with_parts
@@ -24,6 +25,10 @@ from deid.worlds.ffhq.conventions import CONVENTIONS
 
 RECORDED = Path(__file__).parent / "data" / "face_networks.npz"
 """What TensorFlow.js 4.22, face-api 1.7.15 and dlib 20.0.1 make of `smooth_picture`, on a CPU."""
+
+FFHQ = Path(__file__).parent / "data" / "mobile_stylegan_ffhq.npz"
+"""What OpenVINO 2026.4.1 makes of the real generator: w, 40 × 40 pixels about an eye, the whole
+picture reduced to 16 × 16."""
 
 FILES = {
     "hse_face": "hse-face",
@@ -66,7 +71,8 @@ def public_file(name: str) -> Path:
     entries = with_parts([name])
     if not all(store.path(entry).is_file() for entry in entries):
         pytest.skip(f"{find(name).file} is not in the store; `deid weights fetch {name}` brings it")
-    return [verified(entry, store) for entry in entries][0]
+    first, *_ = [verified(entry, store) for entry in entries]
+    return first
 
 
 @pytest.mark.parametrize("network", FILES)
@@ -87,6 +93,22 @@ def test_age_and_sex_are_those_of_the_original() -> None:
         features = built(network_input("hse_face"))
         assert built.years(features).item() == pytest.approx(recorded["hse_face_years"], abs=1e-3)
         assert built.male(features).item() == pytest.approx(recorded["hse_face_male"][0], abs=1e-4)
+
+
+def test_the_generator_draws_what_the_runtime_draws() -> None:
+    recorded = {name: torch.from_numpy(array) for name, array in np.load(FFHQ).items()}
+    mapping, synthesis = (
+        build(read_checkpoint(public_file(f"mobile-stylegan-{part}")))
+        for part in ("mapping", "synthesis")
+    )
+    assert isinstance(synthesis, MobileSynthesis)
+    with torch.inference_mode():
+        torch.testing.assert_close(mapping(recorded["z"]), recorded["w"], atol=1e-4, rtol=0.0)
+        picture = synthesis(recorded["w"][:, None].expand(-1, synthesis.num_ws, -1))
+    crop = picture[:, :, 480:520, 340:380]
+    torch.testing.assert_close(crop, recorded["crop"], atol=1e-4, rtol=0.0)
+    reduced = torch.nn.functional.avg_pool2d(picture, 64)
+    torch.testing.assert_close(reduced, recorded["reduced"], atol=1e-4, rtol=0.0)
 
 
 @pytest.mark.parametrize(("side", "stride"), [(7, 2), (8, 2), (9, 3), (8, 1)])
