@@ -75,8 +75,8 @@ class Batch:
     def parts(self, count: int) -> "Iterator[Batch]":
         """The batch in `count` equal parts."""
         tensors = (self.identity_faces, self.attribute_faces, self.w)
-        for part in zip(*(tensor.chunk(count) for tensor in tensors), strict=True):
-            yield Batch(*part, self.same)
+        for faces, others, w in zip(*(tensor.chunk(count) for tensor in tensors), strict=True):
+            yield Batch(faces, others, w, self.same)
 
 
 class StageOne:
