@@ -133,6 +133,8 @@ class StageOneParams(SpreadParams):
     lambda_latent: Weight = 0.0  # not in the paper: the same face's own w
     warm_steps: int = Field(default=0, ge=0)  # of `steps`: on w alone, without the generator
     warm_batch_size: Positive = 24
+    warm_learning_rate: Rate = 1e-3
+    encoder_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # En_expr's rate, in those of M
     alpha: Share = 0.84  # α of equation (8)
     r1_gamma: Weight = 10.0  # γ of equation (2)
     r1_every: Positive = 4

@@ -168,14 +168,17 @@ def test_a_warm_start_draws_nothing_and_learns_w(root: Path, monkeypatch: Any) -
 
 
 def test_rates_rise_and_fall_once_in_the_warm_start_and_once_after_it(root: Path) -> None:
-    params = changed_params(ONE, {"steps": 100, "warm_steps": 50})
+    rates = {"learning_rate": 1e-4, "warm_learning_rate": 1e-3, "encoder_rate": 0.5}
+    params = changed_params(ONE, {"steps": 100, "warm_steps": 50, **rates})
     stage = StageOne(params, toy_world(), root / "latents")
-    rates = []
+    given = []
     for index in (0, 20, 49, 50, 70, 99):
         stage._set_rates(index)
-        rates.append(stage.optimizer.param_groups[0]["lr"])
-    assert rates[:3] == pytest.approx(rates[3:])
-    assert rates[1] > max(rates[0], rates[2])
+        encoder, mapping = (group["lr"] for group in stage.optimizer.param_groups)
+        assert encoder == pytest.approx(0.5 * mapping)
+        given.append(mapping)
+    assert given[:3] == pytest.approx([10 * rate for rate in given[3:]])
+    assert given[1] > max(given[0], given[2])
 
 
 def test_a_step_in_parts_is_the_whole_step(root: Path) -> None:

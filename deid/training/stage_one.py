@@ -6,7 +6,6 @@ non-adversarial losses train En_expr and M through the generator; then D_W learn
 generator's own w from M's, and M alone learns to pass, with optimizers of their own.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +98,12 @@ class StageOne:
         self._make_optimizers()
 
     def _make_optimizers(self) -> None:
-        mapping = self.model.mapping.parameters()
-        both = itertools.chain(self.model.expression_encoder.parameters(), mapping)
+        mapping = list(self.model.mapping.parameters())
+        encoder = list(self.model.expression_encoder.parameters())
+        both = [{"params": encoder, "share": self.params.encoder_rate}, {"params": mapping}]
         adam, setup = torch.optim.Adam, self.fabric.setup_optimizers
         self.optimizer: Any = setup(adam(both, betas=(0.9, 0.99)))
-        self.adversarial_optimizer: Any = setup(adam(self.model.mapping.parameters(), betas=BETAS))
+        self.adversarial_optimizer: Any = setup(adam(mapping, betas=BETAS))
         self.discriminator_optimizer: Any = setup(
             adam(self.discriminator.parameters(), betas=BETAS)
         )
@@ -272,6 +272,7 @@ class StageOne:
         warm = index < params.warm_steps
         begin, end = (0, params.warm_steps) if warm else (params.warm_steps, params.steps)
         factor = rate_factor(index - begin, end - begin)
-        set_rate(self.optimizer, params.learning_rate * factor)
+        rate = params.warm_learning_rate if warm else params.learning_rate
+        set_rate(self.optimizer, rate * factor)
         set_rate(self.adversarial_optimizer, params.learning_rate_adversarial * factor)
         set_rate(self.discriminator_optimizer, params.learning_rate_discriminator * factor)

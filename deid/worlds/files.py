@@ -16,7 +16,7 @@ from deid.storage.staging import file_sha256
 from deid.weights.catalog import MTCNN, needs, with_parts
 from deid.weights.entry import Role
 from deid.weights.importers import build, read_checkpoint
-from deid.weights.store import Store, verified
+from deid.weights.store import Store, weight_path
 from deid.worlds.ffhq import faces
 from deid.worlds.world import FaceEmbedder, LandmarkNetwork
 
@@ -28,7 +28,8 @@ class Files:
         """Raises DeidError naming a file that is missing, changed or not allowed."""
         wanted = needs(world, params.commercial, cast(Mapping[Role, tuple[str, ...]], params.files))
         self.paths: dict[Role, dict[str, Path]] = {
-            role: {name: _verified(name, store) for name in names} for role, names in wanted.items()
+            role: {name: weight_path(name, store) for name in names}
+            for role, names in wanted.items()
         }
         self.hashes = [
             file_sha256(store.path(part)) for names in wanted.values() for part in with_parts(names)
@@ -67,11 +68,3 @@ class Files:
     def sha256(self, *others: str) -> str:
         """One hash over every file, in the order of roles and names, then over `others`' hashes."""
         return hashlib.sha256("".join([*self.hashes, *others]).encode()).hexdigest()
-
-
-def _verified(name: str, store: Store) -> Path:
-    """The file, it and its network's other files being what they should be."""
-    first, *others = with_parts([name])
-    for other in others:
-        verified(other, store)
-    return verified(first, store)
