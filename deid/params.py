@@ -69,6 +69,7 @@ class SampleParams(Section):
     shard_size: Positive = 5_000
     batch_size: Positive = 50
     workers: Positive = 2
+    resolution: Positive | None = None  # of the pairs, where the world has a choice; None: its own
     truncation: Truncation | None = None  # its earlier place; see `WorldParams`
 
 

@@ -225,7 +225,7 @@ class MobileStyleGAN(nn.Module):
     def ours(self) -> nn.Module:
         """Heads and mean w, as they are stored."""
         own = nn.Module()
-        own.heads = self.heads
+        own.add_module("heads", self.heads)
         own.register_buffer("w_mean", self.w_mean)
         return own
 

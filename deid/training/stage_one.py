@@ -192,7 +192,8 @@ class StageOne:
         with self.fabric.autocast():
             code = model.code(batch.identity_faces, batch.attribute_faces)
             mapped = model.mapping(code)
-            output = model.synthesize(model.unstandardize(mapped)).float()
+            w = model.unstandardize(mapped)
+            output = model.synthesize(w, batch.attribute_faces.shape[-1]).float()
         terms = self._terms(code.detach(), batch.attribute_faces, output, batch.same)
         weights = (params.lambda_id, params.lambda_landmark, params.lambda_reconstruct)
         total = non_adversarial_loss(terms, weights)

@@ -10,7 +10,7 @@ detector takes pixels.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,17 @@ class Generator(Protocol):
 
     def synthesis(self, w: Tensor) -> Tensor:
         """`w [N,w_dim]` (used at every layer) or `w+ [N,num_ws,w_dim]` → `[N,3,R,R]`."""
+        ...
+
+
+@runtime_checkable
+class MultiScaleGenerator(Protocol):
+    """A generator that draws the same w at several sizes."""
+
+    resolutions: tuple[int, ...]  # ascending
+
+    def synthesis(self, w: Tensor, resolution: int | None = None) -> Tensor:
+        """As `Generator.synthesis`, at one of `resolutions`."""
         ...
 
 
@@ -135,6 +146,24 @@ class World:
         Empty where there is only one; its figures are then no independent evidence.
         """
         return tuple(name for name in self.held_out if name != self.selecting)
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The sides at which the generator draws, ascending."""
+        if isinstance(self.generator, MultiScaleGenerator):
+            return self.generator.resolutions
+        return (self.generator.resolution,)
+
+    def draw(self, w: Tensor, side: int | None = None) -> Tensor:
+        """G(w), w or w+: `[N,3,R,R]`, about [-1, 1].
+
+        R is the world's own resolution, or the smallest that holds pictures of `side` pixels.
+        """
+        generator = self.generator
+        if side is None or not isinstance(generator, MultiScaleGenerator):
+            return generator.synthesis(w)
+        held = [r for r in generator.resolutions if r >= side]
+        return generator.synthesis(w, held[0] if held else generator.resolutions[-1])
 
     def truncated_mapping(self, z: Tensor) -> Tensor:
         """`z [N,z_dim]` → `w [N,w_dim]`, truncated by the world's ψ."""

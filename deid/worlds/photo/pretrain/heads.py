@@ -1,7 +1,7 @@
 """Fits the small heads of `deid.nets.mobile_stylegan` to the generator's own pictures.
 
 A head draws what the 1024 px picture of the same w is when reduced by area. Its straight part is
-solved for (least squares), then all of it is trained.
+solved for (least squares), then its bent part is trained for what is left.
 """
 
 import math
@@ -16,11 +16,11 @@ from deid.nets.mobile_stylegan import MobileStyleGAN, SmallHead
 from deid.progress import progress
 from deid.seeds import torch_generator
 
-HELD_OUT = 12
+HELD_OUT = 8
 """The last pictures, which no head is fitted to."""
 SOLVED = 24
 """Pictures of which every pixel enters the least squares."""
-BATCH, RATE = 2, 2e-3
+BATCH, RATE = 2, 1e-3
 
 Report = Callable[[str], None]
 
@@ -99,8 +99,12 @@ class _Head:
 
     def train(self, steps: int, seed: int) -> None:
         """Adam on the mean squared error, with a rate that falls along a cosine."""
-        self.head.requires_grad_(True)
-        optimizer = torch.optim.Adam(self.head.parameters(), RATE)
+        bent = [
+            parameter.requires_grad_(True)
+            for layer in (self.head.narrow, self.head.hidden, self.head.bent)
+            for parameter in layer.parameters()
+        ]
+        optimizer = torch.optim.Adam(bent, RATE)
         random = torch_generator("heads/batches", self.side, seed)
         rows = torch.randint(0, self.examples.fitted, (steps * BATCH,), generator=random).tolist()
         with progress(f"heads: {self.side} px", total=steps) as bar:
