@@ -45,6 +45,11 @@ class Files:
             imported = read_checkpoint(path)
             yield name, imported.network, build(imported)
 
+    def built(self, role: Role) -> Iterator[tuple[str, nn.Module]]:
+        """Network name and network for each file of a role."""
+        for _, network, built in self.networks(role):
+            yield network, built
+
     def recognizers(self, role: Role) -> list[tuple[str, FaceEmbedder]]:
         """Face recognizers by catalog name."""
         return [

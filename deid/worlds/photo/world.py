@@ -1,22 +1,17 @@
 """Loads the photo world: a real StyleGAN and real face networks, all from package registries."""
 
-from pathlib import Path
 from typing import cast
 
 from deid.nets.efficientnet_lite import EfficientNetLite0
 from deid.nets.face_api import FaceApiNet
-from deid.nets.mobile_stylegan import MobileStyleGAN, MobileSynthesis, StyleMapping
 from deid.params import WorldParams
 from deid.weights.store import Store, default_store
 from deid.worlds.ffhq import faces
 from deid.worlds.ffhq.test_faces import drawn_faces, photographed_faces
 from deid.worlds.files import Files
-from deid.worlds.mini.cards import read_verified
 from deid.worlds.photo.faces import EfficientNetPerceptual, FaceApiMetrics, MeshPoints
+from deid.worlds.photo.generator import load_generator
 from deid.worlds.world import World
-
-HEADS = Path(__file__).parent / "weights"
-"""The generator's small heads, ours, and its mean w."""
 
 
 def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
@@ -27,7 +22,7 @@ def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
     """
     store = store or default_store()
     files = Files("photo", params, store)
-    generator, heads_sha256 = _generator(files, params.resolution)
+    generator, heads_sha256 = load_generator(dict(files.built("generator")), params.resolution)
     trunk = faces.expression_trunk(files.network("expression"), "efficientnet_lite0", 1280)
     held_out = dict(files.recognizers("held_out"))
     perceptual = EfficientNetPerceptual(cast(EfficientNetLite0, files.network("perceptual")))
@@ -55,16 +50,3 @@ def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
         photographed=params.faces is not None,
         memory=store.folder / "calibration",
     )
-
-
-def _generator(files: Files, resolution: int) -> tuple[MobileStyleGAN, str]:
-    """The generator with its heads, and the hash of their file."""
-    networks = {network: built for _, network, built in files.networks("generator")}
-    generator = MobileStyleGAN(
-        cast(StyleMapping, networks["style_mapping"]),
-        cast(MobileSynthesis, networks["mobile_synthesis"]),
-        resolution,
-    )
-    state, sha256 = read_verified(HEADS, "heads")
-    generator.load_ours(state)
-    return faces.frozen(generator), sha256
