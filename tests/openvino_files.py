@@ -5,12 +5,28 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from deid.nets.mobile_stylegan import MobileSynthesis, StyledConvolution, StyleMapping
+from deid.nets.mobile_stylegan import (
+    MobileStyleGAN,
+    MobileSynthesis,
+    StyledConvolution,
+    StyleMapping,
+)
+from deid.seeds import torch_generator
 
 _TYPES = {"float32": "f32", "int64": "i64"}
 _CONVOLUTION = {"dilations": "1, 1", "auto_pad": "explicit"}
+
+
+def small_generator() -> MobileStyleGAN:
+    """The real one's plan with 8 channels, 64 px; every number drawn by its name."""
+    generator = MobileStyleGAN(StyleMapping(8, 2), MobileSynthesis((8,) * 4, 8))
+    for name, tensor in generator.state_dict().items():
+        spread = 0.1 if name.endswith("noise") else 0.4
+        tensor.copy_(torch.randn(tensor.shape, generator=torch_generator(name)) * spread)
+    return generator.requires_grad_(False)
 
 
 class Network:

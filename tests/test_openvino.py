@@ -13,22 +13,12 @@ from deid.nets.mobile_stylegan import (
     StyleMapping,
     inverse_haar,
 )
-from deid.seeds import torch_generator
 from deid.weights.importers import build, read_checkpoint
 from deid.weights.openvino import is_openvino, read_openvino
-from tests.openvino_files import write_mapping, write_synthesis
+from tests.openvino_files import small_generator, write_mapping, write_synthesis
 
 RECORDED = Path(__file__).parent / "data" / "mobile_stylegan.npz"
 """What OpenVINO 2026.4.1 makes of the small network's files on a CPU, float32."""
-
-
-def small_generator() -> MobileStyleGAN:
-    """The real one's plan with 8 channels, 64 px; every number drawn by its name."""
-    generator = MobileStyleGAN(StyleMapping(8, 2), MobileSynthesis((8,) * 4, 8))
-    for name, tensor in generator.state_dict().items():
-        spread = 0.1 if name.endswith("noise") else 0.4
-        tensor.copy_(torch.randn(tensor.shape, generator=torch_generator(name)) * spread)
-    return generator.requires_grad_(False)
 
 
 @pytest.fixture
