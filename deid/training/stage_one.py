@@ -198,11 +198,11 @@ class StageOne:
         weights = (params.lambda_id, params.lambda_landmark, params.lambda_reconstruct)
         total = non_adversarial_loss(terms, weights)
         names = ("identity", "landmark", "reconstruct") if batch.same else ("identity", "landmark")
-        losses = dict(zip(names, terms, strict=False))
-        for name, (weight, loss) in self._extra_terms(batch, mapped, output).items():
-            losses[name] = loss
+        extra = self._extra_terms(batch, mapped, output)
+        for weight, loss in extra.values():
             total = total + weight * loss
-        return {"total": total, **losses}, code.detach()
+        losses = {"total": total, **{name: loss for name, (_, loss) in extra.items()}}
+        return losses | dict(zip(names, terms, strict=False)), code.detach()
 
     def _extra_terms(
         self, batch: Batch, mapped: Tensor, output: Tensor
