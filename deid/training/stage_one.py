@@ -100,7 +100,10 @@ class StageOne:
     def _make_optimizers(self) -> None:
         mapping = list(self.model.mapping.parameters())
         encoder = list(self.model.expression_encoder.parameters())
-        both = [{"params": encoder, "share": self.params.encoder_rate}, {"params": mapping}]
+        both: list[dict[str, Any]] = [
+            {"params": encoder, "share": self.params.encoder_rate},
+            {"params": mapping},
+        ]
         adam, setup = torch.optim.Adam, self.fabric.setup_optimizers
         self.optimizer: Any = setup(adam(both, betas=(0.9, 0.99)))
         self.adversarial_optimizer: Any = setup(adam(mapping, betas=BETAS))

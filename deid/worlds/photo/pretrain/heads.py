@@ -159,10 +159,9 @@ def haar(pictures: Tensor) -> Tensor:
 @torch.inference_mode()
 def mean_w(generator: MobileStyleGAN) -> Tensor:
     """The mean of w over many z, `[w_dim]`."""
-    z = [
-        torch.randn(generator.z_dim, generator=torch_generator("w_mean", i)) for i in range(MEAN_OF)
-    ]
-    return torch.cat([generator.mapping(part) for part in torch.stack(z).split(1000)]).mean(0)
+    random = torch_generator("w_mean")
+    parts = [torch.randn(MEAN_OF // 10, generator.z_dim, generator=random) for _ in range(10)]
+    return torch.cat([generator.mapping(z) for z in parts]).mean(0)
 
 
 def write_ours(generator: MobileStyleGAN, folder: Path, about: dict[str, object]) -> None:
