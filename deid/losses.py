@@ -61,6 +61,20 @@ def landmark_loss(source: Tensor, output: Tensor, size: int) -> Tensor:
     return offset.square().sum(2).mean()
 
 
+def contour_loss(source: Tensor, output: Tensor, size: int) -> Tensor:
+    """Not in the paper: as equation (6), of the points `[N,P,2]` on lips and eyelids.
+
+    The 68 landmarks hardly tell an open mouth from a closed one.
+    """
+    return ((output - source) * (100.0 / size)).square().sum(2).mean()
+
+
+def latent_loss(source: Tensor, output: Tensor) -> Tensor:
+    """Not in the paper: mean squared error of standardized w `[N,w_dim]`, where the face's own is
+    known because the generator drew it."""
+    return F.mse_loss(output, source)
+
+
 def expression_loss(source: Tensor, output: Tensor) -> Tensor:
     """Not in the paper: mean squared difference of frozen expression features `[N,dim]`.
 

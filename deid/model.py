@@ -77,14 +77,17 @@ class Deidentifier(nn.Module):
         """The inverse of `standardize`."""
         return w * self.w_std.clamp_min(1e-6) + self.w_mean
 
-    def synthesize(self, w: Tensor) -> Tensor:
-        """G(w) as the generator gives it, `[N,3,R,R]`; may leave [-1, 1] a little."""
-        return self.world.generator.synthesis(w)
+    def synthesize(self, w: Tensor, side: int | None = None) -> Tensor:
+        """G(w) as the generator gives it, `[N,3,R,R]`; may leave [-1, 1] a little.
+
+        R is the world's resolution, or what holds `side` pixels where its generator has a choice.
+        """
+        return self.world.draw(w, side)
 
     @torch.no_grad()
     def swap(self, donors: Tensor, faces: Tensor) -> Tensor:
         """The donors' identity with the faces' expression, pose and light."""
-        return self.synthesize(self.latent(donors, faces)).clamp(-1.0, 1.0)
+        return self.synthesize(self.latent(donors, faces), faces.shape[-1]).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def reconstruct(self, faces: Tensor) -> Tensor:
@@ -95,7 +98,7 @@ class Deidentifier(nn.Module):
     def adversarial(self, faces: Tensor) -> Tensor:
         """The same persons to a human, others to a recognizer: I_adv. Needs stage two."""
         w = self.adversarial_latent(self.latent(faces, faces))
-        return self.synthesize(w).clamp(-1.0, 1.0)
+        return self.synthesize(w, faces.shape[-1]).clamp(-1.0, 1.0)
 
     @classmethod
     def load(cls, stage_one: Path, stage_two: Path | None, world: World) -> "Deidentifier":

@@ -52,11 +52,12 @@ class Section(BaseModel):
 class WorldParams(Section):
     """Which pretrained networks everything runs on."""
 
-    name: Literal["mini", "ffhq"] = "mini"
-    weights: Path = Path("data/mini/weights")  # mini: its networks; ffhq: what DVC watches
-    commercial: bool = False  # ffhq: refuse every file whose license forbids commercial use
-    files: dict[str, tuple[str, ...]] = {}  # ffhq: role → other files of `deid weights list`
-    faces: Path | None = None  # ffhq: aligned test faces, a folder a person; None: drawn by G
+    name: Literal["mini", "photo", "ffhq"] = "mini"
+    weights: Path = Path("data/mini/weights")  # mini: its networks; else what DVC watches
+    resolution: Literal[128, 256, 512, 1024] = 256  # photo: side of the pictures G draws
+    commercial: bool = False  # not mini: refuse every file whose license forbids commercial use
+    files: dict[str, tuple[str, ...]] = {}  # not mini: role → other files of `deid weights list`
+    faces: Path | None = None  # not mini: aligned test faces, a folder a person; None: drawn by G
     truncation: Truncation = 1.0  # ψ of all faces drawn by G: pairs, donors, test faces
 
 
@@ -68,6 +69,7 @@ class SampleParams(Section):
     shard_size: Positive = 5_000
     batch_size: Positive = 50
     workers: Positive = 2
+    resolution: Positive | None = None  # of the pairs, where the world has a choice; None: its own
     truncation: Truncation | None = None  # its earlier place; see `WorldParams`
 
 
@@ -128,6 +130,12 @@ class StageOneParams(SpreadParams):
     lambda_landmark: Weight = 0.06  # λ2, for squared hundredths of the picture's side
     lambda_reconstruct: Weight = 2.0  # λ3
     lambda_expression: Weight = 0.1  # not in the paper: gaze and light, which no landmark shows
+    lambda_contours: Weight = 0.08  # not in the paper: lips and lids, where a world has them
+    lambda_latent: Weight = 0.0  # not in the paper: the same face's own w
+    warm_steps: int = Field(default=0, ge=0)  # of `steps`: on w alone, without the generator
+    warm_batch_size: Positive = 24
+    warm_learning_rate: Rate = 1e-3
+    encoder_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # En_expr's rate, in those of M
     alpha: Share = 0.84  # α of equation (8)
     r1_gamma: Weight = 10.0  # γ of equation (2)
     r1_every: Positive = 4

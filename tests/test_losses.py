@@ -99,6 +99,14 @@ def test_the_expression_term_is_the_mean_squared_difference_of_features() -> Non
     assert losses.expression_loss(a, b).item() == pytest.approx(wanted, rel=1e-5)
 
 
+def test_contours_are_compared_as_landmarks_are_but_all_of_them() -> None:
+    a, b = randn(2, 71, 2, name="a"), randn(2, 71, 2, name="b")
+    wanted = np.square((a.numpy() - b.numpy()) * 100 / 64).sum(2).mean()
+    assert losses.contour_loss(a, b, 64).item() == pytest.approx(wanted, rel=1e-5)
+    large = losses.contour_loss(4 * a, 4 * b, 256)
+    assert large.item() == pytest.approx(wanted, rel=1e-5)
+
+
 def test_equation_7_counts_only_where_both_faces_are_one() -> None:
     a, b = pictures("a"), pictures("b")
     assert losses.reconstruction_loss(a, b, 0.84, same=False).item() == 0.0

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from deid.training.held_out import stage_one_figures, stage_two_figures
 from deid.training.stage_one import StageOne, train_stage_one
 from deid.training.stage_two import StageTwo
 from tests.toy import draw_pairs, toy_world
-from tests.toy_training import ONE, TWO, recorded, train_one, train_two
+from tests.toy_training import ONE, TWO, changed_params, recorded, train_one, train_two
 
 KILLED_AT = 17  # seven steps after a checkpoint
 DIES = """
@@ -123,8 +124,8 @@ def test_frozen_networks_never_get_a_gradient_and_never_change(root: Path, stage
 def test_the_adversarial_updates_are_separate(root: Path) -> None:
     stage = trainable_stage_one(root)
     stage._set_rates(20)
-    faces, others, real = stage._batch(1, same=False)
-    code = stage.model.code(faces, others).detach()
+    batch, real = stage._batch(1, same=False)
+    code = stage.model.code(batch.identity_faces, batch.attribute_faces).detach()
     model, discriminator = values(stage.model), values(stage.discriminator)
     stage._discriminator_update(real, code, 0)
     assert not changed(model, values(stage.model))
@@ -140,9 +141,73 @@ def test_the_adversarial_updates_are_separate(root: Path) -> None:
 def test_only_same_face_steps_reconstruct(root: Path) -> None:
     stage = trainable_stage_one(root)
     for index in range(4):
-        faces, others, _ = stage._batch(index, same=index % ONE.same_face_every == 0)
+        batch, _ = stage._batch(index, same=index % ONE.same_face_every == 0)
         losses = stage.step(index)
-        assert ("reconstruct" in losses) == torch.equal(faces, others) == (index % 2 == 0)
+        one_face = torch.equal(batch.identity_faces, batch.attribute_faces)
+        assert ("reconstruct" in losses) == one_face == (index % 2 == 0)
+
+
+def test_a_warm_start_draws_nothing_and_learns_w(root: Path, monkeypatch: Any) -> None:
+    params = changed_params(ONE, {"steps": 100, "warm_steps": 80, "warm_batch_size": 16})
+    stage = StageOne(params, toy_world(), root / "latents")
+    faces = to_tensor(stage.pairs.images(np.arange(64)))
+    wanted = stage.model.standardize(torch.from_numpy(stage.pairs.w(np.arange(64))))
+
+    @torch.no_grad()
+    def error() -> float:
+        mapped = stage.model.mapping(stage.model.code(faces, faces))
+        return torch.nn.functional.mse_loss(mapped, wanted).item()
+
+    before, discriminator = error(), values(stage.discriminator)
+    monkeypatch.setattr(type(stage.world.generator), "synthesis", None)
+    assert all(stage.step(index).keys() == {"warm"} for index in range(80))
+    assert error() < 0.8 * before
+    assert not changed(discriminator, values(stage.discriminator))
+    monkeypatch.undo()
+    assert "identity" in stage.step(80)  # what follows is stage one itself
+
+
+def test_rates_rise_and_fall_once_in_the_warm_start_and_once_after_it(root: Path) -> None:
+    rates = {"learning_rate": 1e-4, "warm_learning_rate": 1e-3, "encoder_rate": 0.5}
+    params = changed_params(ONE, {"steps": 100, "warm_steps": 50, **rates})
+    stage = StageOne(params, toy_world(), root / "latents")
+    given = []
+    for index in (0, 20, 49, 50, 70, 99):
+        stage._set_rates(index)
+        encoder, mapping = (group["lr"] for group in stage.optimizer.param_groups)
+        assert encoder == pytest.approx(0.5 * mapping)
+        given.append(mapping)
+    assert given[:3] == pytest.approx([10 * rate for rate in given[3:]])
+    assert given[1] > max(given[0], given[2])
+
+
+def test_a_step_in_parts_is_the_whole_step(root: Path) -> None:
+    stage = trainable_stage_one(root)
+    batch, _ = stage._batch(0, same=True)
+    parts = list(batch.parts(2))
+    assert [len(part.w) for part in parts] == [2, 2]
+    assert torch.equal(torch.cat([part.w for part in parts]), batch.w)
+    assert all(part.same for part in parts)
+
+
+def test_lips_and_lids_count_where_a_world_has_them(root: Path) -> None:
+    world = toy_world()
+    without = StageOne(ONE, world, root / "latents").step(0)
+    seen = replace(world, contours=lambda images: world.landmarks(images)[:, :20])
+    stage = StageOne(changed_params(ONE, {"lambda_contours": 2.0}), seen, root / "latents")
+    losses = stage.step(0)
+    assert "contours" not in without
+    assert losses["contours"] > 0.0
+    assert losses["total"] == pytest.approx(without["total"] + 2.0 * losses["contours"], rel=1e-4)
+
+
+def test_a_same_face_step_can_aim_at_the_faces_own_w(root: Path) -> None:
+    stage = StageOne(changed_params(ONE, {"lambda_latent": 1.0}), toy_world(), root / "latents")
+    batch, _ = stage._batch(0, same=True)
+    mapped = stage.model.mapping(stage.model.code(batch.identity_faces, batch.attribute_faces))
+    wanted = torch.nn.functional.mse_loss(mapped, batch.w).item()
+    assert stage.step(0)["latent"] == pytest.approx(wanted, rel=1e-5)
+    assert "latent" not in stage.step(1)  # of two faces nobody knows the w
 
 
 def test_stage_two_trains_m_adv_alone_and_starts_from_the_reconstruction(root: Path) -> None:

@@ -594,7 +594,7 @@ def test_the_commercial_variant_refuses_what_its_license_forbids() -> None:
 def test_every_role_of_a_world_is_filled_and_may_be_chosen_otherwise() -> None:
     assert needs("mini") == {}
     assert set(needs("ffhq")) == set(needs("ffhq", True)) < set(ROLES)
-    assert set(needs("photo")) == set(needs("ffhq")) | {"contours"}
+    assert set(needs("photo")) == set(needs("ffhq")) | {"contours", "attributes"}
     for wanted in (needs("ffhq"), needs("ffhq", True), needs("photo")):
         assert all(wanted.values())
         assert not set(wanted["identity"]) & set(wanted["held_out"])

@@ -6,7 +6,7 @@ One file a method. A new method is a new file and a line in `BUILDERS`.
 from collections.abc import Callable, Mapping
 
 from deid.anonymize.adversarial import Adversarial
-from deid.anonymize.base import Anonymizer, Guarded, ModelPaths
+from deid.anonymize.base import Anonymizer, Guarded, ModelPaths, working_side
 from deid.anonymize.blur import Blur
 from deid.anonymize.gradient import FGSM, MIFGSM, PGD
 from deid.anonymize.mask import Mask
@@ -32,11 +32,11 @@ def _adversarial(world: World, models: ModelPaths | None, settings: AnonymizePar
     if models is not None and models.stage_two is None:
         raise DeidError("method adversarial: needs stage two; run `deid stage-two` first")
     model = _model("adversarial", world, models)
-    return Adversarial(model, world.resolution, settings.adversarial_stretch)
+    return Adversarial(model, working_side(world), settings.adversarial_stretch)
 
 
 def _reconstruction(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:
-    return Reconstruction(_model("reconstruction", world, models), world.resolution)
+    return Reconstruction(_model("reconstruction", world, models), working_side(world))
 
 
 BUILDERS: Mapping[str, Builder] = {

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deid.model import Deidentifier
+from deid.nets.backbones import at_size
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Adversarial:
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape; seeds play no part."""
         if self.stretch == 1.0:
-            return self.model.adversarial(faces)
+            return at_size(self.model.adversarial(faces), faces.shape[-1])
         w = self.model.latent(faces, faces)
         further = w + self.stretch * (self.model.adversarial_latent(w) - w)
-        return self.model.synthesize(further).clamp(-1.0, 1.0)
+        drawn = self.model.synthesize(further, faces.shape[-1])
+        return at_size(drawn, faces.shape[-1]).clamp(-1.0, 1.0)

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from deid.worlds.world import CPU
+from deid.worlds.world import CPU, World
 
 
 class Anonymizer(Protocol):
@@ -42,6 +42,11 @@ class ModelPaths:
 
     stage_one: Path
     stage_two: Path | None = None
+
+
+def working_side(world: World) -> int | None:
+    """The side that a method works at which draws with the generator; None: any, as it draws."""
+    return world.resolution if len(world.resolutions) == 1 else None
 
 
 def finite(images: Tensor) -> bool:

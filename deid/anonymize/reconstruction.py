@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deid.model import Deidentifier
+from deid.nets.backbones import at_size
 
 
 @dataclass(frozen=True)
@@ -24,4 +25,4 @@ class Reconstruction:
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape; seeds play no part."""
-        return self.model.reconstruct(faces)
+        return at_size(self.model.reconstruct(faces), faces.shape[-1])

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from deid.anonymize.base import working_side
 from deid.model import Deidentifier
+from deid.nets.backbones import at_size
 from deid.seeds import torch_generator
 from deid.worlds.world import World
 
@@ -30,16 +32,16 @@ class Swap:
     resolution: int | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "resolution", self.world.resolution)
+        object.__setattr__(self, "resolution", working_side(self.world))
 
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
-        return self.model.swap(self.donors(faces, seeds), faces)
+        return at_size(self.model.swap(self.donors(faces, seeds), faces), faces.shape[-1])
 
     @torch.no_grad()
     def donors(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
-        """The donor picture of each face, `[N,3,R,R]`."""
+        """The donor picture of each face, at the world's resolution."""
         original = self.world.identity(faces)
         chosen = self._draw(seeds, 0).to(faces)
         similarity = (self.world.identity(chosen) * original).sum(dim=1)

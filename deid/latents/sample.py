@@ -57,7 +57,7 @@ def sample_from(params: SampleParams, load: Callable[[], World], out: Path) -> N
         truncation=world.truncation,
         count=params.count,
         shard_size=params.shard_size,
-        resolution=world.generator.resolution,
+        resolution=_side(world, params),
         w_dim=world.generator.w_dim,
     )
     recipe = {**index.model_dump(), "batch_size": params.batch_size}
@@ -68,6 +68,15 @@ def sample_from(params: SampleParams, load: Callable[[], World], out: Path) -> N
         if missing:
             _draw_shards(missing, params, load, working)
         write_index(working, index)
+
+
+def _side(world: World, params: SampleParams) -> int:
+    """Side of the pairs' pictures; DeidError where the world does not draw that."""
+    side = params.resolution or world.resolution
+    if side not in world.resolutions:
+        drawn = ", ".join(map(str, world.resolutions))
+        raise DeidError(f"sample.resolution: {side} px is not drawn here; write one of {drawn}")
+    return side
 
 
 @torch.inference_mode()
@@ -82,7 +91,7 @@ def draw_rows(
     for first in range(start - start % size, end, size):
         wanted = slice(max(start - first, 0), min(end - first, size))
         w = _draw_w(world, "latents", range(first, first + size), params.seed)
-        images = to_pixels(world.generator.synthesis(w))
+        images = to_pixels(world.draw(w, params.resolution))
         yield images[wanted], w.cpu().numpy()[wanted]
 
 
@@ -158,7 +167,7 @@ def _draw_shard(shard: Shard) -> None:
     """Write both files of a shard; the images' name appears last and says that it is finished."""
     number, start, end = shard
     generator, folder = _worker.world.generator, _worker.working
-    size, count = generator.resolution, end - start
+    size, count = _side(_worker.world, _worker.params), end - start
     with (
         _array_file(images_path(folder, number), np.uint8, (count, size, size, 3)) as images_file,
         _array_file(w_path(folder, number), np.float32, (count, generator.w_dim)) as w_file,

@@ -129,9 +129,9 @@ def rate_factor(index: int, steps: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter of `optimizer` this learning rate."""
+    """Give every parameter of `optimizer` this learning rate, or its group's `share` of it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)
 
 
 def batch_rows(

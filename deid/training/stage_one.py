@@ -1,11 +1,13 @@
 """Stage one (section 3.1): disentangle identity from expression, equations (1)–(8).
 
-Cross-face and same-face steps alternate. A step makes two separate updates: the non-adversarial
-losses train En_expr and M through the generator; then D_W learns to tell the generator's own w from
-M's, and M alone learns to pass, with optimizers of their own.
+First, if asked, a warm start: En_expr and M learn the w of the pairs themselves, which needs no
+picture drawn. Then cross-face and same-face steps alternate. A step makes two separate updates: the
+non-adversarial losses train En_expr and M through the generator; then D_W learns to tell the
+generator's own w from M's, and M alone learns to pass, with optimizers of their own.
 """
 
-import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from torch import Tensor
 
 from deid.latents.shards import LatentDataset
 from deid.losses import (
+    contour_loss,
     discriminator_loss,
     expression_loss,
     identity_loss,
     landmark_loss,
+    latent_loss,
     mapping_adversarial_loss,
     non_adversarial_loss,
     r1_penalty,
@@ -58,6 +62,22 @@ def train_stage_one(
     run_stage(StageOne(params, load_world(world_params), latents), out)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What a step works on: I_id, I_expr `[n,3,R,R]`, I_id's own standardized w `[n,w_dim]`."""
+
+    identity_faces: Tensor
+    attribute_faces: Tensor
+    w: Tensor
+    same: bool  # I_id is I_expr
+
+    def parts(self, count: int) -> "Iterator[Batch]":
+        """The batch in `count` equal parts."""
+        tensors = (self.identity_faces, self.attribute_faces, self.w)
+        for faces, others, w in zip(*(tensor.chunk(count) for tensor in tensors), strict=True):
+            yield Batch(faces, others, w, self.same)
+
+
 class StageOne:
     """En_expr, M and D_W in training."""
 
@@ -78,11 +98,15 @@ class StageOne:
         self._make_optimizers()
 
     def _make_optimizers(self) -> None:
-        mapping = self.model.mapping.parameters()
-        both = itertools.chain(self.model.expression_encoder.parameters(), mapping)
+        mapping = list(self.model.mapping.parameters())
+        encoder = list(self.model.expression_encoder.parameters())
+        both: list[dict[str, Any]] = [
+            {"params": encoder, "share": self.params.encoder_rate},
+            {"params": mapping},
+        ]
         adam, setup = torch.optim.Adam, self.fabric.setup_optimizers
         self.optimizer: Any = setup(adam(both, betas=(0.9, 0.99)))
-        self.adversarial_optimizer: Any = setup(adam(self.model.mapping.parameters(), betas=BETAS))
+        self.adversarial_optimizer: Any = setup(adam(mapping, betas=BETAS))
         self.discriminator_optimizer: Any = setup(
             adam(self.discriminator.parameters(), betas=BETAS)
         )
@@ -114,60 +138,89 @@ class StageOne:
         }
 
     def step(self, index: int) -> Losses:
-        """Both updates on batch `index`."""
+        """Both updates on batch `index`; in the warm start its own."""
         self._set_rates(index)
+        if index < self.params.warm_steps:
+            return global_losses(self.fabric, self._warm_update(index))
         same = index % self.params.same_face_every == 0
-        identity_faces, attribute_faces, real = self._batch(index, same)
-        losses, code = self._non_adversarial_update(identity_faces, attribute_faces, same)
+        batch, real = self._batch(index, same)
+        losses, code = self._non_adversarial_update(batch)
         losses |= self._discriminator_update(real, code, index)
         losses |= self._adversarial_update(code)
         return global_losses(self.fabric, losses)
 
-    def _batch(self, index: int, same: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """This process's share n of the batch: I_id, I_expr `[n,3,R,R]` and standardized w of other
-        pairs `[n,w_dim]`."""
+    def _warm_update(self, index: int) -> Losses:
+        """One step toward the w that drew each face, for En_expr and M."""
+        params, device = self.params, self.fabric.device
+        shape = (params.warm_batch_size,)
+        rows = batch_rows("stage one/warm start", index, params.seed, len(self.pairs), shape)
+        rows = share(rows, self.fabric)
+        faces = to_tensor(self.pairs.images(rows)).to(device)
+        w = torch.from_numpy(self.pairs.w(rows)).to(device)
+        with self.fabric.autocast():
+            mapped = self.model.mapping(self.model.code(faces, faces)).float()
+        loss = latent_loss(self.model.standardize(w), mapped)
+        self._update(self.optimizer, loss)
+        return {"warm": loss.item()}
+
+    def _batch(self, index: int, same: bool) -> tuple[Batch, Tensor]:
+        """This process's share n of the batch, and standardized w of other pairs `[n,w_dim]`."""
         params, device = self.params, self.fabric.device
         shape = (3, params.batch_size)
         rows = batch_rows("stage one/batch", index, params.seed, len(self.pairs), shape)
         rows = share(rows, self.fabric)
         faces = to_tensor(self.pairs.images(rows[0])).to(device)
         others = faces if same else to_tensor(self.pairs.images(rows[1])).to(device)
-        w = torch.from_numpy(self.pairs.w(rows[2])).to(device)
-        return faces, others, self.model.standardize(w)
+        own, real = (torch.from_numpy(self.pairs.w(rows[i])).to(device) for i in (0, 2))
+        return Batch(faces, others, self.model.standardize(own), same), self.model.standardize(real)
 
-    def _non_adversarial_update(
-        self, identity_faces: Tensor, attribute_faces: Tensor, same: bool
-    ) -> tuple[Losses, Tensor]:
+    def _non_adversarial_update(self, batch: Batch) -> tuple[Losses, Tensor]:
         """One step of equation (4) for En_expr and M; also returns z, detached.
 
         Only this update goes in parts: it draws pictures, the others see vectors.
         """
         parts, codes, count = [], [], self.params.accumulate
         self.optimizer.zero_grad(set_to_none=True)
-        chunks = zip(identity_faces.chunk(count), attribute_faces.chunk(count), strict=True)
-        for identity_part, attribute_part in chunks:
-            losses, code = self._non_adversarial_losses(identity_part, attribute_part, same)
+        for part in batch.parts(count):
+            losses, code = self._non_adversarial_losses(part)
             self.fabric.backward(losses["total"] / count)
             parts.append({name: loss.item() for name, loss in losses.items()})
             codes.append(code)
         take_step(self.fabric, self.optimizer)
         return mean_losses(parts), torch.cat(codes)
 
-    def _non_adversarial_losses(
-        self, identity_faces: Tensor, attribute_faces: Tensor, same: bool
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Equation (4), its terms and the extra one; and z, detached."""
+    def _non_adversarial_losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Equation (4), its terms and the extra ones; and z, detached."""
         params, model = self.params, self.model
         with self.fabric.autocast():
-            code = model.code(identity_faces, attribute_faces)
-            output = model.synthesize(model.unstandardize(model.mapping(code))).float()
-        expression = self._expression(attribute_faces, output)
-        terms = self._terms(code.detach(), attribute_faces, output, same)
+            code = model.code(batch.identity_faces, batch.attribute_faces)
+            mapped = model.mapping(code)
+            w = model.unstandardize(mapped)
+            output = model.synthesize(w, batch.attribute_faces.shape[-1]).float()
+        terms = self._terms(code.detach(), batch.attribute_faces, output, batch.same)
         weights = (params.lambda_id, params.lambda_landmark, params.lambda_reconstruct)
-        total = non_adversarial_loss(terms, weights) + params.lambda_expression * expression
-        names = ("identity", "landmark", "reconstruct") if same else ("identity", "landmark")
-        losses = {"total": total, "expression": expression, **dict(zip(names, terms, strict=False))}
-        return losses, code.detach()
+        total = non_adversarial_loss(terms, weights)
+        names = ("identity", "landmark", "reconstruct") if batch.same else ("identity", "landmark")
+        extra = self._extra_terms(batch, mapped, output)
+        for weight, loss in extra.values():
+            total = total + weight * loss
+        losses = {"total": total, **{name: loss for name, (_, loss) in extra.items()}}
+        return losses | dict(zip(names, terms, strict=False)), code.detach()
+
+    def _extra_terms(
+        self, batch: Batch, mapped: Tensor, output: Tensor
+    ) -> dict[str, tuple[float, Tensor]]:
+        """What the paper has not: weight and loss of each term in use."""
+        params, faces = self.params, batch.attribute_faces
+        terms = {"expression": (params.lambda_expression, self._expression(faces, output))}
+        if self.world.contours is not None and params.lambda_contours > 0.0:
+            with torch.no_grad():
+                points = self.world.contours(faces)
+            loss = contour_loss(points, self.world.contours(output), faces.shape[-1])
+            terms["contours"] = (params.lambda_contours, loss)
+        if batch.same and params.lambda_latent > 0.0:
+            terms["latent"] = (params.lambda_latent, latent_loss(batch.w, mapped.float()))
+        return terms
 
     def _terms(
         self, code: Tensor, attribute_faces: Tensor, output: Tensor, same: bool
@@ -220,7 +273,10 @@ class StageOne:
 
     def _set_rates(self, index: int) -> None:
         params = self.params
-        factor = rate_factor(index, params.steps)
-        set_rate(self.optimizer, params.learning_rate * factor)
+        warm = index < params.warm_steps
+        begin, end = (0, params.warm_steps) if warm else (params.warm_steps, params.steps)
+        factor = rate_factor(index - begin, end - begin)
+        rate = params.warm_learning_rate if warm else params.learning_rate
+        set_rate(self.optimizer, rate * factor)
         set_rate(self.adversarial_optimizer, params.learning_rate_adversarial * factor)
         set_rate(self.discriminator_optimizer, params.learning_rate_discriminator * factor)

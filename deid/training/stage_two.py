@@ -115,13 +115,13 @@ class StageTwo:
 
     def _losses(self, faces: Tensor, changes: Tensor) -> dict[str, Tensor]:
         """Equation (12) with the extra term, and its terms."""
-        params, world = self.params, self.world
+        params, world, side = self.params, self.world, faces.shape[-1]
         with self.fabric.autocast():
             with torch.no_grad():
                 w = self.model.latent(faces, faces)
-                reconstruction = self.model.synthesize(w).float()
+                reconstruction = self.model.synthesize(w, side).float()
                 code = world.identity(faces).float()
-            output = self.model.synthesize(self.model.adversarial_latent(w)).float()
+            output = self.model.synthesize(self.model.adversarial_latent(w), side).float()
             output_code = world.identity(diversify(output, changes)).float()
         # In full precision: bfloat16 knows landmarks to a whole pixel only, and a small distance
         # of features is a difference of nearly equal numbers.

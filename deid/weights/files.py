@@ -14,9 +14,12 @@ from deid.errors import DeidError
 from deid.weights.allowed import NVIDIA
 from deid.weights.archives import open_tar
 from deid.weights.arrays import NUMPY
+from deid.weights.dlib import is_dlib, read_dlib
 from deid.weights.onnx_graph import is_onnx, read_onnx
+from deid.weights.openvino import is_openvino, read_openvino
 from deid.weights.pickles import read_pickle
 from deid.weights.tensors import LEGACY, load_torch
+from deid.weights.tfjs import is_tfjs, read_tfjs
 
 _HEAD = 512
 _MAX_MEMBERS = 64
@@ -92,5 +95,8 @@ READERS: tuple[Reader, ...] = (
     ),
     Reader("pickle", lambda head: head[:1] in (b"\x80", b"(", b"}", b"c"), _read_pickle),
     Reader("onnx", is_onnx, read_onnx),
+    Reader("OpenVINO", is_openvino, read_openvino),
+    Reader("TensorFlow.js", is_tfjs, read_tfjs),
+    Reader("dlib", is_dlib, read_dlib),
 )
 """Asked in order."""

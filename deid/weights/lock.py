@@ -8,7 +8,7 @@ from typing import cast
 from deid.errors import DeidError
 from deid.params import WorldParams
 from deid.storage.staging import file_sha256, write_atomically
-from deid.weights.catalog import needs
+from deid.weights.catalog import needs, with_parts
 from deid.weights.entry import Role
 from deid.weights.store import Store, default_store, weight_path
 
@@ -24,9 +24,11 @@ def write_lock(params: WorldParams, out: Path, store: Store | None = None) -> No
     chosen = cast(Mapping[Role, tuple[str, ...]], params.files)
     wanted = needs(params.name, params.commercial, chosen)
     if not wanted:
-        raise DeidError(f"the world {params.name} has no public files; set world.name to ffhq")
+        raise DeidError(
+            f"the world {params.name} has no public files; set world.name to photo or ffhq"
+        )
     hashes = {
-        role: {name: file_sha256(weight_path(name, place)) for name in names}
+        role: {part.name: file_sha256(weight_path(part.name, place)) for part in with_parts(names)}
         for role, names in wanted.items()
     }
     write_atomically(out, (json.dumps(hashes, indent=2) + "\n").encode())

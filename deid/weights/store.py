@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from deid.errors import DeidError
 from deid.storage.staging import file_sha256, write_atomically
-from deid.weights.catalog import FAMILIES, find
+from deid.weights.catalog import FAMILIES, find, with_parts
 from deid.weights.entry import WeightFile
 
 OFFLINE_VARIABLE = "DEID_WEIGHTS_DIR"
@@ -68,11 +68,13 @@ def state(entry: WeightFile, store: Store) -> State:
 
 
 def weight_path(name: str, store: Store | None = None) -> Path:
-    """The verified file of that name in the catalog.
+    """The verified file of that name in the catalog, the other files of its network verified too.
 
-    Raises DeidError where it is missing or not what it should be, with the remedy.
+    Raises DeidError where one is missing or not what it should be, with the remedy.
     """
-    return verified(find(name), store or default_store())
+    store = store or default_store()
+    path, *_ = [verified(entry, store) for entry in with_parts([name])]
+    return path
 
 
 def locate_network(spec: str, store: Store | None = None) -> tuple[str, Path | None]:

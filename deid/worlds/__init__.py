@@ -15,6 +15,10 @@ def load_world(params: WorldParams) -> "World":
 
     Raises DeidError naming a file that is missing, unreadable or changed, and the remedy.
     """
+    if params.name == "photo":
+        from deid.worlds.photo.world import load_photo_world
+
+        return load_photo_world(params).to(best_device())
     if params.name == "ffhq":
         from deid.worlds.ffhq.world import load_ffhq_world
 

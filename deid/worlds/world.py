@@ -10,7 +10,7 @@ detector takes pixels.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,17 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class MultiScaleGenerator(Protocol):
+    """A generator that draws the same w at several sizes."""
+
+    resolutions: tuple[int, ...]  # ascending
+
+    def synthesis(self, w: Tensor, resolution: int | None = None) -> Tensor:
+        """As `Generator.synthesis`, at one of `resolutions`."""
+        ...
+
+
 class FaceEmbedder(Protocol):
     """A face recognizer: `[N,3,H,W]` → unit vectors `[N,dim]`; a dot product is a cosine."""
 
@@ -52,6 +63,12 @@ class FaceEmbedder(Protocol):
 
 class LandmarkNetwork(Protocol):
     """68 landmarks (iBUG order) in pixels of the input, x first: `[N,3,H,W]` → `[N,68,2]`."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class PointNetwork(Protocol):
+    """Other points of a face, in pixels of the input: `[N,3,H,W]` → `[N,P,2]`, x first."""
 
     def __call__(self, images: Tensor) -> Tensor: ...
 
@@ -119,6 +136,7 @@ class World:
     photographed: bool = False  # test_faces come from files and not from the weights
     samples: frozenset[str] = frozenset()  # `picture_sha256` of pictures known to be in the domain
     calibration: Path | None = None  # a file of thresholds that comes with the weights
+    contours: PointNetwork | None = None  # lips and eyelids, of which 68 landmarks tell little
     memory: Path | None = None  # a folder for what was measured of these very weights
 
     @property
@@ -129,6 +147,24 @@ class World:
         """
         return tuple(name for name in self.held_out if name != self.selecting)
 
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The sides at which the generator draws, ascending."""
+        if isinstance(self.generator, MultiScaleGenerator):
+            return self.generator.resolutions
+        return (self.generator.resolution,)
+
+    def draw(self, w: Tensor, side: int | None = None) -> Tensor:
+        """G(w), w or w+: `[N,3,R,R]`, about [-1, 1].
+
+        R is the world's own resolution, or the smallest that holds pictures of `side` pixels.
+        """
+        generator = self.generator
+        if side is None or not isinstance(generator, MultiScaleGenerator):
+            return generator.synthesis(w)
+        held = [r for r in generator.resolutions if r >= side]
+        return generator.synthesis(w, held[0] if held else generator.resolutions[-1])
+
     def truncated_mapping(self, z: Tensor) -> Tensor:
         """`z [N,z_dim]` → `w [N,w_dim]`, truncated by the world's ψ."""
         return truncate(self.generator.mapping(z), self.generator.w_mean, self.truncation)
@@ -136,7 +172,7 @@ class World:
     def to(self, device: torch.device) -> "World":
         """The same world on `device`; its networks are moved, not copied."""
         parts = (self.generator, self.identity, self.landmarks, self.expression_trunk)
-        features = (self.perceptual, self.metric_features)
+        features = (self.perceptual, self.metric_features, self.contours)
         for network in (*parts, *features, *self.held_out.values()):
             if isinstance(network, nn.Module):
                 network.to(device)

@@ -19,6 +19,7 @@ from deid.errors import DeidError
 from deid.weights.importers.base import Format, Imported
 from deid.weights.importers.faces import FACE_FORMATS, FACE_NETWORKS
 from deid.weights.importers.genforce import GENFORCE_FORMATS
+from deid.weights.importers.mobile_stylegan import MOBILE_STYLEGAN_FORMATS
 from deid.weights.importers.mtcnn import MTCNN_FORMATS
 from deid.weights.importers.nvidia import NVIDIA_FORMATS
 from deid.weights.importers.rosinality import ROSINALITY_FORMATS
@@ -31,12 +32,15 @@ FORMATS: tuple[Format, ...] = (
     *STYLE_BASED_FORMATS,
     *FACE_FORMATS,
     *MTCNN_FORMATS,
+    *MOBILE_STYLEGAN_FORMATS,
 )
 """Asked in order; at most one matches a file."""
 
 NETWORKS: Mapping[str, str] = {
     "stylegan1": "deid.nets.stylegan1:stylegan1",
     "stylegan2": "deid.nets.stylegan2:stylegan2",
+    "style_mapping": "deid.nets.mobile_stylegan:StyleMapping",
+    "mobile_synthesis": "deid.nets.mobile_stylegan:MobileSynthesis",
     "mtcnn": "deid.nets.mtcnn:mtcnn_net",
     **FACE_NETWORKS,
 }

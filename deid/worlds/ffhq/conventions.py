@@ -130,12 +130,20 @@ def _all(value: float) -> tuple[float, float, float]:
     return (value, value, value)
 
 
+_VGGFACE2_MEAN = (91.4953, 103.8827, 131.0912)
+_DLIB_MEAN = (122.782, 117.001, 104.298)
+_FACE_SQUARE = box(0.156, 0.234, 0.844, 0.922)
+_API_SQUARE = box(0.125, 0.1875, 0.875, 0.9375)
+
+DLIB_CHIP = Crop((0.1526, 0.2530), (0.6878, 0.0), (0.0, 0.6878))
+"""The chip that dlib cuts (150 px, padding 0.25) for the mean 68 points of an FFHQ picture."""
+
 CONVENTIONS: Mapping[str, Convention] = {
     # Cao et al. 2018: the box grown by 0.3, shorter side to 256, the middle 224 of it.
     "vggface2_resnet50": Convention(
         224,
         square(_WIDTH * 1.3 * 224 / 256),
-        mean=(91.4953, 103.8827, 131.0912),
+        mean=_VGGFACE2_MEAN,
         deviation=(1.0, 1.0, 1.0),
         bgr=True,
     ),
@@ -158,6 +166,15 @@ CONVENTIONS: Mapping[str, Convention] = {
     "inception_v3": Convention(299, WHOLE, _all(127.5), _all(127.5)),
     # pytorch-fid: bilinear without antialiasing; a FID from another resize has other values.
     "fid_inception": Convention(299, WHOLE, _all(127.5), _all(127.5), antialias=False),
+    "hse_face": Convention(224, _FACE_SQUARE, _VGGFACE2_MEAN, _all(1.0), bgr=True),
+    "mobile_face": Convention(112, template(ARCFACE_POINTS, 112), _all(127.5), _all(128.0)),
+    "dlib_resnet": Convention(150, DLIB_CHIP, _DLIB_MEAN, _all(256.0)),
+    # Both face-api's and Google's were trained on a detector's box with something around it.
+    "face_landmark68": Convention(112, _API_SQUARE, _DLIB_MEAN, _all(255.0)),
+    "face_api_expression": Convention(112, _API_SQUARE, _DLIB_MEAN, _all(255.0)),
+    "face_mesh": Convention(192, box(0.047, 0.078, 0.953, 0.984), _all(0.0), _all(255.0)),
+    # As En_expr: what a swap draws anew, with what shows pose and light; not all the background.
+    "efficientnet_lite0": Convention(128, box(0.11, 0.15, 0.89, 0.93), _all(127.0), _all(128.0)),
 }
 """By the network's name in `deid.weights.importers.NETWORKS`. LPIPS takes a world's pictures as
 they are."""

@@ -92,29 +92,30 @@ def embedder(name: str, network: nn.Module) -> Embedder:
     """A recognizer by its name in `CONVENTIONS`; `network` is built and filled."""
     dim = network.dim
     assert isinstance(dim, int)
-    return _frozen(Embedder(network, CONVENTIONS[name], dim))
+    return frozen(Embedder(network, CONVENTIONS[name], dim))
 
 
 def landmarks(name: str, network: nn.Module) -> Landmarks | FiveLandmarks:
-    """68 landmarks by `mobilefacenet68`, or by the O-Net of `mtcnn` from its five."""
+    """68 landmarks by a network that knows all, or by the O-Net of `mtcnn` from its five."""
     adapter = FiveLandmarks if name == "mtcnn" else Landmarks
-    return _frozen(adapter(network, CONVENTIONS[name]))
+    return frozen(adapter(network, CONVENTIONS[name]))
 
 
-def expression_trunk(network: nn.Module) -> Trunk:
-    """En_expr's trunk by `inception_v3`."""
-    return _frozen(Trunk(network, CONVENTIONS["inception_v3"], 2048))
+def expression_trunk(network: nn.Module, name: str = "inception_v3", dim: int = 2048) -> Trunk:
+    """En_expr's trunk by its name in `CONVENTIONS`."""
+    return frozen(Trunk(network, CONVENTIONS[name], dim))
 
 
 def perceptual(fid: nn.Module, lpips: nn.Module) -> Perceptual:
     """FID by `fid_inception`, LPIPS by `lpips` with either backbone."""
     trunk = Trunk(fid, CONVENTIONS["fid_inception"], 2048)
     backbone = str(lpips.pnet_type)
-    return _frozen(Perceptual(trunk, lpips, FID_LABEL, LPIPS_LABELS[backbone]))
+    return frozen(Perceptual(trunk, lpips, FID_LABEL, LPIPS_LABELS[backbone]))
 
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def _frozen(network: Net) -> Net:
+def frozen(network: Net) -> Net:
+    """In eval mode, its weights without gradients."""
     return network.eval().requires_grad_(False)

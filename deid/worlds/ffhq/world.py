@@ -1,25 +1,14 @@
 """Loads the paper's world from public checkpoints, every file verified."""
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import cast
 
-from torch import nn
-
 from deid.errors import DeidError
-from deid.faces.detection.mtcnn import load_mtcnn
-from deid.faces.detection.single_pass import OnePass
-from deid.faces.faces import FaceDetector
 from deid.params import WorldParams
-from deid.storage.staging import file_sha256
-from deid.weights.catalog import MTCNN, needs
-from deid.weights.entry import Role
-from deid.weights.importers import build, read_checkpoint
-from deid.weights.store import Store, default_store, weight_path
+from deid.weights.store import Store, default_store
 from deid.worlds.ffhq import faces
 from deid.worlds.ffhq.test_faces import drawn_faces, photographed_faces
-from deid.worlds.world import FaceEmbedder, Generator, LandmarkNetwork, World
+from deid.worlds.files import Files
+from deid.worlds.world import Generator, World
 
 
 def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
@@ -29,7 +18,7 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
     `params.commercial` forbids, or a role without a network.
     """
     store = store or default_store()
-    files = Files(params, store)
+    files = Files("ffhq", params, store)
     generator = cast(Generator, files.network("generator"))
     trunk = faces.expression_trunk(files.network("expression"))
     held_out = dict(files.recognizers("held_out"))
@@ -41,8 +30,8 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
         identity=files.recognizers("identity")[0][1],
         expression_trunk=trunk,
         expression_dim=trunk.dim,
-        landmarks=_landmarks(files),
-        detector=_detector(files),
+        landmarks=files.landmarks(),
+        detector=files.detector(),
         held_out=held_out,
         selecting=next(iter(held_out)),
         perceptual=perceptual,
@@ -56,52 +45,6 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
         photographed=params.faces is not None,
         memory=store.folder / "calibration",
     )
-
-
-class Files:
-    """The verified files of every role, and the networks in them."""
-
-    def __init__(self, params: WorldParams, store: Store) -> None:
-        wanted = needs(
-            "ffhq", params.commercial, cast(Mapping[Role, tuple[str, ...]], params.files)
-        )
-        self.paths: dict[Role, dict[str, Path]] = {
-            role: {name: weight_path(name, store) for name in names}
-            for role, names in wanted.items()
-        }
-
-    def network(self, role: Role) -> nn.Module:
-        """The one network of a role."""
-        return next(self.networks(role))[2]
-
-    def networks(self, role: Role) -> Iterator[tuple[str, str, nn.Module]]:
-        """Catalog name, network name and network for each file of a role."""
-        for name, path in self.paths[role].items():
-            imported = read_checkpoint(path)
-            yield name, imported.network, build(imported)
-
-    def recognizers(self, role: Role) -> list[tuple[str, FaceEmbedder]]:
-        """Face recognizers by catalog name."""
-        return [
-            (name, faces.embedder(network, built)) for name, network, built in self.networks(role)
-        ]
-
-    def sha256(self) -> str:
-        """One hash over every file, in the order of roles and names."""
-        paths = [path for files in self.paths.values() for path in files.values()]
-        return hashlib.sha256("".join(map(file_sha256, paths)).encode()).hexdigest()
-
-
-def _landmarks(files: Files) -> LandmarkNetwork:
-    _, network, built = next(files.networks("landmarks"))
-    return faces.landmarks(network, built)
-
-
-def _detector(files: Files) -> FaceDetector:
-    paths = files.paths["detector"]
-    if paths.keys() != set(MTCNN):
-        raise DeidError(f"world.files.detector: write {', '.join(MTCNN)}; no other detector is one")
-    return OnePass(load_mtcnn(paths[MTCNN[0]].parent))
 
 
 def _perceptual(files: Files) -> tuple[faces.Perceptual, faces.Perceptual]:

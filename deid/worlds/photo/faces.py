@@ -1,0 +1,107 @@
+"""The photo world's own adapters to the world's protocols (`deid.worlds.world`)."""
+
+import torch
+from torch import Tensor, nn
+
+from deid.nets.efficientnet_lite import EfficientNetLite0
+from deid.nets.face_api import FaceApiNet
+from deid.worlds.ffhq.conventions import CONVENTIONS, WHOLE, Convention
+
+PERCEPTUAL_STAGES = 5
+"""How many of EfficientNet's stages tell pictures apart: to 1/16 of the side."""
+_WHOLE_PICTURE = Convention(224, WHOLE, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+
+LIPS = (
+    *(61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 308, 324, 318, 402, 14, 87, 178, 88, 95),
+    *(185, 40, 39, 37, 0, 267, 269, 270, 409, 415, 310, 311, 312, 13, 82, 81, 80, 191, 78),
+)
+LIDS = (
+    *(33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173),
+    *(263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398),
+)
+"""Points of Face Mesh on the lips' outer and inner edges and on the eyelids."""
+
+
+class MeshPoints(nn.Module):
+    """Lips and lids: `[N,3,H,W]` → `[N,71,2]` in pixels of the input, x first.
+
+    The 68 landmarks hardly tell an open mouth or a closed eye; Face Mesh does.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.convention = CONVENTIONS["face_mesh"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        points = self.network(self.convention(images))[:, [*LIPS, *LIDS], :2]
+        return self.convention.to_picture(points / self.convention.size, width, height)
+
+
+class EfficientNetPerceptual(nn.Module):
+    """Perceptual comparisons in EfficientNet-Lite0's features (`PerceptualNetwork`).
+
+    `distance` compares the first `PERCEPTUAL_STAGES` stages.
+    """
+
+    fid_label = "FID (EfficientNet-Lite0 features)"
+    lpips_label = "LPIPS-form distance (EfficientNet-Lite0 features)"
+
+    def __init__(self, network: EfficientNetLite0) -> None:
+        super().__init__()
+        self.network = network
+        self.convention = _WHOLE_PICTURE
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """`[N,3,H,W]` → `[N,1280]`."""
+        features: Tensor = self.network(self.convention(images))
+        return features
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """`[N]` ≥ 0, for two batches of pictures `[N,3,H,W]`; 0 for equal pictures."""
+        return _distance(self._stages(a), self._stages(b))
+
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        return self.network.maps(self.convention(images))[:PERCEPTUAL_STAGES]
+
+
+class FaceApiMetrics(nn.Module):
+    """Figures of a report in the features of face-api's expression network (`MetricNetwork`).
+
+    It has no part in any training here; it sees faces only, 112 px.
+    """
+
+    fid_label = "FID (face-api expression features)"
+    lpips_label = "LPIPS-form distance (face-api expression features)"
+
+    def __init__(self, network: FaceApiNet) -> None:
+        super().__init__()
+        self.network = network
+        self.convention = CONVENTIONS["face_api_expression"]
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """`[N,3,H,W]` → `[N,256]`."""
+        return self.network.maps(self.convention(images))[-1].mean((2, 3))
+
+    def expression(self, images: Tensor) -> Tensor:
+        """How likely each of seven expressions is, `[N,3,H,W]` → `[N,7]`."""
+        likely: Tensor = self.network(self.convention(images)).softmax(1)
+        return likely
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """`[N]` ≥ 0, for two batches of pictures `[N,3,H,W]`; 0 for equal pictures."""
+        maps = (self.network.maps(self.convention(images)) for images in (a, b))
+        return _distance(*maps)
+
+
+def _distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """LPIPS's form (Zhang et al. 2018, equation 1), every channel, place and layer alike."""
+    differences = [
+        _unit(x).sub(_unit(y)).square().sum(1).mean((1, 2)) for x, y in zip(a, b, strict=True)
+    ]
+    return torch.stack(differences).mean(0)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return features * torch.rsqrt(features.square().sum(1, keepdim=True) + 1e-10)

@@ -1,0 +1,179 @@
+"""The photo world behind the seam: shapes, gradients, frozen parts, and what it refuses.
+
+Its public files are not in git; where the store lacks them, the tests that need them are skipped.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deid.errors import DeidError
+from deid.latents.sample import sample_from
+from deid.nets.mobile_stylegan import MobileStyleGAN, MobileSynthesis, StyleMapping
+from deid.params import SampleParams, WorldParams
+from deid.pixels import to_tensor
+from deid.seeds import torch_generator
+from deid.weights.catalog import needs, with_parts
+from deid.weights.store import Store, default_store
+from deid.worlds.photo.faces import LIDS, LIPS
+from deid.worlds.photo.pretrain.heads import Examples, _Head, haar
+from deid.worlds.photo.world import load_photo_world
+from deid.worlds.world import World
+from tests.openvino_files import small_generator
+from tests.toy import toy_world
+
+PARAMS = WorldParams(name="photo", resolution=128, truncation=0.7)
+
+
+@cache
+def photo_world() -> World:
+    store = default_store()
+    files = with_parts([name for names in needs("photo").values() for name in names])
+    missing = [entry.file for entry in files if not store.path(entry).is_file()]
+    if missing:
+        pytest.skip(f"not in the store: {missing[0]}; `deid weights fetch --world photo` brings it")
+    return load_photo_world(PARAMS)
+
+
+def drawn(world: World, count: int = 2) -> Tensor:
+    return to_tensor(world.test_faces(count, 1, 3).pixels)
+
+
+def test_its_networks_keep_the_worlds_protocols() -> None:
+    world = photo_world()
+    faces = drawn(world)
+    assert faces.shape == (2, 3, 128, 128)
+    for recognizer in (world.identity, *world.held_out.values()):
+        codes = recognizer(faces)
+        assert codes.shape == (2, recognizer.dim)
+        torch.testing.assert_close(codes.norm(dim=1), torch.ones(2))
+    assert world.expression_trunk(faces).shape == (2, world.expression_dim)
+    assert world.contours is not None
+    assert world.contours(faces).shape == (2, len(LIPS) + len(LIDS), 2)
+    for features in (world.perceptual, world.metric_features):
+        assert features.pooled(faces).shape[0] == 2
+        assert features.distance(faces, faces).abs().max().item() < 1e-5
+        assert features.distance(faces, faces.flip(0)).min().item() > 1e-3
+    assert world.metric_features.expression(faces).sum(1).tolist() == pytest.approx([1.0, 1.0])
+    assert world.reporting
+
+
+def test_landmarks_and_contours_are_where_ffhq_alignment_puts_a_face() -> None:
+    world = photo_world()
+    faces = drawn(world, 4)
+    points = world.landmarks(faces) / 128
+    eyes, mouth = points[:, 36:48].mean(1).mean(0), points[:, 48:68].mean(1).mean(0)
+    assert eyes.tolist() == pytest.approx([0.5, 0.47], abs=0.04)
+    assert mouth.tolist() == pytest.approx([0.5, 0.74], abs=0.05)
+    assert world.contours is not None
+    lips = world.contours(faces)[:, : len(LIPS)].mean((0, 1)) / 128
+    assert lips.tolist() == pytest.approx(mouth.tolist(), abs=0.03)
+    larger = world.landmarks(F.interpolate(faces, size=256, mode="bilinear")) / 256
+    assert (larger - points).abs().max().item() < 0.02
+
+
+def test_gradients_reach_w_through_every_network_and_no_weight_changes() -> None:
+    world = photo_world()
+    z = torch.randn(1, 512, generator=torch_generator("gradients"))
+    w = world.truncated_mapping(z).requires_grad_(True)
+    picture = world.draw(w, 128)
+    networks: list[Any] = [world.identity, world.landmarks, world.contours, world.expression_trunk]
+    for network in (*networks, world.perceptual.pooled):
+        (gradient,) = torch.autograd.grad(network(picture).square().sum(), w, retain_graph=True)
+        assert gradient.abs().sum().item() > 0
+        assert bool(gradient.isfinite().all())
+    for network in (world.generator, *networks):
+        assert isinstance(network, nn.Module)
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_one_w_draws_the_same_face_at_every_resolution() -> None:
+    world = photo_world()
+    z = torch.randn(1, 512, generator=torch_generator("resolutions"))
+    with torch.inference_mode():
+        w = world.truncated_mapping(z)
+        whole = world.draw(w, 1024)
+        assert whole.shape[-1] == 1024
+        for side, least in ((128, 24.0), (256, 27.0), (512, 30.0)):
+            picture, reduced = world.draw(w, side), F.avg_pool2d(whole, 1024 // side)
+            assert picture.shape == reduced.shape
+            error = F.mse_loss(picture, reduced)
+            assert 10 * torch.log10(4 / error).item() > least, side
+    assert world.draw(w, 130).shape[-1] == 256  # the next that holds it
+    assert world.draw(w).shape[-1] == 128
+
+
+def test_people_stay_themselves_in_another_view() -> None:
+    world = photo_world()
+    faces = to_tensor(world.test_faces(6, 2, 5).pixels)
+    for recognizer in (world.identity, *world.held_out.values()):
+        codes = recognizer(faces)
+        cosines = codes[::2] @ codes[1::2].T
+        same, others = cosines.diagonal(), cosines[~torch.eye(6, dtype=torch.bool)]
+        assert same.mean().item() > others.mean().item() + others.std().item()
+
+
+def test_the_commercial_variant_refuses_this_generator(tmp_path: Path) -> None:
+    with pytest.raises(DeidError, match="StyleGAN2"):
+        load_photo_world(PARAMS.model_copy(update={"commercial": True}), Store(tmp_path))
+
+
+def test_a_missing_file_names_the_command_that_brings_it(tmp_path: Path) -> None:
+    with pytest.raises(DeidError, match="deid weights fetch mobile-stylegan-synthesis"):
+        load_photo_world(PARAMS, Store(tmp_path))
+
+
+def test_pairs_of_a_side_that_a_world_does_not_draw_are_refused(tmp_path: Path) -> None:
+    params = SampleParams(count=4, shard_size=2, batch_size=2, workers=1, resolution=96)
+    with pytest.raises(DeidError, match=r"sample\.resolution: 96"):
+        sample_from(params, toy_world, tmp_path / "latents")
+
+
+def test_a_world_of_one_resolution_draws_at_that_whatever_is_asked() -> None:
+    world = toy_world()
+    w = world.generator.mapping(torch.randn(1, world.generator.z_dim))
+    assert world.resolutions == (world.resolution,)
+    assert torch.equal(world.draw(w, 999), world.draw(w))
+
+
+def test_haar_is_undone_by_its_inverse() -> None:
+    from deid.nets.mobile_stylegan import inverse_haar
+
+    pictures = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(inverse_haar(haar(pictures)), pictures)
+
+
+def test_a_head_is_solved_for_and_then_trained() -> None:
+    small = small_generator()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = MobileStyleGAN(small.mapping_network, small.synthesis_network)
+    generator.requires_grad_(False)
+    ws = torch.randn(30, generator.num_ws, 8, generator=torch_generator("heads"))
+    with torch.no_grad():
+        whole = generator.synthesis(ws)
+    pictures = {side: F.avg_pool2d(whole, 64 // side).half() for side in generator.resolutions[:-1]}
+    head = _Head(generator, 32, Examples(ws, pictures))
+    untrained = head.psnr()
+    head.solve()
+    solved = head.psnr()
+    assert solved > untrained + 3.0
+    head.train(30, seed=0)
+    assert head.psnr() > solved - 0.5
+    assert not any(parameter.requires_grad for parameter in generator.parameters())
+
+
+def test_what_is_ours_is_stored_apart_from_the_public_files() -> None:
+    generator = MobileStyleGAN(StyleMapping(8, 2), MobileSynthesis((8,) * 4, 8))
+    names = set(generator.ours().state_dict())
+    assert "w_mean" in names
+    assert all(name == "w_mean" or name.startswith("heads.") for name in names)
+    other = MobileStyleGAN(StyleMapping(8, 2), MobileSynthesis((8,) * 4, 8))
+    generator.w_mean.fill_(2.0)
+    other.load_ours(generator.ours().state_dict())
+    assert other.w_mean.tolist() == [2.0] * 8
