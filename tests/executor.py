@@ -40,7 +40,7 @@ class Dangerous(ToyDetector):
 def open_mask() -> Pipeline:
     """A pipeline that masks the faces of the toy world, and takes some harm."""
     pipeline = build_pipeline(RunSettings(method="mask"), toy_world(), None)
-    return replace(pipeline, tools=replace(pipeline.tools, detector=Dangerous()))
+    return replace(pipeline, components=replace(pipeline.components, detector=Dangerous()))
 
 
 def mask(source: Path, destination: Path) -> None:

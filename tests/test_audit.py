@@ -41,7 +41,7 @@ def picture(seed: int) -> bytes:
     return data.getvalue()
 
 
-def face(similarity: float | None, method: str = "swap", rung: int = 1) -> dict[str, Any]:
+def face(similarity: float | None, method: str = "swap", level: int = 1) -> dict[str, Any]:
     masked = similarity is None
     return {
         "box": [10, 10, 50, 50],
@@ -50,7 +50,7 @@ def face(similarity: float | None, method: str = "swap", rung: int = 1) -> dict[
         "verdict": "masked" if masked else "verified",
         "similarities": {} if masked else {"judge": similarity},
         "failures": [],
-        "rung": rung,
+        "level": level,
         "found": "detector",
     }
 
@@ -65,7 +65,7 @@ def batch(count: int = 6) -> tuple[list[dict[str, Any]], Files]:
             "output": name,
             "output_sha256": hashlib.sha256(data).hexdigest(),
             "thresholds": {"judge": 0.5},
-            "faces": [face(i / 20), *([face(None, rung=4)] if i % 3 == 0 else [])],
+            "faces": [face(i / 20), *([face(None, level=4)] if i % 3 == 0 else [])],
             "method": "swap",
             "model": "m" * 64,
             "time": f"2026-01-01T00:00:{i:02d}+00:00",
@@ -354,7 +354,7 @@ def test_the_summary_counts_and_shows_the_worst_outputs_first() -> None:
     assert told["faces"]["total"] == 40
     assert told["faces"]["masked"] == 10
     assert {row["method"]: row["share"] for row in told["methods"]} == {"swap": 0.75, "mask": 0.25}
-    assert sum(row["share"] for row in told["rungs"]) == pytest.approx(1.0)
+    assert sum(row["share"] for row in told["levels"]) == pytest.approx(1.0)
     assert told["verdicts"] == {"masked": 10, "verified": 20}
     margins = [case["margin"] for case in told["worst"]]
     assert len(margins) == WORST

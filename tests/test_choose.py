@@ -42,7 +42,7 @@ def mask(world: World) -> Pipeline:
 @pytest.fixture(scope="module")
 def faces(mask: Pipeline) -> list[Face]:
     """The two faces of the pair, left one first."""
-    found = find_faces(pixels_of(PAIR), mask.tools, "mask")
+    found = find_faces(pixels_of(PAIR), mask.components, "mask")
     assert len(found) == 2
     return sorted(found, key=lambda face: float(face.box[0]))
 
@@ -105,7 +105,7 @@ def judges(*cosines: float | Callable[[], float]) -> Verifier:
 def one_face(side: float = 60.0) -> Face:
     points = np.array([[0.375, 0.47], [0.625, 0.47], [0.5, 0.62], [0.4, 0.75], [0.6, 0.75]]) * side
     box = np.array([0.2, 0.25, 0.8, 0.95]) * side
-    return Face(box, 1.0, points, points, seed=0, rungs=("blur", OPAQUE))
+    return Face(box, 1.0, points, points, seed=0, levels=("blur", OPAQUE))
 
 
 def chooser(keep: bool, *cosines: float | Callable[[], float]) -> Chooser:
@@ -123,7 +123,7 @@ CERTAIN = keep_limit(Judge("any", 0.3, fails)) + 0.01  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("keep", "cosines", "spared"),
+    ("keep", "cosines", "kept"),
     [
         (True, (CERTAIN, CERTAIN), True),
         (True, (CERTAIN, 0.5), False),
@@ -136,25 +136,25 @@ CERTAIN = keep_limit(Judge("any", 0.3, fails)) + 0.01  # type: ignore[arg-type]
         (False, (0.1, fails), False),
     ],
 )
-def test_doubt_never_spares_a_face(
-    keep: bool, cosines: tuple[float | Callable[[], float], ...], spared: bool
+def test_doubt_never_keeps_a_face(
+    keep: bool, cosines: tuple[float | Callable[[], float], ...], kept: bool
 ) -> None:
     choosing = chooser(keep, *cosines)
-    assert choosing.spares(PICTURE, one_face()) is spared
+    assert choosing.keeps(PICTURE, one_face()) is kept
     tiny = one_face(SMALLEST_JUDGED)
-    assert not choosing.spares(PICTURE, tiny)
+    assert not choosing.keeps(PICTURE, tiny)
     nowhere = one_face()
     nowhere.hull = None
-    assert not choosing.spares(PICTURE, nowhere)
+    assert not choosing.keeps(PICTURE, nowhere)
 
 
 def test_references_that_do_not_tell_one_person_are_refused(
     tmp_path: Path, mask: Pipeline, portrait: Path
 ) -> None:
     def find(picture: Pixels) -> list[Face]:
-        return find_faces(picture, mask.tools, "mask")
+        return find_faces(picture, mask.components, "mask")
 
-    several = mask.tools.verifier
+    several = mask.components.verifier
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.png").write_bytes(b"no picture")
     Image.fromarray(np.full((90, 90, 3), 127, np.uint8)).save(tmp_path / "nobody.png")
@@ -222,10 +222,10 @@ def test_a_person_of_a_photograph_is_chosen_by_another_copy_of_it(
     assert dict(summary.counts) == {"written": 1}
     record = json.loads((tmp_path / "out/manifest.jsonl").read_text())
     people = sorted(record["faces"], key=lambda face: face["box"][0])
-    spared = [face["verdict"] == "kept" for face in people]
-    assert spared == ([False, True, False] if choice == "keep" else [True, False, True])
+    stays = [face["verdict"] == "kept" for face in people]
+    assert stays == ([False, True, False] if choice == "keep" else [True, False, True])
     before, after = pixels_of(picture), pixels_of(tmp_path / "out/crowd.png")
-    for face, kept in zip(people, spared, strict=True):
+    for face, kept in zip(people, stays, strict=True):
         x0, y0, x1, y1 = face["box"]
         same = (before[y0:y1, x0:x1] == after[y0:y1, x0:x1]).all(axis=2)
         assert same.all() if kept else same.mean() < 0.1
@@ -237,10 +237,10 @@ def test_strangers_in_photographs_are_not_kept(
     """Each of 24 people is the reference for one crowd of all of them: nobody else stays."""
     monkeypatch.setattr(choose, "LEAST_JUDGES", 1)
     pipeline = build_pipeline(real_tools(assets), world, None)
-    tools = pipeline.tools
+    components = pipeline.components
 
     def find(picture: Pixels) -> list[Face]:
-        return find_faces(picture, tools, "blur")
+        return find_faces(picture, components, "blur")
 
     seen = []
     for first in range(0, 24, 4):
@@ -250,9 +250,9 @@ def test_strangers_in_photographs_are_not_kept(
         seen += [(picture, face) for face in row]
     for number in range(24):
         file = reference(assets, number, tmp_path / "person.jpg")
-        choosing = build_chooser(str(file), None, find, tools.verifier)
+        choosing = build_chooser(str(file), None, find, components.verifier)
         assert choosing is not None
-        kept = [n for n, (picture, face) in enumerate(seen) if choosing.spares(picture, face)]
+        kept = [n for n, (picture, face) in enumerate(seen) if choosing.keeps(picture, face)]
         assert kept == [number]
 
 

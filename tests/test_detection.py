@@ -550,7 +550,7 @@ def test_the_detector_and_its_mode_are_part_of_the_settings_on_record(assets: Pa
     built = [build_pipeline(settings, toy_world(), None) for settings in asked]
     assert len({pipeline.fingerprint for pipeline in built}) == len(asked)
     name = "scrfd:det_500m@0.25/0.4 + mtcnn@0.7/0.9, multi-scale"
-    assert built[0].tools.detector.name == name
+    assert built[0].components.detector.name == name
 
 
 # MTCNN

@@ -24,10 +24,16 @@ from deid.gate import picture as picture_module
 from deid.gate import sweep as gate_module
 from deid.gate.calibration import pair_similarities
 from deid.gate.face import Face, FaceRecord
-from deid.gate.fallback import COARSE, OPAQUE, SMALLEST_JUDGED, ladder, small_ladder
+from deid.gate.fallback import (
+    COARSE,
+    OPAQUE,
+    SMALLEST_JUDGED,
+    build_anonymizers,
+    fallback_chain,
+    small_face_chain,
+)
 from deid.gate.judges import Judge, Verifier, world_verifier
-from deid.gate.picture import Tools, deidentify_picture
-from deid.gate.rungs import build_rungs
+from deid.gate.picture import Components, deidentify_picture
 from deid.gate.sweep import Limits, Unsafe
 from deid.imaging.align import crop_face
 from deid.imaging.codec import Form, decode, encode
@@ -103,13 +109,13 @@ def outsider(world: World, limit: float) -> Outsider:
     return Outsider(picture, faces, world, limit)
 
 
-def build(world: World, verifier: Verifier, method: str = "blur", **changes: Any) -> Tools:
-    rungs = build_rungs(method, world, None, SETTINGS)
-    plain = Tools(world.detector, world.landmarks, world.resolution, True, rungs, verifier)
+def build(world: World, verifier: Verifier, method: str = "blur", **changes: Any) -> Components:
+    levels = build_anonymizers(method, world, None, SETTINGS)
+    plain = Components(world.detector, world.landmarks, world.resolution, True, levels, verifier)
     return replace(plain, **changes)
 
 
-Through = Callable[[Pixels], Pixels]
+Reencode = Callable[[Pixels], Pixels]
 
 
 def jpeg(pixels: Pixels) -> Pixels:
@@ -118,20 +124,20 @@ def jpeg(pixels: Pixels) -> Pixels:
 
 def safe(
     picture: Pixels,
-    tools: Tools,
+    components: Components,
     method: str = "blur",
-    through: Through = jpeg,
+    reencode: Reencode = jpeg,
     limits: Limits | None = None,
 ) -> tuple[Pixels | None, list[FaceRecord]]:
     """What would be written: the last pixels that came out of the encoder; None: no file."""
     last: list[Pixels] = []
 
-    def watched(pixels: Pixels) -> Pixels:
-        last.append(through(pixels))
-        return last[-1]
+    def watched(pixels: Pixels) -> tuple[bytes, Pixels]:
+        last.append(reencode(pixels))
+        return b"", last[-1]
 
     try:
-        _, faces = deidentify_picture(picture, tools, method, lambda i: i, watched, limits)
+        _, faces = deidentify_picture(picture, components, method, lambda i: i, watched, limits)
     except Exception:
         return None, []
     return last[-1], faces
@@ -189,7 +195,7 @@ class Detects:
 
 
 def everywhere(act: Callable[[Tensor], Any]) -> dict[str, Anonymizer]:
-    return {rung: Makes(act) for rung in ladder("blur")}
+    return {level: Makes(act) for level in fallback_chain("blur")}
 
 
 def judge(act: Callable[..., Any]) -> Verifier:
@@ -224,8 +230,8 @@ JUDGES: dict[str, Callable[..., Any]] = {
 def test_no_face_leaves_whatever_the_anonymizer_does(
     world: World, verifier: Verifier, outsider: Outsider, failure: str
 ) -> None:
-    tools = build(world, verifier, anonymizers=everywhere(ANONYMIZERS[failure]))
-    output, faces = safe(outsider.picture, tools)
+    components = build(world, verifier, anonymizers=everywhere(ANONYMIZERS[failure]))
+    output, faces = safe(outsider.picture, components)
     assert output is not None, "a mask was possible"
     assert outsider.leaks(output) == []
     if failure != "mirrors its input":
@@ -239,8 +245,8 @@ def test_no_face_leaves_whatever_a_judge_does(
     world: World, verifier: Verifier, outsider: Outsider, failure: str, made: str
 ) -> None:
     changes = {} if made == "blurred" else {"anonymizers": everywhere(lambda f: f)}
-    tools = build(world, judge(JUDGES[failure]), **changes)
-    output, faces = safe(outsider.picture, tools)
+    components = build(world, judge(JUDGES[failure]), **changes)
+    output, faces = safe(outsider.picture, components)
     assert output is not None
     assert outsider.leaks(output) == []
     assert {face.verdict for face in faces} == {"masked"}
@@ -251,8 +257,8 @@ def test_a_judge_that_is_blind_lets_no_unchanged_face_pass(
 ) -> None:
     said = iter(range(1000))
     blind = judge(lambda f, p: np.eye(1000, dtype=np.float32)[[next(said)]])
-    tools = build(world, blind, anonymizers=everywhere(lambda f: f))
-    output, faces = safe(outsider.picture, tools)
+    components = build(world, blind, anonymizers=everywhere(lambda f: f))
+    output, faces = safe(outsider.picture, components)
     assert output is not None
     assert outsider.leaks(output) == []
     assert "unchanged" in faces[0].failures[0]
@@ -321,8 +327,8 @@ def test_no_face_leaves_when_a_step_of_our_own_fails_or_does_nothing(
 def test_no_face_leaves_when_the_landmark_network_says_nonsense(
     world: World, verifier: Verifier, outsider: Outsider, value: float
 ) -> None:
-    tools = build(world, verifier, landmarks=lambda f: torch.full((len(f), 68, 2), value))
-    output, faces = safe(outsider.picture, tools)
+    components = build(world, verifier, landmarks=lambda f: torch.full((len(f), 68, 2), value))
+    output, faces = safe(outsider.picture, components)
     assert output is not None
     assert outsider.leaks(output) == []
     assert len(faces) == 2
@@ -333,7 +339,7 @@ def test_no_face_leaves_when_the_encoder_or_decoder_fails(
     world: World, verifier: Verifier, outsider: Outsider, method: str
 ) -> None:
     original = outsider.picture
-    broken: dict[str, Through] = {
+    broken: dict[str, Reencode] = {
         **{type(error).__name__: raises(error) for error in ERRORS},
         "writes the original": lambda pixels: original,
         "writes a part of the original": lambda pixels: np.where(
@@ -343,8 +349,8 @@ def test_no_face_leaves_when_the_encoder_or_decoder_fails(
         "turns it": lambda pixels: np.rot90(pixels),
         "gives nothing": lambda pixels: None,  # type: ignore[return-value, dict-item]
     }
-    for name, through in broken.items():
-        output, _ = safe(original, build(world, verifier, method), method, through)
+    for name, reencode in broken.items():
+        output, _ = safe(original, build(world, verifier, method), method, reencode)
         assert output is None or outsider.leaks(output) == [], name
 
 
@@ -366,10 +372,10 @@ def test_when_time_is_over_faces_are_masked_and_at_last_nothing_is_written(
     assert ends[0.21] == {"masked"}
 
 
-def test_missing_networks_of_a_later_rung_are_passed_over_and_of_the_first_mask(
+def test_missing_networks_of_a_later_level_are_passed_over_and_of_the_first_mask(
     world: World, verifier: Verifier, outsider: Outsider
 ) -> None:
-    only = {COARSE: build_rungs(COARSE, world, None, SETTINGS)[COARSE]}
+    only = {COARSE: build_anonymizers(COARSE, world, None, SETTINGS)[COARSE]}
     output, faces = safe(outsider.picture, build(world, verifier, anonymizers=only))
     assert output is not None
     assert {face.method for face in faces} == {OPAQUE}
@@ -378,7 +384,7 @@ def test_missing_networks_of_a_later_rung_are_passed_over_and_of_the_first_mask(
     assert output is not None
     assert "blur" not in {face.method for face in faces}
     assert COARSE in {face.method for face in faces}
-    assert all(face.rung == (2 if face.method == COARSE else 3) for face in faces)
+    assert all(face.level == (2 if face.method == COARSE else 3) for face in faces)
     assert outsider.leaks(output) == []
 
 
@@ -401,8 +407,8 @@ def test_a_face_that_only_the_sweep_finds_is_handled(
     world: World, verifier: Verifier, outsider: Outsider, missed: tuple[int, ...]
 ) -> None:
     poor = Detects(iter([without(world.detector, *missed)]))
-    tools = build(world, verifier, detector=poor, sweeper=world.detector)
-    output, faces = safe(outsider.picture, tools)
+    components = build(world, verifier, detector=poor, sweeper=world.detector)
+    output, faces = safe(outsider.picture, components)
     assert output is not None
     assert outsider.leaks(output) == []
     assert [face.found for face in faces].count("sweep") == len(missed)
@@ -416,8 +422,8 @@ def test_the_same_person_twice_is_found_though_first_seen_once(
     everyone = world.detector.detect([twice])[0]
     assert len(everyone) >= 2
     poor = Detects(iter([without(world.detector, *range(1, len(everyone)))]))
-    tools = build(world, verifier, detector=poor, sweeper=world.detector)
-    output, _ = safe(twice, tools)
+    components = build(world, verifier, detector=poor, sweeper=world.detector)
+    output, _ = safe(twice, components)
     assert output is not None
     assert Outsider(twice, everyone, world, limit).leaks(output) == []
 
@@ -436,8 +442,8 @@ def test_a_face_exchanged_for_another_of_the_picture_is_not_let_pass(
         ]
         return torch.nn.functional.interpolate(crops[1 - int(np.argmin(near))], faces.shape[2:])
 
-    rungs = {**build_rungs("blur", world, None, SETTINGS), "exchange": Makes(other)}
-    output, faces = safe(outsider.picture, build(world, verifier, anonymizers=rungs), "exchange")
+    levels = {**build_anonymizers("blur", world, None, SETTINGS), "exchange": Makes(other)}
+    output, faces = safe(outsider.picture, build(world, verifier, anonymizers=levels), "exchange")
     assert output is not None
     reasons = [reason for face in faces for reason in face.failures]
     assert any("recognized as face" in reason for reason in reasons)
@@ -464,13 +470,13 @@ def test_faces_that_appear_again_and_again_end_without_a_file(
 
     haunted = build(world, verifier, sweeper=Detects(ghosts()))
     with pytest.raises(Unsafe, match="again and again"):
-        deidentify_picture(outsider.picture, haunted, "blur", lambda i: i, jpeg)
+        deidentify_picture(outsider.picture, haunted, "blur", lambda i: i, lambda p: (b"", jpeg(p)))
 
 
 def test_a_sweep_finds_nothing_new_where_all_was_handled(
     world: World, verifier: Verifier, limit: float
 ) -> None:
-    """Else every picture would cost more rungs than it needs."""
+    """Else every picture would cost more levels than it needs."""
     for name in ("pair", "family", "team"):
         for method in ("blur", "pixelate", "mask"):
             picture = scene(name)
@@ -483,7 +489,7 @@ def test_a_sweep_finds_nothing_new_where_all_was_handled(
             assert Outsider(picture, everyone, world, known).leaks(output) == []
 
 
-# ---- small faces, masks, ladders
+# ---- small faces, masks, fallback chains
 
 
 def test_faces_too_small_to_be_judged_are_destroyed(
@@ -494,8 +500,8 @@ def test_faces_too_small_to_be_judged_are_destroyed(
     scale = 0.9 * SMALLEST_JUDGED / longest
     size = (round(width * scale), round(height * scale))
     small = np.asarray(cv2.resize(outsider.picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-    rungs = build_rungs("fgsm", world, None, SETTINGS)
-    output, faces = safe(small, build(world, verifier, anonymizers=rungs), "fgsm")
+    levels = build_anonymizers("fgsm", world, None, SETTINGS)
+    output, faces = safe(small, build(world, verifier, anonymizers=levels), "fgsm")
     assert output is not None
     assert faces
     assert {face.method for face in faces} <= {COARSE, OPAQUE}
@@ -524,20 +530,20 @@ def test_coverage_is_the_share_of_a_face_that_is_replaced() -> None:
     assert coverage(outline, [], (100, 100)) == 0.0
 
 
-def test_every_ladder_ends_in_coarse_pixels_and_a_mask() -> None:
+def test_every_fallback_chain_ends_in_coarse_pixels_and_a_mask() -> None:
     for method in ("swap", "adversarial", "fgsm", "fgsm-0.03", "pgd", "blur", "pixelate", "mask"):
-        rungs = ladder(method)
-        assert rungs[0] == method
-        assert rungs[-1] == OPAQUE
-        assert len(set(rungs)) == len(rungs)
+        levels = fallback_chain(method)
+        assert levels[0] == method
+        assert levels[-1] == OPAQUE
+        assert len(set(levels)) == len(levels)
         if method != OPAQUE:
-            assert COARSE in rungs
-            assert len(rungs) >= 3
-        assert small_ladder(method)[-1] == OPAQUE
+            assert COARSE in levels
+            assert len(levels) >= 3
+        assert small_face_chain(method)[-1] == OPAQUE
 
 
-def test_each_rung_is_stronger_than_the_one_above() -> None:
-    fgsm = build_rungs("fgsm-0.03", toy_world(), None, SETTINGS)
+def test_each_level_is_stronger_than_the_one_before() -> None:
+    fgsm = build_anonymizers("fgsm-0.03", toy_world(), None, SETTINGS)
     assert list(fgsm) == ["fgsm-0.03", "fgsm+1", "pgd+1", "pixelate"]
     faces = toy_world().test_faces(2, 1, 3).pixels
     moved = [
@@ -545,35 +551,35 @@ def test_each_rung_is_stronger_than_the_one_above() -> None:
         for anonymizer in (fgsm["fgsm-0.03"], fgsm["fgsm+1"], fgsm["pgd+1"])
     ]
     assert moved == pytest.approx([0.06, 0.12, 0.12], abs=1e-3)
-    blur = build_rungs("blur", toy_world(), None, SETTINGS)
+    blur = build_anonymizers("blur", toy_world(), None, SETTINGS)
     detail = [
-        float(to_pixels(blur[rung](to_tensor(faces), [1, 2])).std(axis=(1, 2)).mean())
-        for rung in ("blur", "blur+1")
+        float(to_pixels(blur[level](to_tensor(faces), [1, 2])).std(axis=(1, 2)).mean())
+        for level in ("blur", "blur+1")
     ]
     assert detail[1] < detail[0]
 
 
 def test_a_refined_adversarial_face_goes_further_from_the_original(tmp_path: Path) -> None:
     models = save_toy_model(tmp_path)
-    rungs = build_rungs("adversarial", toy_world(), models, SETTINGS)
-    assert list(rungs) == ["adversarial", "adversarial+1", "swap", "pixelate"]
+    levels = build_anonymizers("adversarial", toy_world(), models, SETTINGS)
+    assert list(levels) == ["adversarial", "adversarial+1", "swap", "pixelate"]
     faces = to_tensor(toy_world().test_faces(4, 1, 3).pixels)
     model = Deidentifier.load(models.stage_one, models.stage_two, toy_world())
     plain, stretched = (
-        (rungs[rung](faces, [0] * 4) - model.reconstruct(faces)).abs().mean()
-        for rung in ("adversarial", "adversarial+1")
+        (levels[level](faces, [0] * 4) - model.reconstruct(faces)).abs().mean()
+        for level in ("adversarial", "adversarial+1")
     )
     assert 1.1 * plain < stretched < 2.0 * plain
 
 
 def test_another_try_of_a_swap_has_another_donor(tmp_path: Path) -> None:
-    rungs = build_rungs("swap", toy_world(), save_toy_model(tmp_path), SETTINGS)
-    assert list(rungs) == ["swap", "swap+1", "swap+2", "pixelate"]
-    face = Face(np.zeros(4), 1.0, np.zeros((5, 2)), None, 5, ladder("swap"))
+    levels = build_anonymizers("swap", toy_world(), save_toy_model(tmp_path), SETTINGS)
+    assert list(levels) == ["swap", "swap+1", "swap+2", "pixelate"]
+    face = Face(np.zeros(4), 1.0, np.zeros((5, 2)), None, 5, fallback_chain("swap"))
     seeds = []
-    while face.rung.startswith("swap"):
-        seeds.append(face.rung_seed)
-        face.fall("told to")
+    while face.level.startswith("swap"):
+        seeds.append(face.level_seed)
+        face.escalate("told to")
     assert len(set(seeds)) == 3
     assert seeds[0] == 5
 
@@ -626,24 +632,24 @@ def asked(judges: Verifier, seen: list[Pixels]) -> Verifier:
 def test_no_crop_is_judged_twice_and_no_new_one_unjudged(
     world: World, verifier: Verifier, outsider: Outsider
 ) -> None:
-    """A neighbor that falls costs a face nothing; its own fall, or other pixels, do."""
+    """A neighbor that escalates costs a face nothing; its own escalation, or other pixels, do."""
     seen: list[Pixels] = []
-    rungs = build_rungs("blur", world, None, SETTINGS)
+    levels = build_anonymizers("blur", world, None, SETTINGS)
     last = _placed(outsider)[-1]
     original = to_tensor(crop_face(outsider.picture, last, 64))
 
     def hardly_changes_the_last(faces: Tensor) -> Tensor:
         small = torch.nn.functional.interpolate(faces, (64, 64), mode="area")
         is_last = float((small - original).abs().mean()) < 0.05
-        return faces + 0.1 if is_last else rungs["blur"](faces, [0])
+        return faces + 0.1 if is_last else levels["blur"](faces, [0])
 
-    tools = build(
+    components = build(
         world,
         asked(verifier, seen),
-        anonymizers={**rungs, "blur": Makes(hardly_changes_the_last)},
+        anonymizers={**levels, "blur": Makes(hardly_changes_the_last)},
         refine=False,
     )
-    output, faces = safe(outsider.picture, tools, through=lambda pixels: pixels)
+    output, faces = safe(outsider.picture, components, reencode=lambda pixels: pixels)
     assert output is not None
     assert [face.method for face in faces] == ["blur", "blur+1"]
     assert len({crop.tobytes() for crop in seen}) == len(seen)
@@ -660,7 +666,7 @@ def test_faces_placed_together_are_where_each_alone_would_be(
         placing = face_module.Placing(world.landmarks, world.resolution, refine)
         together, alone = (
             [
-                gate_module.newcomer(outsider.faces, i, ladder("blur"), 0)
+                gate_module.new_face(outsider.faces, i, fallback_chain("blur"), 0)
                 for i in range(len(outsider.faces))
             ]
             for _ in range(2)
@@ -681,8 +687,8 @@ def test_one_face_that_cannot_be_placed_leaves_the_others_alone(
     broken = outsider.faces.points.copy()
     broken[0] = 9.0
     half = Detects(iter([lambda _: replace(outsider.faces, points=broken)]))
-    tools = build(world, verifier, detector=half, sweeper=world.detector)
-    output, faces = safe(outsider.picture, tools)
+    components = build(world, verifier, detector=half, sweeper=world.detector)
+    output, faces = safe(outsider.picture, components)
     assert output is not None
     assert outsider.leaks(output) == []
     assert [face.verdict for face in faces] == ["masked", "verified"]
@@ -697,8 +703,8 @@ def test_what_a_failed_paste_left_behind_is_taken_back(
         raise RuntimeError("injected")
 
     monkeypatch.setattr(picture_module, "paste", smears)
-    tools = build(world, verifier)
-    output, faces = safe(outsider.picture, tools, through=lambda pixels: pixels)
+    components = build(world, verifier)
+    output, faces = safe(outsider.picture, components, reencode=lambda pixels: pixels)
     assert output is not None
     assert {face.verdict for face in faces} == {"masked"}
     changed = output[(output != outsider.picture).any(axis=2)]

@@ -39,7 +39,7 @@ from deid.gate.judges import (
     Verifier,
     build_verifier,
 )
-from deid.gate.picture import Tools, deidentify_picture
+from deid.gate.picture import Components, FaceRecord, deidentify_picture
 from deid.imaging.align import crop_face, place_face
 from deid.imaging.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
 from deid.imaging.paste import (
@@ -115,9 +115,9 @@ def judge(value: float | Callable[[], float]) -> Verifier:
     return Verifier((Judge("fixed", 0.3, embed),), side=32)
 
 
-def tools(**changes: object) -> Tools:
+def components(**changes: object) -> Components:
     world = toy_world()
-    plain = Tools(
+    plain = Components(
         detector=Known([face_at(30, 20, 60)]),
         landmarks=world.landmarks,
         landmark_side=64,
@@ -128,9 +128,19 @@ def tools(**changes: object) -> Tools:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
+def anonymized(
+    picture: Pixels, components: Components, method: str = "swap"
+) -> tuple[Pixels, list[FaceRecord]]:
+    """A picture whose encoder keeps every pixel, and what became of its faces."""
+    encoded, faces = deidentify_picture(
+        picture, components, method, lambda i: i, lambda pixels: (pixels.tobytes(), pixels)
+    )
+    return np.frombuffer(encoded, np.uint8).reshape(picture.shape), faces
+
+
 def pipeline(allow_no_face: bool = False, seed: int = 0, **changes: object) -> Pipeline:
     settings = RunSettings(method="swap", allow_no_face=allow_no_face, seed=seed)
-    return Pipeline(settings, tools(**changes), model="none")
+    return Pipeline(settings, components(**changes), model="none")
 
 
 def noise(seed: int, height: int = 100, width: int = 120) -> Pixels:
@@ -321,7 +331,7 @@ def test_an_oval_holds_the_hull_and_the_boxs_sides_and_leaves_its_corners() -> N
 
 def test_pixels_away_from_the_face_keep_their_values() -> None:
     picture = noise(6)
-    out, faces = deidentify_picture(picture, tools(), "swap", lambda i: i)
+    out, faces = anonymized(picture, components())
     changed = (out != picture).any(axis=2)
     assert core(changed).mean() > 0.98
     assert not changed[:, :25].any()
@@ -356,7 +366,7 @@ BROKEN: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("failure", BROKEN)
 def test_whatever_fails_ends_in_an_opaque_mask(failure: str) -> None:
     picture = noise(7)
-    out, faces = deidentify_picture(picture, tools(**BROKEN[failure]), "swap", lambda i: i)
+    out, faces = anonymized(picture, components(**BROKEN[failure]))
     assert (core(out) == OPAQUE_GRAY).all()
     assert faces[0].method == "mask"
     assert faces[0].verdict == "masked"
@@ -371,17 +381,15 @@ def test_a_step_of_our_own_that_fails_ends_in_a_mask(
     for module in (picture_module, face_module):
         if hasattr(module, step):
             monkeypatch.setattr(module, step, raises)
-    no_landmarks = tools(landmarks=lambda images: torch.full((1, 68, 2), -99.0))
-    out, faces = deidentify_picture(noise(7), no_landmarks, "swap", lambda i: i)
+    no_landmarks = components(landmarks=lambda images: torch.full((1, 68, 2), -99.0))
+    out, faces = anonymized(noise(7), no_landmarks)
     assert (core(out) == OPAQUE_GRAY).all()
     assert "injected" in faces[0].failures[0]
 
 
-def test_a_recognized_face_goes_down_rung_by_rung() -> None:
+def test_a_recognized_face_escalates_level_by_level() -> None:
     said = chain([0.9], repeat(0.1))
-    out, faces = deidentify_picture(
-        noise(8), tools(verifier=judge(lambda: next(said))), "swap", lambda i: i
-    )
+    out, faces = anonymized(noise(8), components(verifier=judge(lambda: next(said))))
     assert faces[0].method == "pixelate"
     assert faces[0].similarities == {"fixed": pytest.approx(0.1)}
     assert len(faces[0].failures) == 1
@@ -395,8 +403,8 @@ def test_what_is_judged_is_what_comes_out_of_the_encoder() -> None:
         seen.append(faces[0].copy())
         return np.array([[1.0, 0.0] if is_noise(faces[0]) else [0.0, 1.0]], np.float32)
 
-    watching = tools(verifier=Verifier((Judge("watching", 0.3, embed),), side=32))
-    deidentify_picture(picture, watching, "swap", lambda i: i, lambda p: np.full_like(p, 77))
+    watching = components(verifier=Verifier((Judge("watching", 0.3, embed),), side=32))
+    deidentify_picture(picture, watching, "swap", lambda i: i, lambda p: (b"", np.full_like(p, 77)))
     assert sum((crop == 77).all() for crop in seen) == len(seen) - 1, "all but the original"
 
 
@@ -410,12 +418,12 @@ def test_an_overlapping_face_does_not_bring_back_its_neighbor() -> None:
         return torch.full_like(faces, -1.0) if len(calls) == 1 else faces + 0.1
 
     # "paint" is no generative method, so colors are not matched to the face that was there.
-    overlapping = tools(
+    overlapping = components(
         detector=Known([face_at(10, 20, 60), face_at(34, 20, 60)]),
         anonymizers={"paint": Paint(first_black_then_hardly_changed), "pixelate": Pixelate(4)},
         verifier=Verifier((replace(judge(0.0).judges[0], threshold=2.0),), side=32),
     )
-    out, _ = deidentify_picture(picture, overlapping, "paint", lambda i: i)
+    out, _ = anonymized(picture, overlapping, "paint")
     assert core(out, 10).max() <= 20
 
 
@@ -426,15 +434,15 @@ def test_a_mask_is_not_softened_by_a_neighbor() -> None:
 
     def embed(faces: Pixels, points: np.ndarray) -> np.ndarray:
         red, _, blue = faces[0, 8:24, 8:24].mean(axis=(0, 1))
-        if red > blue:  # the first face is known at every rung, the second one never
+        if red > blue:  # the first face is known at every level, the second one never
             return np.array([[1.0, 0.0, 0.0]], np.float32)
         return np.array([[0.0, is_noise(faces[0]), not is_noise(faces[0])]], np.float32)
 
-    two = tools(
+    two = components(
         detector=Known([face_at(10, 20, 60), face_at(34, 20, 60)]),
         verifier=Verifier((Judge("of colors", 0.3, embed),), side=32),
     )
-    out, faces = deidentify_picture(picture, two, "swap", lambda i: i)
+    out, faces = anonymized(picture, two)
     assert [face.method for face in faces] == ["mask", "swap"]
     assert (core(out, 10) == OPAQUE_GRAY).all()
 
@@ -621,7 +629,7 @@ def test_bad_paths_and_full_disks_are_one_line(
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-# ---- tools
+# ---- components
 
 
 def test_a_pipeline_of_the_world_masks_a_face(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_face_that_its_transparency_repeats_does_not_leave(pipeline: Pipeline)
 def test_a_cut_out_keeps_its_transparency(pipeline: Pipeline) -> None:
     """Round about a face; the face itself is opaque."""
     rgb = sample("portrait")
-    (box,) = pipeline.tools.detector.detect([rgb])[0].boxes
+    (box,) = pipeline.components.detector.detect([rgb])[0].boxes
     middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * 1.1
     y, x = np.mgrid[: rgb.shape[0], : rgb.shape[1]]
     inside = (((x - middle[0]) / half[0]) ** 2 + ((y - middle[1]) / half[1]) ** 2) < 1

@@ -1,4 +1,4 @@
-"""What a batch came to, as figures and as a page: counts, rungs, and the faces nearest to failing.
+"""What a batch came to, as figures and as a page: counts, levels, and the faces nearest to failing.
 
 The page is one file without a link outwards, and shows outputs only. Nothing in it says when.
 """
@@ -55,8 +55,8 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
     faces = [face for _, _, face in _faces(records)]
     written = [record for record in records if record.get("status") == "written"]
     missing = [record for record in records if record.get("status") == "quarantined"]
-    rungs = Counter(str(face.get("method")) for face in faces)
-    depths = Counter(int(face.get("rung", 1)) for face in faces)
+    methods = Counter(str(face.get("method")) for face in faces)
+    levels = Counter(int(face.get("level", 1)) for face in faces)
     return {
         "files": {"total": len(records), **dict.fromkeys(STATUSES, 0), **_statuses(records)},
         "verdicts": _sorted(Counter(verdict(record) for record in written)),
@@ -67,8 +67,8 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
             "kept": sum(face.get("verdict") == "kept" for face in faces),
             "found_by_sweep": sum(face.get("found") == "sweep" for face in faces),
         },
-        "methods": [_share(n, c, len(faces), "method") for n, c in rungs.most_common()],
-        "rungs": [_share(n, depths[n], len(faces), "rung") for n in sorted(depths)],
+        "methods": [_share(n, c, len(faces), "method") for n, c in methods.most_common()],
+        "levels": [_share(n, levels[n], len(faces), "level") for n in sorted(levels)],
         "judges": _judges(records),
         "withheld": [
             {"file": str(record["file"]), "reason": str(record.get("reason", ""))}

@@ -16,9 +16,9 @@ from deid.faces.detection import build_detector, weights_of
 from deid.gate.choose import build_chooser, reference_files, reference_hashes
 from deid.gate.domain import rendered_only
 from deid.gate.face import Face
+from deid.gate.fallback import build_anonymizers
 from deid.gate.judges import build_verifier
-from deid.gate.picture import FaceRecord, Limits, Tools, deidentify_picture, find_faces
-from deid.gate.rungs import build_rungs
+from deid.gate.picture import Components, FaceRecord, Limits, deidentify_picture, find_faces
 from deid.gate.transparency import without_hidden_faces
 from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
 from deid.imaging.metadata import NOTHING, Keep, parse_keep
@@ -49,7 +49,7 @@ class Pipeline:
     """Settings with the networks built for them, and the hash that stands for both."""
 
     settings: RunSettings
-    tools: Tools
+    components: Components
     model: str  # version of the networks
     notes: tuple[str, ...] = ()
 
@@ -70,7 +70,7 @@ class Pipeline:
             for spec in (*self.settings.detectors, *self.settings.recognizers)
         }
         chosen = [reference_hashes(self.settings.keep), reference_hashes(self.settings.only)]
-        judges, detector = self.tools.verifier.description, self.tools.detector.name
+        judges, detector = self.components.verifier.description, self.components.detector.name
         return fingerprint([code_sha256(), asked, files, chosen, judges, detector, self.model])
 
     def blank_record(self, name: str, input_sha256: str) -> FileRecord:
@@ -83,8 +83,8 @@ class Pipeline:
             method=self.settings.method,
             seed=self.settings.seed,
             model=self.model,
-            detector=self.tools.detector.name,
-            thresholds=self.tools.verifier.description,
+            detector=self.components.detector.name,
+            thresholds=self.components.verifier.description,
         )
 
     def process(
@@ -95,8 +95,8 @@ class Pipeline:
         settings = self.settings
         if settings.dry_run:
             picture = decode(data, "the file", NOTHING, settings.first_frame_only).pixels
-            self.tools.check_domain(picture)
-            faces = find_faces(picture, self.tools, settings.method)
+            self.components.check_domain(picture)
+            faces = find_faces(picture, self.components, settings.method)
             plans = tuple(planned(face) for face in faces)
             done = replace(record, status="previewed", reason=REASON, faces=plans)
             return draw_preview(picture, faces), done
@@ -114,21 +114,20 @@ class Pipeline:
     ) -> tuple[bytes, list[FaceRecord], tuple[str, ...]]:
         """A safe picture, encoded: exactly the bytes that were judged; what became of its faces;
         notes of what could not come back. `content` seeds it."""
-        settings, encoded = self.settings, [b""]
-        keep = parse_keep(settings.keep_metadata)
-        decoded = without_hidden_faces(decoded, self.tools.detector)
+        settings, keep = self.settings, parse_keep(self.settings.keep_metadata)
+        decoded = without_hidden_faces(decoded, self.components.detector)
 
-        def round_trip(pixels: Pixels) -> Pixels:
-            encoded[0] = encode(pixels, decoded.alpha, decoded.form)
-            return _seen(encoded[0], decoded, keep)
+        def round_trip(pixels: Pixels) -> tuple[bytes, Pixels]:
+            encoded = encode(pixels, decoded.alpha, decoded.form)
+            return encoded, _seen(encoded, decoded, keep)
 
         def seed(face: int) -> int:
             return seed_of(f"photo/{content}", face, settings.seed)
 
-        _, faces = deidentify_picture(
-            decoded.pixels, self.tools, settings.method, seed, round_trip, limits
+        encoded, faces = deidentify_picture(
+            decoded.pixels, self.components, settings.method, seed, round_trip, limits
         )
-        return encoded[0], faces, decoded.notes
+        return encoded, faces, decoded.notes
 
 
 def _seen(encoded: bytes, decoded: Decoded, keep: Keep) -> Pixels:
@@ -152,7 +151,7 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
             f"--method {settings.method} draws with networks that are not trained here: run "
             "`dvc repro` first, or choose --method blur, pixelate or mask"
         )
-    anonymizers = build_rungs(
+    anonymizers = build_anonymizers(
         settings.method, world, models, settings.anonymize or AnonymizeParams()
     )
     detector = build_detector(settings.detectors, world, settings.detect_size)
@@ -162,15 +161,15 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     def landmarks(images: Tensor) -> Tensor:
         return world.landmarks(images.to(world.device))
 
-    tools = Tools(detector, landmarks, world.resolution, own, anonymizers, verifier)
+    components = Components(detector, landmarks, world.resolution, own, anonymizers, verifier)
 
     def find(picture: Pixels) -> list[Face]:
-        return find_faces(picture, tools, settings.method)
+        return find_faces(picture, components, settings.method)
 
     chooser = build_chooser(settings.keep, settings.only, find, verifier)
     domain = rendered_only(world, settings.detectors, settings.recognizers, settings.rendered)
-    tools = replace(tools, chooser=chooser, rendered_only=domain)
-    return Pipeline(settings, tools, model_version(world, models))
+    components = replace(components, chooser=chooser, rendered_only=domain)
+    return Pipeline(settings, components, model_version(world, models))
 
 
 def model_version(world: World, models: ModelPaths | None) -> str:

@@ -15,13 +15,13 @@ from deid.pixels import Pixels
 
 SUFFIX = ".preview.png"
 REASON = "a preview, which shows original faces; nothing was de-identified"
-CHANGED, SPARED = (200, 30, 30), (20, 120, 45)
+CHANGED, KEPT = (200, 30, 30), (20, 120, 45)
 PAPER = (255, 255, 255)
 SMALLEST_TYPE = 10  # pixels
 
 
 def draw_preview(picture: Pixels, faces: Sequence[Face]) -> bytes:
-    """A PNG of `uint8 [H,W,3]` with a box around each face: red for changed, green for spared.
+    """A PNG of `uint8 [H,W,3]` with a box around each face: red for changed, green for kept.
 
     Lines and labels grow with the picture, so that they are read when the whole of it is shown.
     """
@@ -32,11 +32,11 @@ def draw_preview(picture: Pixels, faces: Sequence[Face]) -> bytes:
     for number, face in enumerate(faces, 1):
         x0, y0, x1, y1 = (round(float(value)) for value in face.box)
         x1, y1 = max(x0, x1), max(y0, y1)
-        color = SPARED if face.spared else CHANGED
+        color = KEPT if face.kept else CHANGED
         edge = max(1, width // 3)  # a pale line outside, for dark and for red pictures
         pen.rectangle((x0 - edge, y0 - edge, x1 + edge, y1 + edge), None, PAPER, edge)
         pen.rectangle((x0, y0, x1, y1), None, color, width)
-        label = f"{number} {face.rung}"
+        label = f"{number} {face.level}"
         size = int(np.clip(1.8 * (x1 - x0) / len(label), SMALLEST_TYPE, largest))
         _label(pen, (x0, y0), label, size, color)
     _label(pen, (0, image.height), "PREVIEW: original faces", largest, CHANGED)
@@ -65,5 +65,5 @@ def _label(
 def planned(face: Face) -> FaceRecord:
     """The record of a face that nothing was done to."""
     record = face.record()
-    verdict = record.verdict if face.spared else "previewed"
+    verdict = record.verdict if face.kept else "previewed"
     return FaceRecord(**{**vars(record), "verdict": verdict})

@@ -1,10 +1,10 @@
 """Faces that a person chose by reference pictures: kept as they are, or the only ones changed.
 
-To spare a face is to publish it, so doubt never spares one. `keep` spares a face in which every
+To keep a face is to publish it, so doubt never keeps one. `keep` keeps a face in which every
 judge sees the person of one reference, well above the similarity at which it would call two faces
-one person. `only` spares a face in which no judge sees any of the references even at the lower
+one person. `only` keeps a face in which no judge sees any of the references even at the lower
 similarity that the gate uses. At least two judges are asked, and a face too small to be judged is
-not spared.
+not kept.
 
 Measured on 80 people of the mini world that no training saw, four views each: `keep` knew a person
 again in 79 % of pairs of views and took nobody for another in 50,560 pairs; `only` missed 0.2 %.
@@ -47,13 +47,13 @@ Find = Callable[[Pixels], list[Face]]
 
 @dataclass(frozen=True)
 class Chooser:
-    """Knows the people of the reference pictures; `spares` says which faces stay untouched."""
+    """Knows the people of the reference pictures; `keeps` says which faces stay untouched."""
 
     verifier: Verifier
     people: tuple[Embeddings, ...]
     keep: bool  # whether they are the ones kept, or the only ones changed
 
-    def spares(self, picture: Pixels, face: Face) -> bool:
+    def keeps(self, picture: Pixels, face: Face) -> bool:
         """Whether a placed face of `uint8 [H,W,3]` is to stay as it is; False when in doubt."""
         if face.hull is None or face.longer < SMALLEST_JUDGED:
             return False

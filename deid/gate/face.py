@@ -1,4 +1,4 @@
-"""One face of a picture on its way down the ladder: where it is, what it is made of by now."""
+"""One face of a picture and its fallback level: where it is, what it is made of by now."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ FAR = 0.2
 """Share of the side by which landmarks that will be looked at again may miss detected points."""
 
 KEPT = "kept"
-"""In place of a rung, of a face that a person chose to leave as it is."""
+"""In place of a level, of a face that a person chose to leave as it is."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class FaceRecord:
 
     box: tuple[int, int, int, int]
     score: float
-    method: str  # the rung whose pixels were written, or "kept"
+    method: str  # the level whose pixels were written, or "kept"
     verdict: str  # "verified", "masked" or "kept"
     similarities: Mapping[str, float]  # of what was written, for each judge
-    failures: tuple[str, ...]  # why higher rungs were left
-    rung: int = 1  # how many rungs were tried
+    failures: tuple[str, ...]  # why higher levels were left
+    level: int = 1  # how many levels were tried
     found: str = "detector"  # or "sweep": only in a picture that was already anonymized
 
 
 @dataclass
 class Face:
-    """`points [5,2]` and `hull [M,2]` in picture pixels; `rungs`: the present one, then the rest.
+    """`points [5,2]` and `hull [M,2]` in picture pixels; `levels`: the present one, then the rest.
 
     A `hull` of None: it could not be placed, so its box is all that is known of it.
     """
@@ -68,11 +68,11 @@ class Face:
     points: Points
     hull: Points | None
     seed: int
-    rungs: tuple[str, ...]
+    levels: tuple[str, ...]
     found: str = "detector"
     similarities: Mapping[str, float] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
-    depth: int = 1
+    tries: int = 1
     outline: Points | None = None  # [27,2] of its jaw and forehead; None: not seen
     _crop: Pixels | None = None
     _original: Embeddings | None = None
@@ -81,22 +81,22 @@ class Face:
     _made: tuple[str, NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
     @property
-    def rung(self) -> str:
-        return self.rungs[0]
+    def level(self) -> str:
+        return self.levels[0]
 
     @property
     def opaque(self) -> bool:
-        return self.rung == OPAQUE
+        return self.level == OPAQUE
 
     @property
-    def spared(self) -> bool:
+    def kept(self) -> bool:
         """Whether it is to stay as it is."""
-        return self.rung == KEPT
+        return self.level == KEPT
 
     @property
     def is_drawn(self) -> bool:
-        """Whether any of its rungs leaves a face within its outline."""
-        return not DESTRUCTIVE.issuperset(base(rung) for rung in self.rungs if rung != OPAQUE)
+        """Whether any of its levels leaves a face within its outline."""
+        return not DESTRUCTIVE.issuperset(base(level) for level in self.levels if level != OPAQUE)
 
     @property
     def longer(self) -> float:
@@ -104,27 +104,27 @@ class Face:
         return float(max(self.box[2] - self.box[0], self.box[3] - self.box[1]))
 
     @property
-    def rung_seed(self) -> int:
+    def level_seed(self) -> int:
         """Each refinement has a seed of its own."""
-        again = refinement(self.rung)
+        again = refinement(self.level)
         return seed_of("refinement", again, self.seed) if again else self.seed
 
-    def fall(self, reason: str, to_mask: bool = False) -> None:
-        """To the next rung, or at once to the last one."""
-        self.failures += (f"{self.rung}: {reason}",)
-        self.rungs = (OPAQUE,) if to_mask else self.rungs[1:]
-        self.depth += 1
+    def escalate(self, reason: str, to_mask: bool = False) -> None:
+        """To the next level, or at once to the last one."""
+        self.failures += (f"{self.level}: {reason}",)
+        self.levels = (OPAQUE,) if to_mask else self.levels[1:]
+        self.tries += 1
         self.similarities = {}
 
     def region(self, shape: tuple[int, ...]) -> Region:
-        """The pixels that its present rung replaces in a picture of `shape`."""
-        kept = self._region
-        if kept is None or kept[:2] != (self.rung, shape):
-            kept = self._region = (self.rung, shape, self._outlined(shape))
-        return kept[2]
+        """The pixels that its present level replaces in a picture of `shape`."""
+        cached = self._region
+        if cached is None or cached[:2] != (self.level, shape):
+            cached = self._region = (self.level, shape, self._outlined(shape))
+        return cached[2]
 
     def _outlined(self, shape: tuple[int, ...]) -> Region:
-        kind = base(self.rung)
+        kind = base(self.level)
         if self.opaque or self.hull is None or kind == "pixelate":
             return hard_region(hull_with_box(self.hull, self.box), shape)
         outline = hull_with_oval(self.hull, self.box) if kind in DESTRUCTIVE else self.hull
@@ -145,28 +145,28 @@ class Face:
     def output(self, crop: Pixels, verifier: Verifier) -> Embeddings:
         """What they see in a `crop` of a finished picture at its points; asked once while the very
         same pixels come out, whatever became of its neighbors."""
-        kept = self._output
-        if kept is None or not np.array_equal(kept[0], crop):
-            kept = self._output = (crop, embed_crop(crop, self.points, verifier))
-        return kept[1]
+        cached = self._output
+        if cached is None or not np.array_equal(cached[0], crop):
+            cached = self._output = (crop, embed_crop(crop, self.points, verifier))
+        return cached[1]
 
     def made(self, crop: Pixels, make: Callable[[Pixels], Pixels]) -> Pixels:
-        """`make(crop)`, kept while rung and crop stay: a neighbor's fall costs nothing here."""
-        kept = self._made
-        if kept is None or kept[0] != self.rung or not np.array_equal(kept[1], crop):
-            kept = self._made = (self.rung, crop, make(crop))
-        return kept[2]
+        """`make(crop)`, cached while level and crop stay: a neighbor's escalation costs nothing."""
+        cached = self._made
+        if cached is None or cached[0] != self.level or not np.array_equal(cached[1], crop):
+            cached = self._made = (self.level, crop, make(crop))
+        return cached[2]
 
     def record(self) -> FaceRecord:
         x0, y0, x1, y1 = (round(float(value)) for value in self.box)
         return FaceRecord(
             box=(x0, y0, x1, y1),
             score=round(self.score, 4),
-            method=self.rung,
-            verdict="masked" if self.opaque else KEPT if self.spared else "verified",
+            method=self.level,
+            verdict="masked" if self.opaque else KEPT if self.kept else "verified",
             similarities={name: round(value, 4) for name, value in self.similarities.items()},
             failures=self.failures,
-            rung=self.depth,
+            level=self.tries,
             found=self.found,
         )
 
@@ -269,7 +269,7 @@ def _tried(face: Face, step: Callable[[Face], bool]) -> bool:
 def _give_up(face: Face, error: Exception) -> None:
     log.debug("face at %s", face.box, exc_info=error)
     face.hull = None
-    face.fall(say(error), to_mask=True)
+    face.escalate(say(error), to_mask=True)
 
 
 def check_geometry(points: Points, box: Points) -> None:

@@ -1,14 +1,21 @@
-"""What is tried next when a face was not made safe.
+"""Which fallback level comes next when a face was not made safe, and what anonymizes at each.
 
-A rung is a method, `swap`, or a refinement of it, `swap+1`: the same method with another seed or
-more strength. Every ladder ends in coarse pixels and an opaque mask.
+A level is a method, `swap`, or a refinement of it, `swap+1`: the same method with another seed or
+more strength. Every fallback chain ends in coarse pixels and an opaque mask.
 """
 
+from collections.abc import Mapping
+
+from deid.anonymize import Anonymizer, ModelPaths, build
+from deid.errors import DeidError
+from deid.params import AnonymizeParams
+from deid.worlds.world import World
+
 OPAQUE = "mask"
-"""The last rung. It carries nothing of the face, so no recognizer needs to judge it."""
+"""The last level. It carries nothing of the face, so no recognizer needs to judge it."""
 
 COARSE = "pixelate"
-"""The rung before it; coarser than the method of that name where it is not what was asked for."""
+"""The level before it; coarser than the method of that name where it is not what was asked for."""
 
 GENERATIVE = frozenset({"swap", "adversarial", "reconstruction"})
 """Methods that make a whole new face; the others change or destroy the one that is there."""
@@ -23,6 +30,11 @@ SMALLEST_JUDGED = 24
 """Longer side of a face's box, in pixels, below which judges are not trusted to say that it is
 unrecognizable: such a face is destroyed, whatever was asked for."""
 
+COARSE_BLOCKS, COARSEST_BLOCKS = 4, 3  # across the crop, of which a face is about the half
+STRETCH = 1.5  # of δ
+STRONGER = 2.0  # of ε
+WIDER = 1.5  # of blur
+
 _FURTHER = {
     "swap": ("swap+1", "swap+2", COARSE),
     "adversarial": ("adversarial+1", "swap", COARSE),
@@ -34,23 +46,77 @@ _FURTHER = {
 }
 
 
-def ladder(method: str) -> tuple[str, ...]:
-    """The rungs for `method` (`fgsm-0.03` has its own ε), in order: itself, refined, a stronger
+def fallback_chain(method: str) -> tuple[str, ...]:
+    """The levels for `method` (`fgsm-0.03` has its own ε), in order: itself, refined, a stronger
     one, coarse pixels, an opaque mask."""
     further = _FURTHER.get(base(method), (COARSE,))
     return tuple(dict.fromkeys((method, *further, OPAQUE)))
 
 
-def small_ladder(method: str) -> tuple[str, ...]:
-    """The rungs for a face too small to be judged."""
+def small_face_chain(method: str) -> tuple[str, ...]:
+    """The levels for a face too small to be judged."""
     return (OPAQUE,) if base(method) == OPAQUE else (COARSE, OPAQUE)
 
 
-def base(rung: str) -> str:
-    """The method of a rung without its ε and refinement: `pgd+1` and `pgd-0.03` are `pgd`."""
-    return rung.partition("+")[0].partition("-")[0]
+def base(level: str) -> str:
+    """The method of a level without its ε and refinement: `pgd+1` and `pgd-0.03` are `pgd`."""
+    return level.partition("+")[0].partition("-")[0]
 
 
-def refinement(rung: str) -> int:
-    """How often a rung's method was refined: 1 for `swap+1`."""
-    return int(rung.partition("+")[2] or 0)
+def refinement(level: str) -> int:
+    """How often a level's method was refined: 1 for `swap+1`."""
+    return int(level.partition("+")[2] or 0)
+
+
+def build_anonymizers(
+    method: str, world: World, models: ModelPaths | None, settings: AnonymizeParams
+) -> Mapping[str, Anonymizer]:
+    """An anonymizer for every level of `method`'s fallback chain but the mask.
+
+    `DeidError` where `method` itself cannot be built; a later level that cannot, because its
+    networks are not there, is left out, and faces go past it.
+    """
+    built: dict[str, Anonymizer] = {}
+    for level in fallback_chain(method):
+        if level == OPAQUE:
+            continue
+        same = built.get(base(level)) if base(level) == "swap" else None  # another seed is enough
+        try:
+            built[level] = same or _build(level, method, world, models, settings)
+        except DeidError:
+            if level == method:
+                raise
+    return built
+
+
+def _build(
+    level: str, method: str, world: World, models: ModelPaths | None, settings: AnonymizeParams
+) -> Anonymizer:
+    if level == method:
+        return build(method, world, models, settings)
+    change = _changes(level, method, settings)
+    return build(base(level), world, models, settings.model_copy(update=change))
+
+
+def _changes(level: str, method: str, settings: AnonymizeParams) -> dict[str, float]:
+    if level == COARSE:
+        return {"pixelate_blocks": min(COARSE_BLOCKS, settings.pixelate_blocks)}
+    if not refinement(level):
+        return {}
+    kind = base(level)
+    if kind in ("fgsm", "pgd"):
+        return {f"{kind}_epsilon": min(1.0, STRONGER * _epsilon(method, settings))}
+    changes: dict[str, dict[str, float]] = {
+        "adversarial": {"adversarial_stretch": STRETCH},
+        "blur": {"blur_sigma": min(1.0, WIDER * settings.blur_sigma)},
+        "pixelate": {"pixelate_blocks": min(COARSEST_BLOCKS, settings.pixelate_blocks)},
+    }
+    return changes[kind]
+
+
+def _epsilon(method: str, settings: AnonymizeParams) -> float:
+    """The ε that was asked for; a stronger attack than FGSM is given no less of it."""
+    _, _, own = method.partition("-")
+    if own:
+        return float(own)
+    return settings.fgsm_epsilon if base(method) == "fgsm" else settings.pgd_epsilon

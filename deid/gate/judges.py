@@ -18,13 +18,7 @@ from numpy.typing import NDArray
 
 from deid.errors import DeidError
 from deid.faces.alignment import Points
-from deid.gate.calibration import (
-    FALSE_ACCEPT_RATE,
-    Limits,
-    calibrated,
-    measured_limit,
-    ship,
-)
+from deid.gate.calibration import FALSE_ACCEPT_RATE, Limits, calibrated, measured_limit, ship
 from deid.pixels import Pixels, to_tensor
 from deid.weights.onnx_session import open_session
 from deid.weights.store import locate_network
@@ -38,7 +32,6 @@ PEOPLE = (400, 60)  # of whom thresholds are measured; fewer where a person's fo
 
 Embed = Callable[[Pixels, Points], NDArray[np.float32]]
 """Aligned `uint8 [N,S,S,3]` faces and their five points `[N,5,2]` in them → unit `[N,dim]`."""
-
 
 Embeddings = Mapping[str, NDArray[np.float32]]
 """For each judge by name, unit vectors `[N,dim]`."""

@@ -3,7 +3,7 @@
 Own place: what is now where a face was is compared with that face and with all others of the
 picture, whether or not a detector still sees a face there. Sweep: every face that a detector
 finds in the finished picture is compared with every original of it, and one that nobody handled
-gets its own ladder.
+gets its own fallback chain.
 """
 
 import logging
@@ -70,7 +70,7 @@ def check_own(
     picture: Pixels, final: Pixels, faces: Sequence[Face], place: int, verifier: Verifier
 ) -> bool:
     """Compare a face of the finished picture with its original, and with the others' originals,
-    at its own place; one that fails falls."""
+    at its own place; one that fails escalates."""
     face = faces[place]
     if face.opaque:
         if not looks_filled(final, face.region(final.shape)):
@@ -79,7 +79,7 @@ def check_own(
     try:
         crop = crop_face(final, face.points, verifier.side)
         if not _changed(face.crop(picture, verifier), crop):
-            face.fall("it is unchanged")
+            face.escalate("it is unchanged")
             return False
         output = face.output(crop, verifier)
         own = verifier.judge(face.original(picture, verifier), output)
@@ -87,10 +87,10 @@ def check_own(
         known = recognized(picture, output, faces, place, verifier)
     except Exception as error:
         log.debug("face at %s", face.box, exc_info=True)
-        face.fall(f"not verified, {say(error)}", to_mask=True)
+        face.escalate(f"not verified, {say(error)}", to_mask=True)
         return False
     if known:
-        face.fall(known)
+        face.escalate(known)
     return not known
 
 
@@ -115,10 +115,10 @@ def sweep(
 ) -> list[int]:
     """Which of the faces `found` in the finished picture nobody handled.
 
-    One found in a handled face's place that is recognized as any original lets that face fall.
+    One found in a handled face's place that is recognized as any original lets that face escalate.
     """
-    loose = []
-    rungs = [face.rungs for face in faces]
+    unhandled = []
+    levels = [face.levels for face in faces]
     regions = [face.region(final.shape) for face in faces]
     masks = [r for r, face in zip(regions, faces, strict=True) if face.opaque]
     for index in range(len(found)):
@@ -128,15 +128,15 @@ def sweep(
         shares = [coverage(outline, [region], final.shape) for region in regions]
         place = int(np.argmax(shares)) if shares else 0
         if not shares or shares[place] < HANDLED:
-            loose.append(index)
-        elif faces[place].spared or faces[place].rungs != rungs[place]:
-            continue  # it is there because it was asked for; or it fell just now, and comes again
+            unhandled.append(index)
+        elif faces[place].kept or faces[place].levels != levels[place]:
+            continue  # it was to be kept; or it escalated just now, and comes again
         elif (
             not _stranger(picture, final, found.points[index], faces, place, verifier)
             and faces[place].opaque
         ):
-            loose.append(index)  # the mask leaves too much of it
-    return loose
+            unhandled.append(index)  # the mask leaves too much of it
+    return unhandled
 
 
 def _stranger(
@@ -147,7 +147,7 @@ def _stranger(
     place: int,
     verifier: Verifier,
 ) -> bool:
-    """Whether a face found anew in a handled place is nobody of the picture; else that falls."""
+    """Whether a face found anew in a handled place is nobody of the picture; else it escalates."""
     face = faces[place]
     try:
         output = embed_face(final, np.asarray(points, np.float64), verifier)
@@ -155,24 +155,24 @@ def _stranger(
     except Exception as error:
         log.debug("face at %s", face.box, exc_info=True)
         if not face.opaque:
-            face.fall(f"not verified by the sweep, {say(error)}", to_mask=True)
+            face.escalate(f"not verified by the sweep, {say(error)}", to_mask=True)
         return False
     if known and not face.opaque:
-        face.fall(f"{known} by the sweep")
+        face.escalate(f"{known} by the sweep")
     return not known
 
 
-def newcomer(found: Faces, index: int, rungs: tuple[str, ...], seed: int) -> Face:
-    """A face of `found` at the top of its ladder, not placed yet."""
+def new_face(found: Faces, index: int, levels: tuple[str, ...], seed: int) -> Face:
+    """A face of `found` at the top of its fallback_chain, not placed yet."""
     points = np.asarray(found.points[index], np.float64)
-    return Face(found.boxes[index], float(found.scores[index]), points, None, seed, rungs)
+    return Face(found.boxes[index], float(found.scores[index]), points, None, seed, levels)
 
 
 def mask_all(faces: Sequence[Face], reason: str) -> None:
-    """Let every face fall to the mask."""
+    """Escalate every face to the mask."""
     for face in faces:
-        if face.rung != OPAQUE:
-            face.fall(reason, to_mask=True)
+        if face.level != OPAQUE:
+            face.escalate(reason, to_mask=True)
 
 
 def _changed(before: Pixels, after: Pixels) -> bool:
