@@ -22,7 +22,7 @@ from deid.faces.alignment import apply_affine, crop_to_picture, five_points, inv
 from deid.faces.detection.scrfd import Scrfd
 from deid.faces.detection.yunet import Yunet
 from deid.faces.faces import Faces
-from deid.imaging.align import crop_face, native_side
+from deid.imaging.align import Square, crop_face
 from deid.params import WorldParams
 from deid.pixels import Pixels, to_tensor
 from deid.weights.importers import build, read_checkpoint
@@ -80,13 +80,13 @@ def _placed(faces: list[tuple[Pixels, Points]], network: LandmarkNetwork) -> Poi
     random, placed = np.random.default_rng(0), []
     for picture, points in faces:
         angle, scale = random.uniform(-0.09, 0.09), random.uniform(0.94, 1.06)
-        shift = random.uniform(-0.02, 0.02, 2) * native_side(points)
+        shift = random.uniform(-0.02, 0.02, 2) * Square(points).side
         cos, sin = scale * np.cos(angle), scale * np.sin(angle)
         center = points.mean(0)
-        near = (points - center) @ np.array([[cos, sin], [-sin, cos]]) + center + shift
+        near = Square((points - center) @ np.array([[cos, sin], [-sin, cos]]) + center + shift)
         with torch.no_grad():
             marks = network(to_tensor(crop_face(picture, near, SIDE)))[0].double().numpy()
-        placed.append(apply_affine(crop_to_picture(near, SIDE), five_points(marks)))
+        placed.append(apply_affine(near.to_picture(SIDE), five_points(marks)))
     return np.stack(placed)
 
 

@@ -14,7 +14,8 @@ from deid.batch.pipeline import Pipeline
 from deid.batch.project import bundle_at, find_root, open_pipeline
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
-from deid.gate.picture import FaceRecord, Limits
+from deid.gate.face import FaceRecord
+from deid.gate.limits import Limits
 from deid.imaging.codec import FORMAT_OF, Decoded, Form, decode, encode
 from deid.pixels import Pixels
 from deid.storage.staging import write_atomically

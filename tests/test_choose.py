@@ -19,8 +19,10 @@ from deid.gate import choose
 from deid.gate.choose import Chooser, build_chooser, keep_limit
 from deid.gate.face import Face
 from deid.gate.fallback import OPAQUE, SMALLEST_JUDGED
+from deid.gate.find import find_faces
+from deid.gate.geometry import Geometry
 from deid.gate.judges import Judge, Verifier
-from deid.gate.picture import find_faces
+from deid.imaging.align import Square
 from deid.pixels import Pixels
 from deid.worlds.world import World
 from tests.conftest import ROOT
@@ -44,7 +46,7 @@ def faces(mask: Pipeline) -> list[Face]:
     """The two faces of the pair, left one first."""
     found = find_faces(pixels_of(PAIR), mask.components, "mask")
     assert len(found) == 2
-    return sorted(found, key=lambda face: float(face.box[0]))
+    return sorted(found, key=lambda face: float(face.geometry.box[0]))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def portrait(faces: list[Face], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def inside(picture: Pixels, face: Face) -> Pixels:
-    x0, y0, x1, y1 = (round(float(value)) for value in face.box)
+    x0, y0, x1, y1 = (round(float(value)) for value in face.geometry.box)
     return picture[max(y0, 0) : y1, max(x0, 0) : x1]
 
 
@@ -105,7 +107,7 @@ def judges(*cosines: float | Callable[[], float]) -> Verifier:
 def one_face(side: float = 60.0) -> Face:
     points = np.array([[0.375, 0.47], [0.625, 0.47], [0.5, 0.62], [0.4, 0.75], [0.6, 0.75]]) * side
     box = np.array([0.2, 0.25, 0.8, 0.95]) * side
-    return Face(box, 1.0, points, points, seed=0, levels=("blur", OPAQUE))
+    return Face(Geometry(box, Square(points), points), 1.0, seed=0, levels=("blur", OPAQUE))
 
 
 def chooser(keep: bool, *cosines: float | Callable[[], float]) -> Chooser:
@@ -144,7 +146,7 @@ def test_doubt_never_keeps_a_face(
     tiny = one_face(SMALLEST_JUDGED)
     assert not choosing.keeps(PICTURE, tiny)
     nowhere = one_face()
-    nowhere.hull = None
+    nowhere.geometry = replace(nowhere.geometry, hull=None)
     assert not choosing.keeps(PICTURE, nowhere)
 
 
@@ -245,7 +247,7 @@ def test_strangers_in_photographs_are_not_kept(
     seen = []
     for first in range(0, 24, 4):
         picture = photograph(assets, [200] * 4, range(first, first + 4))
-        row = sorted(find(picture), key=lambda face: float(face.box[0]))
+        row = sorted(find(picture), key=lambda face: float(face.geometry.box[0]))
         assert len(row) == 4
         seen += [(picture, face) for face in row]
     for number in range(24):

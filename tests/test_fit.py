@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deid.faces.alignment import Points, five_points
-from deid.gate.face import Face, Placing, fitted, place
-from deid.imaging.align import native_side
+from deid.gate.anonymize import fitted
+from deid.gate.geometry import Geometry
+from deid.gate.place import Placing, place
+from deid.imaging.align import Square
 from deid.imaging.fit import fit_outline, outline_of_landmarks
 from deid.imaging.paste import hull_of_points
 from deid.pixels import Pixels, to_tensor
@@ -77,7 +79,7 @@ def test_a_face_that_fits_already_hardly_changes(people: Pixels, seen: Points) -
     for crop, landmarks in zip(people, seen, strict=True):
         out = fit_outline(crop, landmarks, outline_of_landmarks(landmarks))
         small = cv2.resize(out, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
-        inner = within(hull_of_points(five_points(landmarks)), 64)
+        inner = within(hull_of_points(Square(five_points(landmarks))), 64)
         assert np.abs(small - crop)[inner].mean() < 8.0
 
 
@@ -86,19 +88,24 @@ def scene() -> Scene:
     return render_scene(41, 2, (256, 352))
 
 
-def displaced(scene: Scene, share: float) -> tuple[list[Face], list[Points]]:
+def displaced(scene: Scene, share: float) -> tuple[list[Geometry], list[Points]]:
     """Faces whose detected points lie beside the true ones by a share of the square's side."""
     faces, truths = [], []
     for box, landmarks in zip(scene.boxes, scene.landmarks, strict=True):
         truth = five_points(landmarks.astype(np.float64))
-        beside = truth + share * native_side(truth) * np.array([0.8, -0.6])
-        faces.append(Face(box, 1.0, beside, None, 0, ("swap", "mask")))
+        beside = truth + share * Square(truth).side * np.array([0.8, -0.6])
+        faces.append(Geometry(box, Square(beside)))
         truths.append(truth)
     return faces, truths
 
 
-def missed_by(face: Face, truth: Points) -> float:
-    return float(np.linalg.norm(face.points - truth, axis=-1).mean()) / native_side(truth)
+def placed(scene: Scene, faces: list[Geometry], placing: Placing) -> list[Geometry]:
+    drawn = [True] * len(faces)
+    return [one.geometry for one in place(scene.pixels, faces, drawn, placing)]
+
+
+def missed_by(face: Geometry, truth: Points) -> float:
+    return float(np.linalg.norm(face.square.points - truth, axis=-1).mean()) / Square(truth).side
 
 
 @pytest.mark.parametrize("share", [0.0, 0.08, 0.15])
@@ -106,7 +113,7 @@ def test_a_face_is_placed_by_its_landmarks_where_the_detectors_points_are_poor(
     world: World, scene: Scene, share: float
 ) -> None:
     faces, truths = displaced(scene, share)
-    place(scene.pixels, faces, Placing(world.landmarks, world.resolution, refine=True))
+    faces = placed(scene, faces, Placing(world.landmarks, world.resolution, refine=True))
     for face, truth in zip(faces, truths, strict=True):
         assert face.outline is not None
         assert missed_by(face, truth) < 0.03
@@ -129,14 +136,14 @@ def test_landmarks_that_do_not_agree_with_themselves_move_nothing(
     """The detector's points stand, with an ellipse about them; a made face stays as it is."""
     network = nonsense if kind == "nonsense" else wandering(world)
     faces, _ = displaced(scene, 0.05)
-    detected = [face.points.copy() for face in faces]
+    detected = [face.square.points.copy() for face in faces]
     placing = Placing(network, world.resolution, refine=True)
-    place(scene.pixels, faces, placing)
+    faces = placed(scene, faces, placing)
     made = np.full((64, 64, 3), 90, np.uint8)
     for face, points in zip(faces, detected, strict=True):
-        assert np.array_equal(face.points, points)
+        assert np.array_equal(face.square.points, points)
         assert face.hull is not None
-        assert np.allclose(face.hull, hull_of_points(points))
+        assert np.allclose(face.hull, hull_of_points(Square(points)))
         assert fitted(made, face, placing) is made
 
 
@@ -144,7 +151,7 @@ def test_a_made_face_whose_landmarks_are_nonsense_stays_as_it_is(
     world: World, scene: Scene
 ) -> None:
     faces, _ = displaced(scene, 0.0)
-    place(scene.pixels, faces, Placing(world.landmarks, world.resolution, refine=True))
+    faces = placed(scene, faces, Placing(world.landmarks, world.resolution, refine=True))
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     blind = Placing(nonsense, world.resolution, refine=True)
     assert all(fitted(noise, face, blind) is noise for face in faces)

@@ -19,10 +19,17 @@ from deid.anonymize import Anonymizer
 from deid.evaluate.metrics import threshold_at
 from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.faces.faces import FaceDetector, Faces
+from deid.gate import anonymize as anonymize_module
+from deid.gate import compose as compose_module
 from deid.gate import face as face_module
+from deid.gate import find as find_module
+from deid.gate import geometry as geometry_module
 from deid.gate import picture as picture_module
-from deid.gate import sweep as gate_module
+from deid.gate import place as place_module
+from deid.gate import recognize as recognize_module
+from deid.gate import sweep as sweep_module
 from deid.gate.calibration import pair_similarities
+from deid.gate.components import Components
 from deid.gate.face import Face, FaceRecord
 from deid.gate.fallback import (
     COARSE,
@@ -32,10 +39,12 @@ from deid.gate.fallback import (
     fallback_chain,
     small_face_chain,
 )
+from deid.gate.geometry import Geometry, detected
 from deid.gate.judges import Judge, Verifier, world_verifier
-from deid.gate.picture import Components, deidentify_picture
-from deid.gate.sweep import Limits, Unsafe
-from deid.imaging.align import crop_face
+from deid.gate.limits import Limits, Unsafe
+from deid.gate.picture import deidentify_picture
+from deid.gate.place import Placing, place
+from deid.imaging.align import Square, crop_face
 from deid.imaging.codec import Form, decode, encode
 from deid.imaging.paste import OPAQUE_GRAY, coverage, hard_region, hull_of_box, looks_filled
 from deid.model import Deidentifier
@@ -89,13 +98,15 @@ class Outsider:
     def detail(self, output: Pixels, points: np.ndarray) -> float:
         """How much of the original's fine structure is left: 1 unchanged, 0 nothing."""
         before, after = (
-            cv2.Laplacian(crop_face(p, points, 64)[20:52, 18:46].astype(np.float32), cv2.CV_32F)
+            cv2.Laplacian(
+                crop_face(p, Square(points), 64)[20:52, 18:46].astype(np.float32), cv2.CV_32F
+            )
             for p in (self.picture, output)
         )
         return float((before * after).sum() / (before * before).sum())
 
     def similarity(self, output: Pixels, points: np.ndarray) -> float:
-        pair = np.stack([crop_face(p, points, 64) for p in (self.picture, output)])
+        pair = np.stack([crop_face(p, Square(points), 64) for p in (self.picture, output)])
         with torch.inference_mode():
             a, b = self.world.identity(to_tensor(pair))
         return float(a @ b)
@@ -286,22 +297,22 @@ def test_no_face_leaves_whatever_a_detector_does(
 
 
 STEPS = {
-    "crop_face": (face_module, picture_module, gate_module),
-    "place": (picture_module,),
-    "five_points": (face_module,),
-    "hull_of_landmarks": (face_module,),
-    "soft_region": (face_module,),
-    "hard_region": (face_module,),
-    "hull_with_box": (face_module,),
-    "hull_with_oval": (face_module,),
-    "paste": (picture_module,),
-    "fill": (picture_module,),
-    "to_pixels": (picture_module,),
-    "embed_face": (face_module, gate_module),
+    "crop_face": (face_module, place_module, anonymize_module, recognize_module),
+    "place": (find_module,),
+    "five_points": (place_module,),
+    "hull_of_landmarks": (place_module,),
+    "soft_region": (geometry_module,),
+    "hard_region": (geometry_module,),
+    "hull_with_box": (geometry_module,),
+    "hull_with_oval": (geometry_module,),
+    "paste": (compose_module,),
+    "fill": (compose_module,),
+    "to_pixels": (anonymize_module,),
+    "embed_face": (sweep_module,),
+    "check_own": (recognize_module,),
     "sweep": (picture_module,),
-    "check_own": (picture_module,),
-    "coverage": (gate_module,),
-    "looks_filled": (gate_module,),
+    "coverage": (sweep_module,),
+    "looks_filled": (recognize_module,),
 }
 
 
@@ -432,7 +443,7 @@ def test_a_face_exchanged_for_another_of_the_picture_is_not_let_pass(
     world: World, verifier: Verifier, outsider: Outsider
 ) -> None:
     """No original is at its own place any more, and both are in the picture."""
-    first, second = (crop_face(outsider.picture, p, 64) for p in _placed(outsider))
+    first, second = (crop_face(outsider.picture, Square(p), 64) for p in _placed(outsider))
     crops = [to_tensor(first), to_tensor(second)]
 
     def other(faces: Tensor) -> Tensor:
@@ -448,7 +459,9 @@ def test_a_face_exchanged_for_another_of_the_picture_is_not_let_pass(
     reasons = [reason for face in faces for reason in face.failures]
     assert any("recognized as face" in reason for reason in reasons)
     for a, b in (_placed(outsider), _placed(outsider)[::-1]):
-        pair = np.stack([crop_face(output, a, 64), crop_face(outsider.picture, b, 64)])
+        pair = np.stack(
+            [crop_face(output, Square(a), 64), crop_face(outsider.picture, Square(b), 64)]
+        )
         with torch.inference_mode():
             seen, original = world.identity(to_tensor(pair))
         assert float(seen @ original) < outsider.limit
@@ -575,7 +588,7 @@ def test_a_refined_adversarial_face_goes_further_from_the_original(tmp_path: Pat
 def test_another_try_of_a_swap_has_another_donor(tmp_path: Path) -> None:
     levels = build_anonymizers("swap", toy_world(), save_toy_model(tmp_path), SETTINGS)
     assert list(levels) == ["swap", "swap+1", "swap+2", "pixelate"]
-    face = Face(np.zeros(4), 1.0, np.zeros((5, 2)), None, 5, fallback_chain("swap"))
+    face = Face(Geometry(np.zeros(4), Square(np.zeros((5, 2)))), 1.0, 5, fallback_chain("swap"))
     seeds = []
     while face.level.startswith("swap"):
         seeds.append(face.level_seed)
@@ -608,7 +621,7 @@ def test_points_given_to_a_judge_are_those_of_the_crop(world: World) -> None:
         return np.ones((1, 1), np.float32)
 
     points = np.asarray(world.detector.detect([scene()])[0].points[0], np.float64)
-    face_module.embed_face(scene(), points, Verifier((Judge("a", 1.0, embed),), side=50))
+    face_module.embed_face(scene(), Square(points), Verifier((Judge("a", 1.0, embed),), side=50))
     expected = apply_affine(invert_affine(crop_to_picture(points, 50)), points)
     assert np.allclose(seen[0], expected)
 
@@ -636,7 +649,7 @@ def test_no_crop_is_judged_twice_and_no_new_one_unjudged(
     seen: list[Pixels] = []
     levels = build_anonymizers("blur", world, None, SETTINGS)
     last = _placed(outsider)[-1]
-    original = to_tensor(crop_face(outsider.picture, last, 64))
+    original = to_tensor(crop_face(outsider.picture, Square(last), 64))
 
     def hardly_changes_the_last(faces: Tensor) -> Tensor:
         small = torch.nn.functional.interpolate(faces, (64, 64), mode="area")
@@ -655,7 +668,7 @@ def test_no_crop_is_judged_twice_and_no_new_one_unjudged(
     assert len({crop.tobytes() for crop in seen}) == len(seen)
     for points in _placed(outsider):
         for picture in (outsider.picture, output):
-            crop = crop_face(picture, points, verifier.side)
+            crop = crop_face(picture, Square(points), verifier.side)
             assert any(np.array_equal(crop, one) for one in seen)
 
 
@@ -663,22 +676,15 @@ def test_faces_placed_together_are_where_each_alone_would_be(
     world: World, outsider: Outsider
 ) -> None:
     for refine in (False, True):
-        placing = face_module.Placing(world.landmarks, world.resolution, refine)
-        together, alone = (
-            [
-                gate_module.new_face(outsider.faces, i, fallback_chain("blur"), 0)
-                for i in range(len(outsider.faces))
-            ]
-            for _ in range(2)
-        )
-        face_module.place(outsider.picture, together, placing)
-        for face in alone:
-            face_module.place(outsider.picture, [face], placing)
-        for one, other in zip(together, alone, strict=True):
-            assert one.hull is not None
-            assert other.hull is not None
-            assert np.allclose(one.hull, other.hull, atol=1e-3)
-            assert np.allclose(one.points, other.points, atol=1e-3)
+        placing = Placing(world.landmarks, world.resolution, refine)
+        found = [detected(outsider.faces, index) for index in range(len(outsider.faces))]
+        together = place(outsider.picture, found, [False] * len(found), placing)
+        for face, one in zip(found, together, strict=True):
+            (other,) = place(outsider.picture, [face], [False], placing)
+            assert one.geometry.hull is not None
+            assert other.geometry.hull is not None
+            assert np.allclose(one.geometry.hull, other.geometry.hull, atol=1e-3)
+            assert np.allclose(one.geometry.square.points, other.geometry.square.points, atol=1e-3)
 
 
 def test_one_face_that_cannot_be_placed_leaves_the_others_alone(
@@ -697,12 +703,12 @@ def test_one_face_that_cannot_be_placed_leaves_the_others_alone(
 def test_what_a_failed_paste_left_behind_is_taken_back(
     world: World, verifier: Verifier, outsider: Outsider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def smears(canvas: Pixels, crop: Pixels, points: np.ndarray, region: Any, _: bool) -> None:
+    def smears(canvas: Pixels, crop: Pixels, square: Square, region: Any, _: bool) -> None:
         x0, y0, x1, y1 = region.window
         canvas[y0:y1, x0:x1] = 255
         raise RuntimeError("injected")
 
-    monkeypatch.setattr(picture_module, "paste", smears)
+    monkeypatch.setattr(compose_module, "paste", smears)
     components = build(world, verifier)
     output, faces = safe(outsider.picture, components, reencode=lambda pixels: pixels)
     assert output is not None

@@ -14,8 +14,10 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from deid.faces.detection import build_detector
 from deid.faces.faces import FaceDetector
-from deid.gate.face import Face, Placing, fitted, place
-from deid.imaging.align import crop_face, crop_side, native_side
+from deid.gate.anonymize import fitted
+from deid.gate.geometry import detected, replaced_region
+from deid.gate.place import Placing, place
+from deid.imaging.align import crop_face, crop_side
 from deid.imaging.blend import Place, blend_in, match_light
 from deid.imaging.codec import decode
 from deid.imaging.paste import Region, paste
@@ -92,16 +94,14 @@ def pasted_faces(
     found = detector.detect([picture])[0]
     results = []
     for index in range(len(found)):
-        points = np.asarray(found.points[index], np.float64)
-        face = Face(found.boxes[index], 1.0, points, None, 0, ("swap", "mask"))
-        place(picture, [face], placing)
+        face = place(picture, [detected(found, index)], [True], placing)[0].geometry
         assert face.hull is not None
-        after, region = picture.copy(), face.region(picture.shape)
-        crop = crop_face(picture, face.points, crop_side(face.points, side))
+        after, region = picture.copy(), replaced_region(face, "swap", picture.shape)
+        crop = crop_face(picture, face.square, crop_side(face.square, side))
         made = make(crop)
         made = fitted(made, face, placing) if fit else made
-        paste(after, made, face.points, region, match)
-        results.append(Pasted(picture, after, region, native_side(face.points)))
+        paste(after, made, face.square, region, match)
+        results.append(Pasted(picture, after, region, face.square.side))
     return results
 
 
@@ -209,15 +209,14 @@ def test_pixels_away_from_the_face_are_the_same_bits(world: World, method: str) 
     scene = mini_scenes()[0]
     found = world.detector.detect([scene])[0]
     for index in range(len(found)):
-        points = np.asarray(found.points[index], np.float64)
-        face = Face(found.boxes[index], 1.0, points, None, 0, (method, "mask"))
-        place(scene, [face], Placing(world.landmarks, world.resolution, True))
-        region = face.region(scene.shape)
+        placing = Placing(world.landmarks, world.resolution, True)
+        face = place(scene, [detected(found, index)], [True], placing)[0].geometry
+        region = replaced_region(face, method, scene.shape)
         away = np.ones(scene.shape[:2], bool)
         x0, y0, x1, y1 = region.window
         away[y0:y1, x0:x1] = region.alpha == 0
         after = scene.copy()
-        paste(after, np.full((64, 64, 3), 200, np.uint8), face.points, region, method == "swap")
+        paste(after, np.full((64, 64, 3), 200, np.uint8), face.square, region, method == "swap")
         assert np.array_equal(after[away], scene[away])
         assert (after[~away] != scene[~away]).any(axis=1).mean() > 0.5
 

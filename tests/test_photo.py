@@ -30,17 +30,22 @@ from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
 from deid.faces.detection import build_detector
 from deid.faces.detection.boxes import iou
 from deid.faces.faces import Faces
+from deid.gate import anonymize as anonymize_module
+from deid.gate import compose as compose_module
 from deid.gate import face as face_module
-from deid.gate import picture as picture_module
+from deid.gate import geometry as geometry_module
+from deid.gate import place as place_module
 from deid.gate.calibration import pair_similarities
-from deid.gate.face import check_geometry
+from deid.gate.components import Components
+from deid.gate.face import FaceRecord
+from deid.gate.geometry import Geometry, check_geometry
 from deid.gate.judges import (
     Judge,
     Verifier,
     build_verifier,
 )
-from deid.gate.picture import Components, FaceRecord, deidentify_picture
-from deid.imaging.align import crop_face, place_face
+from deid.gate.picture import deidentify_picture
+from deid.imaging.align import Square, crop_face, place_face
 from deid.imaging.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
 from deid.imaging.paste import (
     OPAQUE_GRAY,
@@ -261,7 +266,7 @@ def ramp(height: int, width: int, slope: float = 1.0) -> Pixels:
 def test_a_crop_shows_what_the_affine_says(size: int, turn: float) -> None:
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     points = (FIVE - 0.5) @ rotation.T * 40 + 31.3
-    crop = crop_face(ramp(62, 62, slope=4.0), points, size).astype(float)
+    crop = crop_face(ramp(62, 62, slope=4.0), Square(points), size).astype(float)
     centers = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
     place = apply_affine(crop_to_picture(points, size), centers.reshape(-1, 2))
     inside = ((place > 1) & (place < 61)).all(axis=1)
@@ -274,7 +279,7 @@ def test_a_crop_shows_what_the_affine_says(size: int, turn: float) -> None:
 def test_a_crop_put_back_is_the_picture_again(size: int) -> None:
     picture = ramp(62, 62, slope=4.0)
     _, points = face_at(11.3, 9.7, 38.4)
-    placed = place_face(crop_face(picture, points, size), points, (20, 20, 42, 42))
+    placed = place_face(crop_face(picture, Square(points), size), Square(points), (20, 20, 42, 42))
     error = (placed.astype(float) - picture[20:42, 20:42]) / 4.0
     assert np.abs(error.mean(axis=(0, 1))).max() < 0.1
     assert np.abs(error).max() < 0.6
@@ -282,7 +287,7 @@ def test_a_crop_put_back_is_the_picture_again(size: int) -> None:
 
 def test_a_region_holds_the_whole_hull_and_ends() -> None:
     box, points = face_at(30, 20, 60)
-    hull = hull_of_points(points)
+    hull = hull_of_points(Square(points))
     soft, hard = soft_region(hull, (100, 120), 5.0), hard_region(hull, (100, 120))
     full = np.zeros((100, 120))
     x0, y0, x1, y1 = hard.window
@@ -301,16 +306,17 @@ def test_a_region_holds_the_whole_hull_and_ends() -> None:
 
 def test_points_far_from_their_box_are_not_those_of_its_face() -> None:
     box, points = face_at(30, 20, 60)
-    check_geometry(points, box)
-    check_geometry(points, np.minimum(box, [200, 200, 200, points.mean(axis=0)[1] - 3]))
+    check_geometry(Geometry(box, Square(points)))
+    cut = np.minimum(box, [200, 200, 200, points.mean(axis=0)[1] - 3])
+    check_geometry(Geometry(cut, Square(points)))
     for away in ([60, 0], [0, -60], [1000, 1000]):
         with pytest.raises(ValueError, match="do not fit"):
-            check_geometry(points + away, box)
+            check_geometry(Geometry(box, Square(points + away)))
 
 
 def test_an_oval_holds_the_hull_and_the_boxs_sides_and_leaves_its_corners() -> None:
     box, points = face_at(30, 20, 60)
-    hull = hull_of_points(points)
+    hull = hull_of_points(Square(points))
     oval, whole = (np.zeros((110, 120), bool) for _ in range(2))
     for mask, outline in ((oval, hull_with_oval(hull, box)), (whole, hull_with_box(hull, box))):
         region = hard_region(outline, mask.shape)
@@ -378,7 +384,7 @@ def test_whatever_fails_ends_in_an_opaque_mask(failure: str) -> None:
 def test_a_step_of_our_own_that_fails_ends_in_a_mask(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (picture_module, face_module):
+    for module in (anonymize_module, compose_module, face_module, geometry_module, place_module):
         if hasattr(module, step):
             monkeypatch.setattr(module, step, raises)
     no_landmarks = components(landmarks=lambda images: torch.full((1, 68, 2), -99.0))
@@ -843,7 +849,7 @@ def test_a_judge_of_real_faces_knows_a_person_again(assets: Path) -> None:
     detector = build_detector([f"scrfd={assets / 'weights/det_500m.onnx'}"], toy_world())
     picture, _ = photograph(assets, [256, 256])
     found = detector.detect([picture])[0]
-    crops = [crop_face(picture, points, 256) for points in found.points]
+    crops = [crop_face(picture, Square(points), 256) for points in found.points]
     points = [
         apply_affine(invert_affine(crop_to_picture(p, 256)), p) for p in found.points.astype(float)
     ]

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from deid.audit.seal import LEDGER, TIME, with_times
-from deid.gate.picture import FaceRecord
+from deid.gate.face import FaceRecord
 from deid.storage.local import LocalStorage
 from deid.storage.protocol import PRIVATE, Storage, StorageFailure
 

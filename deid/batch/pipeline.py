@@ -14,11 +14,14 @@ from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.faces.detection import build_detector, weights_of
 from deid.gate.choose import build_chooser, reference_files, reference_hashes
+from deid.gate.components import Components
 from deid.gate.domain import rendered_only
-from deid.gate.face import Face
+from deid.gate.face import Face, FaceRecord
 from deid.gate.fallback import build_anonymizers
+from deid.gate.find import find_faces
 from deid.gate.judges import build_verifier
-from deid.gate.picture import Components, FaceRecord, Limits, deidentify_picture, find_faces
+from deid.gate.limits import Limits
+from deid.gate.picture import deidentify_picture
 from deid.gate.transparency import without_hidden_faces
 from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
 from deid.imaging.metadata import NOTHING, Keep, parse_keep

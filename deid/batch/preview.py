@@ -30,7 +30,7 @@ def draw_preview(picture: Pixels, faces: Sequence[Face]) -> bytes:
     shorter = min(picture.shape[:2])
     width, largest = max(2, shorter // 250), max(SMALLEST_TYPE + 3, shorter // 32)
     for number, face in enumerate(faces, 1):
-        x0, y0, x1, y1 = (round(float(value)) for value in face.box)
+        x0, y0, x1, y1 = (round(float(value)) for value in face.geometry.box)
         x1, y1 = max(x0, x1), max(y0, y1)
         color = KEPT if face.kept else CHANGED
         edge = max(1, width // 3)  # a pale line outside, for dark and for red pictures

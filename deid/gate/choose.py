@@ -55,7 +55,7 @@ class Chooser:
 
     def keeps(self, picture: Pixels, face: Face) -> bool:
         """Whether a placed face of `uint8 [H,W,3]` is to stay as it is; False when in doubt."""
-        if face.hull is None or face.longer < SMALLEST_JUDGED:
+        if face.geometry.hull is None or face.geometry.longer < SMALLEST_JUDGED:
             return False
         try:
             seen = face.original(picture, self.verifier)
@@ -63,7 +63,7 @@ class Chooser:
                 return any(self._is(person, seen) for person in self.people)
             return not any(self._may_be(person, seen) for person in self.people)
         except Exception:
-            log.debug("face at %s", face.box, exc_info=True)
+            log.debug("face at %s", face.geometry.box, exc_info=True)
             return False
 
     def _is(self, person: Embeddings, seen: Embeddings) -> bool:
@@ -139,16 +139,16 @@ def _person(file: Path, find: Find, verifier: Verifier) -> Embeddings:
         raise DeidError(f"{file}: no face found in it; a reference needs one, give another picture")
     if len(faces) > 1:
         raise DeidError(f"{file}: {len(faces)} faces in it; a reference needs exactly one, crop it")
-    if faces[0].longer < 2 * SMALLEST_JUDGED:
+    if faces[0].geometry.longer < 2 * SMALLEST_JUDGED:
         raise DeidError(f"{file}: its face is too small to know a person by; give a larger one")
-    person = embed_face(picture, faces[0].points, verifier)
+    person = embed_face(picture, faces[0].geometry.square, verifier)
     if not all(np.isfinite(vector).all() for vector in person.values()):
         raise DeidError(f"{file}: its face cannot be judged; give another picture")
     return person
 
 
 def _placed(faces: Sequence[Face]) -> list[Face]:
-    return [face for face in faces if face.hull is not None]
+    return [face for face in faces if face.geometry.hull is not None]
 
 
 def _check_apart(verifier: Verifier, person: Embeddings) -> None:

@@ -4,7 +4,7 @@ A level is a method, `swap`, or a refinement of it, `swap+1`: the same method wi
 more strength. Every fallback chain ends in coarse pixels and an opaque mask.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from deid.anonymize import Anonymizer, ModelPaths, build
 from deid.errors import DeidError
@@ -56,6 +56,14 @@ def fallback_chain(method: str) -> tuple[str, ...]:
 def small_face_chain(method: str) -> tuple[str, ...]:
     """The levels for a face too small to be judged."""
     return (OPAQUE,) if base(method) == OPAQUE else (COARSE, OPAQUE)
+
+
+def levels_of(method: str, small: bool, available: Iterable[str]) -> tuple[str, ...]:
+    """The levels of a face. A later one that is not `available`, because its networks are not
+    here, is passed over; the first one is not."""
+    levels = small_face_chain(method) if small else fallback_chain(method)
+    there = {*available, levels[0], OPAQUE}
+    return tuple(level for level in levels if level in there)
 
 
 def base(level: str) -> str:

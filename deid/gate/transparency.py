@@ -12,6 +12,7 @@ import numpy as np
 
 from deid.faces.alignment import Points
 from deid.faces.faces import FaceDetector, Faces
+from deid.imaging.align import Square
 from deid.imaging.codec import Decoded
 from deid.imaging.paste import hard_region, hull_of_points
 from deid.pixels import Pixels
@@ -58,7 +59,7 @@ def _over(pixels: Pixels, alpha: Pixels, background: int) -> Pixels:
 def _is_solid(alpha: Pixels, points: Points) -> bool:
     """Whether the picture is opaque over the face at five points `[5,2]`."""
     try:
-        region = hard_region(hull_of_points(np.asarray(points, np.float64)), alpha.shape)
+        region = hard_region(hull_of_points(Square(np.asarray(points, np.float64))), alpha.shape)
     except ValueError:
         return False  # outside the picture
     x0, y0, x1, y1 = region.window

@@ -4,13 +4,21 @@ Everywhere else a pixel's center is at integer + 0.5; OpenCV has it at the integ
 """
 
 import math
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deid.faces.alignment import Points, crop_to_picture, ffhq_square, invert_affine
+from deid.faces.alignment import (
+    Points,
+    apply_affine,
+    crop_to_picture,
+    ffhq_square,
+    invert_affine,
+)
 from deid.pixels import Pixels
 
 MAX_CROP = 512
@@ -20,27 +28,52 @@ Window = tuple[int, int, int, int]
 """x0, y0, x1, y1 in whole picture pixels; the end is outside."""
 
 
-def native_side(points: Points) -> float:
-    """Side of the FFHQ square of one face `[5,2]`, in picture pixels."""
-    _, axis = ffhq_square(points)
-    return 2.0 * float(np.linalg.norm(axis))
+@dataclass(frozen=True, eq=False)
+class Square:
+    """The FFHQ square of one face at five points `[5,2]` in picture pixels, computed once."""
+
+    points: Points
+    _to_picture: dict[int, Points] = field(default_factory=dict, init=False, repr=False)
+    _to_crop: dict[int, Points] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def side(self) -> float:
+        """Its side in picture pixels: the native side of the face's crop."""
+        _, axis = ffhq_square(self.points)
+        return 2.0 * float(np.linalg.norm(axis))
+
+    def to_picture(self, size: int) -> Points:
+        """The affine `[2,3]` from a crop of `size` to the picture."""
+        if size not in self._to_picture:
+            self._to_picture[size] = crop_to_picture(self.points, size)
+        return self._to_picture[size]
+
+    def to_crop(self, size: int) -> Points:
+        """The affine `[2,3]` from the picture to a crop of `size`."""
+        if size not in self._to_crop:
+            self._to_crop[size] = invert_affine(self.to_picture(size))
+        return self._to_crop[size]
+
+    def points_in(self, size: int) -> Points:
+        """The five points in a crop of `size`."""
+        return apply_affine(self.to_crop(size), self.points)
 
 
-def crop_side(points: Points, resolution: int | None) -> int:
+def crop_side(square: Square, resolution: int | None) -> int:
     """Side to crop at: `resolution`, or native (32 to 512) for a method that takes any size."""
     if resolution is not None:
         return resolution
-    return int(np.clip(round(native_side(points)), MIN_CROP, MAX_CROP))
+    return int(np.clip(round(square.side), MIN_CROP, MAX_CROP))
 
 
-def crop_face(picture: Pixels, points: Points, size: int) -> Pixels:
+def crop_face(picture: Pixels, square: Square, size: int) -> Pixels:
     """The FFHQ-aligned `uint8 [size,size,3]` crop of a face; mirrored beyond the picture's edge.
 
     Where the crop is smaller than the face, it is sampled finer by a whole factor and averaged.
     """
-    factor = max(1, math.ceil(native_side(points) / size))
+    factor = max(1, math.ceil(square.side / size))
     fine = size * factor
-    part, affine = _part(picture, _opencv(crop_to_picture(points, fine)), fine)
+    part, affine = _part(picture, _opencv(square.to_picture(fine)), fine)
     # Four channels, because OpenCV warps them in less than half of what it takes for three.
     out = cv2.warpAffine(
         cv2.cvtColor(part, cv2.COLOR_RGB2RGBA),
@@ -68,17 +101,16 @@ def _part(
     return picture[int(y0) : int(y1), int(x0) : int(x1)], moved
 
 
-def place_face(crop: Pixels, points: Points, window: Window) -> Pixels:
+def place_face(crop: Pixels, square: Square, window: Window) -> Pixels:
     """The inverse: what `crop` looks like in the picture's `window`, `uint8 [h,w,3]`.
 
     Beyond the crop its border is continued, so that every pixel of the window is the method's.
     """
-    side = native_side(points)
-    if side < crop.shape[0]:
-        smaller = max(1, round(side))
+    if square.side < crop.shape[0]:
+        smaller = max(1, round(square.side))
         shrunk = cv2.resize(crop, (smaller, smaller), interpolation=cv2.INTER_AREA)
         crop = np.asarray(shrunk, dtype=np.uint8)
-    to_crop = invert_affine(crop_to_picture(points, crop.shape[0]))
+    to_crop = square.to_crop(crop.shape[0]).copy()
     x0, y0, x1, y1 = window
     to_crop[:, 2] += to_crop[:, :2] @ np.array([x0, y0], dtype=to_crop.dtype)
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP

@@ -11,14 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deid.faces.alignment import (
-    Points,
-    apply_affine,
-    crop_to_picture,
-    five_points,
-    invert_affine,
-)
-from deid.imaging.align import Window, native_side, place_face
+from deid.faces.alignment import Points, apply_affine, five_points
+from deid.imaging.align import Square, Window, place_face
 from deid.imaging.blend import Place, blend_in
 from deid.imaging.fit import outline_of_landmarks
 from deid.pixels import Pixels
@@ -52,16 +46,16 @@ def hull_of_landmarks(landmarks: Points) -> Points:
     return np.asarray(cv2.convexHull(everything)[:, 0])
 
 
-def hull_of_points(points: Points) -> Points:
-    """An ellipse `[M,2]` over a usual face, in picture pixels, from five points `[5,2]`."""
-    return _ellipse(points, middle=0.565, across=0.32, down=0.39)
+def hull_of_points(square: Square) -> Points:
+    """An ellipse `[M,2]` over a usual face, in picture pixels, from its five points."""
+    return _ellipse(square, middle=0.565, across=0.32, down=0.39)
 
 
-def _ellipse(points: Points, middle: float, across: float, down: float) -> Points:
+def _ellipse(square: Square, middle: float, across: float, down: float) -> Points:
     """Shares of the FFHQ square, whose eyes are at 0.47 and mouth at 0.75 of its height."""
     angle = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
     unit = np.stack([0.5 + across * np.cos(angle), middle + down * np.sin(angle)], axis=-1)
-    return apply_affine(crop_to_picture(points, 1), unit)
+    return apply_affine(square.to_picture(1), unit)
 
 
 def soft_region(hull: Points, shape: tuple[int, ...], feather: float) -> Region:
@@ -114,20 +108,20 @@ def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
     return Region(window, _filled(hull, window).astype(np.float32))
 
 
-def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: bool) -> None:
+def paste(canvas: Pixels, crop: Pixels, square: Square, region: Region, match: bool) -> None:
     """Blend an aligned `crop` into `canvas` in place; `match` brings light and color to what they
     were in the face, and to the colors around it at its edge."""
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1]
-    new = place_face(crop, points, region.window)
+    new = place_face(crop, square, region.window)
     if match:
-        skin = _filled(_ellipse(points, middle=0.62, across=0.17, down=0.2), region.window)
+        skin = _filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
         place = Place(
             old.astype(np.float32),
             region.alpha,
             skin.astype(np.float32),
-            _below_eyes(points, region.window),
-            native_side(points),
+            _below_eyes(square, region.window),
+            square.side,
         )
         lit = blend_in(new.astype(np.float32), place)
         new = np.rint(lit).clip(0, 255).astype(np.uint8)
@@ -135,11 +129,11 @@ def paste(canvas: Pixels, crop: Pixels, points: Points, region: Region, match: b
     canvas[y0:y1, x0:x1] = cv2.blendLinear(old, new, 1.0 - region.alpha, region.alpha)
 
 
-def _below_eyes(points: Points, window: Window) -> NDArray[np.float32]:
+def _below_eyes(square: Square, window: Window) -> NDArray[np.float32]:
     """0 above the eyes to 1 below them, over `window` `[h,w]`."""
     x0, y0, x1, y1 = window
     y, x = np.ogrid[y0:y1, x0:x1]
-    down = invert_affine(crop_to_picture(points, 1))[1]
+    down = square.to_crop(1)[1]
     height = down[0] * (x + 0.5) + down[1] * (y + 0.5) + down[2]
     return np.asarray(np.clip((height - 0.4) / 0.12, 0.0, 1.0), dtype=np.float32)
 
