@@ -52,7 +52,7 @@ def faces(mask: Pipeline) -> list[Face]:
 @pytest.fixture(scope="module")
 def portrait(faces: list[Face], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reference picture of the person on the left."""
-    middle = round(float(faces[0].box[2] + faces[1].box[0]) / 2)
+    middle = round(float(faces[0].geometry.box[2] + faces[1].geometry.box[0]) / 2)
     path = tmp_path_factory.mktemp("people") / "left.png"
     Image.fromarray(pixels_of(PAIR)[:, :middle]).save(path)
     return path
@@ -75,7 +75,7 @@ def test_the_person_of_the_reference_is_kept_or_alone_changed(
     kept, changed = faces if choice == "keep" else faces[::-1]
     assert np.array_equal(inside(after, kept), inside(before, kept))
     assert (inside(after, changed) != inside(before, changed)).any(axis=2).mean() > 0.95
-    record = json.loads((tmp_path / "manifest.jsonl").read_text())
+    record = json.loads((tmp_path / ".deid/files" / PAIR.name / "manifest.jsonl").read_text())
     assert sorted(face["verdict"] for face in record["faces"]) == ["kept", "masked"]
 
 
@@ -269,7 +269,7 @@ def test_a_dry_run_draws_boxes_and_leaves_nothing_like_an_output(
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert names == {f"{p.name}.preview.png" for p in PAIR.parent.iterdir()} | {"previews.jsonl"}
     shown = pixels_of(tmp_path / "pair.png.preview.png")
-    x0, y0, x1, _ = (round(float(value)) for value in faces[1].box)
+    x0, y0, x1, _ = (round(float(value)) for value in faces[1].geometry.box)
     assert (shown[y0, x0 + 2 : x1 - 2] == CHANGED).all()
     lines = [json.loads(line) for line in (tmp_path / "previews.jsonl").read_text().splitlines()]
     assert all("original faces" in line["reason"] for line in lines)
