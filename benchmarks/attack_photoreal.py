@@ -22,8 +22,8 @@ from deid.params import WorldParams
 from deid.pixels import quantize, to_pixels, to_tensor
 from deid.weights.importers import build, read_checkpoint
 from deid.worlds import load_world
-from deid.worlds.ffhq.conventions import CONVENTIONS
-from deid.worlds.ffhq.faces import embedder
+from deid.worlds.public.conventions import CONVENTIONS
+from deid.worlds.public.faces import embedder
 from deid.worlds.world import FaceEmbedder
 
 ROOT = Path(__file__).resolve().parent.parent

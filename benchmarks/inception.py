@@ -2,7 +2,7 @@
 
 Random weights, as speed does not depend on them. The layouts take turns and are measured in CPU
 time on one thread, so that other work on the machine counts little; the best times are compared.
-In the second layout the weights stay as they are: it is what `deid.worlds.ffhq.faces.Trunk` does.
+In the second layout the weights stay as they are: it is what `deid.worlds.public.faces.Trunk` does.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import time
 import torch
 
 from deid.nets.inception import fid_inception
-from deid.worlds.ffhq.conventions import CONVENTIONS
+from deid.worlds.public.conventions import CONVENTIONS
 
 DEFAULT, LAST = torch.contiguous_format, torch.channels_last
 LAYOUTS = {  # of the weights, of the pictures

@@ -27,7 +27,7 @@ from deid.params import WorldParams
 from deid.pixels import Pixels, to_tensor
 from deid.weights.importers import build, read_checkpoint
 from deid.worlds import load_world
-from deid.worlds.ffhq.faces import landmarks
+from deid.worlds.public.faces import landmarks
 from deid.worlds.world import LandmarkNetwork
 
 SIDE = 256

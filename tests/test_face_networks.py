@@ -21,7 +21,7 @@ from deid.weights.dlib import read_dlib
 from deid.weights.importers import build, import_content, read_checkpoint
 from deid.weights.store import default_store, verified
 from deid.weights.tfjs import is_tfjs, read_tfjs
-from deid.worlds.ffhq.conventions import CONVENTIONS
+from deid.worlds.public.conventions import CONVENTIONS
 
 RECORDED = Path(__file__).parent / "data" / "face_networks.npz"
 """What TensorFlow.js 4.22, face-api 1.7.15 and dlib 20.0.1 make of `smooth_picture`, on a CPU."""

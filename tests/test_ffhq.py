@@ -45,9 +45,9 @@ from deid.training.stage_two import train_stage_two
 from deid.weights import store
 from deid.worlds import load_world
 from deid.worlds.ffhq import world as ffhq
-from deid.worlds.ffhq.five import FiveLandmarks
 from deid.worlds.ffhq.test_faces import photographed_faces
 from deid.worlds.ffhq.world import load_ffhq_world
+from deid.worlds.public.five import FiveLandmarks
 from deid.worlds.world import World
 from tests.conftest import ROOT
 

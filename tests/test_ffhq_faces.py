@@ -24,12 +24,12 @@ from deid.nets.perceptual import Backbone, lpips
 from deid.nets.vggface2 import VGGFace2ResNet
 from deid.pixels import to_pixels, to_tensor
 from deid.weights.importers import NETWORKS, build, read_checkpoint
-from deid.worlds.ffhq.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
-from deid.worlds.ffhq.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
-from deid.worlds.ffhq.five import FiveLandmarks, shape_from_five
 from deid.worlds.ffhq.world import Files, _perceptual
 from deid.worlds.mini.render.parameters import random_parameters
 from deid.worlds.mini.render.person import person_of
+from deid.worlds.public.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
+from deid.worlds.public.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
+from deid.worlds.public.five import FiveLandmarks, shape_from_five
 from deid.worlds.world import FaceEmbedder, LandmarkNetwork, PerceptualNetwork
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])

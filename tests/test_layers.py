@@ -37,7 +37,7 @@ LAYERS = [
 
 INSIDE = {
     # Rooms within a room, from the ground up.
-    "deid.worlds": ["world", "mini", "ffhq", "photo", "__init__"],
+    "deid.worlds": ["world", "public", "mini", "ffhq", "photo", "__init__"],
     "deid.worlds.mini": [
         "render",
         "networks",

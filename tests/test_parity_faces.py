@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from deid.weights.convert import convert
 from deid.weights.importers import build, import_content, read_checkpoint
-from deid.worlds.ffhq.conventions import CONVENTIONS
-from deid.worlds.ffhq.faces import Trunk
+from deid.worlds.public.conventions import CONVENTIONS
+from deid.worlds.public.faces import Trunk
 from tests.onnx_files import exported
 
 RELATIVE = 1e-4

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import Field, fields
 from functools import wraps
+from types import GenericAlias
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -46,7 +47,7 @@ def _option(kind: type, field: Field[Any]) -> inspect.Parameter:
     hint: Any = get_type_hints(kind, localns=_UNASKED)[field.name]
     default: Any = field.default
     if get_origin(hint) is tuple:
-        hint, default = list[get_args(hint)[0]], list(field.default)
+        hint, default = GenericAlias(list, get_args(hint)[:1]), list(default)
     flags = field.metadata["options"] or (f"--{field.name.replace('_', '-')}",)
     info = typer.Option(*flags, help=field.metadata["help"])
     return inspect.Parameter(

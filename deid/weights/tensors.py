@@ -79,6 +79,10 @@ def _storage_type(*_: Any) -> Any:
     raise DeidError("it makes a storage in an unusual way; refused")
 
 
+def _shape(size: Any) -> tuple[int, ...]:
+    return sizes_of(size if isinstance(size, tuple) else tuple(require(list, size, "a shape")))
+
+
 def _set(*arguments: Any) -> set[Any]:
     return set(map(key, *(require(list, argument, "a list") for argument in arguments or ([],))))
 
@@ -97,7 +101,7 @@ TENSORS: AllowList = {
 _TORCH: AllowList = {
     **TENSORS,
     **{(module, name): _storage_type for module in ("torch", "torch.cuda") for name in _DTYPES},
-    ("torch", "Size"): lambda size: sizes_of(tuple(require(list | tuple, size, "a shape"))),
+    ("torch", "Size"): _shape,
     ("argparse", "Namespace"): _Options,
     ("collections", "defaultdict"): lambda *_: dictionary(),
 }

@@ -5,9 +5,9 @@ from typing import cast
 from deid.errors import DeidError
 from deid.params import WorldParams
 from deid.weights.store import Store, default_store
-from deid.worlds.ffhq import faces
 from deid.worlds.ffhq.test_faces import drawn_faces, photographed_faces
-from deid.worlds.files import Files
+from deid.worlds.public import faces
+from deid.worlds.public.files import Files
 from deid.worlds.world import Generator, World
 
 

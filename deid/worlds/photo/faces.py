@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from deid.nets.efficientnet_lite import EfficientNetLite0
 from deid.nets.face_api import FaceApiNet
-from deid.worlds.ffhq.conventions import CONVENTIONS, WHOLE, Convention
+from deid.worlds.public.conventions import CONVENTIONS, WHOLE, Convention
 
 PERCEPTUAL_STAGES = 5
 """How many of EfficientNet's stages tell pictures apart: to 1/16 of the side."""

@@ -6,11 +6,11 @@ from deid.nets.efficientnet_lite import EfficientNetLite0
 from deid.nets.face_api import FaceApiNet
 from deid.params import WorldParams
 from deid.weights.store import Store, default_store
-from deid.worlds.ffhq import faces
 from deid.worlds.ffhq.test_faces import drawn_faces, photographed_faces
-from deid.worlds.files import Files
 from deid.worlds.photo.faces import EfficientNetPerceptual, FaceApiMetrics, MeshPoints
 from deid.worlds.photo.generator import load_generator
+from deid.worlds.public import faces
+from deid.worlds.public.files import Files
 from deid.worlds.world import World
 
 

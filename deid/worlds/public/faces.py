@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deid.worlds.ffhq.conventions import CONVENTIONS, Convention
-from deid.worlds.ffhq.five import FiveLandmarks
+from deid.worlds.public.conventions import CONVENTIONS, Convention
+from deid.worlds.public.five import FiveLandmarks
 
 FID_LABEL = "FID"
 LPIPS_LABELS = {"alex": "LPIPS (AlexNet)", "vgg": "LPIPS (VGG-16)"}

@@ -17,7 +17,7 @@ from deid.weights.catalog import MTCNN, needs, with_parts
 from deid.weights.entry import Role
 from deid.weights.importers import build, read_checkpoint
 from deid.weights.store import Store, weight_path
-from deid.worlds.ffhq import faces
+from deid.worlds.public import faces
 from deid.worlds.world import FaceEmbedder, LandmarkNetwork
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deid.worlds.ffhq.conventions import Convention
+from deid.worlds.public.conventions import Convention
 
 MIRRORED = (1, 0, 2, 4, 3)
 """The five points of a mirrored face, in its own order."""
