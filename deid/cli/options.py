@@ -32,7 +32,7 @@ def with_options(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., 
         signature = inspect.Signature([*own, *(o for some in options.values() for o in some)])
         run.__signature__ = signature  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-        del run.__wrapped__  # type: ignore[attr-defined]
+        del run.__wrapped__
         return run
 
     return decorate
