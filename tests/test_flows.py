@@ -287,7 +287,7 @@ def test_a_shard_that_fails_leaves_the_others_alone(
     monkeypatch.setattr(S3Storage, "write", faulty)
     once = module.deidentify_shard.with_options(retries=0)
     monkeypatch.setattr(module, "deidentify_shard", once)
-    run_flow = partial(module.deidentify, method="mask", shard_size=1)
+    run_flow = partial(module.deidentify, method="mask", shard_size=1, more={"rendered": True})
     with pytest.raises(DeidError, match=r"1 of 4 shards failed.*Input/output error"):
         run_flow("in", "s3://flow/out")
     assert set(lines_of(destination)) == {"0.png", "1.png", "3.png"}
