@@ -15,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export ORT_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup repro test lint pretrain clean
+.PHONY: help setup repro test deep lint pretrain clean
 
 help:  ## Say what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,8 +41,11 @@ repro: setup  ## The main job: sample, validate, train, evaluate, register, de-i
 	@echo "Pictures: out/samples (swap), out/samples-adversarial"
 	@echo "Runs:     $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
-test: setup lint  ## Lint, types and tests.
-	pytest
+test: setup lint  ## Lint, types and tests; minutes.
+	pytest -m "not slow"
+
+deep: setup  ## The slow tests: small pipelines from clone to champion, schedules, packages.
+	pytest -m slow
 
 lint: setup  ## Lint and types.
 	ruff check .

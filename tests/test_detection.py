@@ -42,6 +42,7 @@ from deid.faces.detection.yunet import Yunet
 from deid.faces.faces import Faces
 from deid.nets.mtcnn import NAMES, mtcnn_net
 from deid.pixels import Pixels
+from deid.weights.importers import import_content
 from deid.weights.importers.mtcnn import MTCNN_FORMATS, convert
 from deid.worlds.world import World
 from tests.scenes import ALIGNED_FACE, Composed, Trials, compose, photographs, rendered
@@ -580,12 +581,12 @@ def test_the_importer_tells_mtcnn_files_apart_and_says_what_is_wrong(part: str) 
     assert (imported.network, dict(imported.config)) == ("mtcnn", {"part": part})
     assert imported.notes == ("left out: extra",)
     mtcnn_net(part).load_state_dict(dict(imported.state), strict=True)
-    with pytest.raises(DeidError, match=r"conv2\.bias is missing"):
-        convert({name: t for name, t in state.items() if name != "conv2.bias"})
-    with pytest.raises(DeidError, match=r"conv2\.bias has shape"):
-        convert({**state, "conv2.bias": torch.zeros(3)})
-    with pytest.raises(DeidError, match="not finite"):
-        convert({**state, "conv2.bias": state["conv2.bias"] * torch.nan})
+    with pytest.raises(DeidError, match=r"x: .*missing: 'conv2\.bias'"):
+        import_content({name: t for name, t in state.items() if name != "conv2.bias"}, "x")
+    with pytest.raises(DeidError, match=r"x: .*wrong shape: 'conv2\.bias'"):
+        import_content({**state, "conv2.bias": torch.zeros(3)}, "x")
+    with pytest.raises(DeidError, match="NaN or infinite numbers in 'conv2"):
+        import_content({**state, "conv2.bias": state["conv2.bias"] * torch.nan}, "x")
     with pytest.raises(DeidError, match="is none of"):
         convert({"weight": torch.zeros(3)})
 
