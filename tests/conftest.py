@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -14,6 +15,8 @@ SLOW = ("test_pipeline", "test_ffhq", "test_flows", "test_scale", "test_package"
 """Files that take a minute or more each, the longest first; their tests are marked `slow`."""
 
 ROOT = Path(__file__).resolve().parent.parent
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")  # a run tells of the change, not of its luck
 torch.set_num_threads(1)  # tests run on every core already, one process each
 
 

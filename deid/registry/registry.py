@@ -11,10 +11,10 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deid import __version__
 from deid.batch.project import Bundle
 from deid.errors import DeidError
 from deid.params import RegisterParams
@@ -260,7 +260,7 @@ def _create_version(
             run.artifact(packed)
             run.metrics(0, **figures)
             run.flush()  # a version without its figures must not be
-            tags = {CONTENT: content, "deid_version": package_version("deid")}
+            tags = {CONTENT: content, "deid_version": __version__}
             if commit := git_commit():
                 tags["git_commit"] = commit
             source = f"{client.get_run(run.run_id).info.artifact_uri}/{ARTIFACT}"
