@@ -243,5 +243,5 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"]) or "top level"
     if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key; remove it or mend its spelling"
+        return f"{key}: unknown key; remove it or correct its spelling"
     return f"{key}: {problem['msg']} (is {problem.get('input')!r}); correct the value"

@@ -47,7 +47,7 @@ def store_errors() -> Iterator[None]:
         # A database's own words, without the statement and its values.
         reason = str(getattr(error.__cause__ or error, "orig", None) or error)
         raise DeidError(
-            f"{shown(uri)}: {reason.replace(uri, shown(uri))}; mend or free the store, or name "
+            f"{shown(uri)}: {reason.replace(uri, shown(uri))}; repair or free the store, or name "
             "another in MLFLOW_TRACKING_URI"
         ) from error
 
@@ -112,7 +112,7 @@ def _require_writable(path: Path) -> None:
     except sqlite3.Error as error:
         remedy = "move it away to begin a new store"
         if isinstance(error, sqlite3.OperationalError):
-            remedy = "end what holds it, or mend its permissions"
+            remedy = "end what holds it, or fix its permissions"
         raise DeidError(f"{path}: {error}; {remedy}") from None
 
 

@@ -125,7 +125,7 @@ def _draw_shards(
         except BrokenProcessPool:
             raise DeidError(
                 f"{working}: a sampling process was killed, perhaps for want of memory; run again "
-                "to go on after the finished shards, or lower sample.workers in params.yaml"
+                "to resume after the finished shards, or lower sample.workers in params.yaml"
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -30,7 +30,7 @@ def start_fabric(params: StageOneParams | StageTwoParams) -> Fabric:
 
     Those run this process's own command again from its beginning (Lightning's launcher) and meet it
     here, so nothing that only one may do comes before. Under torchrun they run already. The result
-    depends on the number of threads, hence it is a parameter. `DeidError` where devices are amiss.
+    depends on the number of threads, hence it is a parameter. `DeidError` where devices are wrong.
     """
     _require_devices(params)
     if _under_torchrun() or int(os.environ.get("LOCAL_RANK", 0)) > 0:
@@ -89,7 +89,7 @@ def peers(fabric: Fabric) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise DeidError(
             f"process {fabric.global_rank}: another process of this training ended ({reason}); "
-            "mend what it said, then run the same command again to go on"
+            "fix what it said, then run the same command again to resume"
         ) from error
 
 
