@@ -222,7 +222,8 @@ def test_a_person_of_a_photograph_is_chosen_by_another_copy_of_it(
     pipeline = build_pipeline(real_tools(assets, **{choice: chosen}), world, None)
     summary = deidentify_path(picture, tmp_path / "out", pipeline)
     assert dict(summary.counts) == {"written": 1}
-    record = json.loads((tmp_path / "out/manifest.jsonl").read_text())
+    journal = tmp_path / "out/.deid/files/crowd.png/manifest.jsonl"
+    record = json.loads(journal.read_text())
     people = sorted(record["faces"], key=lambda face: face["box"][0])
     stays = [face["verdict"] == "kept" for face in people]
     assert stays == ([False, True, False] if choice == "keep" else [True, False, True])
