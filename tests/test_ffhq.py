@@ -45,9 +45,9 @@ from deid.training.stage_two import train_stage_two
 from deid.weights import store
 from deid.worlds import load_world
 from deid.worlds.ffhq import world as ffhq
-from deid.worlds.ffhq.test_faces import photographed_faces
 from deid.worlds.ffhq.world import load_ffhq_world
 from deid.worlds.public.five import FiveLandmarks
+from deid.worlds.public.test_faces import photographed_faces
 from deid.worlds.world import World
 from tests.conftest import ROOT
 
@@ -226,8 +226,7 @@ def test_landmarks_may_come_from_mtcnn(lab: Lab, monkeypatch: pytest.MonkeyPatch
     """As they do in the commercial variant."""
     monkeypatch.setattr(store, "check", unpublished)
     chosen = WORLD.model_copy(update={"files": WORLD.files | {"landmarks": ("mtcnn-onet",)}})
-    files = ffhq.Files(chosen, store.Store(lab.root / "weights"))
-    network = ffhq._landmarks(files)
+    network = ffhq.Files("ffhq", chosen, store.Store(lab.root / "weights")).landmarks()
     assert isinstance(network, FiveLandmarks)
     face = torch.zeros(1, 3, 256, 256, requires_grad=True)
     (slope,) = torch.autograd.grad(network(face).sum(), face)

@@ -1,14 +1,12 @@
 """Loads the paper's world from public checkpoints, every file verified."""
 
-from typing import cast
-
 from deid.errors import DeidError
+from deid.nets.style import StyleGenerator
 from deid.params import WorldParams
 from deid.weights.store import Store, default_store
-from deid.worlds.ffhq.test_faces import drawn_faces, photographed_faces
 from deid.worlds.public import faces
 from deid.worlds.public.files import Files
-from deid.worlds.world import Generator, World
+from deid.worlds.world import World
 
 
 def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
@@ -17,34 +15,15 @@ def load_ffhq_world(params: WorldParams, store: Store | None = None) -> World:
     Raises DeidError naming a file that is missing, changed or unreadable, a file that
     `params.commercial` forbids, or a role without a network.
     """
-    store = store or default_store()
-    files = Files("ffhq", params, store)
-    generator = cast(Generator, files.network("generator"))
+    files = Files("ffhq", params, store or default_store())
+    generator = files.network("generator")
+    if not isinstance(generator, StyleGenerator):
+        raise DeidError(
+            f"world.files.generator: {next(iter(files.paths['generator']))} is only a part of one; "
+            "name a StyleGAN"
+        )
     trunk = faces.expression_trunk(files.network("expression"))
-    held_out = dict(files.recognizers("held_out"))
-    perceptual, metric_features = _perceptual(files)
-    return World(
-        name="ffhq",
-        resolution=generator.resolution,
-        generator=generator,
-        identity=files.recognizers("identity")[0][1],
-        expression_trunk=trunk,
-        expression_dim=trunk.dim,
-        landmarks=files.landmarks(),
-        detector=files.detector(),
-        held_out=held_out,
-        selecting=next(iter(held_out)),
-        perceptual=perceptual,
-        metric_features=metric_features,
-        test_faces=photographed_faces(params.faces, generator.resolution)
-        if params.faces
-        else drawn_faces(generator, params.truncation),
-        weights_sha256=files.sha256(),
-        domain="photographs",
-        truncation=params.truncation,
-        photographed=params.faces is not None,
-        memory=store.folder / "calibration",
-    )
+    return files.world(generator, trunk, *_perceptual(files))
 
 
 def _perceptual(files: Files) -> tuple[faces.Perceptual, faces.Perceptual]:

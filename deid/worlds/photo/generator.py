@@ -6,6 +6,7 @@ from typing import cast
 
 from torch import nn
 
+from deid.errors import DeidError
 from deid.nets.mobile_stylegan import MobileStyleGAN, MobileSynthesis, StyleMapping
 from deid.weights.importers import build, read_checkpoint
 from deid.weights.store import Store, weight_path
@@ -38,6 +39,11 @@ def public_generator(store: Store | None = None) -> MobileStyleGAN:
 
 
 def _assembled(networks: Mapping[str, nn.Module], resolution: int | None) -> MobileStyleGAN:
+    if networks.keys() != {"style_mapping", "mobile_synthesis"}:
+        raise DeidError(
+            "world.files.generator: the photo world takes a StyleGAN2 mapping and a MobileStyleGAN "
+            "synthesis, nothing else; for another generator set world.name to ffhq"
+        )
     return MobileStyleGAN(
         cast(StyleMapping, networks["style_mapping"]),
         cast(MobileSynthesis, networks["mobile_synthesis"]),

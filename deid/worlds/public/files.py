@@ -18,7 +18,17 @@ from deid.weights.entry import Role
 from deid.weights.importers import build, read_checkpoint
 from deid.weights.store import Store, weight_path
 from deid.worlds.public import faces
-from deid.worlds.world import FaceEmbedder, LandmarkNetwork
+from deid.worlds.public.faces import Trunk
+from deid.worlds.public.test_faces import drawn_faces, photographed_faces
+from deid.worlds.world import (
+    FaceEmbedder,
+    Generator,
+    LandmarkNetwork,
+    MetricNetwork,
+    PerceptualNetwork,
+    PointNetwork,
+    World,
+)
 
 
 class Files:
@@ -26,6 +36,7 @@ class Files:
 
     def __init__(self, world: str, params: WorldParams, store: Store) -> None:
         """Raises DeidError naming a file that is missing, changed or not allowed."""
+        self.name, self.params, self.store = world, params, store
         wanted = needs(world, params.commercial, cast(Mapping[Role, tuple[str, ...]], params.files))
         self.paths: dict[Role, dict[str, Path]] = {
             role: {name: weight_path(name, store) for name in names}
@@ -70,6 +81,40 @@ class Files:
             )
         return OnePass(load_mtcnn(paths[MTCNN[0]].parent))
 
-    def sha256(self, *others: str) -> str:
-        """One hash over every file, in the order of roles and names, then over `others`' hashes."""
-        return hashlib.sha256("".join([*self.hashes, *others]).encode()).hexdigest()
+    def world(
+        self,
+        generator: Generator,
+        trunk: Trunk,
+        perceptual: PerceptualNetwork,
+        metric_features: MetricNetwork,
+        contours: PointNetwork | None = None,
+        own_sha256: str = "",
+    ) -> World:
+        """The world of these networks and of those that each such world has alike.
+
+        `own_sha256`: of weights that are ours and no public file.
+        """
+        params, held_out = self.params, dict(self.recognizers("held_out"))
+        return World(
+            name=self.name,
+            resolution=generator.resolution,
+            generator=generator,
+            identity=self.recognizers("identity")[0][1],
+            expression_trunk=trunk,
+            expression_dim=trunk.dim,
+            landmarks=self.landmarks(),
+            contours=contours,
+            detector=self.detector(),
+            held_out=held_out,
+            selecting=next(iter(held_out)),
+            perceptual=perceptual,
+            metric_features=metric_features,
+            test_faces=photographed_faces(params.faces, generator.resolution)
+            if params.faces
+            else drawn_faces(generator, params.truncation),
+            weights_sha256=hashlib.sha256("".join([*self.hashes, own_sha256]).encode()).hexdigest(),
+            domain="photographs",
+            truncation=params.truncation,
+            photographed=params.faces is not None,
+            memory=self.store.folder / "calibration",
+        )

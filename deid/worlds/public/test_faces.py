@@ -1,4 +1,4 @@
-"""Held-out faces of the ffhq world: drawn by its generator, or a person's own photographs.
+"""Held-out faces of a world of public files: drawn by its generator, or a person's own photographs.
 
 Drawn people come from z of a stream of their own, which no sample of the training set shares. What
 StyleGAN's finest layers hold (color, light, texture) is not who somebody is, so another view of a
