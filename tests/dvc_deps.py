@@ -4,13 +4,15 @@
     python -m tests.dvc_deps --write    puts them into dvc.yaml
 
 A stage depends on its entry modules and all that they import, lazily too. What does not shape a
-result is left out (`HARMLESS`). Worlds other than mini are loaded only where they are asked for;
-their code is hashed with their files (see data/ffhq/dvc.yaml).
+result is left out (`HARMLESS`). Worlds other than mini are loaded only where they are asked for:
+`deid weights lock` writes a hash of their code beside those of their files (data/photo/dvc.yaml,
+data/ffhq/dvc.yaml), and every stage depends on that file.
 """
 
 import ast
 import re
 import sys
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from tests.test_layers import ROOT, graph, modules
@@ -37,6 +39,20 @@ HARMLESS = {
     "deid.worlds.ffhq.world": "another world",
     "deid.worlds.photo.world": "another world",
 }
+READERS_AND_TERMS = {
+    "deid.faces.detection.scrfd": "no world's detector",
+    "deid.faces.detection.yunet": "the same",
+    "deid.weights.allowed": "which pickles are refused",
+    "deid.weights.archives": "which archives are refused",
+    "deid.weights.cards": "which files are refused",
+    "deid.weights.catalog": "which files a world takes: the lock names them",
+    "deid.weights.entry": "the same",
+    "deid.weights.files": "which files are refused",
+    "deid.weights.onnx_session": "detectors that no world has",
+    "deid.weights.pickles": "which pickles are refused",
+    "deid.weights.store": "where files lie",
+}
+"""Beneath public worlds, what does not shape a result either."""
 FOREIGN = {
     # A registered version is made of files; the code that it runs is the installed package.
     "register": ("deid.batch", "deid.storage", "deid.worlds", "deid.gate", "deid.weights"),
@@ -46,19 +62,39 @@ EXTRA = {"evaluate": ["deid/evaluate/report.html"]}
 
 def code_of(stage: str) -> list[str]:
     """Files that shape the result of `stage`, relative to the root, sorted."""
+    known, left_out = modules(), set(HARMLESS)
+    left_out |= {m for m in known if m.startswith(FOREIGN.get(stage, ("-",)))}
+    files = [_relative(known[m]) for m in reached(ENTRIES[stage], left_out)]
+    return sorted(files + EXTRA.get(stage, []))
+
+
+def reached(entries: Iterable[str], left_out: Set[str]) -> set[str]:
+    """Modules that do anything, of `entries` and all that they import, but for `left_out`."""
     imported, known = graph(), modules()
     seen: set[str] = set()
-    waiting = list(ENTRIES[stage])
+    waiting = list(entries)
     while waiting:
         module = waiting.pop()
-        if module in seen or module in HARMLESS or module.startswith(FOREIGN.get(stage, ("-",))):
+        if module in seen or module in left_out:
             continue
         seen.add(module)
         parts = module.split(".")
         packages = {".".join(parts[:end]) for end in range(1, len(parts))}
         waiting += imported[module] | (packages & imported.keys())
-    files = [known[m].relative_to(ROOT).as_posix() for m in seen if _does_anything(known[m])]
-    return sorted(files + EXTRA.get(stage, []))
+    return {module for module in seen if _does_anything(known[module])}
+
+
+def code_of_public_worlds() -> list[str]:
+    """Files that shape what the other worlds compute, relative to the root, sorted."""
+    worlds = [f"deid.worlds.{name}.world" for name in ("ffhq", "photo")]
+    shaping = {*worlds, "deid.faces.detection.mtcnn"}
+    left_out = (HARMLESS.keys() - shaping) | READERS_AND_TERMS.keys()
+    known = modules()
+    return sorted(_relative(known[module]) for module in reached(worlds, left_out))
+
+
+def _relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
 
 
 def declared(text: str, stage: str) -> list[str]:

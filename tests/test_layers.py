@@ -4,6 +4,7 @@ Every import counts, also one inside a function or under TYPE_CHECKING.
 """
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -50,6 +51,7 @@ INSIDE = {
 }
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Dotted name → file, of everything under deid/ and flows/."""
     found = {}
@@ -74,6 +76,7 @@ def imports(file: Path, known: dict[str, Path]) -> set[str]:
     return wanted & known.keys()
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """Module → modules it imports."""
     known = modules()

@@ -11,6 +11,7 @@ import yaml
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
 from deid.weights import catalog as catalog
+from deid.weights import lock
 from deid.weights.entry import WeightFile
 from deid.weights.lock import write_lock
 from deid.weights.store import Store
@@ -55,11 +56,11 @@ def fill(folder: Path, content: str) -> Path:
 def test_the_lock_follows_from_the_files_and_not_from_where_they_are(
     two_files: Path, tmp_path: Path
 ) -> None:
-    params, lock = WorldParams(name="ffhq"), tmp_path / "weights.json"
+    params, written = WorldParams(name="ffhq"), tmp_path / "weights.json"
 
     def locked(folder: Path) -> bytes:
-        write_lock(params, lock, Store(tmp_path / f"{folder.name}.records", folder))
-        return lock.read_bytes()
+        write_lock(params, written, Store(tmp_path / f"{folder.name}.records", folder))
+        return written.read_bytes()
 
     first = locked(two_files)
     assert locked(fill(tmp_path / "elsewhere", "first")) == first
@@ -68,7 +69,21 @@ def test_the_lock_follows_from_the_files_and_not_from_where_they_are(
     (two_files / "landmarks.pt").unlink()
     with pytest.raises(DeidError, match=r"landmarks\.pt: missing"):
         locked(two_files)
-    assert lock.read_bytes() == other
+    assert written.read_bytes() == other
+
+
+def test_the_lock_changes_with_the_code_of_its_world_and_no_other(
+    two_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, locked = tmp_path / "deid", tmp_path / "weights.json"
+    monkeypatch.setattr(lock, "PACKAGE", code)
+    seen = []
+    for file in ("worlds/ffhq/world.py", "worlds/photo/world.py", "worlds/public/five.csv"):
+        (code / file).parent.mkdir(parents=True)
+        (code / file).write_text("x = 1")
+        write_lock(WorldParams(name="ffhq"), locked, Store(tmp_path / "records", two_files))
+        seen.append(locked.read_bytes())
+    assert seen[0] == seen[1] != seen[2]
 
 
 def test_a_world_without_public_files_has_no_lock(tmp_path: Path) -> None:
@@ -79,8 +94,8 @@ def test_a_world_without_public_files_has_no_lock(tmp_path: Path) -> None:
 def test_every_stage_depends_on_the_worlds_networks() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     assert all("${world.weights}" in stage["deps"] for stage in stages.values())
-    (lock,) = yaml.safe_load((ROOT / "data/ffhq/dvc.yaml").read_text())["stages"].values()
-    (watched,) = lock["outs"][0]
+    (stage,) = yaml.safe_load((ROOT / "data/ffhq/dvc.yaml").read_text())["stages"].values()
+    (watched,) = stage["outs"][0]
     assert str(load_params(ROOT / "profiles/ffhq.yaml").world.weights) == watched
     assert str(load_params(ROOT / "params.yaml").world.weights) == "data/mini/weights"
 
@@ -93,8 +108,7 @@ def checkout(tmp_path: Path) -> Path:
         (root / folder).mkdir(parents=True)
     (root / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"draw": STAGE}}))
-    lock = (ROOT / "data/ffhq/dvc.yaml").read_bytes()
-    (root / "data/ffhq/dvc.yaml").write_bytes(lock)
+    (root / "data/ffhq/dvc.yaml").write_bytes((ROOT / "data/ffhq/dvc.yaml").read_bytes())
     (root / "data/mini/weights/generator.safetensors").write_text("mini")
     command = root / "bin/deid"
     command.write_text(COMMAND.format(python=sys.executable))

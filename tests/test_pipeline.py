@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from deid.params import Params, SpreadParams
+from deid.weights.lock import CODE
 from tests.conftest import ROOT
-from tests.dvc_deps import ENTRIES, code_of, declared, written
+from tests.dvc_deps import ENTRIES, code_of, code_of_public_worlds, declared, written
 
 SMALL: dict[str, dict[str, Any]] = {
     "sample": {"count": 300, "shard_size": 150, "workers": 1},
@@ -73,6 +74,17 @@ def test_the_code_of_a_stage_is_what_it_imports_and_nothing_else() -> None:
     assert "deid/losses.py" in two
     for room in ("gate", "batch", "audit", "imaging", "weights", "registry", "cli"):
         assert not [file for file in sample + two if file.startswith(f"deid/{room}/")]
+
+
+def test_the_lock_of_a_public_world_holds_the_code_that_no_stage_names() -> None:
+    places = [place.format(name=name) for place in CODE for name in ("ffhq", "photo")]
+    locked = {file for place in places for file in (ROOT / "deid").glob(place)}
+    stages = [code_of(stage) for stage in ENTRIES if stage != "register"]
+    named = set(stages[0]).intersection(*stages[1:])
+    shaping = {ROOT / file for file in set(code_of_public_worlds()) - named}
+    assert ROOT / "deid/worlds/photo/faces.py" in shaping
+    assert shaping <= locked
+    assert ROOT / "deid/worlds/photo/weights/heads.safetensors" in locked
 
 
 def test_a_stage_reruns_for_every_setting_that_shapes_its_result_and_for_no_other() -> None:

@@ -28,7 +28,7 @@ from deid.imaging.metadata import NOTHING, Keep, parse_keep
 from deid.params import AnonymizeParams
 from deid.pixels import Pixels
 from deid.seeds import seed_of
-from deid.storage.staging import file_sha256, fingerprint
+from deid.storage.staging import file_sha256, files_sha256, fingerprint
 from deid.worlds.world import World
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -187,9 +187,5 @@ def model_version(world: World, models: ModelPaths | None) -> str:
 @cache
 def code_sha256(package: Path = PACKAGE) -> str:
     """A hash of the source of `SHAPING`."""
-    whole = hashlib.sha256()
-    for place in (package / name for name in SHAPING):
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            name = file.relative_to(package).as_posix()
-            whole.update(f"{name} {file_sha256(file)}\n".encode())
-    return whole.hexdigest()
+    names = (name if name.endswith(".py") else f"{name}/**/*.py" for name in SHAPING)
+    return files_sha256(package, names)

@@ -9,7 +9,7 @@ exception, the directory is renamed to its final name.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,16 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(folder: Path, patterns: Iterable[str]) -> str:
+    """One hash over the names and bytes of the files in `folder` that match any of `patterns`."""
+    whole = hashlib.sha256()
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
+        if file.is_file():
+            name = file.relative_to(folder).as_posix()
+            whole.update(f"{name} {file_sha256(file)}\n".encode())
+    return whole.hexdigest()
 
 
 def working_directory(out: Path) -> Path:
