@@ -94,6 +94,7 @@ def deidentify(
     method: str = "swap",
     *,
     root: str | Path | None = None,
+    world: str | None = None,
     **options: Unpack[Options],
 ) -> Result:
     """Make every face of one picture unrecognizable.
@@ -104,11 +105,13 @@ def deidentify(
     and `recognizers` (`foamliu`, `arcface`) are needed for photographs, since the embedded networks
     know the people of the mini world only; `deid weights fetch` gets them, or a path says where
     they are (`yunet=FILE`). `rendered` says that the picture shows rendered people, so that the
-    embedded networks may be used. `seconds`: after so long faces are masked, after twice as long it
-    gives up. All `options` are fields of `RunSettings`, whose help is that of `deid run`.
+    embedded networks may be used. All `options` are fields of `RunSettings`, whose help is that of
+    `deid run`.
 
-    `root` is where `params.yaml` and `data` are looked for; without it the current directory if it
-    has a `params.yaml`, else the checkout that this package was installed from.
+    `root` is where `params.yaml` and `data` are looked for: without it the current directory if it
+    has a `params.yaml`, else the checkout that this package was installed from. `world`: photo,
+    mini or ffhq, with stages trained there or those that come with deid; without it the world of
+    `params.yaml`, or photo.
 
     Raises `DeidError` where the picture cannot be read, has no face (unless `allow_no_face`) or
     cannot be made safe, and where networks are missing.
@@ -116,7 +119,7 @@ def deidentify(
     place = Path(root) if root is not None else find_root()
     given = dict(options)
     allow_no_face, seconds = given.pop("allow_no_face", False), given.pop("seconds", None)
-    pipeline = _pipeline(_settings(method, given), place.resolve(), _stamp(place))
+    pipeline = _pipeline(_settings(method, given), place.resolve(), world, _stamp(place))
     decoded, name, content = _open(picture, bool(given.get("first_frame_only")))
     try:
         data, faces, notes = pipeline.deidentify(decoded, content, Limits(seconds=seconds))  # type: ignore[arg-type]
@@ -126,9 +129,12 @@ def deidentify(
         raise DeidError(f"{name}: cannot be made safe ({type(error).__name__}: {error})") from error
     if not faces and not allow_no_face:
         raise DeidError(f"{name}: no face found; allow_no_face=True lets it pass as it is")
+    return Result(data, tuple(faces), _worst(faces), notes)
+
+
+def _worst(faces: list[FaceRecord]) -> str:
     verdicts = {face.verdict for face in faces}
-    worst = next((v for v in ("masked", "verified", "kept") if v in verdicts), "no face")
-    return Result(data, tuple(faces), worst, notes)
+    return next((v for v in ("masked", "verified", "kept") if v in verdicts), "no face")
 
 
 def _settings(method: str, options: dict[str, Any]) -> RunSettings:
@@ -209,5 +215,7 @@ def _stamp(root: Path) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=4)
-def _pipeline(asked: RunSettings, root: Path, stamp: tuple[Any, ...]) -> Pipeline:
-    return open_pipeline(bundle_at(root), asked)
+def _pipeline(
+    asked: RunSettings, root: Path, world: str | None, stamp: tuple[Any, ...]
+) -> Pipeline:
+    return open_pipeline(bundle_at(root, world), asked)

@@ -28,7 +28,7 @@ def write_stage(
     """The weights `tensors` of `stage`, trained in `world`, with `about` in the description."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(folder / WEIGHTS, save(plain))
-    origin = {"stage": stage, "world": world.name, "world_sha256": world.weights_sha256}
+    origin = {"stage": stage, "world": world.name, "world_sha256": world.trained_for}
     whole = {**origin, **about, "sha256": file_sha256(folder / WEIGHTS)}
     write_atomically(folder / DESCRIPTION, (json.dumps(whole, indent=2) + "\n").encode())
 
@@ -79,7 +79,7 @@ def read_stage(folder: Path, stage: str, world: World) -> tuple[dict[str, Any], 
     about, path = read_description(folder), folder / WEIGHTS
     if about.get("stage") != stage:
         raise DeidError(f"{folder}: holds {about.get('stage')}, not {stage}; correct the path")
-    if about["world_sha256"] != world.weights_sha256:
+    if about["world_sha256"] != world.trained_for:
         raise DeidError(
             f"{folder}: trained on other weights of world {about['world']}; run `dvc repro`"
         )

@@ -18,10 +18,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from deid.batch.bundle import Bundle
 from deid.batch.manifest import Records, open_journal
 from deid.batch.pipeline import RunInfo
 from deid.batch.plan import Locations, Plan, Todo, list_inputs, locate, make_plan, tasks_of
-from deid.batch.project import Bundle, local_bundle, open_pipeline
+from deid.batch.project import local_bundle, open_pipeline
 from deid.batch.run import exclusive, finalize, recorded
 from deid.batch.settings import TIMEOUT, BatchSettings, RunSettings
 from deid.batch.summary import Summary

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from deid import cli, tracking
 from deid.anonymize import ModelPaths
-from deid.batch.project import Bundle
+from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.evaluate.run import CELLS, evaluate
 from deid.latents.shards import LatentDataset

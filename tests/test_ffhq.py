@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from deid.anonymize import ModelPaths
+from deid.batch.bundle import Bundle
 from deid.batch.pipeline import build_pipeline
-from deid.batch.project import Bundle, open_pipeline
+from deid.batch.project import open_pipeline
 from deid.batch.run import deidentify_path
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError

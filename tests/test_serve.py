@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 import deid.batch.project
 import deid.tracking
-from deid.batch.project import Bundle
+from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
 from deid.registry import registry

@@ -1,18 +1,22 @@
-"""What an anonymizer is built from: trained stages, world and settings of a project folder."""
+"""The bundle of a project folder, and the pipeline that is built from it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from deid.anonymize import ModelPaths
+from deid.batch.bundle import STAGE_ONE, STAGE_TWO, Bundle, shipped_bundle
 from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.plan import Locations, locate
 from deid.batch.run import run_batch
 from deid.batch.settings import BatchSettings, RunSettings
 from deid.batch.summary import Summary
 from deid.batch.workers import Executor, InProcess, ProcessPool, compute_on_one_thread
+from deid.errors import DeidError
 from deid.faces.detection import weights_of
-from deid.params import AnonymizeParams, Params, WorldParams, load_params
+from deid.params import Params, WorldParams, load_params
 from deid.weights.catalog import require_commercial_content
 from deid.worlds import load_world
 
@@ -20,18 +24,6 @@ PARAMS = "params.yaml"
 _CHECKOUT, _PACKAGE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]
 INSTALLED = _PACKAGE if (_PACKAGE / "data").is_dir() else _CHECKOUT
 """Has `data/mini/weights`: a wheel brings it inside the package, a checkout beside it."""
-
-STAGE_ONE, STAGE_TWO = "stage_one", "stage_two"
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """Paths and settings from which an anonymizer is built."""
-
-    stage_one: Path
-    stage_two: Path
-    world: WorldParams
-    anonymize: AnonymizeParams
 
 
 def local_bundle(params: Params, root: Path = Path("data")) -> Bundle:
@@ -45,18 +37,41 @@ def find_root() -> Path:
     return here if (here / PARAMS).is_file() else INSTALLED
 
 
-def bundle_at(root: Path) -> Bundle:
-    """What the pipeline left in the checkout at `root`, from any directory."""
-    own = (root / PARAMS).is_file()
-    params = load_params(root / PARAMS) if own else Params()
+def bundle_at(root: Path, world: str | None = None) -> Bundle:
+    """What there is for `world` at `root`: what the pipeline trained there, else what comes with
+    this package.
+
+    Without a `world`, the one in the parameters of `root`; where there are none, photographs.
+    """
+    file = root / PARAMS
+    params = load_params(file) if file.is_file() else Params(world=WorldParams(name="photo"))
+    here = world in (None, params.world.name)
+    if world is not None and not here:
+        params = Params(world=_world_params(world))
+    data = root / "data" if here else root / "data" / params.world.name
+    bundle = local_bundle(_placed(params, root), data)
+    shipped = None if bundle.stage_one.is_dir() else shipped_bundle(params.world.name)
+    if shipped is None:
+        return bundle
+    return replace(shipped, world=bundle.world) if here and file.is_file() else shipped
+
+
+def _world_params(name: str) -> WorldParams:
+    try:
+        return WorldParams.model_validate({"name": name})
+    except ValidationError:
+        raise DeidError(f"world {name!r}: unknown; choose photo, mini or ffhq") from None
+
+
+def _placed(params: Params, root: Path) -> Params:
+    """The same with the paths of its world taken from `root`."""
     weights = root / params.world.weights
-    if own and params.world.weights == WorldParams().weights and not weights.exists():
+    if params.world.weights == WorldParams().weights and not weights.exists():
         weights = INSTALLED / params.world.weights  # a folder with no more than a params.yaml
     at = {"weights": weights}
     if params.world.faces is not None:
         at["faces"] = root / params.world.faces
-    world = params.world.model_copy(update=at)
-    return local_bundle(params.model_copy(update={"world": world}), root / "data")
+    return params.model_copy(update={"world": params.world.model_copy(update=at)})
 
 
 def open_pipeline(bundle: Bundle, asked: RunSettings) -> Pipeline:
@@ -78,13 +93,15 @@ def run_project(
     asked: RunSettings,
     batch: BatchSettings,
     params: Path | None = None,
+    world: str | None = None,
 ) -> Summary:
-    """`deid run`: a batch with what the pipeline left at `params`, or else here.
+    """`deid run`: a batch with what the pipeline left at `params`, or else what there is here for
+    `world` (`bundle_at`).
 
     Worker processes do it, so that no picture takes the batch along; a single picture, which has
     none to take along, is done in this process, which starts sooner.
     """
-    bundle = local_bundle(load_params(params)) if params else bundle_at(find_root())
+    bundle = local_bundle(load_params(params)) if params else bundle_at(find_root(), world)
     locations = locate(source, destination, batch)
 
     def start(where: Locations) -> Executor:

@@ -23,6 +23,14 @@ def run(
         Path | None,
         typer.Option("--params", help="The parameters file; else the one here, or deid's own."),
     ] = None,
+    world: Annotated[
+        str | None,
+        typer.Option(
+            "--world",
+            help="photo, mini (rendered people) or ffhq, with the stages trained here or those "
+            "that come with deid; else the world of the parameters file.",
+        ),
+    ] = None,
 ) -> None:
     """De-identify pictures: detect, align, anonymize, verify, paste back, write.
 
@@ -30,7 +38,7 @@ def run(
     """
     from deid.batch.project import run_project
 
-    summary = run_project(source, destination, asked, batch, params)
+    summary = run_project(source, destination, asked, batch, params, world)
     typer.echo(summary.text())
     if summary.failed:
         raise typer.Exit(1)

@@ -9,18 +9,13 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from deid.batch.project import STAGE_ONE, STAGE_TWO, Bundle
+from deid.batch.bundle import SETTINGS, STAGE_ONE, STAGE_TWO, WEIGHTS, Bundle, read_bundle
 from deid.errors import DeidError
-from deid.params import AnonymizeParams, WorldParams
 from deid.storage.staging import file_sha256
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["bundle_files", "content_sha256", "read_bundle", "write_bundle"]
 
-SETTINGS = "settings.json"
-WEIGHTS = "weights"
 KEPT = {".safetensors", ".json", ".onnx", ".md"}  # sheets and loss curves stay behind
 
 
@@ -54,19 +49,6 @@ def write_bundle(bundle: Bundle, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     (folder / SETTINGS).write_bytes(_settings(bundle))
-
-
-def read_bundle(folder: Path) -> Bundle:
-    """The bundle that `write_bundle` left in `folder`."""
-    try:
-        settings = json.loads((folder / SETTINGS).read_text())
-        world = WorldParams(weights=folder / WEIGHTS, **settings["world"])
-        anonymize = AnonymizeParams(**settings["anonymize"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DeidError(
-            f"{folder}: not a readable model ({error}); register it again with `deid register`"
-        ) from None
-    return Bundle(folder / STAGE_ONE, folder / STAGE_TWO, world, anonymize)
 
 
 def _folders(bundle: Bundle) -> dict[str, Path]:

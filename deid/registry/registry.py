@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deid import __version__
-from deid.batch.project import Bundle
+from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.params import RegisterParams
 from deid.registry.bundle import content_sha256, read_bundle, write_bundle

@@ -138,6 +138,12 @@ class World:
     calibration: Path | None = None  # a file of thresholds that comes with the weights
     contours: PointNetwork | None = None  # lips and eyelids, of which 68 landmarks tell little
     memory: Path | None = None  # a folder for what was measured of these very weights
+    stage_sha256: str = ""  # of what a trained stage runs through, where judges may vary: G, En_id
+
+    @property
+    def trained_for(self) -> str:
+        """The hash that a trained stage must have been made for."""
+        return self.stage_sha256 or self.weights_sha256
 
     @property
     def reporting(self) -> tuple[str, ...]:

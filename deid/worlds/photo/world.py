@@ -7,7 +7,7 @@ from deid.nets.face_api import FaceApiNet
 from deid.params import WorldParams
 from deid.weights.store import Store, default_store
 from deid.worlds.photo.faces import EfficientNetPerceptual, FaceApiMetrics, MeshPoints
-from deid.worlds.photo.generator import load_generator
+from deid.worlds.photo.generator import OURS, load_generator
 from deid.worlds.public import faces
 from deid.worlds.public.files import Files
 from deid.worlds.world import World
@@ -30,4 +30,5 @@ def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
         faces.frozen(metrics),
         faces.frozen(MeshPoints(files.network("contours"))),
         heads_sha256,
+        OURS / "calibration.json",
     )

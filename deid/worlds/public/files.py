@@ -1,7 +1,7 @@
 """What public files give a world: verified, read and built, role by role."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -42,9 +42,10 @@ class Files:
             role: {name: weight_path(name, store) for name in names}
             for role, names in wanted.items()
         }
-        self.hashes = [
-            file_sha256(store.path(part)) for names in wanted.values() for part in with_parts(names)
-        ]
+        self.hashes: dict[Role, list[str]] = {
+            role: [file_sha256(store.path(part)) for part in with_parts(names)]
+            for role, names in wanted.items()
+        }
 
     def network(self, role: Role) -> nn.Module:
         """The one network of a role."""
@@ -81,6 +82,11 @@ class Files:
             )
         return OnePass(load_mtcnn(paths[MTCNN[0]].parent))
 
+    def sha256(self, roles: Iterable[Role], *others: str) -> str:
+        """One hash over the files of `roles`, in this order, then over `others`' hashes."""
+        hashes = [sha256 for role in roles for sha256 in self.hashes[role]]
+        return hashlib.sha256("".join([*hashes, *others]).encode()).hexdigest()
+
     def world(
         self,
         generator: Generator,
@@ -89,10 +95,12 @@ class Files:
         metric_features: MetricNetwork,
         contours: PointNetwork | None = None,
         own_sha256: str = "",
+        calibration: Path | None = None,
     ) -> World:
         """The world of these networks and of those that each such world has alike.
 
-        `own_sha256`: of weights that are ours and no public file.
+        `own_sha256`: of weights that are ours and no public file. `calibration`: the judges'
+        thresholds that come with them.
         """
         params, held_out = self.params, dict(self.recognizers("held_out"))
         return World(
@@ -112,7 +120,9 @@ class Files:
             test_faces=photographed_faces(params.faces, generator.resolution)
             if params.faces
             else drawn_faces(generator, params.truncation),
-            weights_sha256=hashlib.sha256("".join([*self.hashes, own_sha256]).encode()).hexdigest(),
+            weights_sha256=self.sha256(self.hashes, own_sha256),
+            stage_sha256=self.sha256(("generator", "identity", "expression")),
+            calibration=calibration,
             domain="photographs",
             truncation=params.truncation,
             photographed=params.faces is not None,

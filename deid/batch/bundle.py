@@ -1,0 +1,42 @@
+"""What an anonymizer is built from: trained stages, world, settings; and what comes with deid."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from deid.errors import DeidError
+from deid.params import AnonymizeParams, WorldParams
+
+STAGE_ONE, STAGE_TWO = "stage_one", "stage_two"
+SETTINGS = "settings.json"
+WEIGHTS = "weights"
+_WORLDS = Path(__file__).resolve().parents[1] / "worlds"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Paths and settings from which an anonymizer is built."""
+
+    stage_one: Path
+    stage_two: Path
+    world: WorldParams
+    anonymize: AnonymizeParams
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The bundle in `folder`: of a registered version, or of a world that ships with one."""
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+        world = WorldParams(weights=folder / WEIGHTS, **settings["world"])
+        anonymize = AnonymizeParams(**settings["anonymize"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DeidError(
+            f"{folder}: not a readable model ({error}); register it again with `deid register`"
+        ) from None
+    return Bundle(folder / STAGE_ONE, folder / STAGE_TWO, world, anonymize)
+
+
+def shipped_bundle(world: str) -> Bundle | None:
+    """Trained stages that come with this package, of the world so called; None: it has none."""
+    folder = _WORLDS / world / "shipped"
+    return read_bundle(folder) if folder.is_dir() else None
