@@ -104,9 +104,8 @@ def deidentify(
     need trained models), fgsm, pgd, blur, pixelate or mask. `detectors` (`yunet`, `scrfd`, `mtcnn`)
     and `recognizers` (`foamliu`, `arcface`) are needed for photographs, since the embedded networks
     know the people of the mini world only; `deid weights fetch` gets them, or a path says where
-    they are (`yunet=FILE`). `rendered` says that the picture shows rendered people, so that the
-    embedded networks may be used. All `options` are fields of `RunSettings`, whose help is that of
-    `deid run`.
+    they are (`yunet=FILE`). `rendered`: the picture shows rendered people, and the embedded
+    networks may be used. All `options` are fields of `RunSettings`, as is their help.
 
     `root` is where `params.yaml` and `data` are looked for: without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from. `world`: photo,
