@@ -102,10 +102,10 @@ def deidentify(
     `picture`: a path, the bytes of a file, an open file, a `uint8` array `[H,W,3]` (RGB) or
     `[H,W]`, or a Pillow image; the last two come back as PNG. `method`: swap, adversarial (both
     need trained models), fgsm, pgd, blur, pixelate or mask. `detectors` (`yunet`, `scrfd`, `mtcnn`)
-    and `recognizers` (`foamliu`, `arcface`) are needed for photographs, since the embedded networks
-    know the people of the mini world only; `deid weights fetch` gets them, or a path says where
-    they are (`yunet=FILE`). `rendered`: the picture shows rendered people, and the embedded
-    networks may be used. All `options` are fields of `RunSettings`, as is their help.
+    and `recognizers` (`foamliu`, `arcface`), which `deid weights fetch` gets, stand for the world's
+    own; or a path says where they are (`yunet=FILE`). `rendered`: the picture shows rendered
+    people, so that networks of the mini world, which know no others, may be used. All `options` are
+    fields of `RunSettings`, as is their help.
 
     `root` is where `params.yaml` and `data` are looked for: without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from. `world`: photo,
