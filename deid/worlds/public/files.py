@@ -99,8 +99,7 @@ class Files:
     ) -> World:
         """The world of these networks and of those that each such world has alike.
 
-        `own_sha256`: of weights that are ours and no public file. `calibration`: the judges'
-        thresholds that come with them.
+        `own_sha256`: of weights that are no public file. `calibration`: the judges' thresholds.
         """
         params, held_out = self.params, dict(self.recognizers("held_out"))
         return World(
