@@ -1,4 +1,4 @@
-"""Archives, of which nobody knows what they unpack to: bounded readers, one member and no more."""
+"""Bounded readers: of files as they are, and of archives, one member and no more."""
 
 import fnmatch
 import gzip
@@ -16,6 +16,7 @@ from deid.errors import DeidError
 
 _RATIO, _SPARE = 50, 1 << 20
 """Weights hardly shrink: who unpacks to more times the archive's bytes is a bomb."""
+_MEMBERS = 10_000
 
 _UNREADABLE = (
     zipfile.BadZipFile,
@@ -27,6 +28,18 @@ _UNREADABLE = (
     TypeError,  # of tarfile, as ValueError, for damaged headers
     ValueError,
 )
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The bytes of `path`; DeidError where they are more than `limit` or cannot be read."""
+    try:
+        if path.stat().st_size > limit:
+            raise DeidError(f"{path.name} has over {limit >> 20} MiB; is it the right file?")
+        if not path.is_file():  # a pipe would never end
+            raise DeidError(f"{path.name}: not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise DeidError(f"{path.name}: cannot be read ({error.strerror or error})") from None
 
 
 def extract_member(archive: Path, pattern: str, out: Path) -> None:
@@ -119,7 +132,14 @@ def _zip_member(opened: zipfile.ZipFile, archive: Path, pattern: str) -> tuple[I
 
 
 def _tar_member(opened: tarfile.TarFile, archive: Path, pattern: str) -> tuple[IO[bytes], int]:
-    infos = {info.name: info for info in opened.getmembers() if not info.isdir()}
+    infos = {}
+    for count, info in enumerate(opened):
+        if count == _MEMBERS:
+            raise DeidError(
+                f"{archive.name}: over {_MEMBERS} members, which no package has; refused"
+            )
+        if not info.isdir():
+            infos[info.name] = info
     info = infos[_only(list(infos), archive, pattern)]
     content = opened.extractfile(info) if info.isreg() else None
     if content is None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deid.errors import DeidError
+from deid.weights.archives import read_bounded
 
 KEY = "dlib"
 """The content of a dlib file is `{KEY: tensors}`."""
@@ -38,13 +39,7 @@ def read_dlib(path: Path) -> dict[str, list[Tensor]]:
 
     Raises DeidError where the file is too large or holds none.
     """
-    try:
-        if path.stat().st_size > _MAX_FILE:
-            raise DeidError(f"{path.name} has over {_MAX_FILE >> 20} MiB; is it the right file?")
-        data = bytearray(path.read_bytes())
-    except OSError as error:
-        raise DeidError(f"{path.name}: cannot be read ({error.strerror or error})") from None
-    tensors = list(_tensors(data))
+    tensors = list(_tensors(bytearray(read_bounded(path, _MAX_FILE))))
     if not tensors:
         raise DeidError(f"{path.name}: no tensors as dlib writes them; is it the right file?")
     return {KEY: tensors}

@@ -4,6 +4,8 @@ Bytes collect in `<file>.part`; beside it, `<file>.part.json` says which address
 which version (ETag or Last-Modified) that was. A later call asks for the rest of exactly that
 version (Range with If-Range, RFC 9110) and starts over where the server has another, cannot tell,
 or ignores ranges.
+
+Not by pooch: it has one address for a file, and begins anew where a connection broke.
 """
 
 import json

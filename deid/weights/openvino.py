@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deid.errors import DeidError
+from deid.weights.archives import read_bounded
 from deid.weights.onnx_graph import Graph, Node
 
 KEY = "openvino"
@@ -40,21 +41,12 @@ def read_openvino(xml: Path) -> dict[str, Any]:
     A layer's tensor bears the layer's name; of several outputs the second is `name:1` and so on.
     Raises DeidError for what is no IR, is too large, or points outside its numbers.
     """
-    root = _parse(_bounded(xml, _MAX_XML))
-    numbers = bytearray(_bounded(xml.with_suffix(".bin"), _MAX_NUMBERS))
+    root = _parse(read_bounded(xml, _MAX_XML))
+    numbers = bytearray(read_bounded(xml.with_suffix(".bin"), _MAX_NUMBERS))
     try:
         return {KEY: _graph(root, numbers)}
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise DeidError(f"a damaged OpenVINO network ({error}); fetch it again") from None
-
-
-def _bounded(path: Path, limit: int) -> bytes:
-    try:
-        if path.stat().st_size > limit:
-            raise DeidError(f"{path.name} has over {limit >> 20} MiB; is it the right file?")
-        return path.read_bytes()
-    except OSError as error:
-        raise DeidError(f"{path.name}: cannot be read ({error.strerror or error})") from None
 
 
 def _parse(data: bytes) -> ET.Element:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deid.errors import DeidError
+from deid.weights.archives import read_bounded
 
 _MAX_JSON, _MAX_NUMBERS = 16 << 20, 1 << 30  # bytes
 _TYPES = {name: np.dtype(name) for name in ("float32", "float16", "int32", "uint16", "uint8")}
@@ -34,7 +35,7 @@ def read_tfjs(path: Path) -> dict[str, Tensor]:
     Raises DeidError for what is no such manifest, or where numbers are missing or left over.
     """
     try:
-        groups = _groups(json.loads(_bounded(path, _MAX_JSON)))
+        groups = _groups(json.loads(read_bounded(path, _MAX_JSON)))
         tensors: dict[str, Tensor] = {}
         for group in groups:
             numbers = b"".join(_numbers(path, name) for name in group["paths"])
@@ -55,16 +56,7 @@ def _numbers(manifest: Path, name: str) -> bytes:
     """The file of numbers, which must lie beside the manifest."""
     if PurePath(name).name != name:
         raise ValueError(f"numbers in {name!r}, which is not beside it")
-    return _bounded(manifest.with_name(name), _MAX_NUMBERS)
-
-
-def _bounded(path: Path, limit: int) -> bytes:
-    try:
-        if path.stat().st_size > limit:
-            raise DeidError(f"{path.name} has over {limit >> 20} MiB; is it the right file?")
-        return path.read_bytes()
-    except OSError as error:
-        raise DeidError(f"{path.name}: cannot be read ({error.strerror or error})") from None
+    return read_bounded(manifest.with_name(name), _MAX_NUMBERS)
 
 
 def _tensors(weights: Any, numbers: bytes) -> Iterator[tuple[str, Tensor]]:
