@@ -9,7 +9,12 @@ class DeidError(Exception):
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__("".join(map(_visible, str(message))))
+        super().__init__(printable(str(message)))
+
+
+def printable(text: str) -> str:
+    """`text` in one line, what a terminal would obey made visible."""
+    return "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:

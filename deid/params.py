@@ -56,9 +56,17 @@ class WorldParams(Section):
     weights: Path = Path("data/mini/weights")  # mini: its networks; else what DVC watches
     resolution: Literal[128, 256, 512, 1024] = 256  # photo: side of the pictures G draws
     commercial: bool = False  # not mini: refuse every file whose license forbids commercial use
-    files: dict[str, tuple[str, ...]] = {}  # not mini: role → other files of `deid weights list`
+    # Not mini: role → other files of `deid weights list`, or paths of converted ones.
+    files: dict[str, tuple[str, ...]] = {}
     faces: Path | None = None  # not mini: aligned test faces, a folder a person; None: drawn by G
     truncation: Truncation = 1.0  # ψ of all faces drawn by G: pairs, donors, test faces
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {role: (name,) if isinstance(name, str) else name for role, name in value.items()}
 
 
 class SampleParams(Section):

@@ -17,6 +17,7 @@ from deid.batch.workers import Executor, InProcess, ProcessPool, compute_on_one_
 from deid.errors import DeidError
 from deid.faces.detection import weights_of
 from deid.params import Params, WorldParams, load_params
+from deid.weights.cards import SUFFIX
 from deid.weights.catalog import require_commercial_content
 from deid.worlds import load_world
 
@@ -68,10 +69,20 @@ def _placed(params: Params, root: Path) -> Params:
     weights = root / params.world.weights
     if params.world.weights == WorldParams().weights and not weights.exists():
         weights = INSTALLED / params.world.weights  # a folder with no more than a params.yaml
-    at = {"weights": weights}
+    at: dict[str, object] = {"weights": weights, "files": _files_at(root, params.world.files)}
     if params.world.faces is not None:
         at["faces"] = root / params.world.faces
     return params.model_copy(update={"world": params.world.model_copy(update=at)})
+
+
+def _files_at(root: Path, files: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """`world.files`, in which paths of converted weights are relative to `root`."""
+    if root == Path.cwd():
+        return files
+    return {
+        role: tuple(str(root / name) if name.endswith(SUFFIX) else name for name in names)
+        for role, names in files.items()
+    }
 
 
 def open_pipeline(bundle: Bundle, asked: RunSettings) -> Pipeline:

@@ -1,21 +1,32 @@
 """The card beside converted weights, `<name>.json`, says what safetensors cannot: which of our
 networks they are, its configuration, the SHA-256 of source and weights, and how missing parts were
-filled. Weights with a card are read without the checkpoint that they came from.
+filled. Weights with a card are read without the checkpoint that they came from; whose terms they
+are on, the catalog knows by the source's SHA-256 (`deid.weights.catalog.find`).
 """
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deid.errors import DeidError
 from deid.storage.staging import file_sha256
-from deid.weights.importers.base import Imported
+from deid.weights.archives import read_bounded
+
+if TYPE_CHECKING:
+    from deid.weights.importers.base import Imported
 
 SUFFIX = ".safetensors"
 CARD_VERSION = 1
-LARGEST_CARD = 1 << 16  # bytes
+LARGEST_CARD = 1 << 20  # bytes
 
-_KINDS = {"network": str, "config": dict, "sha256": str, "source_sha256": str, "notes": list}
+_KINDS = {
+    "source": str,
+    "network": str,
+    "config": dict,
+    "sha256": str,
+    "source_sha256": str,
+    "notes": list,
+}
 _REMEDY = "convert the checkpoint again with `deid weights convert`"
 
 
@@ -33,19 +44,19 @@ def read_card(weights: Path) -> dict[str, Any]:
     """The card of a weight file; DeidError where there is none or it is not one."""
     path = card_path(weights)
     try:
-        if path.stat().st_size > LARGEST_CARD:
-            raise DeidError(f"{path}: not a card, it is too large; {_REMEDY}")
-        card = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DeidError(f"{path}: cannot be read ({error.strerror or error}); {_REMEDY}") from None
+        card = json.loads(read_bounded(path, LARGEST_CARD))
+    except DeidError as error:
+        raise DeidError(f"{path.parent}: {error}; {_REMEDY}") from None
     except (ValueError, RecursionError) as error:
         raise DeidError(f"{path}: not a card ({error}); {_REMEDY}") from None
     if not isinstance(card, dict) or any(not isinstance(card.get(k), t) for k, t in _KINDS.items()):
         raise DeidError(f"{path}: not a card of converted weights; {_REMEDY}")
+    if card.get("card") != CARD_VERSION:
+        raise DeidError(f"{path}: a card of another version than {CARD_VERSION}; {_REMEDY}")
     return card
 
 
-def read_converted(path: Path) -> Imported:
+def read_converted(path: Path) -> "Imported":
     """What `deid weights convert` wrote to `path`, checked against its card.
 
     Raises DeidError naming the file that is missing or changed, and the remedy. Whether state and
@@ -53,6 +64,8 @@ def read_converted(path: Path) -> Imported:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
+
+    from deid.weights.importers.base import Imported
 
     card = read_card(path)
     try:

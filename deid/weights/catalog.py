@@ -16,7 +16,8 @@ from rich.filesize import decimal
 
 from deid.errors import DeidError
 from deid.storage.staging import file_sha256
-from deid.weights.entry import ROLES, Role, WeightFile
+from deid.weights.cards import SUFFIX, read_card
+from deid.weights.entry import NETWORK_ROLES, ROLES, Role, WeightFile
 
 MTCNN = ("mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet")
 """The three networks of one detector."""
@@ -54,11 +55,37 @@ variant takes instead."""
 
 
 def find(name: str) -> WeightFile:
-    """The entry called `name` (or with that file name); DeidError names it where there is none."""
+    """The entry called `name` (or with that file name), or what `deid weights convert` made, by its
+    path; DeidError names it where there is none."""
     for entry in FILES:
         if name in (entry.name, entry.file):
             return entry
+    if name.endswith(SUFFIX):
+        return _converted(name)
     raise DeidError(f"{name}: no such weight file; `deid weights list` shows all names")
+
+
+def _converted(name: str) -> WeightFile:
+    """The terms are those of the checkpoint that it was made of, where its hash is in `FILES`."""
+    card = read_card(Path(name))
+    source = next((file for file in FILES if file.sha256 == card["source_sha256"]), None)
+    if card["network"] not in NETWORK_ROLES:
+        raise DeidError(f"{name}: its card is of no network known here; convert it again")
+    role, *also = NETWORK_ROLES[card["network"]]
+    return WeightFile(
+        name=name,
+        file=str(Path(name).absolute()),
+        role=role,
+        what=f"{card['network']}, converted from {card['source']}",
+        license=source.license if source else f"that of {card['source']}, not in the catalog",
+        license_page=source.license_page if source else "",
+        commercial=source.commercial if source else False,
+        trained_on=source.trained_on if source else "data not known here",
+        convention=source.convention if source else "",
+        by_hand="`deid weights convert` makes it",
+        sha256=card["sha256"],
+        also=tuple(also),
+    )
 
 
 def with_parts(names: Iterable[str]) -> list[WeightFile]:
@@ -80,7 +107,8 @@ def needs(
 ) -> Roles:
     """The files that `world` needs for each role.
 
-    `chosen` replaces a role's files by others of the catalog. Under `commercial_only` a file
+    `chosen` replaces a role's files by others of the catalog, or by converted ones of your own
+    (their paths). Under `commercial_only` a file
     that its license forbids is refused, chosen or not (`require_commercial`). The mini world needs
     nothing from outside.
     """

@@ -1,6 +1,8 @@
 """What the catalog says of a public weight file: where it comes from and on which terms."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import ConfigDict
@@ -20,6 +22,31 @@ Role = Literal[
 """A network's place in a world (`deid.worlds.world.World`)."""
 ROLES: tuple[Role, ...] = get_args(Role)
 RECOGNIZERS: tuple[Role, ...] = ("identity", "held_out")
+
+
+NETWORK_ROLES: Mapping[str, tuple[Role, ...]] = {
+    "stylegan1": ("generator",),
+    "stylegan2": ("generator",),
+    "style_mapping": ("generator",),
+    "mobile_synthesis": ("generator",),
+    "mtcnn": ("detector",),
+    "vggface2_resnet50": ("identity",),
+    "inception_resnet_v1": ("identity",),
+    "hse_face": ("identity",),
+    "iresnet": ("held_out",),
+    "mobilefacenet": ("held_out",),
+    "mobile_face": ("held_out",),
+    "dlib_resnet": ("held_out",),
+    "mobilefacenet68": ("landmarks",),
+    "face_landmark68": ("landmarks",),
+    "face_mesh": ("contours",),
+    "face_api_expression": ("attributes",),
+    "inception_v3": ("expression",),
+    "efficientnet_lite0": ("expression", "perceptual"),
+    "fid_inception": ("perceptual",),
+    "lpips": ("perceptual",),
+}
+"""What a network can be, by its name in `deid.weights.importers.NETWORKS`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +77,7 @@ class WeightFile:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str  # what commands and params call it
-    file: str  # its name on disk
+    file: str  # its name on disk, or the path of a file of your own
     role: Role
     what: str
     license: str
@@ -71,6 +98,11 @@ class WeightFile:
         if self.role in RECOGNIZERS:
             return role in RECOGNIZERS
         return role == self.role or role in self.also
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a file that `deid weights convert` made, and not one of the catalog's."""
+        return Path(self.file).is_absolute()
 
     @property
     def download_size(self) -> int | None:

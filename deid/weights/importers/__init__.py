@@ -47,6 +47,9 @@ NETWORKS: Mapping[str, str] = {
 """A network's name → where its builder is, `module:function`, imported when it is built. Its
 keyword arguments are plain JSON values, since cards hold them."""
 
+CLAMPS = (1e-3, 1e6)
+"""The least and the largest `conv_clamp` that is no damage; NVIDIA's files have 256."""
+
 SMALLEST_EPSILON = 1e-5
 """Of the batch norms. An export folds another epsilon into its variances (`insightface`), so zero
 may have become less than zero by as much."""
@@ -111,7 +114,9 @@ def build(imported: Imported) -> nn.Module:
 
 def _fitting(imported: Imported) -> nn.Module:
     """The network that the state fits, without memory for its weights."""
-    state = imported.state
+    state, clamp = imported.state, imported.config.get("conv_clamp")
+    if clamp is not None and not (type(clamp) in (int, float) and CLAMPS[0] <= clamp <= CLAMPS[1]):
+        raise DeidError(f"conv_clamp is {str(clamp)[:40]}, not a number from 0.001 to a million")
     try:
         with torch.device("meta"):
             network = _builder(imported.network)(**imported.config)

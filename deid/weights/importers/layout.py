@@ -131,7 +131,7 @@ def shaped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def stylegan2(
     state: dict[str, Tensor],
-    conv_clamp: float | None = None,
+    conv_clamp: Any = None,
     notes: Iterable[str] = (),
 ) -> Imported:
     """From tensors under our names; widths from shapes, missing noise and mean w filled."""

@@ -14,9 +14,6 @@ from deid.weights.allowed import Module
 from deid.weights.importers.base import Format, Imported
 from deid.weights.importers.layout import Rule, part, renamed, stylegan2
 
-CLAMPS = (1e-3, 1e6)
-"""The least and the largest clamp that is no damage; NVIDIA's files have 256."""
-
 _NAMES = {"affine": "style", "noise_const": "noise"}
 
 
@@ -60,11 +57,9 @@ def _convert(content: Mapping[str, Any]) -> Imported:
         clamp = _clamp(layers)
     else:
         theirs = _generator(content) or {}
-    if clamp is not None and not (type(clamp) in (int, float) and CLAMPS[0] <= clamp <= CLAMPS[1]):
-        raise DeidError(f"conv_clamp is {str(clamp)[:40]}, not a number from 0.001 to a million")
     state = renamed(theirs, _RULES, taps=(1, 3, 3, 1))
     notes = () if told else ("conv_clamp: not in the file; none",)
-    return stylegan2(state, None if clamp is None else float(clamp), notes)
+    return stylegan2(state, clamp, notes)
 
 
 def _layers(network: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
