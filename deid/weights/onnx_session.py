@@ -25,7 +25,7 @@ def open_session(file: Path, any_size: bool = False) -> Any:
 def _of_any_size(file: Path) -> bytes:
     import onnx
 
-    model = onnx.load(file)
+    model = onnx.load(file, load_external_data=False)  # a file may name any other
     height, width = model.graph.input[0].type.tensor_type.shape.dim[2:]
     height.dim_param, width.dim_param = "height", "width"
     del model.graph.value_info[:]  # what the file says of sizes further on holds no more
