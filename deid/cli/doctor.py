@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from deid.batch.project import INSTALLED, bundle_at, find_root
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
 from deid.weights.catalog import find, needs, size_text
@@ -116,15 +117,18 @@ class Diagnosis:
         return f"the world {self.world} lacks {count} of {len(names)} files{fetch}"
 
 
-def examine(world: str | None, commercial: bool, params: Path) -> Diagnosis:
-    """Look at this machine and at the files of `world`, or of the world `params` asks for.
+def examine(world: str | None, commercial: bool, params: Path | None = None) -> Diagnosis:
+    """Look at this machine and at the files of `world`, or of the world that is asked for by
+    `params`, else by `params.yaml` of this directory, else by what is installed.
 
     Raises DeidError for an unknown world or unreadable params. Reads all files of the world.
     """
-    asked = load_params(params).world if world is None or params.is_file() else WorldParams()
+    root = find_root()
+    asked = load_params(params).world if params else bundle_at(root).world
     name = world or asked.name
     store = default_store()
-    own = asked if asked.name == name else WorldParams()
+    embedded = WorldParams(weights=INSTALLED / WorldParams().weights)
+    own = asked if asked.name == name else embedded
     commercial = commercial or own.commercial
     wanted = needs(name, commercial, cast(Mapping[Role, tuple[str, ...]], own.files))
     entries = [(role, find(file)) for role, files in wanted.items() for file in files]
@@ -139,7 +143,7 @@ def examine(world: str | None, commercial: bool, params: Path) -> Diagnosis:
         findings=tuple(findings),
         to_fetch=tuple(f for f in absent if f.sources and not store.offline),
         remarks=_remarks(entries, commercial),
-        tools=silence(os.environ, Path(".dvc/config")),
+        tools=silence(os.environ, root / ".dvc/config"),
     )
 
 
@@ -152,7 +156,7 @@ def _examine_file(role: str, entry: WeightFile, store: Store) -> Finding:
         check(entry, path, store)
     except DeidError as error:
         return Finding(role, entry.name, "", str(error))
-    return Finding(role, entry.name, entry.file)
+    return Finding(role, entry.name, entry.file if entry.sha256 else f"{entry.file}, no hash known")
 
 
 def _examine_mini(network: str, folder: Path) -> Finding:

@@ -8,13 +8,13 @@ import logging
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deid import __version__
 from deid.cli import audit, registry, run, stages, weights
-from deid.cli.stages import PARAMS, ParamsFile
 from deid.errors import DeidError, missing_extra
 
 app = typer.Typer(
@@ -35,11 +35,16 @@ for command in (registry.register, registry.promote, registry.rollback):
 
 @app.command()
 def doctor(
-    world: Annotated[str | None, typer.Option(help="mini or ffhq; else the one in params.")] = None,
+    world: Annotated[
+        str | None, typer.Option(help="mini, photo or ffhq; else the one in params.")
+    ] = None,
     commercial: Annotated[
         bool, typer.Option("--commercial", help="The variant without non-commercial files.")
     ] = False,
-    params: ParamsFile = PARAMS,
+    params: Annotated[
+        Path | None,
+        typer.Option(help="The parameters file; else params.yaml here, or what is installed."),
+    ] = None,
 ) -> None:
     """Say what this machine has, what the world needs, and what is missing."""
     from deid.cli.doctor import examine

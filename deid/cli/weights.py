@@ -2,21 +2,25 @@
 
 import dataclasses
 import json
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deid.errors import DeidError
+from deid.errors import DeidError, printable
 
 if TYPE_CHECKING:
     from deid.weights.download import Report
     from deid.weights.entry import WeightFile
     from deid.weights.store import Store
 
+WIDTH = 100  # columns of the list where no terminal is wider
+STATES = ("verified", "no hash", "differs", "missing")
 FIRST_USE = ": whatever arrives is recorded, and every later file held to it"
 
 app = typer.Typer(
@@ -30,7 +34,7 @@ Names = Annotated[
         help="As `deid weights list` has them, or yunet, scrfd, mtcnn, foamliu, arcface."
     ),
 ]
-WorldName = Annotated[str | None, typer.Option(help="All that this world needs: ffhq or photo.")]
+WorldName = Annotated[str | None, typer.Option(help="All that this world needs: photo or ffhq.")]
 Commercial = Annotated[
     bool, typer.Option("--commercial", help="The variant without non-commercial files.")
 ]
@@ -40,21 +44,26 @@ Commercial = Annotated[
 def list_files(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Every public file this program can use, its terms, and whether it is here."""
-    from deid.weights.catalog import FILES
-    from deid.weights.store import default_store
+    """Every public file this program can use, its terms, and whether it is here and right."""
+    from deid.weights.catalog import FILES, used_as
+    from deid.weights.store import default_store, state
 
     store = default_store()
     if as_json:
-        rows = [dataclasses.asdict(f) | {"here": store.path(f).is_file()} for f in FILES]
+        states = {f.name: state(f, store) for f in FILES}
+        rows = [
+            dataclasses.asdict(f)
+            | {"worlds": used_as(f.name), "state": states[f.name]}
+            | {"here": states[f.name] != "missing"}
+            for f in FILES
+        ]
         typer.echo(json.dumps(rows, indent=2))
         return
     _print_table(FILES, store)
     typer.echo(
-        "worlds: those that use the file by default; (-): only if it is named in `world.files`"
+        "\nno hash: none was published. --json and `deid weights fetch` show whole licenses."
     )
-    typer.echo("of params.yaml, --detector or --recognizer.")
-    typer.echo(f"Looked for in {store.place}; `deid weights verify` reads and checks them.")
+    typer.echo(f"Looked for in {store.place}")
 
 
 @app.command()
@@ -95,6 +104,7 @@ def fetch(
 def verify(names: Names = None, world: WorldName = None, commercial: Commercial = False) -> None:
     """Read files and check them against the published or the recorded hash."""
     from deid.weights.catalog import FILES
+    from deid.weights.importers import read_checkpoint
     from deid.weights.store import checked, default_store
 
     store = default_store()
@@ -103,7 +113,10 @@ def verify(names: Names = None, world: WorldName = None, commercial: Commercial 
     failed = 0
     for entry in _asked(names, world, commercial) if entries is None else entries:
         try:
-            typer.echo(f"{entry.name}: {store.path(entry)} {checked(entry, store)}")
+            found = checked(entry, store)
+            if entry.sha256 is None:  # no hash tells it from garbage
+                read_checkpoint(store.path(entry))
+            typer.echo(f"{entry.name}: {store.path(entry)} {found}")
         except DeidError as error:
             failed += 1
             typer.echo(f"deid: {error}", err=True)
@@ -131,9 +144,15 @@ def convert(
     out: Annotated[Path | None, typer.Option(help="The safetensors file to write.")] = None,
 ) -> None:
     """Read a checkpoint without running anything in it, and write it as safetensors."""
+    from deid.weights.cards import read_card
+    from deid.weights.catalog import find
     from deid.weights.convert import convert
 
-    typer.echo(str(convert(file, out)))
+    path = convert(file, out)
+    entry, card = find(str(path)), read_card(path)
+    use = f"to use it, write under world.files in params.yaml: {entry.role}: {path}"
+    for line in (*card["notes"], f"license: {entry.license}", use):
+        typer.echo(printable(f"{card['network']}: {line}"))
 
 
 def _asked(names: list[str] | None, world: str | None, commercial: bool) -> "list[WeightFile]":
@@ -205,21 +224,30 @@ def _progress(entry: "WeightFile") -> "Iterator[Report]":
 
 
 def _print_table(files: "tuple[WeightFile, ...]", store: "Store") -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """A row for each network, of which some have several files."""
+    from deid.weights.catalog import used_as, with_parts
 
-    from deid.weights.catalog import size_text, used_as
+    parts = {part for file in files for part in file.beside}
+    heads = [file for file in files if file.name not in parts]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    name = max(len(file.name) for file in heads)
+    line = f"{{:{name}}}  {{:11}}  {{:8}}  {{:>8}}  {{:10}}  {{}}"
+    typer.echo(line.format("name", "role", "state", "size", "commercial", "license"))
+    for worlds in dict.fromkeys(used_as(file.name) for file in heads):
+        by = "no world, unless it is named" if worlds == "-" else worlds
+        typer.echo(f"taken by {by}:")
+        for file in (file for file in heads if used_as(file.name) == worlds):
+            row = line.format(file.name, file.role, *_cells(with_parts([file.name]), store))
+            typer.echo(row if len(row) <= max(width, WIDTH) else f"{row[: max(width, WIDTH) - 1]}…")
 
-    table = Table(header_style="bold", show_edge=False)
-    for heading in ("name", "role", "license", "commercial", "worlds", "here", "size"):
-        justify: Literal["left", "right"] = "right" if heading == "size" else "left"
-        table.add_column(heading, justify=justify, no_wrap=heading != "license")
-    for f in files:
-        here = "here" if store.path(f).is_file() else "missing"
-        size = "?" if f.size is None else size_text(f.size)
-        terms = (f.license, "yes" if f.commercial else "no")
-        table.add_row(f.name, f.role, *terms, used_as(f.name), here, size)
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width to keep to
-        console.width = 140
-    console.print(table)
+
+def _cells(files: "list[WeightFile]", store: "Store") -> tuple[str, ...]:
+    """State, size, whether commercial use is allowed, and license, of a network's files."""
+    from deid.weights.catalog import size_text
+    from deid.weights.store import state
+
+    worst = max((state(file, store) for file in files), key=STATES.index)
+    sizes = [file.size for file in files if file.size is not None]
+    size = size_text(sum(sizes)) if len(sizes) == len(files) else "?"
+    license_name = re.split(" ?[:;(]", files[0].license)[0]
+    return worst, size, "yes" if files[0].commercial else "no", license_name

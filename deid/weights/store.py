@@ -10,7 +10,9 @@ one in its record.
 
 import json
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +25,9 @@ from deid.weights.entry import WeightFile
 
 OFFLINE_VARIABLE = "DEID_WEIGHTS_DIR"
 STORE_VARIABLE = "DEID_WEIGHTS_STORE"
+MEMO = ".hashes.json"
 
-State = Literal["here", "missing", "corrupt"]
+State = Literal["verified", "differs", "no hash", "missing"]
 Record = dict[str, Any]
 
 
@@ -57,14 +60,29 @@ def default_store(environment: Mapping[str, str] = os.environ) -> Store:
 
 
 def state(entry: WeightFile, store: Store) -> State:
-    """Whether the file is here as it should be. Reads all of it."""
-    if not store.path(entry).is_file():
+    """Whether the file is here as it should be. Reads all of it, unless it did so before and size
+    and time are still the same: good enough to tell a person, and no check before use."""
+    path = store.path(entry)
+    if not path.is_file():
         return "missing"
     try:
-        check(entry, store.path(entry), store)
-    except DeidError:
-        return "corrupt"
-    return "here"
+        wrong = _wanted_instead(entry, _known_sha256(path, store), store)
+    except (DeidError, OSError):  # its record, or itself, cannot be read
+        wrong = path.name
+    return "differs" if wrong else "verified" if entry.sha256 else "no hash"
+
+
+def _known_sha256(path: Path, store: Store) -> str:
+    """The SHA-256 of `path`, kept in the user's folder by size and time of change."""
+    memo, stat, known = store.folder / MEMO, path.stat(), dict[str, Any]()
+    mark = f"{path} {stat.st_size} {stat.st_mtime_ns}"
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        known = dict(json.loads(memo.read_bytes()))
+    if not isinstance(known.get(mark), str):
+        known[mark] = file_sha256(path)
+        with suppress(OSError):
+            write_atomically(memo, json.dumps(known).encode())
+    return str(known[mark])
 
 
 def weight_path(name: str, store: Store | None = None) -> Path:
@@ -92,13 +110,15 @@ def locate_network(spec: str, store: Store | None = None) -> tuple[str, Path | N
 
 
 def verified(entry: WeightFile, store: Store) -> Path:
-    """The file, its hash checked, and recorded if this is the first time it is seen (DeidError)."""
+    """The file, its hash checked (DeidError). Where none is published, the hash of the first file
+    seen is recorded, which standard error says once."""
     path = store.path(entry)
     if not path.is_file():
         raise DeidError(f"{path}: missing; {remedy(entry, store)}")
     sha256 = check(entry, path, store)
-    if read_record(entry, store) is None:
+    if entry.sha256 is None and read_record(entry, store) is None:
         write_record(entry, store, {"sha256": sha256, "accepted": "put there by hand"})
+        print(f"deid: {_first_use(entry, path, sha256)}", file=sys.stderr)
     return path
 
 
@@ -110,28 +130,37 @@ def checked(entry: WeightFile, store: Store) -> str:
         raise DeidError(f"{path}: missing; {remedy(entry, store)}")
     check(entry, path, store)
     if entry.sha256:
-        return "has the published SHA-256"
+        return f"has the SHA-256 {'of its card' if entry.own else 'that was published'}"
     recorded = "; it is the file recorded at first use" if read_record(entry, store) else ""
     return f"is not verified: the catalog has no hash{recorded}"
+
+
+def _first_use(entry: WeightFile, path: Path, sha256: str) -> str:
+    partly = f" beyond its first {4 * len(p)} bits" if (p := entry.sha256_prefix) else ""
+    return (
+        f"{path}: no SHA-256 is published for it{partly}; from now on only {sha256} is accepted. "
+        f"If you have this hash from another source, compare; if it differs, delete the file"
+    )
 
 
 def check(entry: WeightFile, path: Path, store: Store) -> str:
     """The SHA-256 of `path`, which must be the published or the recorded one (DeidError)."""
     found = file_sha256(path)
-    record = read_record(entry, store)
-    if entry.sha256:
-        agrees, wanted = found == entry.sha256, entry.sha256
-    elif entry.sha256_prefix and not found.startswith(entry.sha256_prefix):
-        agrees, wanted = False, entry.sha256_prefix
-    else:
-        wanted = record["sha256"] if record else found
-        agrees = found == wanted
-    if not agrees:
+    if wanted := _wanted_instead(entry, found, store):
         raise DeidError(
             f"{path}: SHA-256 is {found[:12]}…, should be {wanted[:12]}…; "
             f"delete it, then {remedy(entry, store)}"
         )
     return found
+
+
+def _wanted_instead(entry: WeightFile, found: str, store: Store) -> str | None:
+    """The published or recorded hash, or its beginning, where `found` is another."""
+    if not entry.sha256 and entry.sha256_prefix and not found.startswith(entry.sha256_prefix):
+        return entry.sha256_prefix
+    record = None if entry.sha256 else read_record(entry, store)
+    wanted = str(record["sha256"]) if record else entry.sha256
+    return wanted if wanted != found else None
 
 
 def remedy(entry: WeightFile, store: Store) -> str:
