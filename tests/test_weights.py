@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,16 +16,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from deid import cli
+from deid.batch.project import bundle_at
 from deid.errors import DeidError
+from deid.params import WorldParams
+from deid.storage.staging import file_sha256
 from deid.weights import catalog as catalog
 from deid.weights import download, packages
+from deid.weights import store as hashes
 from deid.weights.archives import extract_member
 from deid.weights.catalog import FAMILIES, FILES, find, needs, require_commercial, with_parts
+from deid.weights.convert import convert
 from deid.weights.download import Patience
-from deid.weights.entry import ROLES, Source, WeightFile
+from deid.weights.entry import NETWORK_ROLES, ROLES, Source, WeightFile
 from deid.weights.fetch import fetch, shared_archives
+from deid.weights.importers import NETWORKS
+from deid.weights.lock import write_lock
 from deid.weights.store import (
     Store,
     default_store,
@@ -33,8 +42,10 @@ from deid.weights.store import (
     verified,
     weight_path,
 )
+from deid.worlds.public.files import Files
 from tests.conftest import ROOT
 from tests.faulty_server import FaultyServer
+from tests.test_importers import nvidia_content, tiny
 
 DATA = b"\x80\x02" + random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -504,9 +515,9 @@ def test_the_first_hash_is_recorded_and_later_ones_held_to_it(
 ) -> None:
     wanted = entry(server.serve("a", DATA), sha256=None)
     path = get(wanted, store)
-    assert state(wanted, store) == "here"
+    assert state(wanted, store) == "no hash"
     path.write_bytes(OTHER)
-    assert state(wanted, store) == "corrupt"
+    assert state(wanted, store) == "differs"
     with pytest.raises(DeidError, match="delete it, then run `deid weights fetch thing`"):
         get(wanted, store)
     assert path.read_bytes() == OTHER  # not ours to overwrite
@@ -517,7 +528,9 @@ def test_the_first_hash_is_recorded_and_later_ones_held_to_it(
     assert state(wanted, store) == "missing"
 
 
-def test_a_file_put_there_by_hand_is_recorded_and_held_to(store: Store) -> None:
+def test_a_file_put_there_by_hand_is_recorded_and_held_to(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = entry(sha256=None, by_hand="a shop")
     with pytest.raises(DeidError, match=r"get thing.pth by hand \(a shop\)"):
         get(wanted, store)
@@ -527,8 +540,35 @@ def test_a_file_put_there_by_hand_is_recorded_and_held_to(store: Store) -> None:
     record = json.loads((store.folder / "thing.pth.json").read_text())
     assert (record["sha256"], record["url"]) == (SHA256, None)
     assert record["accepted"] == "put there by hand"
+    said = capsys.readouterr().err
+    assert f"no SHA-256 is published for it; from now on only {SHA256} is accepted" in said
+    assert len(said.splitlines()) == 1
+    verified(wanted, store)
+    assert capsys.readouterr().err == ""  # once is enough
     store.path(wanted).write_bytes(OTHER)
     with pytest.raises(DeidError, match="SHA-256"):
+        verified(wanted, store)
+
+
+def test_a_file_is_read_again_only_when_it_changed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, read = entry(), []
+    store.folder.mkdir()
+    path = store.path(wanted)
+    path.write_bytes(DATA)
+    known = hashes.file_sha256
+    monkeypatch.setattr(hashes, "file_sha256", lambda path: read.append(path) or known(path))
+    assert [state(wanted, store) for _ in range(3)] == ["verified"] * 3
+    assert read == [path]
+    path.write_bytes(OTHER)
+    os.utime(path, ns=(1, 1))  # whatever the clock's steps are
+    assert [state(wanted, store) for _ in range(2)] == ["differs"] * 2
+    assert read == [path] * 2
+    for broken in ("[" * 100_000, "[1]", '{"a": 1}', "", json.dumps({f"{path} {len(OTHER)} 1": 5})):
+        (store.folder / hashes.MEMO).write_text(broken)
+        assert state(wanted, store) == "differs"
+    with pytest.raises(DeidError, match="SHA-256"):  # what is used is read whatever was noted
         verified(wanted, store)
 
 
@@ -732,9 +772,10 @@ class Run:
 Near = tuple[WeightFile, WeightFile]
 
 
-def test_list_shows_terms_and_what_is_here(near: Near, deid: Run) -> None:
+def test_list_shows_terms_and_what_is_here(near: Near, deid: Run, tmp_path: Path) -> None:
     code, out, _ = deid("weights", "list")
     assert code == 0
+    assert max(len(line) for line in out.splitlines() if "/" not in line) <= 100
     row = next(line for line in out.splitlines() if "strict" in line)
     assert "for monks alone" in row
     assert "missing" in row
@@ -744,6 +785,12 @@ def test_list_shows_terms_and_what_is_here(near: Near, deid: Run) -> None:
     assert rows["free"]["here"]
     assert not rows["strict"]["here"]
     assert not rows["strict"]["commercial"]
+    assert rows["free"]["state"] == "verified"
+    (tmp_path / "mine/free.pth").write_bytes(OTHER)
+    (tmp_path / "mine/strict.pth").write_bytes(OTHER)
+    _, out, _ = deid("weights", "list")
+    assert re.search("free .* differs ", out)
+    assert re.search("strict .* no hash ", out)
 
 
 def test_fetch_shows_the_license_first_and_asks_where_it_must(
@@ -787,11 +834,18 @@ def test_a_person_at_a_terminal_is_asked(
 
 def test_verify_names_the_corrupt_file(near: Near, deid: Run, tmp_path: Path) -> None:
     assert deid("weights", "verify")[0] == 0
-    deid("weights", "fetch", "free", "strict", "--accept-license")
+    deid("weights", "fetch", "free")
+    torch.save(nvidia_content(tiny().state_dict()), tmp_path / "mine/strict.pth")
     code, out, _ = deid("weights", "verify")
     assert code == 0
-    assert "free.pth has the published SHA-256" in out
-    assert "strict.pth is not verified: the catalog has no hash; it is the file recorded" in out
+    assert "free.pth has the SHA-256 that was published" in out
+    assert out.strip().endswith("strict.pth is not verified: the catalog has no hash")
+    assert not (tmp_path / "mine/strict.pth.json").exists()  # to look is not to trust
+    (tmp_path / "mine/strict.pth").write_bytes(b"\x80 garbage")
+    code, out, said = deid("weights", "verify")
+    assert code == 1
+    assert "strict.pth: damaged" in said or "strict.pth: a damaged pickle" in said
+    deid("weights", "fetch", "strict", "--accept-license")  # first use: recorded
     (tmp_path / "mine/strict.pth").write_bytes(DATA)
     code, out, said = deid("weights", "verify")
     assert code == 1
@@ -820,6 +874,76 @@ def test_a_wrong_request_is_one_line(
     assert len(said.strip().splitlines()) == 1
 
 
+def test_a_world_without_public_files_needs_no_fetching(near: Near, deid: Run) -> None:
+    code, out, said = deid("weights", "fetch", "--world", "mini")
+    assert (code, said) == (0, "")
+    assert "needs no public files" in out
+
+
+# Files of one's own
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a converted generator, in a catalog that knows its source under its hash."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(nvidia_content(tiny().state_dict()), "public.pt")
+    source = entry(
+        name="public", role="generator", file="public.pt", sha256=file_sha256(Path("public.pt"))
+    )
+    monkeypatch.setattr(catalog, "FILES", (source,))
+    monkeypatch.setitem(catalog.WORLDS, "ffhq", {"generator": ("public",)})
+    monkeypatch.setitem(catalog.WORLDS, "ffhq-commercial", {})
+    convert(Path("public.pt"), Path("mine.safetensors"))
+    return tmp_path
+
+
+def test_a_world_takes_a_converted_generator_by_its_path(own: Path) -> None:
+    store = Store(own / "store")
+    params = WorldParams.model_validate(
+        {"name": "ffhq", "files": {"generator": "mine.safetensors"}}
+    )
+    w = torch.randn(2, 6)
+    drawn = Files("ffhq", params, store).network("generator").synthesis(w)
+    assert torch.equal(drawn, tiny().synthesis(w))
+    write_lock(params, own / "weights.json", store)
+    locked = json.loads((own / "weights.json").read_text())["generator"]
+    assert locked == {"mine.safetensors": file_sha256(own / "mine.safetensors")}
+    assert not store.folder.exists()  # nothing that nobody reads
+    Path("mine.safetensors").write_bytes(Path("mine.safetensors").read_bytes()[:-1] + b"x")
+    with pytest.raises(DeidError, match=r"mine\.safetensors: SHA-256"):
+        Files("ffhq", params, store)
+
+
+def test_a_converted_file_has_the_terms_of_its_source_and_its_networks_place(own: Path) -> None:
+    mine = {"generator": ("mine.safetensors",)}
+    assert find("mine.safetensors").license == "MIT"
+    assert needs("ffhq", True, mine)["generator"] == ("mine.safetensors",)
+    with pytest.raises(DeidError, match=r"mine\.safetensors: is no landmarks but generator"):
+        needs("ffhq", chosen={"landmarks": ("mine.safetensors",)})
+    Path("public.pt").write_bytes(b"another")
+    catalog.FILES = (dataclasses.replace(catalog.FILES[0], sha256=SHA256),)
+    with pytest.raises(DeidError, match="not in the catalog, which the commercial variant"):
+        needs("ffhq", True, mine)
+    with pytest.raises(DeidError, match=r"other\.json: cannot be read.*deid weights convert"):
+        find("other.safetensors")
+
+
+def test_a_path_of_ones_own_is_relative_to_the_parameters(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "world: {name: ffhq, files: {generator: mine.safetensors, landmarks: public}}"
+    (own / "params.yaml").write_text(text)
+    (own / "deeper").mkdir()
+    monkeypatch.chdir(own / "deeper")
+    files = bundle_at(own).world.files
+    assert files == {"generator": (str(own / "mine.safetensors"),), "landmarks": ("public",)}
+
+
+def test_every_network_that_can_be_converted_has_a_place() -> None:
+    assert NETWORK_ROLES.keys() == NETWORKS.keys()
+
+
 # The doctor
 
 
@@ -834,8 +958,13 @@ def test_the_doctor_finds_the_embedded_world_complete_or_names_what_is_broken(
         assert word in out
     trained = {path.stem for path in (ROOT / "data/mini/weights").glob("*.safetensors")}
     assert all(f"mini/{name} " in out for name in trained)
-    monkeypatch.chdir(tmp_path)
-    code, out, _ = deid("doctor", "--world", "mini")
+    monkeypatch.chdir(tmp_path)  # no checkout: what is installed counts, as for `deid run`
+    for words in ((), ("--world", "mini")):
+        code, out, _ = deid("doctor", *words)
+        assert code == 0
+        assert "the world mini has all it needs" in out
+    (tmp_path / "params.yaml").write_text("world: {weights: nowhere}")
+    code, out, _ = deid("doctor")
     assert code == 1
     assert "lacks 10 of 10" in out
 
