@@ -22,6 +22,7 @@ from deid import cli
 from deid.errors import DeidError
 from deid.weights.archives import extract_member
 from deid.weights.cards import card_path
+from deid.weights.catalog import require_commercial_content
 from deid.weights.convert import convert
 from deid.weights.files import read_content
 from deid.weights.importers import import_content, read_checkpoint
@@ -206,9 +207,11 @@ def test_a_card_that_never_ends_is_refused(converted: Path) -> None:
     os.mkfifo(card_path(converted))
     with pytest.raises(DeidError, match="no known checkpoint"):  # it has none, then
         read_checkpoint(converted)
-    os.mkfifo(converted.with_name("pipe.safetensors"))
+    os.mkfifo(pipe := converted.with_name("pipe.safetensors"))
     with refused("not a file"):
-        read_checkpoint(converted.with_name("pipe.safetensors"))
+        read_checkpoint(pipe)
+    with refused("a pipe, not a file"):
+        require_commercial_content(pipe)
 
 
 def test_what_a_terminal_would_obey_does_not_reach_it(

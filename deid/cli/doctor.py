@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -253,6 +254,8 @@ def silence(environment: Mapping[str, str], dvc: Path) -> tuple[tuple[str, str],
 
 
 def _dvc(environment: Mapping[str, str], config: Path) -> str:
+    if find_spec("dvc") is None:
+        return "not installed"
     if environment.get("DVC_NO_ANALYTICS"):
         return "off (DVC_NO_ANALYTICS)"
     parser = configparser.ConfigParser()

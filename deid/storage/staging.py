@@ -6,6 +6,7 @@ same fingerprint continues there; any other starts afresh. When the block ends w
 exception, the directory is renamed to its final name.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -26,7 +27,9 @@ def fingerprint(settings: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """SHA-256 of a file's bytes, hexadecimal. `OSError` for a pipe, which would never end."""
+    if path.is_fifo():
+        raise OSError(errno.EINVAL, "a pipe, not a file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
