@@ -12,7 +12,7 @@ from typing import cast
 
 from deid.batch.project import INSTALLED, bundle_at, find_root
 from deid.errors import DeidError
-from deid.params import WorldParams, load_params
+from deid.params import load_params
 from deid.weights.catalog import find, needs, size_text
 from deid.weights.entry import Role, WeightFile
 from deid.weights.fetch import must_accept
@@ -120,16 +120,15 @@ class Diagnosis:
 
 def examine(world: str | None, commercial: bool, params: Path | None = None) -> Diagnosis:
     """Look at this machine and at the files of `world`, or of the world that is asked for by
-    `params`, else by `params.yaml` of this directory, else by what is installed.
+    `params`, else of the one that `deid run` takes here.
 
     Raises DeidError for an unknown world or unreadable params. Reads all files of the world.
     """
     root = find_root()
-    asked = load_params(params).world if params else bundle_at(root).world
-    name = world or asked.name
-    store = default_store()
-    embedded = WorldParams(weights=INSTALLED / WorldParams().weights)
-    own = asked if asked.name == name else embedded
+    own = load_params(params).world if params else bundle_at(root, world).world
+    if world not in (None, own.name):
+        own = bundle_at(INSTALLED, world).world
+    name, store = own.name, default_store()
     commercial = commercial or own.commercial
     wanted = needs(name, commercial, cast(Mapping[Role, tuple[str, ...]], own.files))
     entries = [(role, find(file)) for role, files in wanted.items() for file in files]

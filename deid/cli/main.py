@@ -36,7 +36,7 @@ for command in (registry.register, registry.promote, registry.rollback):
 @app.command()
 def doctor(
     world: Annotated[
-        str | None, typer.Option(help="mini, photo or ffhq; else the one in params.")
+        str | None, typer.Option(help="photo, mini or ffhq; else the one that `deid run` takes.")
     ] = None,
     commercial: Annotated[
         bool, typer.Option("--commercial", help="The variant without non-commercial files.")
