@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     recognisers: str | list[str] | tuple[str, ...]
     detect_size: int | None
     seed: int
+    donor: str
     allow_no_face: bool
     rendered: bool
     first_frame_only: bool

@@ -55,7 +55,9 @@ class Deidentifier(nn.Module):
 
         The identity part is scaled to unit variance, as unit vectors are tiny in each component.
         """
-        identity = self.world.identity(identity_faces)
+        return self._joined(self.world.identity(identity_faces), attribute_faces)
+
+    def _joined(self, identity: Tensor, attribute_faces: Tensor) -> Tensor:
         expression = self.expression_encoder(attribute_faces)
         return torch.cat([identity * identity.shape[1] ** 0.5, expression], 1).float()
 
@@ -88,6 +90,12 @@ class Deidentifier(nn.Module):
     def swap(self, donors: Tensor, faces: Tensor) -> Tensor:
         """The donors' identity with the faces' expression, pose and light."""
         return self.synthesize(self.latent(donors, faces), faces.shape[-1]).clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def swap_codes(self, codes: Tensor, faces: Tensor) -> Tensor:
+        """As `swap`, of donors of whom only En_id's unit vectors `[N,dim]` are known."""
+        w = self.unstandardize(self.mapping(self._joined(codes, faces)))
+        return self.synthesize(w, faces.shape[-1]).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def reconstruct(self, faces: Tensor) -> Tensor:

@@ -179,6 +179,7 @@ class AnonymizeParams(Section):
     pixelate_blocks: Annotated[int, Field(ge=1, le=16)] = 6  # across the crop
     swap_max_similarity: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.3  # of donor and original
     swap_tries: Annotated[int, Field(ge=1, le=64)] = 8  # donors drawn before the best is taken
+    swap_donors: Literal["alike", "any"] = "alike"  # to the person, where there is a bank
     adversarial_stretch: Annotated[float, Field(ge=1.0, le=4.0)] = 1.0  # further than M_adv's w
 
 

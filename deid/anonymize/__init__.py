@@ -25,7 +25,8 @@ Builder = Callable[[World, ModelPaths | None, AnonymizeParams], Anonymizer]
 
 def _swap(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:
     model = _model("swap", world, models)
-    return Swap(world, model, settings.swap_max_similarity, settings.swap_tries)
+    alike = settings.swap_donors == "alike"
+    return Swap(world, model, settings.swap_max_similarity, settings.swap_tries, alike)
 
 
 def _adversarial(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:

@@ -12,21 +12,26 @@ from deid.nets.backbones import at_size
 from deid.seeds import torch_generator
 from deid.worlds.world import World
 
+NEAR = 24
+"""Of so many donors who look most like the person, one is drawn."""
+
 
 @dataclass(frozen=True)
 class Swap:
     """Gives each face the identity of somebody who does not exist.
 
-    The donor is a picture synthesized from w = mapping(z), with z drawn from the face's seed, so
-    no real person is impersonated and one seed always means one donor picture. A donor whose
-    cosine with the original exceeds `max_similarity` in En_id is replaced by the seed's next
-    draw; after `tries` draws the least similar one is taken.
+    Donors are people whom the generator drew, so no real person is impersonated, and one seed
+    always means the same donor. Where the world has a bank of them and `alike` is set, the donor is
+    one who looks like the person (`DonorBank.choose`). Otherwise it is drawn from the face's seed:
+    a donor whose cosine with the original exceeds `max_similarity` in En_id is replaced by the
+    seed's next draw; after `tries` draws the least similar one is taken.
     """
 
     world: World
     model: Deidentifier
     max_similarity: float
     tries: int
+    alike: bool = True
     name: str = "swap"
     enough: int | None = None
     resolution: int | None = field(init=False)
@@ -37,7 +42,15 @@ class Swap:
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
-        return at_size(self.model.swap(self.donors(faces, seeds), faces), faces.shape[-1])
+        bank, looks = self.world.donors, self.world.looks
+        if bank is None or looks is None or not self.alike:
+            return at_size(self.model.swap(self.donors(faces, seeds), faces), faces.shape[-1])
+        people = zip(self.world.identity(faces), looks(faces), seeds, strict=True)
+        codes = [
+            bank.choose(code, look, self.max_similarity, NEAR, torch_generator("donor", 0, seed))
+            for code, look, seed in people
+        ]
+        return at_size(self.model.swap_codes(torch.stack(codes), faces), faces.shape[-1])
 
     @torch.no_grad()
     def donors(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -32,6 +32,7 @@ from deid.storage.staging import file_sha256, files_sha256, fingerprint
 from deid.worlds.world import World
 
 PACKAGE = Path(__file__).resolve().parents[1]
+DONORS = ("alike", "any")
 TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", "model.py", "pixels.py", "seeds.py")
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
@@ -154,9 +155,7 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
             f"--method {settings.method} draws with networks that are not trained here: run "
             "`dvc repro` first, or choose --method blur, pixelate or mask"
         )
-    anonymizers = build_anonymizers(
-        settings.method, world, models, settings.anonymize or AnonymizeParams()
-    )
+    anonymizers = build_anonymizers(settings.method, world, models, _anonymize(settings))
     detector = build_detector(settings.detectors, world, settings.detect_size)
     own = not settings.detectors
     verifier = build_verifier(settings.recognizers, world)
@@ -173,6 +172,14 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     domain = rendered_only(world, settings.detectors, settings.recognizers, settings.rendered)
     components = replace(components, chooser=chooser, rendered_only=domain)
     return Pipeline(settings, components, model_version(world, models))
+
+
+def _anonymize(settings: RunSettings) -> AnonymizeParams:
+    """The methods' settings, with what was asked for in this run."""
+    if settings.donor not in DONORS:
+        raise DeidError(f"--donor {settings.donor}: unknown; choose {' or '.join(DONORS)}")
+    known = settings.anonymize or AnonymizeParams()
+    return known.model_copy(update={"swap_donors": settings.donor})
 
 
 def model_version(world: World, models: ModelPaths | None) -> str:

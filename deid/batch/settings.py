@@ -42,6 +42,9 @@ class RunSettings:
         "--recogniser",
     )
     seed: int = _asked(0, "Another seed gives other faces.")
+    donor: str = _asked(
+        "alike", "For swap: a stranger of like age, sex and skin (alike), or any stranger (any)."
+    )
     allow_no_face: bool = _asked(
         False, "Write pictures without a face, re-encoded without metadata."
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from deid.faces.faces import FaceDetector
 from deid.nets.style import truncate
 from deid.pixels import Pixels
+from deid.worlds.donors import DonorBank
 
 CPU = torch.device("cpu")
 
@@ -69,6 +70,13 @@ class LandmarkNetwork(Protocol):
 
 class PointNetwork(Protocol):
     """Other points of a face, in pixels of the input: `[N,3,H,W]` → `[N,P,2]`, x first."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class LooksNetwork(Protocol):
+    """What a donor should have in common with the person: `[N,3,H,W]` → `[N,K]`, in units in which
+    1 is a difference that one sees."""
 
     def __call__(self, images: Tensor) -> Tensor: ...
 
@@ -137,6 +145,8 @@ class World:
     samples: frozenset[str] = frozenset()  # `picture_sha256` of pictures known to be in the domain
     calibration: Path | None = None  # a file of thresholds that comes with the weights
     contours: PointNetwork | None = None  # lips and eyelids, of which 68 landmarks tell little
+    looks: LooksNetwork | None = None  # by which donors are chosen, where there is a bank of them
+    donors: DonorBank | None = None
     memory: Path | None = None  # a folder for what was measured of these very weights
     stage_sha256: str = ""  # of what a trained stage runs through, where judges may vary: G, En_id
 
@@ -178,7 +188,7 @@ class World:
     def to(self, device: torch.device) -> "World":
         """The same world on `device`; its networks are moved, not copied."""
         parts = (self.generator, self.identity, self.landmarks, self.expression_trunk)
-        features = (self.perceptual, self.metric_features, self.contours)
+        features = (self.perceptual, self.metric_features, self.contours, self.looks, self.donors)
         for network in (*parts, *features, *self.held_out.values()):
             if isinstance(network, nn.Module):
                 network.to(device)

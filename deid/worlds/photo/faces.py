@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from deid.nets.efficientnet_lite import EfficientNetLite0
 from deid.nets.face_api import FaceApiNet
+from deid.nets.hse_face import HseFaceNet
 from deid.worlds.public.conventions import CONVENTIONS, WHOLE, Convention
 
 PERCEPTUAL_STAGES = 5
@@ -37,6 +38,43 @@ class MeshPoints(nn.Module):
         height, width = images.shape[-2:]
         points = self.network(self.convention(images))[:, [*LIPS, *LIDS], :2]
         return self.convention.to_picture(points / self.convention.size, width, height)
+
+
+class Looks(nn.Module):
+    """Age, sex and skin: `[N,3,H,W]` → `[N,5]` (`LooksNetwork`).
+
+    Age and sex are what HSE_FaceRec's heads say, skin is the mean color of nose and cheeks in Lab
+    (CIE 1976, D65), all in steps that one sees: 12 years, a third of certainty, 8 of lightness, 5
+    of a and b.
+    """
+
+    steps: Tensor
+
+    def __init__(self, network: HseFaceNet) -> None:
+        super().__init__()
+        self.network = network
+        self.convention = CONVENTIONS["hse_face"]
+        self.register_buffer("steps", torch.tensor([12.0, 1 / 3, 8.0, 5.0, 5.0]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.network(self.convention(images))
+        person = torch.stack([self.network.years(features), self.network.male(features)], 1)
+        height, width = images.shape[-2:]
+        top, bottom = round(0.54 * height), round(0.64 * height)
+        skin = images[:, :, top:bottom, round(0.34 * width) : round(0.66 * width)].mean((2, 3))
+        return torch.cat([person, lab((skin + 1) / 2)], 1) / self.steps
+
+
+def lab(rgb: Tensor) -> Tensor:
+    """sRGB in 0…1, `[N,3]` → L, a, b (CIE 1976, D65)."""
+    rgb = rgb.clamp(0, 1)
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = linear.new_tensor(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = linear @ to_xyz.T / linear.new_tensor([0.95047, 1.0, 1.08883])
+    x, y, z = torch.where(xyz > 0.008856, xyz ** (1 / 3), 7.787 * xyz + 16 / 116).unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
 class EfficientNetPerceptual(nn.Module):

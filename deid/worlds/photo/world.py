@@ -1,14 +1,19 @@
 """Loads the photo world: a real StyleGAN and real face networks, all from package registries."""
 
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 from deid.nets.efficientnet_lite import EfficientNetLite0
 from deid.nets.face_api import FaceApiNet
+from deid.nets.hse_face import HseFaceNet
 from deid.params import WorldParams
 from deid.weights.store import Store, default_store
-from deid.worlds.photo.faces import EfficientNetPerceptual, FaceApiMetrics, MeshPoints
+from deid.worlds.donors import DonorBank
+from deid.worlds.mini.cards import read_verified
+from deid.worlds.photo.faces import EfficientNetPerceptual, FaceApiMetrics, Looks, MeshPoints
 from deid.worlds.photo.generator import OURS, load_generator
 from deid.worlds.public import faces
+from deid.worlds.public.faces import Embedder
 from deid.worlds.public.files import Files
 from deid.worlds.world import World
 
@@ -23,12 +28,23 @@ def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
     generator, heads_sha256 = load_generator(dict(files.built("generator")), params.resolution)
     perceptual = EfficientNetPerceptual(cast(EfficientNetLite0, files.network("perceptual")))
     metrics = FaceApiMetrics(cast(FaceApiNet, files.network("attributes")))
-    return files.world(
-        generator,
-        faces.expression_trunk(files.network("expression"), "efficientnet_lite0", 1280),
-        faces.frozen(perceptual),
-        faces.frozen(metrics),
-        faces.frozen(MeshPoints(files.network("contours"))),
-        heads_sha256,
-        OURS / "calibration.json",
+    trunk = faces.expression_trunk(files.network("expression"), "efficientnet_lite0", 1280)
+    world = files.world(
+        generator, trunk, faces.frozen(perceptual), faces.frozen(metrics), heads_sha256
     )
+    return replace(
+        world,
+        contours=faces.frozen(MeshPoints(files.network("contours"))),
+        calibration=OURS / "calibration.json",
+        **_donors(world),
+    )
+
+
+def _donors(world: World) -> dict[str, Any]:
+    """The bank, and the looks by which it is searched; nothing where another En_id was chosen."""
+    identity = cast(Embedder, world.identity).network
+    if not isinstance(identity, HseFaceNet):
+        return {}
+    state, _ = read_verified(OURS, "donors")
+    bank = DonorBank(state["codes"].float(), state["looks"].float())
+    return {"looks": faces.frozen(Looks(identity)), "donors": faces.frozen(bank)}

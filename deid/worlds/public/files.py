@@ -26,7 +26,6 @@ from deid.worlds.world import (
     LandmarkNetwork,
     MetricNetwork,
     PerceptualNetwork,
-    PointNetwork,
     World,
 )
 
@@ -93,13 +92,11 @@ class Files:
         trunk: Trunk,
         perceptual: PerceptualNetwork,
         metric_features: MetricNetwork,
-        contours: PointNetwork | None = None,
         own_sha256: str = "",
-        calibration: Path | None = None,
     ) -> World:
         """The world of these networks and of those that each such world has alike.
 
-        `own_sha256`: of weights that are no public file. `calibration`: the judges' thresholds.
+        `own_sha256`: of weights that are ours and no public file.
         """
         params, held_out = self.params, dict(self.recognizers("held_out"))
         return World(
@@ -110,7 +107,6 @@ class Files:
             expression_trunk=trunk,
             expression_dim=trunk.dim,
             landmarks=self.landmarks(),
-            contours=contours,
             detector=self.detector(),
             held_out=held_out,
             selecting=next(iter(held_out)),
@@ -121,7 +117,6 @@ class Files:
             else drawn_faces(generator, params.truncation),
             weights_sha256=self.sha256(self.hashes, own_sha256),
             stage_sha256=self.sha256(("generator", "identity", "expression")),
-            calibration=calibration,
             domain="photographs",
             truncation=params.truncation,
             photographed=params.faces is not None,

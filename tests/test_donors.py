@@ -1,0 +1,80 @@
+"""Donors are strangers who look like the person, and which of them it is tells nothing."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deid.anonymize.swap import NEAR, Swap
+from deid.seeds import torch_generator
+from deid.worlds.donors import DonorBank
+from deid.worlds.photo.faces import lab
+from deid.worlds.world import World
+
+COUNT, DIM = 400, 16
+
+
+def bank() -> DonorBank:
+    random = torch_generator("test bank")
+    codes = F.normalize(torch.randn(COUNT, DIM, generator=random), dim=1)
+    return DonorBank(codes, torch.randn(COUNT, 3, generator=random))
+
+
+def chosen(of: DonorBank, code: Tensor, looks: Tensor, most: float, seed: int) -> Tensor:
+    return of.choose(code, looks, most, NEAR, torch_generator("donor", 0, seed))
+
+
+def test_a_donor_is_a_stranger_who_looks_alike() -> None:
+    donors, looks = bank(), torch.zeros(3)
+    code = donors.codes[donors.looks.square().sum(1).argmin()]  # the most alike is the person
+    distances = []
+    for seed in range(50):
+        donor = chosen(donors, code, looks, 0.3, seed)
+        assert donor @ code <= 0.3
+        row = int((donors.codes @ donor).argmax())
+        distances.append(float(donors.looks[row].norm()))
+    assert max(distances) < donors.looks.norm(dim=1).median()
+
+
+def test_a_seed_draws_one_of_many() -> None:
+    donors, code, looks = bank(), bank().codes[0], torch.zeros(3)
+    first = chosen(donors, code, looks, 0.3, 1)
+    assert torch.equal(first, chosen(donors, code, looks, 0.3, 1))
+    drawn = {tuple(chosen(donors, code, looks, 0.3, seed).tolist()) for seed in range(200)}
+    assert len(drawn) == NEAR
+
+
+def test_without_a_stranger_the_least_similar_are_asked() -> None:
+    donors, code = bank(), bank().codes[0]
+    least = (donors.codes @ code).sort().values[NEAR - 1]
+    for seed in range(20):
+        assert chosen(donors, code, torch.zeros(3), -1.0, seed) @ code <= least
+
+
+class _Model:
+    """Tells which way the donor came."""
+
+    def swap_codes(self, codes: Tensor, faces: Tensor) -> Tensor:
+        return torch.full_like(faces, 0.5) if codes.shape == (len(faces), DIM) else faces
+
+    def swap(self, donors: Tensor, faces: Tensor) -> Tensor:
+        return torch.full_like(faces, -0.5)
+
+
+def test_the_bank_is_used_where_there_is_one_and_it_is_asked_for(world: World) -> None:
+    identity: Any = lambda images: F.normalize(images.flatten(1)[:, :DIM] + 1, dim=1)  # noqa: E731
+    looks: Any = lambda images: images.mean((2, 3))  # noqa: E731
+    small: World = replace(world, identity=identity, looks=looks, donors=bank())
+    faces, model = torch.rand(2, 3, 64, 64), cast(Any, _Model())
+    assert (Swap(small, model, 0.3, 1)(faces, [0, 1]) == 0.5).all()
+    assert (Swap(small, model, 0.3, 1, alike=False)(faces, [0, 1]) == -0.5).all()
+    assert (Swap(replace(small, donors=None), model, 0.3, 1)(faces, [0, 1]) == -0.5).all()
+
+
+def test_lab_is_what_others_compute() -> None:
+    from skimage.color import rgb2lab
+
+    rgb = torch.rand(50, 3, generator=torch_generator("lab"))
+    assert torch.allclose(lab(rgb), torch.from_numpy(rgb2lab(rgb.numpy())).float(), atol=0.05)
