@@ -1,0 +1,207 @@
+"""What `swap` leaves of a person and keeps of a picture, on FFHQ-aligned photographs.
+
+    python benchmarks/photographs.py PICTURES [--stage-one FOLDER] [--judge FILE ...] [--json FILE]
+
+PICTURES is a folder of aligned faces, each of another person, none of them seen in training. The
+outputs are those of `deid.anonymize.swap`, before any verification, at 256 px. Judges are the photo
+world's held-out recognizers and the files of `--judge` (what `deid.weights.importers` knows); none
+had part in training, the first one is the one that gates look at. Landmarks are En_lnd's, which was
+trained against; mouth, eyes and pose are Face Mesh's, trained against as well: figures of the
+expression are those of the objective, not of an independent network.
+
+- matched: share of outputs that a judge matches with their source, at the threshold that 1e-3 of
+  the pairs of different originals exceed;
+- rank-1: share whose nearest original is their source, in the closed set of all originals; of the
+  whole crop and of the new face alone (its hull, the rest gray);
+- found: share of outputs in which a detector finds a face;
+- landmarks: median distance of the inner 51 points to the source's, of the distance between the
+  outer corners of the eyes; pose: median angle between the planes of the face;
+- mouth and eyes: correlation of how far they are open with the source's.
+
+Intervals are 95 %, by bootstrap over people.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deid.anonymize import ModelPaths, build
+from deid.batch.bundle import shipped_bundle
+from deid.faces.detection import build_detector
+from deid.gate.calibration import pair_similarities
+from deid.imaging.paste import hull_of_landmarks
+from deid.params import AnonymizeParams, WorldParams
+from deid.pixels import to_pixels, to_tensor
+from deid.weights.importers import build as build_network
+from deid.weights.importers import read_checkpoint
+from deid.worlds import load_world
+from deid.worlds.public.faces import embedder
+from deid.worlds.world import FaceEmbedder, World
+
+Array = NDArray[np.float64]
+SIDE, RATE, DRAWS = 256, 1e-3, 1000
+
+
+def main() -> None:
+    """Print the figures, one a line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--stage-one", type=Path, help="a trained stage; else the one shipped")
+    parser.add_argument("--judge", type=Path, action="append", default=[])
+    parser.add_argument("--detector", action="append", default=[])
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    world, swap = loaded(args.stage_one)
+    faces = portraits(args.pictures, args.count)
+    outputs = torch.cat([swap(faces[i : i + 1], [i]) for i in range(len(faces))])
+    judges = dict(world.held_out) | {file.stem: recognizer(file) for file in args.judge}
+    figures = identity_figures(judges, faces, outputs, hulls(world, faces))
+    figures |= found(world, args.detector, outputs)
+    figures |= expression_figures(world, faces, outputs)
+    for name, value in figures.items():
+        print(f"{name:34}" + "  ".join(f"{part:.4f}" for part in np.atleast_1d(value)))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def loaded(stage_one: Path | None) -> tuple[World, Callable[[Tensor, list[int]], Tensor]]:
+    """The photo world, and `swap` with the stage given or shipped."""
+    shipped = shipped_bundle("photo")
+    params = shipped.world if shipped else WorldParams(name="photo", truncation=0.7)
+    world = load_world(params)
+    folder = stage_one or (shipped.stage_one if shipped else None)
+    if folder is None:
+        raise SystemExit("no stage ships with this version: give --stage-one")
+    settings = shipped.anonymize if shipped else AnonymizeParams(swap_max_similarity=0.4)
+    return world, build("swap", world, ModelPaths(folder), settings)
+
+
+def portraits(folder: Path, count: int) -> Tensor:
+    """The first pictures of a folder by name, `[N,3,256,256]`."""
+    files = sorted(f for f in folder.iterdir() if f.suffix in (".jpg", ".png"))[:count]
+    size, area = (SIDE, SIDE), cv2.INTER_AREA
+    pixels = [cv2.resize(cv2.imread(str(f))[..., ::-1], size, interpolation=area) for f in files]
+    return to_tensor(np.stack(pixels))
+
+
+def recognizer(file: Path) -> FaceEmbedder:
+    """A public recognizer by the world's interface."""
+    imported = read_checkpoint(file)
+    return embedder(imported.network, build_network(imported))
+
+
+@torch.no_grad()
+def each(network: Callable[[Tensor], Tensor], pictures: Tensor) -> Array:
+    """What a network says of every picture, a few at a time."""
+    return torch.cat([network(part) for part in pictures.split(8)]).double().numpy()
+
+
+def hulls(world: World, faces: Tensor) -> Tensor:
+    """1 inside each face's hull, 0 outside, `[N,1,256,256]`."""
+    masks = []
+    for points in each(world.landmarks, faces):
+        mask = np.zeros((SIDE, SIDE), np.float32)
+        cv2.fillConvexPoly(mask, np.rint(hull_of_landmarks(points)).astype(np.int32), 1.0)
+        masks.append(mask)
+    return torch.from_numpy(np.stack(masks))[:, None]
+
+
+def identity_figures(
+    judges: Mapping[str, FaceEmbedder], faces: Tensor, outputs: Tensor, inside: Tensor
+) -> dict[str, Any]:
+    """Matched and rank-1, of each judge."""
+    figures: dict[str, Any] = {}
+    for name, judge in judges.items():
+        originals, seen = each(judge, faces), each(judge, outputs)
+        _, strangers = pair_similarities(originals, np.arange(len(faces)))
+        threshold = float(np.quantile(strangers, 1 - RATE))
+        matched = (originals * seen).sum(1) > threshold
+        figures[f"matched, {name}"] = interval(matched.astype(float), np.mean)
+        whole = (seen @ originals.T).argmax(1) == np.arange(len(faces))
+        figures[f"rank-1, {name}"] = interval(whole.astype(float), np.mean)
+        alone = each(judge, outputs * inside)
+        alone_found = (alone @ originals.T).argmax(1) == np.arange(len(faces))
+        figures[f"rank-1 of the face alone, {name}"] = interval(alone_found.astype(float), np.mean)
+    return figures
+
+
+def found(world: World, specs: list[str], outputs: Tensor) -> dict[str, Any]:
+    """The share of outputs in which each detector finds a face."""
+    pixels = list(to_pixels(outputs))
+    detectors = {
+        "world": world.detector,
+        **{s.split("=")[0]: build_detector([s], world) for s in specs},
+    }
+    return {
+        f"found, {name}": float(np.mean([len(faces) > 0 for faces in detector.detect(pixels)]))
+        for name, detector in detectors.items()
+    }
+
+
+def expression_figures(world: World, faces: Tensor, outputs: Tensor) -> dict[str, Any]:
+    """Landmarks, pose, mouth and eyes."""
+    before, after = (each(world.landmarks, pictures) for pictures in (faces, outputs))
+    eyes = np.linalg.norm(before[:, 36] - before[:, 45], axis=1)
+
+    def miss(a: Array, b: Array) -> Array:
+        return np.asarray(np.linalg.norm(a - b, axis=2)[:, 17:].mean(1) / eyes)
+
+    figures: dict[str, Any] = {
+        "landmarks": interval(miss(before, after), np.median),
+        "landmarks of another person": float(np.median(miss(before, np.roll(before, 1, 0)))),
+    }
+    mesh = world.contours.network  # type: ignore[union-attr]
+    convention = world.contours.convention  # type: ignore[union-attr]
+    points = [each(lambda x: mesh(convention(x)), pictures) for pictures in (faces, outputs)]
+    turned = [pose(p) for p in points]
+    cosine = (np.trace(turned[0].transpose(0, 2, 1) @ turned[1], axis1=1, axis2=2) - 1) / 2
+    figures["pose, degrees"] = interval(np.degrees(np.arccos(cosine.clip(-1, 1))), np.median)
+    for name, (a, b, *_) in OPENINGS.items():
+        spans = [np.linalg.norm(p[:, a] - p[:, b], axis=1) / width(p) for p in points]
+        figures[f"{name}, correlation"] = float(np.corrcoef(*spans)[0, 1])
+    return figures
+
+
+OPENINGS = {
+    "mouth open": (13, 14),
+    "mouth wide": (61, 291),
+    "left eye open": (159, 145),
+    "right eye open": (386, 374),
+}
+"""Pairs of Face Mesh's points."""
+
+
+def width(points: Array) -> Array:
+    """Between the outer corners of the eyes, `[N]`."""
+    return np.asarray(np.linalg.norm(points[:, 33] - points[:, 263], axis=1))
+
+
+def pose(points: Array) -> Array:
+    """The rotation `[N,3,3]` of a face from Face Mesh's points `[N,468,3]`."""
+    across = points[:, 263] - points[:, 33]
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    down = points[:, 152] - points[:, 10]
+    out = np.cross(across, down)
+    out /= np.linalg.norm(out, axis=1, keepdims=True)
+    return np.stack([across, np.cross(out, across), out], axis=2)
+
+
+def interval(values: Array, statistic: Callable[[Array], Any]) -> tuple[float, float, float]:
+    """The statistic, and what 95 % of draws of people with replacement lie between."""
+    drawn = np.random.default_rng(0).integers(0, len(values), (DRAWS, len(values)))
+    low, high = np.quantile([statistic(values[rows]) for rows in drawn], (0.025, 0.975))
+    return float(statistic(values)), float(low), float(high)
+
+
+if __name__ == "__main__":
+    main()
