@@ -29,8 +29,8 @@ class RenderedOnly:
         options = " ".join(_OPTIONS[network] for network in self.networks)
         raise DeidError(
             f"may be a photograph, and the {' and '.join(self.networks)} in use know rendered "
-            f"people only: run `deid weights fetch yunet foamliu`, then give {options} "
-            "(or --rendered if no real person is in it)"
+            f"people only: give --world photo, or {options}, once `deid weights fetch` has their "
+            "files (or --rendered if no real person is in it)"
         )
 
 
