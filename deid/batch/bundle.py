@@ -36,7 +36,12 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder / STAGE_ONE, folder / STAGE_TWO, world, anonymize)
 
 
+def shipped_folder(world: str) -> Path:
+    """Where such stages lie, if there are any."""
+    return _WORLDS / world / "shipped"
+
+
 def shipped_bundle(world: str) -> Bundle | None:
     """Trained stages that come with this package, of the world so called; None: it has none."""
-    folder = _WORLDS / world / "shipped"
+    folder = shipped_folder(world)
     return read_bundle(folder) if folder.is_dir() else None

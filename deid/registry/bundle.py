@@ -32,7 +32,7 @@ def bundle_files(bundle: Bundle) -> dict[str, Path]:
 
 def content_sha256(bundle: Bundle) -> str:
     """One hash over the settings and the name and bytes of every file; times do not count."""
-    whole = hashlib.sha256(_settings(bundle))
+    whole = hashlib.sha256(settings_of(bundle))
     for name, file in bundle_files(bundle).items():
         whole.update(f"{name} {file_sha256(file)}\n".encode())
     return whole.hexdigest()
@@ -48,7 +48,7 @@ def write_bundle(bundle: Bundle, folder: Path) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
-    (folder / SETTINGS).write_bytes(_settings(bundle))
+    (folder / SETTINGS).write_bytes(settings_of(bundle))
 
 
 def _folders(bundle: Bundle) -> dict[str, Path]:
@@ -58,7 +58,8 @@ def _folders(bundle: Bundle) -> dict[str, Path]:
     return {STAGE_ONE: bundle.stage_one, STAGE_TWO: bundle.stage_two, **weights}
 
 
-def _settings(bundle: Bundle) -> bytes:
+def settings_of(bundle: Bundle) -> bytes:
+    """World and methods' settings, without paths."""
     settings = {
         "world": bundle.world.model_dump(mode="json", exclude={"weights", "faces"}),
         "anonymize": bundle.anonymize.model_dump(mode="json"),
