@@ -3,14 +3,12 @@
     python -m deid.registry.ship
 
 takes `params.yaml` and `data/` of the current directory and writes `deid/worlds/WORLD/shipped`, in
-the form of a registered version, its weights in half precision. Each stage's `model.json` is its
-card: what it was trained on, how long, and what it reached; figures are those of the full precision.
+the form of a registered version, its matrices in half precision. Each stage's `model.json` is its
+card: what it was trained on, how, and what it reached before its numbers were halved.
 """
 
 import json
 from pathlib import Path
-
-import torch
 
 from deid.batch.bundle import SETTINGS, STAGE_ONE, STAGE_TWO, Bundle, shipped_folder
 from deid.batch.project import local_bundle
@@ -34,12 +32,9 @@ def ship(bundle: Bundle, folder: Path) -> None:
 
 
 def _halved(source: Path, stage: str, world: World, folder: Path, below: str | None) -> str:
-    """Write a stage with 16-bit weights; its new hash. `below`: that of the stage it stands on."""
+    """Write a stage with 16-bit matrices; its new hash. `below`: that of the stage it stands on."""
     about, tensors = read_stage(source, stage, world)
-    halved = {
-        name: tensor.half() if tensor.dtype == torch.float32 else tensor
-        for name, tensor in tensors.items()
-    }
+    halved = {name: t.half() if t.ndim > 1 else t for name, t in tensors.items()}
     kept = {name: value for name, value in about.items() if name not in OWN}
     if below is not None:
         kept["stage_one_sha256"] = below
