@@ -4,12 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from deid.batch import bundle
-from deid.batch.bundle import shipped_bundle
+from deid.batch.bundle import Bundle, read_bundle, shipped_bundle
 from deid.batch.project import bundle_at
 from deid.errors import DeidError
+from deid.model import Deidentifier
+from deid.params import AnonymizeParams, WorldParams
+from deid.registry import ship as ship_module
+from deid.stage_files import WEIGHTS
 from tests.conftest import ROOT
+from tests.toy import RESOLUTION, toy_world
+from tests.toy_model import save_toy_model
 
 
 @pytest.fixture
@@ -68,3 +75,23 @@ def test_an_unknown_world_and_damaged_settings_are_named(tmp_path: Path, shipped
     (shipped / "settings.json").write_text("{")
     with pytest.raises(DeidError, match="shipped"):
         shipped_bundle("photo")
+
+
+def test_what_ships_draws_as_what_was_trained_and_takes_half_the_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ship_module, "load_world", lambda params: toy_world())
+    paths = save_toy_model(tmp_path)
+    assert paths.stage_two is not None
+    world = WorldParams(name="photo", truncation=0.7)
+    trained = Bundle(paths.stage_one, paths.stage_two, world, AnonymizeParams(swap_tries=3))
+    ship_module.ship(trained, tmp_path / "shipped")
+    found = read_bundle(tmp_path / "shipped")
+    assert (found.world.truncation, found.anonymize.swap_tries) == (0.7, 3)
+    sizes = [(b.stage_one / WEIGHTS).stat().st_size for b in (trained, found)]
+    assert sizes[1] < 0.6 * sizes[0]
+    faces = torch.rand(3, 3, RESOLUTION, RESOLUTION) * 2 - 1
+    models = [Deidentifier.load(b.stage_one, b.stage_two, toy_world()) for b in (trained, found)]
+    before, after = (model.adversarial(faces) for model in models)
+    assert (before - after).abs().max() < 0.05
+    assert not torch.equal(before, after)
