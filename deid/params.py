@@ -141,6 +141,8 @@ class StageOneParams(SpreadParams):
     lambda_contours: Weight = 0.08  # not in the paper: lips and lids, where a world has them
     lambda_latent: Weight = 0.0  # not in the paper: the same face's own w
     warm_steps: int = Field(default=0, ge=0)  # of `steps`: on w alone, without the generator
+    mapping_steps: int = Field(default=0, ge=0)  # the first of these, for M alone
+    mapping_batch_size: Positive = 256
     warm_batch_size: Positive = 24
     warm_learning_rate: Rate = 1e-3
     encoder_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # En_expr's rate, in those of M

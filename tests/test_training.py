@@ -167,6 +167,21 @@ def test_a_warm_start_draws_nothing_and_learns_w(root: Path, monkeypatch: Any) -
     assert "identity" in stage.step(80)  # what follows is stage one itself
 
 
+def test_at_first_the_mapping_learns_alone_from_codes_that_are_computed_once(
+    root: Path, monkeypatch: Any
+) -> None:
+    steps = {"steps": 100, "warm_steps": 80, "mapping_steps": 60, "mapping_batch_size": 32}
+    stage = StageOne(changed_params(ONE, steps), toy_world(), root / "latents")
+    encoder, first = values(stage.model.expression_encoder), stage.step(0)["warm"]
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.model.expression_encoder, "forward", None)
+        losses = [stage.step(index)["warm"] for index in range(1, 60)]
+    assert min(losses[-10:]) < 0.8 * first
+    assert not changed(encoder, values(stage.model.expression_encoder))
+    stage.step(60)
+    assert changed(encoder, values(stage.model.expression_encoder))
+
+
 def test_rates_rise_and_fall_once_in_the_warm_start_and_once_after_it(root: Path) -> None:
     rates = {"learning_rate": 1e-4, "warm_learning_rate": 1e-3, "encoder_rate": 0.5}
     params = changed_params(ONE, {"steps": 100, "warm_steps": 50, **rates})

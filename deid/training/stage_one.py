@@ -1,13 +1,14 @@
 """Stage one (section 3.1): disentangle identity from expression, equations (1)–(8).
 
-First, if asked, a warm start: En_expr and M learn the w of the pairs themselves, which needs no
-picture drawn. Then cross-face and same-face steps alternate. A step makes two separate updates: the
-non-adversarial losses train En_expr and M through the generator; then D_W learns to tell the
-generator's own w from M's, and M alone learns to pass, with optimizers of their own.
+First, if asked, a warm start (`warm_start`). Then cross-face and same-face steps alternate. A step
+makes two separate updates: the non-adversarial losses train En_expr and M through the generator;
+then D_W learns to tell the generator's own w from M's, and M alone learns to pass, with optimizers
+of their own.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from deid.training.loop import (
 from deid.training.processes import global_losses, mean_losses, share, start_fabric, take_step
 from deid.training.run import run_stage
 from deid.training.sheets import stage_one_sheet
+from deid.training.warm_start import WarmStart
 from deid.worlds import load_world
 from deid.worlds.world import World
 
@@ -95,6 +97,7 @@ class StageOne:
             discriminator = LatentDiscriminator(w_dim, params.discriminator_widths)
         self.model = model.to(self.fabric.device).to(memory_format=torch.channels_last)
         self.discriminator = discriminator.to(self.fabric.device)
+        self.warm_start = WarmStart(params, self.model, self.pairs, self.fabric)
         self._make_optimizers()
 
     def _make_optimizers(self) -> None:
@@ -150,16 +153,7 @@ class StageOne:
         return global_losses(self.fabric, losses)
 
     def _warm_update(self, index: int) -> Losses:
-        """One step toward the w that drew each face, for En_expr and M."""
-        params, device = self.params, self.fabric.device
-        shape = (params.warm_batch_size,)
-        rows = batch_rows("stage one/warm start", index, params.seed, len(self.pairs), shape)
-        rows = share(rows, self.fabric)
-        faces = to_tensor(self.pairs.images(rows)).to(device)
-        w = torch.from_numpy(self.pairs.w(rows)).to(device)
-        with self.fabric.autocast():
-            mapped = self.model.mapping(self.model.code(faces, faces)).float()
-        loss = latent_loss(self.model.standardize(w), mapped)
+        loss = self.warm_start.loss(index)
         self._update(self.optimizer, loss)
         return {"warm": loss.item()}
 
@@ -274,7 +268,8 @@ class StageOne:
     def _set_rates(self, index: int) -> None:
         params = self.params
         warm = index < params.warm_steps
-        begin, end = (0, params.warm_steps) if warm else (params.warm_steps, params.steps)
+        phases = sorted({0, params.mapping_steps, params.warm_steps, params.steps})
+        begin, end = next((a, b) for a, b in pairwise(phases) if index < b)
         factor = rate_factor(index - begin, end - begin)
         rate = params.warm_learning_rate if warm else params.learning_rate
         set_rate(self.optimizer, rate * factor)
