@@ -55,9 +55,10 @@ class Deidentifier(nn.Module):
 
         The identity part is scaled to unit variance, as unit vectors are tiny in each component.
         """
-        return self._joined(self.world.identity(identity_faces), attribute_faces)
+        return self.joined(self.world.identity(identity_faces), attribute_faces)
 
-    def _joined(self, identity: Tensor, attribute_faces: Tensor) -> Tensor:
+    def joined(self, identity: Tensor, attribute_faces: Tensor) -> Tensor:
+        """z of En_id's unit vectors `[N,dim]` and the faces whose expression it has."""
         expression = self.expression_encoder(attribute_faces)
         return torch.cat([identity * identity.shape[1] ** 0.5, expression], 1).float()
 
@@ -94,7 +95,7 @@ class Deidentifier(nn.Module):
     @torch.no_grad()
     def swap_codes(self, codes: Tensor, faces: Tensor) -> Tensor:
         """As `swap`, of donors of whom only En_id's unit vectors `[N,dim]` are known."""
-        w = self.unstandardize(self.mapping(self._joined(codes, faces)))
+        w = self.unstandardize(self.mapping(self.joined(codes, faces)))
         return self.synthesize(w, faces.shape[-1]).clamp(-1.0, 1.0)
 
     @torch.no_grad()

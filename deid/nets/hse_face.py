@@ -55,6 +55,7 @@ class HseFaceNet(nn.Module):
         self.gender = nn.Linear(256, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
         y: Tensor = self.blocks(F.relu6(self.stem(x)))
         return y.mean((2, 3))
 

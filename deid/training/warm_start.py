@@ -1,7 +1,7 @@
 """The warm start of stage one: M and En_expr learn the w of the pairs, and no picture is drawn.
 
 At first M learns alone, from codes that are computed once: En_expr does not change meanwhile, so
-such a step takes a hundredth of the time. Then both learn together.
+such a step takes a hundredth of the time. Then both learn together; En_id never changes.
 """
 
 from functools import cached_property
@@ -20,6 +20,9 @@ from deid.pixels import to_tensor
 from deid.progress import progress
 from deid.training.loop import batch_rows
 from deid.training.processes import share
+
+TOGETHER = 4
+"""Faces that the encoders see at a time: on a CPU more of them need more time each."""
 
 
 class WarmStart:
@@ -44,17 +47,23 @@ class WarmStart:
         return latent_loss(self.model.standardize(w), mapped)
 
     def _code_of(self, rows: NDArray[np.int64]) -> Tensor:
-        """z `[n,z_dim]`, each face being both faces of its own."""
+        """z `[n,z_dim]` of pairs, with En_expr as it is now."""
         faces = to_tensor(self.pairs.images(rows)).to(self.fabric.device)
-        return self.model.code(faces, faces)
+        if self.params.mapping_steps == 0:
+            return self.model.code(faces, faces)
+        dim = self.model.world.identity.dim
+        identity = self._codes[rows][:, :dim].to(faces) / dim**0.5
+        return self.model.joined(identity, faces)
 
     @cached_property
     def _codes(self) -> Tensor:
-        """z of every pair before En_expr was trained, `[pairs,z_dim]`, in half precision."""
-        codes, size = [], self.params.warm_batch_size
+        """z of every pair before En_expr was trained, `[pairs,z_dim]`, in half precision; each face
+        is both faces of its own."""
+        codes = []
         with torch.no_grad(), progress("codes of the pairs", len(self.pairs)) as bar:
-            for start in range(0, len(self.pairs), size):
-                rows = np.arange(start, min(start + size, len(self.pairs)))
-                codes.append(self._code_of(rows).half().cpu())
+            for start in range(0, len(self.pairs), TOGETHER):
+                rows = np.arange(start, min(start + TOGETHER, len(self.pairs)))
+                faces = to_tensor(self.pairs.images(rows)).to(self.fabric.device)
+                codes.append(self.model.code(faces, faces).half().cpu())
                 bar.advance(len(rows))
         return torch.cat(codes)
