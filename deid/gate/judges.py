@@ -6,6 +6,7 @@ failure. The same photograph is the hardest comparison there is: pose, light and
 """
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -151,8 +152,10 @@ def ship_calibration(world: World) -> Limits:
 def _origin(world: World, faces: Callable[[], TestFaces]) -> list[Any]:
     """All that the thresholds follow from."""
     origin = [world.name, world.weights_sha256, PEOPLE, VIEWS, SEED, FALSE_ACCEPT_RATE]
-    if world.memory is not None and world.photographed:
-        origin.append(hashlib.sha256(faces().pixels.tobytes()).hexdigest())
+    if world.memory is not None:  # mini has one resolution and one ψ
+        origin += [world.truncation, world.resolution]
+        if world.photographed:
+            origin.append(hashlib.sha256(faces().pixels.tobytes()).hexdigest())
     return origin
 
 
@@ -288,8 +291,8 @@ def _similarity(source: NDArray[Any], target: NDArray[Any]) -> NDArray[np.float6
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-if __name__ == "__main__":
-    from deid.params import WorldParams
+if __name__ == "__main__":  # python -m deid.gate.judges PARAMS: the file that comes with a world
+    from deid.params import load_params
     from deid.worlds import load_world
 
-    print(dict(ship_calibration(load_world(WorldParams()))))
+    print(dict(ship_calibration(load_world(load_params(Path(sys.argv[1])).world))))
