@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from deid.batch.executor import InProcess
 from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.plan import locate
 from deid.batch.run import run_batch
 from deid.batch.settings import RunSettings
-from deid.batch.workers import InProcess
 from deid.faces.faces import Faces
 from deid.pixels import Pixels
 from tests.toy import ToyDetector, toy_world

@@ -33,12 +33,12 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 @contextmanager
-def service(command: list[str], log: Path, **options: Any) -> Iterator[None]:
+def service(command: list[str], log: Path, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """A process of our own for as long as the block runs."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options)
         try:
-            yield
+            yield process
         finally:
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
             process.terminate()
@@ -89,9 +89,9 @@ class Request:
 class Faults:
     """A proxy that asks `choose` of every request what to do to it; "" is nothing.
 
-    Before the server: `500`, `503`, `denied`, `expired` answer in its place, `reset` hangs up,
-    `stall` keeps silent. After it: `half` and `damaged` spoil its body, `unsaid` hangs up although
-    all was done.
+    Before the server: `500`, `503`, `denied`, `expired`, `taken`, `unconditional` answer in its
+    place, `reset` hangs up, `stall` keeps silent. After it: `half` and `damaged` spoil its body,
+    `unsaid` hangs up although all was done.
     """
 
     upstream: int
@@ -118,6 +118,8 @@ ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>{}</Message></Error
 ANSWERS = {
     "500": (500, "InternalError", "We encountered an internal error"),
     "503": (503, "SlowDown", "Please reduce your request rate"),
+    "taken": (412, "PreconditionFailed", "At least one of the pre-conditions did not hold"),
+    "unconditional": (501, "NotImplemented", "A header you provided is not implemented"),
     "denied": (403, "AccessDenied", "Access Denied"),
     "expired": (400, "ExpiredToken", "The provided token has expired"),
 }

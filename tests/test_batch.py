@@ -19,13 +19,14 @@ from PIL import Image
 from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL, recorded_name, verify
 from deid.batch import pipeline as pipeline_module
 from deid.batch import run as run_module
+from deid.batch.executor import InProcess
 from deid.batch.manifest import Records
 from deid.batch.outcome import refused
 from deid.batch.plan import list_inputs, locate, make_plan
 from deid.batch.run import exclusive, recorded, run_batch
 from deid.batch.settings import BatchSettings
 from deid.batch.summary import Summary, shown
-from deid.batch.workers import InProcess, ProcessPool
+from deid.batch.workers import ProcessPool
 from deid.cli.audit import verify as verify_command
 from deid.errors import DeidError
 from deid.storage.local import LocalStorage

@@ -1,6 +1,9 @@
 """S3 as it is on bad days: nothing lost, nothing half-written, nothing read that is not there."""
 
+import base64
+import hashlib
 import random
+import threading
 from pathlib import Path
 
 import boto3
@@ -8,19 +11,19 @@ import pytest
 
 from deid.audit.seal import LEDGER, SEAL
 from deid.batch import run as run_module
+from deid.batch.executor import InProcess
 from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.plan import locate
 from deid.batch.run import run_batch
 from deid.batch.settings import RunSettings
 from deid.batch.summary import Summary
-from deid.batch.workers import InProcess
 from deid.errors import DeidError
 from deid.storage import s3 as s3_module
 from deid.storage.local import LocalStorage
 from deid.storage.locations import open_storage
-from deid.storage.protocol import PRIVATE, Storage, StorageFailure, Unreachable
+from deid.storage.protocol import PRIVATE, Occupied, Storage, StorageFailure, Unreachable
 from deid.storage.s3 import S3Storage
-from tests.servers import Faults, Request, faults, s3
+from tests.servers import Faults, Request, faults, s3, wait_until
 from tests.test_serve import picture
 from tests.toy import toy_world
 
@@ -91,27 +94,61 @@ def test_a_name_too_many_bytes_or_not_there_is_that_files_affair(
     assert storage.version("b.png") is None
 
 
-PART = 5 * 2**20  # the least that S3 takes
-
-
-def test_a_large_object_is_written_in_parts_or_not_at_all(
-    bucket: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
+def test_a_large_object_is_written_by_one_request_that_the_server_checks(
+    bucket: str, faults: Faults
 ) -> None:
-    monkeypatch.setattr(s3_module, "PART", PART)
     storage = S3Storage(bucket, "deep")
-    data = random.Random(1).randbytes(2 * PART + 77)
-    faults.next("500", method="PUT", path="partNumber=2")
+    data = random.Random(1).randbytes(20 * 2**20)
     storage.write("large.tiff", data)
     assert storage.read("large.tiff") == data
-    parts = [r for r in faults.seen if r.method == "PUT" and "partNumber" in r.path]
-    assert len(parts) == 4
-    monkeypatch.setattr(s3_module, "ATTEMPTS", 2)
-    faults.always("500", method="PUT", path="partNumber=3")
-    with pytest.raises(StorageFailure, match=r"other\.tiff"):
-        S3Storage(bucket, "deep").write("other.tiff", data)
-    assert set(storage.list()) == {"large.tiff"}
-    aborted = [r for r in faults.seen if r.method == "DELETE" and "uploadId" in r.path]
-    assert any("other.tiff" in request.path for request in aborted)
+    (put,) = [request for request in faults.seen if request.method == "PUT"]
+    assert put.headers["content-md5"] == base64.b64encode(hashlib.md5(data).digest()).decode()
+
+
+def test_an_output_is_put_only_over_what_was_seen_there(bucket: str, faults: Faults) -> None:
+    storage = S3Storage(bucket, "deep")
+    first = storage.replace("a.png", b"first", None)
+    storage.replace("a.png", b"second", first)
+    asked = [request.headers for request in faults.seen if request.method == "PUT"]
+    assert asked[0]["if-none-match"] == "*"
+    assert asked[1]["if-match"] == f'"{first}"'
+    faults.always("taken", method="PUT")
+    with pytest.raises(Occupied, match="another file came to the output's name meanwhile"):
+        storage.replace("a.png", b"third", first)
+    with pytest.raises(Occupied):
+        storage.replace("gone.png", b"third", first)
+    assert storage.read("a.png") == b"second"
+    # A request repeated, because its answer was lost: the first one was heeded.
+    assert storage.replace("a.png", b"second", first) == storage.version("a.png")
+
+
+def test_a_server_without_conditional_writes_is_looked_at_before(
+    bucket: str, faults: Faults
+) -> None:
+    storage = S3Storage(bucket, "deep")
+    faults.choose = lambda r: (
+        "unconditional" if {"if-match", "if-none-match"} & {*r.headers} else ""
+    )
+    first = storage.replace("a.png", b"first", None)
+    second = storage.replace("a.png", b"second", first)
+    assert storage.read("a.png") == b"second"
+    for stale in (None, first):
+        with pytest.raises(Occupied):
+            storage.replace("a.png", b"third", stale)
+    assert storage.version("a.png") == second
+
+
+def test_a_folder_keeps_what_came_to_a_name_meanwhile(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    first = storage.replace("a.png", b"first", None)
+    second = storage.replace("a.png", b"second", first)
+    for stale in (None, first):
+        with pytest.raises(Occupied):
+            storage.replace("a.png", b"third", stale)
+    assert storage.replace("a.png", b"second", None)
+    assert storage.read("a.png") == b"second"
+    assert storage.version("a.png") != first != second
+    assert set(storage.list()) == {"a.png"}
 
 
 def test_a_list_longer_than_a_page_is_whole(bucket: str, faults: Faults, s3: Path) -> None:
@@ -293,6 +330,40 @@ def test_a_source_that_forbids_every_read_ends_the_batch(
     faults.always("denied", method="GET", path=".png")
     with pytest.raises(StorageFailure, match=r"3 inputs in a row: .*AccessDenied"):
         run(bucket, pipeline)
+
+
+def test_a_file_that_comes_between_look_and_write_is_kept(
+    bucket: str, inputs: Storage, faults: Faults, pipeline: Pipeline
+) -> None:
+    faults.always("taken", method="PUT", path="out/1/4.png")
+    summary = run(bucket, pipeline)
+    assert summary.counts == {"written": len(NAMES) - 1, "quarantined": 1}
+    assert "another file came to the output's name meanwhile" in summary.text()
+    faults.always("")
+    assert run(bucket, pipeline).counts == {"done": len(NAMES) - 1, "written": 1}
+
+
+def test_what_a_dead_process_wrote_late_does_not_stay_unrecorded(
+    bucket: str, s3: Path, faults: Faults, pipeline: Pipeline
+) -> None:
+    """The request for `a` reaches the server when its sender was given up; that for `b`, after."""
+    for name in ("a.png", "b.png"):
+        S3Storage(bucket, "in").write(name, picture(1))
+    late, other = s3 / bucket / "out/a.png", threading.Event()
+
+    def choose(request: Request) -> str:
+        if request.method == "PUT" and request.path.endswith("out/a.png"):
+            other.wait(30)
+        if request.method == "PUT" and request.path.endswith("out/b.png"):
+            other.set()
+            wait_until(late.exists, 30, "the late request arrives")
+        return ""
+
+    faults.choose = choose
+    places = locate(f"s3://{bucket}/in", f"s3://{bucket}/out")
+    summary = run_batch(places, lambda p: InProcess(pipeline, p, timeout=1.5))
+    assert summary.counts == {"written": 1, "quarantined": 1}
+    assert set(contents(S3Storage(bucket, "out"))) == {"b.png", "manifest.jsonl"}
 
 
 def test_a_mistyped_prefix_is_named_and_leaves_nothing(

@@ -13,7 +13,7 @@ from deid.audit.seal import recorded_name
 from deid.batch.manifest import FileRecord, Line, Versions
 from deid.batch.pipeline import Pipeline
 from deid.errors import DeidError
-from deid.storage.protocol import Storage, StorageFailure, Unreachable
+from deid.storage.protocol import Occupied, Storage, StorageFailure, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +94,15 @@ def process_task(task: Task, pipeline: Pipeline, source: Storage, destination: S
 
 def give_up(task: Task, reason: str, destination: Storage) -> Outcome:
     """The end of an input whose process died or hung; what that process wrote goes with it."""
-    record = FileRecord(task.name, "quarantined", reason)
+    remove_leftover(task, destination)
+    return _quarantined(task, FileRecord(task.name, "quarantined", reason), destination)
+
+
+def remove_leftover(task: Task, destination: Storage) -> None:
+    """Remove what a dead process wrote. Its last request may outlive it on its way to S3, so that
+    this is worth a second look later."""
     if destination.version(task.output) not in (None, task.occupied):
         destination.delete(task.output)
-    return _quarantined(task, record, destination)
 
 
 def refused(name: str, version: str, status: str, reason: str) -> Outcome:
@@ -106,20 +111,24 @@ def refused(name: str, version: str, status: str, reason: str) -> Outcome:
 
 
 def _published(task: Task, record: FileRecord, encoded: bytes, destination: Storage) -> Outcome:
-    if not _is_free(task, destination, record.output_sha256):
-        reason = "another file of its name is at the destination; choose another destination"
-        taken = replace(
-            record, status="quarantined", reason=reason, output="", output_sha256="", faces=()
-        )
-        return _outcome(task, taken)
-    return _outcome(task, record, destination.write(task.output, encoded))
+    present = destination.version(task.output)
+    reason = "another file of its name is at the destination; choose another destination"
+    try:
+        if _is_free(task, destination, present, record.output_sha256):
+            return _outcome(task, record, destination.replace(task.output, encoded, present))
+    except Occupied as error:
+        reason = str(error)
+    taken = replace(
+        record, status="quarantined", reason=reason, output="", output_sha256="", faces=()
+    )
+    return _outcome(task, taken)
 
 
 def _quarantined(task: Task, record: FileRecord, destination: Storage) -> Outcome:
     """Quarantine; an output that an earlier run wrote for this input does not stay behind."""
     try:
         ours = (task.last or {}).get("output") == task.output
-        if ours and _is_free(task, destination, ""):
+        if ours and _is_free(task, destination, destination.version(task.output), ""):
             destination.delete(task.output)
     except StorageFailure:
         raise
@@ -128,13 +137,12 @@ def _quarantined(task: Task, record: FileRecord, destination: Storage) -> Outcom
     return _outcome(task, record)
 
 
-def _is_free(task: Task, destination: Storage, sha256: str) -> bool:
+def _is_free(task: Task, destination: Storage, present: str | None, sha256: str) -> bool:
     """Whether nothing lies at the output's name, or what came from this input.
 
     That is known by its record, or by its bytes: a batch killed before it could record an output
-    left the very same.
+    left the very same. `present` is the version of what lies there.
     """
-    present = destination.version(task.output)
     if present is None or (task.versions is not None and present == task.versions[1]):
         return True
     recorded = (task.last or {}).get("output_sha256")

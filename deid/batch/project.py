@@ -8,12 +8,13 @@ from pydantic import ValidationError
 
 from deid.anonymize import ModelPaths
 from deid.batch.bundle import STAGE_ONE, STAGE_TWO, Bundle, shipped_bundle
+from deid.batch.executor import Executor, InProcess
 from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.plan import Locations, locate
 from deid.batch.run import run_batch
 from deid.batch.settings import BatchSettings, RunSettings
 from deid.batch.summary import Summary
-from deid.batch.workers import Executor, InProcess, ProcessPool, compute_on_one_thread
+from deid.batch.workers import ProcessPool, compute_on_one_thread
 from deid.errors import DeidError
 from deid.faces.detection import weights_of
 from deid.params import Params, WorldParams, load_params

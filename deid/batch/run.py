@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 
 from deid.audit.keys import signing_key
 from deid.audit.seal import seal
+from deid.batch.executor import Executor, InProcess
 from deid.batch.manifest import NAME, PREVIEWS, Journal, Records
 from deid.batch.outcome import Outcome, content_sha256
 from deid.batch.pipeline import Pipeline
 from deid.batch.plan import Locations, list_inputs, locate, make_plan
 from deid.batch.preview import SUFFIX
 from deid.batch.summary import Summary
-from deid.batch.workers import Executor, InProcess
 from deid.errors import DeidError
 from deid.progress import progress
 from deid.storage.local import LocalStorage

@@ -1,15 +1,13 @@
-"""What does a batch's work: this process, or others that may die without taking the batch along.
+"""Processes that do a batch's work, and may die without taking the batch along.
 
 Each worker process loads the networks once, computes on one thread, and has one file at a time.
 One that is killed, crashes or hangs costs that file its output (quarantined) and is replaced.
 Every worker has a pipe of its own, since a queue that a killed process had locked stays locked.
 """
 
-import faulthandler
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +16,17 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from deid.batch.outcome import Outcome, Task, error_text, give_up, process_task
+from deid.batch.executor import TOO_LONG
+from deid.batch.outcome import (
+    Outcome,
+    Task,
+    error_text,
+    give_up,
+    process_task,
+    remove_leftover,
+)
 from deid.batch.pipeline import Pipeline, RunInfo
 from deid.batch.plan import Locations
 from deid.batch.settings import TIMEOUT
@@ -28,86 +34,11 @@ from deid.errors import DeidError
 from deid.storage.protocol import Storage, StorageFailure
 
 START_TIMEOUT = 900.0  # seconds to load the networks
-GRACE = 30.0  # seconds that code which cannot be interrupted has to return
-TOO_LONG = "took too long; raise --timeout"
 log = logging.getLogger(__name__)
 _SPAWN = get_context("spawn")  # a forked copy of a threaded process may hang
 
 Open = Callable[[], Pipeline]
 """Builds the pipeline; can be pickled."""
-
-
-class Executor(Protocol):
-    """What does the work; ready within the block."""
-
-    @property
-    def info(self) -> RunInfo: ...
-
-    def work(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
-        """The outcome of each task, in any order; takes no more tasks than it works on."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class InProcess:
-    """This process, with a pipeline that is there already; `timeout` as in `ProcessPool`, except
-    that a decoder that crashes, or never returns, ends the whole run."""
-
-    def __init__(
-        self, pipeline: Pipeline, locations: Locations, timeout: float | None = None
-    ) -> None:
-        self._pipeline, self._locations, self._timeout = pipeline, locations, timeout
-        self.info = pipeline.info
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def work(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
-        """See `Executor`."""
-        source, destination = self._locations.source, self._locations.destination
-        for task in tasks:
-            try:
-                with _interrupted(self._timeout):
-                    outcome = process_task(task, self._pipeline, source, destination)
-            except _TimeUp:
-                outcome = give_up(task, TOO_LONG, destination)
-            yield outcome
-
-
-class _TimeUp(BaseException):
-    """No `Exception`, so that nothing that fails safe takes it for a fault of its own."""
-
-
-@contextmanager
-def _interrupted(seconds: float | None) -> Iterator[None]:
-    """Raise `_TimeUp` after so long; end the process if even that is not heeded."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise _TimeUp
-
-    before = signal.signal(signal.SIGALRM, stop)
-    faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__ or 2)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True)
@@ -127,6 +58,7 @@ class ProcessPool:
         self._open, self._locations = open_, locations
         self._jobs, self._timeout = jobs, timeout
         self._workers: list[_Worker] = []
+        self._given_up: list[Task] = []
 
     def __enter__(self) -> Self:
         first = self._start()
@@ -158,6 +90,8 @@ class ProcessPool:
                 self._start()
                 continue
             yield from self._collect()
+        for task in self._given_up:
+            remove_leftover(task, self._locations.destination)
 
     def _start(self) -> "_Worker":
         worker = _Worker(self._open, self._locations.source, self._locations.destination)
@@ -181,6 +115,7 @@ class ProcessPool:
                     raise DeidError(
                         f"a worker process {lost} while it loaded the networks; try fewer --jobs"
                     ) from None
+                self._given_up.append(worker.task)
                 yield give_up(worker.task, f"its process {lost}", self._locations.destination)
                 continue
             if outcome is not None:

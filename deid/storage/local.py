@@ -6,14 +6,14 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from deid.errors import DeidError
-from deid.storage.protocol import PRIVATE, StorageFailure, check_size, checked
+from deid.storage.protocol import PRIVATE, Occupied, StorageFailure, check_size, checked
 
 LOCK = f"{PRIVATE}lock"
 TEMPORARY = re.compile(r"\.deid-[0-9a-f]{16}\.tmp")  # what a killed run may leave
@@ -92,6 +92,17 @@ class LocalStorage:
         return self.fetch(name)[0]
 
     def write(self, name: str, data: bytes) -> str:
+        return self._write(name, data, lambda: None)
+
+    def replace(self, name: str, data: bytes, version: str | None) -> str:
+        def look() -> None:
+            present = self.version(name)
+            if present != version and (present is None or self.read(name) != data):
+                raise Occupied("another file came to the output's name meanwhile; run again")
+
+        return self._write(name, data, look)
+
+    def _write(self, name: str, data: bytes, last_look: Callable[[], None]) -> str:
         path = self.path(name)
         temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
         with self._writing(name):
@@ -103,6 +114,7 @@ class LocalStorage:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+                last_look()
                 temporary.replace(path)
             except BaseException:
                 temporary.unlink(missing_ok=True)

@@ -23,6 +23,10 @@ class Unreachable(DeidError):
     """A file that is there could not be read this time: no answer, a bad one, or no permission."""
 
 
+class Occupied(DeidError):
+    """Another file than the one that was to be replaced has the name."""
+
+
 class Storage(Protocol):
     """A folder or bucket that holds named files."""
 
@@ -46,6 +50,11 @@ class Storage(Protocol):
 
     def write(self, name: str, data: bytes) -> str:
         """Write the file and return its version; `StorageFailure` when nothing can be written."""
+        ...
+
+    def replace(self, name: str, data: bytes, version: str | None) -> str:
+        """`write`, but only over the file of that version, or over nothing for None; else
+        `Occupied`. The same bytes may have come there meanwhile."""
         ...
 
     def delete(self, name: str) -> None:

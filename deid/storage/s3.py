@@ -1,12 +1,13 @@
 """An S3 bucket's prefix as a storage. Credentials and endpoint come from the environment alone.
 
-boto3 retries what fails before an answer begins, and splits large objects; what it leaves to its
-callers is done here: a body that breaks off is read again, and what was read must have the length
-and, where the ETag tells it, the MD5 that the server announced.
+boto3 retries what fails before an answer begins; what it leaves to its callers is done here: a body
+that breaks off is read again, and what was read must have the length and, where the ETag tells it,
+the MD5 that the server announced. An object is written by a single request, so that it is there
+whole or not at all, and the server compares the MD5 that the request has.
 """
 
+import base64
 import hashlib
-import io
 import json
 import mimetypes
 import re
@@ -19,13 +20,19 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from deid.errors import DeidError
-from deid.storage.protocol import PRIVATE, StorageFailure, Unreachable, check_size, checked
+from deid.storage.protocol import (
+    PRIVATE,
+    Occupied,
+    StorageFailure,
+    Unreachable,
+    check_size,
+    checked,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-PART = 16 * 2**20  # objects from this size on are written in parts of it, several at a time
 ATTEMPTS = 5
 PAUSE = 0.5  # seconds before the second attempt; doubled for each further one
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0  # seconds without a byte
@@ -49,7 +56,7 @@ _OF_THE_STORAGE = frozenset(
 )
 _GONE = frozenset({"404", "NoSuchKey", "NotFound"})
 _NO_CONDITIONS = frozenset({"NotImplemented", "InvalidArgument"})  # of servers that know none
-_TOO_LATE = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+_TOO_LATE = _GONE | {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 # Which no system's table of types is sure to know.
 _TYPES = {
     "avif": "image/avif",
@@ -123,18 +130,38 @@ class S3Storage:
         return self.fetch(name)[0]
 
     def write(self, name: str, data: bytes) -> str:
-        from boto3.s3.transfer import TransferConfig
-
-        parts = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART)
-        extra = self._extra | {"ContentType": content_type(name)}
         with self._errors(name, writes=True):
-            self._client.upload_fileobj(
-                io.BytesIO(data), self.bucket, self._key(name), ExtraArgs=extra, Config=parts
-            )
-            stored = self._client.head_object(Bucket=self.bucket, Key=self._key(name))
-        if stored["ContentLength"] != len(data):
-            raise StorageFailure(f"{self._shown(name)}: stored only in part; run again to resume")
-        return stored["ETag"].strip('"')
+            return self._put(name, data)
+
+    def replace(self, name: str, data: bytes, version: str | None) -> str:
+        """See `Storage`. A server that knows no conditions (or overlooks them, as it cannot be told
+        from one that keeps them) overwrites what came after the caller's last look."""
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
+        with self._errors(name, writes=True):
+            try:
+                return self._put(name, data, **condition)
+            except self._client.exceptions.ClientError as error:
+                code = error.response.get("Error", {}).get("Code", "")
+                if code in _NO_CONDITIONS and self.version(name) == version:
+                    return self._put(name, data)
+                if code not in _TOO_LATE | _NO_CONDITIONS:
+                    raise
+        present = self.version(name)
+        if present is None or self.read(name) != data:  # else a repeated request, after all
+            raise Occupied("another file came to the output's name meanwhile; run again")
+        return present
+
+    def _put(self, name: str, data: bytes, **condition: Any) -> str:
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
+        where: dict[str, Any] = {"Bucket": self.bucket, "Key": self._key(name)}
+        said = {"ContentMD5": base64.b64encode(digest).decode(), "ContentType": content_type(name)}
+        answer = self._client.put_object(**where, **said, **self._extra, **condition, Body=data)
+        version = answer["ETag"].strip('"')
+        if version != digest.hex():  # the ETag of an encrypted object, or of a server of its own
+            stored = self._client.head_object(**where)
+            if stored["ContentLength"] != len(data):
+                raise StorageFailure(f"{self._shown(name)}: was not stored whole; run again")
+        return version
 
     def delete(self, name: str) -> None:
         with self._errors(name, writes=True):
@@ -166,25 +193,13 @@ class S3Storage:
                 self.write(LEASE, _lease(owner, 0))
 
     def _take_lease(self, owner: str) -> None:
-        condition: dict[str, Any] = {"IfNoneMatch": "*"}
-        if (etag := self.version(LEASE)) is not None:
-            left = self._lease_left()
-            if left > 0:
-                raise self._at_work(f"; if it was killed, run again in {left:.0f} s")
-            condition = {"IfMatch": f'"{etag}"'}
-        put: dict[str, Any] = {"Bucket": self.bucket, "Key": self._key(LEASE), **self._extra}
-        put["Body"] = _lease(owner, LEASE_SECONDS)
-        with self._errors(LEASE, writes=True):
-            try:
-                self._client.put_object(**put, **condition)
-            except self._client.exceptions.ClientError as error:
-                code = error.response.get("Error", {}).get("Code", "")
-                if code in _NO_CONDITIONS:
-                    self._client.put_object(**put)
-                elif code not in _TOO_LATE:
-                    raise
-                elif owner.encode() not in self.read(LEASE):  # else a repeated request, after all
-                    raise self._at_work("") from None
+        version = self.version(LEASE)
+        if version is not None and (left := self._lease_left()) > 0:
+            raise self._at_work(f"; if it was killed, run again in {left:.0f} s")
+        try:
+            self.replace(LEASE, _lease(owner, LEASE_SECONDS), version)
+        except Occupied:
+            raise self._at_work("") from None
 
     def _lease_left(self) -> float:
         """Seconds, by the server's clock alone."""
