@@ -30,7 +30,7 @@ from deid.batch.workers import ProcessPool
 from deid.errors import DeidError
 from deid.params import load_params
 from deid.registry.bundle import content_sha256
-from deid.registry.registry import champion_bundle
+from deid.registry.promotion import champion_bundle
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def deidentify(
     detectors: Sequence[str] = (),
     recognizers: Sequence[str] = (),
     allow_no_face: bool = False,
+    first_frame_only: bool = False,
     shard_size: int = 256,
     encryption: str | None = None,
     timeout: float = TIMEOUT,
@@ -112,8 +113,11 @@ def deidentify(
         "detectors": tuple(detectors),
         "recognizers": tuple(recognizers),
         "allow_no_face": allow_no_face,
+        "first_frame_only": first_frame_only,
         **further,
     }
+    if unknown := shaping.keys() - {field.name for field in fields(RunSettings)}:
+        raise DeidError(f"more: {', '.join(sorted(unknown))}: no setting of a run; correct it")
     batch = BatchSettings(timeout=timeout, encryption=encryption)
     request = _request(source, destination, RunSettings(**shaping), batch)
     return dict(_run(request, shard_size).counts)
@@ -183,7 +187,8 @@ def _arguments(words: Sequence[str] | None = None) -> Namespace:
 
 
 NAMED = frozenset(
-    {"method", "seed", "detectors", "recognizers", "allow_no_face", "encryption", "timeout"}
+    {"method", "seed", "detectors", "recognizers", "allow_no_face", "first_frame_only"}
+    | {"encryption", "timeout"}
 )
 """Settings that are parameters of the flow itself."""
 

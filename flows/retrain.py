@@ -14,7 +14,9 @@ from prefect.artifacts import create_markdown_artifact
 
 from deid.errors import DeidError
 from deid.params import RegisterParams, load_params
-from deid.registry.registry import CHALLENGER, Contest, Registration, standing
+from deid.registry.promotion import Contest
+from deid.registry.register import Registration, standing
+from deid.registry.versions import CHALLENGER
 
 REGISTER = "register"  # the last stage; DVC runs what comes before it
 REGISTERED = Path("data/registered.json")
@@ -51,7 +53,7 @@ def pipeline(force: bool = False) -> Registration:
 @task
 def judge(params: RegisterParams) -> Contest:
     """The challenger against the gates and the champion, as a table in the run's artifacts."""
-    from deid.registry.registry import contest
+    from deid.registry.promotion import contest
 
     judged = contest(params)
     verdict = "\n".join(f"- {failure}" for failure in judged.failures) or "Every gate is passed."
@@ -66,7 +68,7 @@ def judge(params: RegisterParams) -> Contest:
 @task
 def promoted(params: RegisterParams) -> str:
     """Move the alias `champion`; raises when a gate fails."""
-    from deid.registry.registry import promote
+    from deid.registry.promotion import promote
 
     return promote(params)
 

@@ -14,7 +14,7 @@ from deid.api import Result
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-EXTERNAL = {"export", "mlflow", "pip", "prefect", "source"}
+EXTERNAL = {"export", "mkdir", "mlflow", "pip", "prefect", "source"}
 """Commands of other projects."""
 
 

@@ -23,9 +23,10 @@ import deid.tracking
 from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
-from deid.registry import registry
+from deid.registry import promotion
 from deid.registry.bundle import content_sha256, read_bundle, write_bundle
 from deid.registry.gates import FIGURES, failed_gates, read_metrics
+from deid.registry.register import Registration, register, standing
 from deid.stage_files import WEIGHTS, content_of
 from deid.tracking import RUN_ID_FILE, git_commit, mlflow_client, tracked_run
 from tests.toy import toy_world
@@ -78,10 +79,10 @@ class Model:
     def __init__(self, folder: Path) -> None:
         self.folder, self.params = folder, RegisterParams(model=folder.name)
 
-    def register(self, value: float, **figures: float) -> registry.Registration:
+    def register(self, value: float, **figures: float) -> Registration:
         bundle = make_bundle(self.folder / str(value), value)
         metrics = write_metrics(self.folder / "metrics.json", bundle, **figures)
-        return registry.register(self.params, bundle, metrics, self.folder / "out.json")
+        return register(self.params, bundle, metrics, self.folder / "out.json")
 
     def aliases(self) -> dict[str, int]:
         found = mlflow_client().get_registered_model(self.params.model).aliases
@@ -187,9 +188,9 @@ def test_an_untrained_model_is_not_registered(model: Model) -> None:
     metrics, out = write_metrics(model.folder / "m.json", bundle), model.folder / "out.json"
     (bundle.stage_two / WEIGHTS).unlink()
     with pytest.raises(DeidError, match="stage_two"):
-        registry.register(model.params, bundle, metrics, out)
+        register(model.params, bundle, metrics, out)
     assert not out.exists()
-    assert registry.champion_version(model.params.model) is None
+    assert promotion.champion_version(model.params.model) is None
 
 
 def test_the_first_version_is_champion_and_equal_content_is_never_doubled(model: Model) -> None:
@@ -211,9 +212,9 @@ def test_figures_of_another_model_or_other_settings_register_nothing(model: Mode
     for measured in (other, stronger):
         metrics = write_metrics(model.folder / "m.json", measured)
         with pytest.raises(DeidError, match="measured on another model or other settings"):
-            registry.register(model.params, bundle, metrics, out)
+            register(model.params, bundle, metrics, out)
     assert not out.exists()
-    assert registry.champion_version(model.params.model) is None
+    assert promotion.champion_version(model.params.model) is None
 
 
 def test_a_first_version_that_fails_a_gate_is_no_champion(model: Model) -> None:
@@ -230,11 +231,11 @@ def test_the_record_says_how_a_version_stands_now_and_not_when_it_was_written(
     model.register(1.0)
     model.register(2.0, **BETTER)
     written = record.read_bytes()
-    assert registry.standing(record).alias == "challenger"
-    registry.promote(model.params)
-    assert registry.standing(record).alias == "champion"
-    registry.rollback(model.params)
-    assert registry.standing(record).alias == "withdrawn"
+    assert standing(record).alias == "challenger"
+    promotion.promote(model.params)
+    assert standing(record).alias == "champion"
+    promotion.rollback(model.params)
+    assert standing(record).alias == "withdrawn"
     assert model.register(2.0, **BETTER).alias == "withdrawn"
     assert record.read_bytes() == written
 
@@ -246,7 +247,7 @@ def test_a_promotion_killed_between_its_moves_never_loses_the_rollback(
 ) -> None:
     model.register(1.0)
     model.register(2.0, **BETTER)
-    registry.promote(model.params)
+    promotion.promote(model.params)
     model.register(3.0, source_id_loss=0.03)
     client, done = type(mlflow_client()), []
     move = client.set_registered_model_alias
@@ -260,12 +261,12 @@ def test_a_promotion_killed_between_its_moves_never_loses_the_rollback(
     with monkeypatch.context() as patch:
         patch.setattr(client, "set_registered_model_alias", dying)
         with pytest.raises(KeyboardInterrupt):
-            registry.promote(model.params)
+            promotion.promote(model.params)
     if resumed == "promote":
-        assert "version 3 is champion; version 2 is previous" in registry.promote(model.params)
+        assert "version 3 is champion; version 2 is previous" in promotion.promote(model.params)
         assert model.aliases() == {"champion": 3, "previous": 2}
     else:
-        assert "version 2 is champion again" in registry.rollback(model.params)
+        assert "version 2 is champion again" in promotion.rollback(model.params)
         assert model.aliases() == {"champion": 2}
 
 
@@ -273,7 +274,7 @@ def test_a_failed_gate_moves_no_alias_and_says_why(model: Model) -> None:
     model.register(1.0)
     assert model.register(2.0, id_similarity_selecting=0.61).validation == "failed"
     with pytest.raises(DeidError, match=r"max_id_similarity: .* is 0\.61, must be ≤ 0\.5"):
-        registry.promote(model.params)
+        promotion.promote(model.params)
     assert model.aliases() == {"champion": 1, "challenger": 2}
     version = mlflow_client().get_model_version(model.params.model, "2")
     assert version.tags["validation"] == "failed"
@@ -283,24 +284,24 @@ def test_a_failed_gate_moves_no_alias_and_says_why(model: Model) -> None:
 def test_promotion_keeps_the_old_champion_and_rollback_brings_it_back(model: Model) -> None:
     model.register(1.0)
     model.register(2.0, **BETTER)
-    assert "version 2 is champion" in registry.promote(model.params)
+    assert "version 2 is champion" in promotion.promote(model.params)
     assert model.aliases() == {"champion": 2, "previous": 1}
     with pytest.raises(DeidError, match="no challenger"):
-        registry.promote(model.params)
-    assert "version 1 is champion again" in registry.rollback(model.params)
+        promotion.promote(model.params)
+    assert "version 1 is champion again" in promotion.rollback(model.params)
     assert model.aliases() == {"champion": 1}
     with pytest.raises(DeidError, match="no previous champion"):
-        registry.rollback(model.params)
+        promotion.rollback(model.params)
 
 
 def test_a_version_that_was_rolled_back_does_not_return(model: Model) -> None:
     model.register(1.0)
     model.register(2.0, **BETTER)
-    registry.promote(model.params)
-    registry.rollback(model.params)
+    promotion.promote(model.params)
+    promotion.rollback(model.params)
     assert model.register(2.0, **BETTER).alias == "withdrawn"
     with pytest.raises(DeidError, match="no challenger"):
-        registry.promote(model.params)
+        promotion.promote(model.params)
     assert model.aliases() == {"champion": 1}
 
 
@@ -308,11 +309,11 @@ def test_new_figures_of_the_same_content_count(model: Model) -> None:
     model.register(1.0)
     model.register(2.0, detect_rate=0.5)
     assert model.register(2.0, **BETTER).version == 2
-    assert "version 2 is champion" in registry.promote(model.params)
+    assert "version 2 is champion" in promotion.promote(model.params)
 
 
 def test_without_any_version_there_is_a_clear_error(model: Model) -> None:
-    assert registry.champion_bundle(model.params.model) is None
+    assert promotion.champion_bundle(model.params.model) is None
 
 
 def picture(seed: int = 0, side: int = 96) -> bytes:
@@ -355,6 +356,17 @@ def test_a_picture_that_cannot_be_made_safe_fails_the_whole_request(champion: An
             champion.predict(pd.DataFrame({"image": [picture(), bad]}), params={"method": "mask"})
     with pytest.raises(Exception, match="unknown; choose one of"):
         champion.predict(pd.DataFrame({"image": [picture()]}), params={"method": "nonsense"})
+
+
+def test_one_of_several_frames_is_served_where_that_is_asked_for(champion: Any) -> None:
+    frames = [Image.open(io.BytesIO(picture(seed))) for seed in (1, 2)]
+    film = io.BytesIO()
+    frames[0].save(film, "PNG", save_all=True, append_images=frames[1:])
+    sent = pd.DataFrame({"image": [film.getvalue()]})
+    with pytest.raises(Exception, match=r"picture 0: withheld, .*2 frames"):
+        champion.predict(sent, params={"method": "mask"})
+    asked = {"method": "mask", "first_frame_only": True}
+    assert list(champion.predict(sent, params=asked)["faces"]) == [1]
 
 
 def test_rest_takes_and_gives_base64(champion: Any) -> None:

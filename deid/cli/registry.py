@@ -13,7 +13,7 @@ def register(params: ParamsFile = PARAMS) -> None:
     """Make the trained anonymizer a version of the registered model."""
     from deid.batch.project import local_bundle
     from deid.params import load_params
-    from deid.registry.registry import register
+    from deid.registry.register import register
 
     p = load_params(params)
     done = register(p.register_, local_bundle(p), REPORTS / "metrics.json", REGISTERED)
@@ -23,7 +23,7 @@ def register(params: ParamsFile = PARAMS) -> None:
 def promote(params: ParamsFile = PARAMS) -> None:
     """Make the challenger champion, if every gate in params.yaml holds."""
     from deid.params import load_params
-    from deid.registry.registry import promote
+    from deid.registry.promotion import promote
 
     typer.echo(promote(load_params(params).register_))
 
@@ -31,6 +31,6 @@ def promote(params: ParamsFile = PARAMS) -> None:
 def rollback(params: ParamsFile = PARAMS) -> None:
     """Give the alias champion back to the version that had it before."""
     from deid.params import load_params
-    from deid.registry.registry import rollback
+    from deid.registry.promotion import rollback
 
     typer.echo(rollback(load_params(params).register_))

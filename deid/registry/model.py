@@ -27,8 +27,9 @@ from deid.storage.local import LocalStorage
 class FaceDeid(PythonModel):
     """One column `image` in; `image`, `faces` (how many) and `verdict` out, row for row.
 
-    Parameters: `method`, `seed`, and `allow_no_face`, without which a picture in which no face is
-    found is an error. `verdict` is verified, masked (some face had to be) or no face.
+    Parameters: `method`, `seed`, `allow_no_face`, without which a picture in which no face is found
+    is an error, and `first_frame_only`, without which one of several frames is. `verdict` is
+    verified, masked (some face had to be) or no face.
     """
 
     def load_context(self, context: Any) -> None:
@@ -56,6 +57,7 @@ class FaceDeid(PythonModel):
             method=str(params.get("method", "swap")),
             seed=int(params.get("seed", 0)),
             allow_no_face=bool(params.get("allow_no_face", False)),
+            first_frame_only=bool(params.get("first_frame_only", False)),
         )
         if asked not in self._pipelines:
             self._pipelines = {asked: open_pipeline(self.bundle, asked)}

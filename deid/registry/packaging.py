@@ -33,6 +33,7 @@ def save_pyfunc(bundle: Path, out: Path) -> None:
                 ParamSpec("method", "string", "swap"),
                 ParamSpec("seed", "long", 0),
                 ParamSpec("allow_no_face", "boolean", False),
+                ParamSpec("first_frame_only", "boolean", False),
             ]
         ),
     )

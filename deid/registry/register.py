@@ -1,0 +1,174 @@
+"""Make what was trained and evaluated a version of the registered model.
+
+The first version that passes its gates becomes champion at once: there is nothing to lose to. Equal
+content is the same version, however often it is registered.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deid import __version__
+from deid.batch.bundle import Bundle
+from deid.errors import DeidError
+from deid.params import RegisterParams
+from deid.registry.bundle import content_sha256, write_bundle
+from deid.registry.gates import failed_gates, gated, read_metrics
+from deid.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    CONTENT,
+    FIRST,
+    PROMOTED,
+    VALIDATION,
+    WITHDRAWN,
+    aliases_of,
+    tag_validation,
+)
+from deid.stage_files import content_of
+from deid.storage.staging import prepare, write_atomically
+from deid.tracking import RUN_ID_FILE, git_commit, mlflow_client, store_errors, tracked_run
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+ARTIFACT = "model"
+RECORDED = ("model", "version", "content_sha256")  # of a `Registration`, what never changes
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A registered version and how it stands: `alias` is champion, challenger, previous, withdrawn
+    after a rollback, or empty."""
+
+    model: str
+    version: int
+    alias: str
+    content_sha256: str
+    validation: str
+
+
+@store_errors()
+def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -> Registration:
+    """Make `bundle` a version of `params.model` with the figures of `metrics`; write `out`.
+
+    Errors: `DeidError` for untrained models, missing figures or those of another model; nothing is
+    registered then. A killed call resumes its run when called again, and makes no second version.
+    `out` says which version holds the content, not how it stands, which changes: `standing` asks.
+    """
+    figures, measured = read_metrics(metrics)
+    if measured != content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize):
+        raise DeidError(
+            f"{metrics}: measured on another model or other settings than those to be registered; "
+            "run `dvc repro evaluate` first"
+        )
+    content = content_sha256(bundle)
+    client = mlflow_client()
+    if out.is_dir():
+        raise DeidError(f"{out}: a file belongs here, not a folder; move the folder away")
+    work = out.with_name(out.name + ".partial")
+    prepare(work, content)
+    try:
+        _ensure_model(client, params.model)
+        version = _version_with(client, params.model, content)
+        if version is None or (work / RUN_ID_FILE).is_file():
+            version = _create_version(client, params, bundle, content, figures, work)
+        validation = _record_figures(client, params, version, figures)
+        alias = _place(client, params.model, version, validation)
+        done = Registration(params.model, int(version.version), alias, content, validation)
+        record = {key: value for key, value in asdict(done).items() if key in RECORDED}
+        write_atomically(out, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return done
+
+
+@store_errors()
+def standing(record: Path) -> Registration:
+    """How the version that `register` wrote to `record` stands now; `DeidError` where it is damaged
+    or the store has no such version."""
+    try:
+        content = json.loads(record.read_text())
+        model, version, sha256 = (content[key] for key in RECORDED)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DeidError(f"{record}: not readable ({error}); run `dvc repro -f register`") from None
+    client = mlflow_client()
+    validation = client.get_model_version(model, str(version)).tags.get(VALIDATION, "")
+    aliases = [name for name, held in aliases_of(client, model).items() if held == str(version)]
+    alias = WITHDRAWN if validation == WITHDRAWN else next(iter(sorted(aliases)), "")
+    return Registration(model, int(version), alias, sha256, validation)
+
+
+def _ensure_model(client: "MlflowClient", model: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _version_with(client: "MlflowClient", model: str, content: str) -> "ModelVersion | None":
+    versions = client.search_model_versions(f"name='{model}'")
+    same = [version for version in versions if version.tags.get(CONTENT) == content]
+    return min(same, key=lambda version: int(version.version), default=None)
+
+
+def _create_version(
+    client: "MlflowClient",
+    params: RegisterParams,
+    bundle: Bundle,
+    content: str,
+    figures: Mapping[str, float],
+    work: Path,
+) -> "ModelVersion":
+    """A version from a run of its own; `work` knows the run of a call that was killed."""
+    from deid.registry.packaging import save_pyfunc
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, packed = Path(scratch) / "bundle", Path(scratch) / ARTIFACT
+        write_bundle(bundle, folder)
+        with tracked_run("register", params.model_dump(mode="json"), resume=work) as run:
+            if known := _version_with(client, params.model, content):
+                return known  # the killed call came so far, and its run ends here
+            save_pyfunc(folder, packed)
+            run.artifact(packed)
+            run.metrics(0, **figures)
+            run.flush()  # a version without its figures must not be
+            tags = {CONTENT: content, "deid_version": __version__}
+            if commit := git_commit():
+                tags["git_commit"] = commit
+            source = f"{client.get_run(run.run_id).info.artifact_uri}/{ARTIFACT}"
+            return client.create_model_version(params.model, source, run_id=run.run_id, tags=tags)
+
+
+def _record_figures(
+    client: "MlflowClient",
+    params: RegisterParams,
+    version: "ModelVersion",
+    figures: Mapping[str, float],
+) -> str:
+    for key, value in gated(figures).items():
+        client.set_model_version_tag(params.model, version.version, key, repr(value))
+    if version.tags.get(VALIDATION) == WITHDRAWN:
+        return WITHDRAWN
+    return tag_validation(client, version, failed_gates(params.gates, figures))
+
+
+def _place(client: "MlflowClient", model: str, version: "ModelVersion", validation: str) -> str:
+    champion = aliases_of(client, model).get(CHAMPION)
+    if champion == str(version.version):
+        return CHAMPION
+    if validation == WITHDRAWN:  # or a nightly retraining would undo every rollback
+        return WITHDRAWN
+    alias = CHAMPION if champion is None and validation == "passed" else CHALLENGER
+    if alias == CHAMPION:
+        client.set_model_version_tag(model, version.version, PROMOTED, FIRST)
+    client.set_registered_model_alias(model, alias, version.version)
+    return alias
