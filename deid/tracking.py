@@ -25,6 +25,8 @@ RUN_ID_FILE = "mlflow_run_id"
 BATCH = 500  # metrics held back: SQLite takes as long for one as for a thousand
 SECONDS_BETWEEN_BATCHES = 10.0
 SECONDS_FOR_OTHERS = 20.0  # to finish with the store
+# MLflow asks a server that is down again for 4 minutes: right amid a training, not before it.
+ONE_TRY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 def tracking_uri() -> str:
@@ -44,6 +46,13 @@ def store_errors() -> Iterator[None]:
         if not isinstance(error, MlflowException | SQLAlchemyError):
             raise
         uri = tracking_uri()
+        cause = error.__context__
+        if uri.startswith("http") and isinstance(cause, OSError):  # as all of `requests` are
+            kind = type(cause).__name__
+            raise DeidError(
+                f"{shown(uri)}: the tracking server does not answer ({kind}); start it, or name "
+                "another in MLFLOW_TRACKING_URI"
+            ) from error
         # A database's own words, without the statement and its values.
         reason = str(getattr(error.__cause__ or error, "orig", None) or error)
         raise DeidError(
@@ -68,7 +77,7 @@ def mlflow_client() -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     uri = tracking_uri()
-    with _alone(uri):
+    with _alone(uri), _one_try():
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         if client.get_experiment_by_name(EXPERIMENT) is None:
             local = uri.startswith(SQLITE)
@@ -79,6 +88,18 @@ def mlflow_client() -> "MlflowClient":
                 if client.get_experiment_by_name(EXPERIMENT) is None:
                     raise
     return client
+
+
+@contextmanager
+def _one_try() -> Iterator[None]:
+    """Requests fail in seconds, unless the environment says how patient to be."""
+    given = {name: value for name, value in ONE_TRY.items() if name not in os.environ}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name in given:
+            del os.environ[name]
 
 
 @contextmanager
@@ -192,9 +213,9 @@ def tracked_run(
         tracker.flush()
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        with suppress(Exception):  # what went wrong first is what a person must hear of
+        with suppress(Exception), _one_try():  # what went wrong first is what a person must hear of
             tracker.flush()
-        with suppress(Exception):
+        with suppress(Exception), _one_try():
             client.set_terminated(run_id, "KILLED" if stopped else "FAILED")
         raise
     with store_errors():

@@ -10,7 +10,9 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import sqlite3
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,10 +39,11 @@ from deid.params import (
     WorldParams,
     load_params,
 )
-from deid.registry import registry
+from deid.registry.register import Registration, register, standing
 from deid.stage_files import WEIGHTS, content_of
 from deid.storage.staging import resumable_directory, write_atomically
 from tests.conftest import ROOT
+from tests.servers import free_port
 from tests.toy import draw_pairs, toy_world
 from tests.toy_model import save_toy_model
 
@@ -443,7 +446,7 @@ def test_without_good_figures_nothing_is_registered(checkout: Path, change: Chan
     change(metrics)
     bundle, out = small_bundle(checkout / "bundle"), checkout / "registered.json"
     with pytest.raises(DeidError, match=r"metrics\.json.*run `dvc repro"):
-        registry.register(RegisterParams(), bundle, metrics, out)
+        register(RegisterParams(), bundle, metrics, out)
     assert not out.exists()
     assert not (checkout / "mlflow.db").exists()
 
@@ -455,8 +458,8 @@ def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
     metrics, bundle = metrics_file(checkout / "metrics.json"), small_bundle(checkout / "bundle")
     client = tracking.mlflow_client()
 
-    def register() -> registry.Registration:
-        return registry.register(RegisterParams(), bundle, metrics, checkout / "registered.json")
+    def attempt() -> Registration:
+        return register(RegisterParams(), bundle, metrics, checkout / "registered.json")
 
     create = type(client).create_model_version
 
@@ -470,15 +473,15 @@ def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
         else:
             late = create_and_die if moment == "after the version" else die
             patch.setattr(type(client), "create_model_version", late)
-        killed(register)
+        killed(attempt)
     assert [status for status, _ in runs("register")] == ["RUNNING"]
     assert not (checkout / "registered.json").exists()
-    done = register()
+    done = attempt()
     assert (done.version, done.alias) == (1, "champion")
     assert runs("register") == [("FINISHED", 16)]
     assert len(client.search_model_versions("name='face-deid'")) == 1
     assert not list(checkout.rglob("*.partial"))
-    assert register() == done
+    assert attempt() == done
     assert len(runs("register")) == 1
 
 
@@ -488,7 +491,7 @@ def test_a_folder_in_place_of_the_record_is_named_before_anything_is_registered(
     (checkout / "registered.json").mkdir()
     metrics, bundle = metrics_file(checkout / "metrics.json"), small_bundle(checkout / "bundle")
     with pytest.raises(DeidError, match=r"registered\.json: a file belongs here"):
-        registry.register(RegisterParams(), bundle, metrics, checkout / "registered.json")
+        register(RegisterParams(), bundle, metrics, checkout / "registered.json")
     assert runs("register") == []
 
 
@@ -521,6 +524,42 @@ def test_a_store_that_cannot_be_used_is_one_line(
     assert said.startswith(f"deid: {store}: ")
     assert named in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("state", ["down", "silent"])
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+def test_a_tracking_server_that_does_not_answer_is_named_within_seconds(
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    command: str,
+) -> None:
+    shutil.copy(ROOT / "params.yaml", checkout)
+    tracking.mlflow_client()  # the import alone may take as long
+    assert float(tracking.ONE_TRY["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 8
+    monkeypatch.setitem(tracking.ONE_TRY, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if state == "down":
+            server.close()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        begun = time.monotonic()
+        code, said = deid(monkeypatch, capsys, command)
+    assert code == 1
+    assert f"//127.0.0.1:{port}: the tracking server does not answer" in said
+    assert len(said.splitlines()) == 1
+    assert time.monotonic() - begun < 10
+
+
+def test_a_training_begins_nothing_while_the_tracking_server_is_down(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    begun = time.monotonic()
+    with pytest.raises(DeidError, match="does not answer"), tracking.tracked_run("stage_one", {}):
+        raise AssertionError("the block must not run")
+    assert time.monotonic() - begun < 10
 
 
 def test_an_address_that_is_no_store_is_one_line_without_its_password(
@@ -557,8 +596,8 @@ def test_a_damaged_record_of_the_registration_is_named_to_the_retraining(
     from flows.retrain import REGISTERED
 
     metrics, bundle = metrics_file(checkout / "metrics.json"), small_bundle(checkout / "bundle")
-    done = registry.register(RegisterParams(), bundle, metrics, checkout / REGISTERED)
-    assert registry.standing(REGISTERED) == done
+    done = register(RegisterParams(), bundle, metrics, checkout / REGISTERED)
+    assert standing(REGISTERED) == done
     change(checkout / REGISTERED)
     with pytest.raises(DeidError, match=r"registered\.json: .*run `dvc repro -f register`"):
-        registry.standing(REGISTERED)
+        standing(REGISTERED)
