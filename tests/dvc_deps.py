@@ -23,7 +23,7 @@ ENTRIES = {
     "stage_one": ["deid.training.stage_one"],
     "stage_two": ["deid.training.stage_two"],
     "evaluate": ["deid.evaluate.run"],
-    "register": ["deid.registry.registry", "deid.registry.model"],
+    "register": ["deid.registry.register", "deid.registry.model"],
 }
 HARMLESS = {
     "deid": "lazy names of the library",
@@ -57,7 +57,10 @@ FOREIGN = {
     # A registered version is made of files; the code that it runs is the installed package.
     "register": ("deid.batch", "deid.storage", "deid.worlds", "deid.gate", "deid.weights"),
 }
-EXTRA = {"evaluate": ["deid/evaluate/report.html"]}
+EXTRA = {
+    "validate": ["deid/latents/validation.css", "deid/latents/validation.html"],
+    "evaluate": ["deid/evaluate/report.html"],
+}
 
 
 def code_of(stage: str) -> list[str]:

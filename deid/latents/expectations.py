@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -138,46 +137,23 @@ _FETCHED = (
     (r"<footer>.*?</footer>", ""),
 )
 
-_STYLE = """<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; } td, th { padding: .3em .8em; text-align: left; }
-tr { border-bottom: 1px solid #ddd; vertical-align: top; } .failed { background: #fdd; }
-.btn-group { display: none; } .fa-check-circle::before { content: "✓"; }
-.fa-times::before { content: "✗"; }
-</style>"""
-
 
 def _write_offline(docs: Path, outcomes: Sequence[Outcome]) -> None:
     """Rid the pages of what they would fetch, and replace the index, which is drawn by fetched
     scripts, by a table of our own."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("deid.latents", "."), autoescape=True, undefined=StrictUndefined
+    )
+    style = f"<style>{environment.get_template('validation.css').render()}</style></head>"
     shutil.rmtree(docs / "static", ignore_errors=True)
     for page in docs.rglob("*.html"):
         text = page.read_text()
         for pattern, replacement in _FETCHED:
             text = re.sub(pattern, replacement, text, flags=re.DOTALL)
-        page.write_text(text.replace("</head>", f"{_STYLE}</head>", 1))
-    (docs / "index.html").write_text(_index_page(docs, outcomes))
-
-
-def _index_page(docs: Path, outcomes: Sequence[Outcome]) -> str:
+        page.write_text(text.replace("</head>", style, 1))
     pages = {page.relative_to(docs).parts[1]: page for page in docs.glob("validations/*/**/*.html")}
-    rows = []
-    for outcome in outcomes:
-        link = escape(pages[outcome.table].relative_to(docs).as_posix())
-        wanted = ", ".join(f"{key} = {value}" for key, value in outcome.expected.items())
-        mark = "passed" if outcome.success else "failed"
-        cells = (outcome.meaning, outcome.expectation, wanted, outcome.observed, mark)
-        rows.append(
-            f'<tr class="{mark}"><td><a href="{link}">{escape(outcome.table)}</a></td>'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-            + "</tr>"
-        )
-    failed = sum(not outcome.success for outcome in outcomes)
-    summary = f"{failed} of {len(outcomes)} failed" if failed else f"all {len(outcomes)} passed"
-    heads = ("table", "meaning", "expectation", "expected", "observed", "result")
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Validation</title>'
-        f"{_STYLE}</head><body><h1>Sampled pairs: {summary}</h1><table><tr>"
-        + "".join(f"<th>{head}</th>" for head in heads)
-        + f"</tr>{''.join(rows)}</table></body></html>\n"
-    )
+    links = {table: page.relative_to(docs).as_posix() for table, page in pages.items()}
+    index = environment.get_template("validation.html").render(outcomes=outcomes, links=links)
+    (docs / "index.html").write_text(f"{index}\n")
