@@ -24,7 +24,6 @@ from deid.evaluate.metrics import (
     match_rate,
     mean_absolute,
     mean_distance,
-    overlap,
     threshold_at,
 )
 from deid.evaluate.report import Column, columns, lines
@@ -55,7 +54,7 @@ class Refusing(torch.nn.Module):
     def forward(self, *_: object) -> torch.Tensor:
         raise AssertionError("asked by a figure of the report")
 
-    pooled = distance = forward
+    distance = forward
 
 
 def features(name: int, n: int, d: int) -> np.ndarray:
@@ -132,19 +131,6 @@ def test_match_rate_is_that_of_counting_by_hand() -> None:
         hits += [float(probes[i] @ gallery[j]) > 0.2 for j in others]
     assert len(hits) == 10
     assert match_rate(probes, gallery, people, 0.2) == pytest.approx(np.mean(hits))
-
-
-def test_overlap_is_that_of_counting_pixels() -> None:
-    def pixels(box: list[int]) -> np.ndarray:
-        grid = np.zeros((30, 30), dtype=bool)
-        grid[box[1] : box[3], box[0] : box[2]] = True
-        return grid
-
-    place, boxes = [5, 4, 15, 20], [[5, 4, 15, 20], [10, 10, 30, 30], [16, 0, 20, 5], [0, 0, 9, 9]]
-    expected = [
-        (pixels(place) & pixels(b)).sum() / (pixels(place) | pixels(b)).sum() for b in boxes
-    ]
-    assert overlap(np.array(place, float), np.array(boxes, float)) == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")

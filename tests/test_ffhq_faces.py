@@ -30,7 +30,7 @@ from deid.worlds.mini.render.person import person_of
 from deid.worlds.public.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
 from deid.worlds.public.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
 from deid.worlds.public.five import FiveLandmarks, shape_from_five
-from deid.worlds.world import FaceEmbedder, LandmarkNetwork, PerceptualNetwork
+from deid.worlds.world import FaceEmbedder, LandmarkNetwork, MetricNetwork
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 SMALL: dict[str, Any] = {"blocks": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "dim": 12}
@@ -207,7 +207,7 @@ def test_landmarks_from_five_points_lie_where_a_face_has_them() -> None:
 
 def test_the_perceptual_network_is_fids_and_lpips_and_says_so() -> None:
     torch.manual_seed(0)
-    network: PerceptualNetwork = perceptual(fid_inception(), lpips("alex", heads=True))
+    network: MetricNetwork = perceptual(fid_inception(), lpips("alex", heads=True))
     assert (network.fid_label, network.lpips_label) == ("FID", "LPIPS (AlexNet)")
     a, b = random_faces(2, 64, 64).split(1)
     assert network.pooled(a).shape == (1, 2048)

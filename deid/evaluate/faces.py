@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deid.evaluate.metrics import FloatArray, impostor_scores, overlap, threshold_at
+from deid.evaluate.metrics import FloatArray, impostor_scores, threshold_at
+from deid.faces.detection.boxes import iou
 from deid.params import EvaluateParams
 from deid.pixels import to_pixels, to_tensor
 from deid.worlds.world import World
@@ -112,7 +113,7 @@ def detected(world: World, images: Tensor, places: NDArray[np.float32]) -> NDArr
     found = world.detector.detect(list(to_pixels(images)))
     return np.array(
         [
-            len(faces) > 0 and bool((overlap(place, faces.boxes) >= MIN_OVERLAP).any())
+            len(faces) > 0 and bool((iou(place, faces.boxes) >= MIN_OVERLAP).any())
             for place, faces in zip(places, found, strict=True)
         ]
     )

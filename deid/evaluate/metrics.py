@@ -75,12 +75,3 @@ def match_rate(
     pairs = same & (~own | (same.sum(axis=1) == 1)[:, None])
     scores = probes.astype(np.float64) @ gallery.astype(np.float64).T
     return float((scores[pairs] > threshold).mean())
-
-
-def overlap(box: Array, boxes: Array) -> FloatArray:
-    """Intersection over union of `box [4]` with each of `boxes [K,4]` → `[K]`."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    common = np.clip(high - low, 0.0, None).prod(axis=1)
-    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - common
-    share: FloatArray = np.asarray(common / np.maximum(union, 1e-12), dtype=np.float64)
-    return share

@@ -48,18 +48,12 @@ class PerceptualNet(nn.Module):
 
     `distance` has LPIPS's form (Zhang et al. 2018, equation 1) with uniform weights: at every place
     the channels are normalized to unit length; squared differences are summed over channels,
-    averaged over places, then over layers. `pooled` is the last map averaged over places.
+    averaged over places, then over layers.
     """
 
-    def __init__(self, trunk: Trunk, fid_label: str, lpips_label: str) -> None:
+    def __init__(self, trunk: Trunk) -> None:
         super().__init__()
         self.trunk = trunk
-        self.fid_label, self.lpips_label = fid_label, lpips_label
-
-    def pooled(self, images: Tensor) -> Tensor:
-        """`[N,3,H,W]` → `[N,D]`."""
-        last: Tensor = self.trunk.backbone(images)[-1]
-        return last.float().mean((2, 3))
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """`[N]` ≥ 0, for two batches of pictures `[N,3,H,W]`; 0 for equal pictures."""
@@ -76,8 +70,14 @@ class MetricNet(PerceptualNet):
         self, regressor: AttributeRegressor, expression: slice, fid_label: str, lpips_label: str
     ) -> None:
         """`expression`: which of the regressed numbers describe it."""
-        super().__init__(regressor.trunk, fid_label, lpips_label)
+        super().__init__(regressor.trunk)
         self.head, self.columns = regressor.head, expression
+        self.fid_label, self.lpips_label = fid_label, lpips_label
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """The last map averaged over places, `[N,3,H,W]` → `[N,D]`."""
+        last: Tensor = self.trunk.backbone(images)[-1]
+        return last.float().mean((2, 3))
 
     def expression(self, images: Tensor) -> Tensor:
         """`[N,3,H,W]` → the expression's numbers `[N,K]`, each of variance 1 over faces."""

@@ -6,7 +6,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from deid.errors import DeidError
-from deid.training.processes import meet, peers
+from deid.training.processes import barrier, peers
 
 FILE = "checkpoint.pt"
 
@@ -21,7 +21,7 @@ def save_checkpoint(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None
         fabric.save(temporary, state)
     if fabric.is_global_zero:
         temporary.replace(folder / FILE)
-    meet(fabric)
+    barrier(fabric)
 
 
 def load_checkpoint(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import nn
 
 from deid.errors import DeidError
 from deid.latents.shards import LatentDataset
@@ -21,7 +20,7 @@ from deid.progress import progress
 from deid.seeds import numpy_generator
 from deid.storage.staging import write_atomically
 from deid.training.checkpoint import load_checkpoint, save_checkpoint
-from deid.training.processes import meet
+from deid.training.processes import barrier
 from deid.worlds.world import World
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def train(stage: Stage, working: Path, tracker: "Tracker | None" = None) -> Hist
     state: dict[str, Any] = {**stage.state(), "done": 0, "history": {}}
     load_checkpoint(stage.fabric, working, state)
     history: History = state["history"]
-    meet(stage.fabric)  # all have read it before anyone writes the next
+    barrier(stage.fabric)  # all have read it before anyone writes the next
     with progress(stage.name, params.steps, state["done"], shown=writes) as bar:
         for index in range(state["done"], params.steps):
             losses = stage.step(index)
@@ -139,14 +138,6 @@ def batch_rows(
 ) -> NDArray[np.int64]:
     """Rows of the pairs for step `index`, drawn by its number only."""
     return numpy_generator(name, index, seed).integers(0, pairs, shape)
-
-
-def move_world(world: World, device: torch.device) -> None:
-    """Bring the networks of `world` to `device`."""
-    parts = (world.generator, world.identity, world.landmarks, world.perceptual)
-    for network in (*parts, world.expression_trunk, *world.held_out.values()):
-        if isinstance(network, nn.Module):
-            network.to(device)
 
 
 def require_same_world(pairs: LatentDataset, world: World, latents: Path) -> None:

@@ -93,13 +93,13 @@ def peers(fabric: Fabric) -> Iterator[None]:
         ) from error
 
 
-def meet(fabric: Fabric) -> None:
+def barrier(fabric: Fabric) -> None:
     """Wait until every process is here."""
     with peers(fabric):
         fabric.barrier()
 
 
-def share(rows: Array, fabric: Fabric) -> Array:
+def local_slice(rows: Array, fabric: Fabric) -> Array:
     """This process's part of a whole batch: an equal slice of the last axis of `rows`."""
     length = rows.shape[-1] // fabric.world_size
     start = fabric.global_rank * length

@@ -5,7 +5,7 @@ from pathlib import Path
 from deid.storage.staging import resumable_directory, working_directory
 from deid.training.checkpoint import remove_checkpoint
 from deid.training.loop import Stage, rounded, train
-from deid.training.processes import meet, most_memory, peak_memory
+from deid.training.processes import barrier, most_memory, peak_memory
 from deid.training.sheets import draw_curves
 
 
@@ -16,12 +16,12 @@ def run_stage(stage: Stage, out: Path) -> None:
     processes one owns files, run and pictures; the others only train.
     """
     if not stage.fabric.is_global_zero:
-        meet(stage.fabric)
+        barrier(stage.fabric)
         train(stage, working_directory(out))
         most_memory(stage.fabric)
         return
     with resumable_directory(out, stage.recipe()) as working:
-        meet(stage.fabric)  # the directory is ready
+        barrier(stage.fabric)  # the directory is ready
         _run_in(working, stage)
         remove_checkpoint(working)
 

@@ -37,13 +37,12 @@ from deid.training.held_out import stage_one_figures
 from deid.training.loop import (
     Losses,
     batch_rows,
-    move_world,
     rate_factor,
     require_same_world,
     seeded,
     set_rate,
 )
-from deid.training.processes import global_losses, mean_losses, share, start_fabric, take_step
+from deid.training.processes import global_losses, local_slice, mean_losses, start_fabric, take_step
 from deid.training.run import run_stage
 from deid.training.sheets import stage_one_sheet
 from deid.training.warm_start import WarmStart
@@ -86,11 +85,11 @@ class StageOne:
     name = "stage one"
 
     def __init__(self, params: StageOneParams, world: World, latents: Path) -> None:
-        self.params, self.world = params, world
+        self.params = params
         self.pairs = LatentDataset(latents)
         require_same_world(self.pairs, world, latents)
         self.fabric = start_fabric(params)
-        move_world(world, self.fabric.device)
+        self.world = world = world.to(self.fabric.device)
         w_dim = world.generator.w_dim
         with seeded(seed_of("stage one/initial weights", 0, params.seed)):
             model = Deidentifier(world, params.mapping_widths, self.pairs.w_mean, self.pairs.w_std)
@@ -162,7 +161,7 @@ class StageOne:
         params, device = self.params, self.fabric.device
         shape = (3, params.batch_size)
         rows = batch_rows("stage one/batch", index, params.seed, len(self.pairs), shape)
-        rows = share(rows, self.fabric)
+        rows = local_slice(rows, self.fabric)
         faces = to_tensor(self.pairs.images(rows[0])).to(device)
         others = faces if same else to_tensor(self.pairs.images(rows[1])).to(device)
         own, real = (torch.from_numpy(self.pairs.w(rows[i])).to(device) for i in (0, 2))

@@ -23,13 +23,12 @@ from deid.training.held_out import stage_two_figures
 from deid.training.loop import (
     Losses,
     batch_rows,
-    move_world,
     rate_factor,
     require_same_world,
     seeded,
     set_rate,
 )
-from deid.training.processes import global_losses, mean_losses, share, start_fabric, take_step
+from deid.training.processes import global_losses, local_slice, mean_losses, start_fabric, take_step
 from deid.training.run import run_stage
 from deid.training.sheets import stage_two_sheet
 from deid.worlds import load_world
@@ -55,12 +54,12 @@ class StageTwo:
     def __init__(
         self, params: StageTwoParams, world: World, latents: Path, stage_one: Path
     ) -> None:
-        self.params, self.world = params, world
+        self.params = params
         self.pairs = LatentDataset(latents)
         require_same_world(self.pairs, world, latents)
         self.model = Deidentifier.load(stage_one, None, world)
         self.fabric = start_fabric(params)
-        move_world(world, self.fabric.device)
+        self.world = world.to(self.fabric.device)
         self.stage_one_sha256 = str(read_description(stage_one)["sha256"])
         with seeded(seed_of("stage two/initial weights", 0, params.seed)):
             self.model.attach(params.adversarial_widths, params.delta)
@@ -109,9 +108,9 @@ class StageTwo:
         """This process's share n of the batch: faces `[n,3,R,R]` and their changes `[7,n]`."""
         seed, size = self.params.seed, self.params.batch_size
         rows = batch_rows("stage two/batch", index, seed, len(self.pairs), (size,))
-        faces = to_tensor(self.pairs.images(share(rows, self.fabric))).to(self.fabric.device)
+        faces = to_tensor(self.pairs.images(local_slice(rows, self.fabric))).to(self.fabric.device)
         changes = draw_changes(size, torch_generator("stage two/diversity", index, seed))
-        return faces, share(changes, self.fabric)
+        return faces, local_slice(changes, self.fabric)
 
     def _losses(self, faces: Tensor, changes: Tensor) -> dict[str, Tensor]:
         """Equation (12) with the extra term, and its terms."""

@@ -19,7 +19,7 @@ from deid.params import StageOneParams
 from deid.pixels import to_tensor
 from deid.progress import progress
 from deid.training.loop import batch_rows
-from deid.training.processes import share
+from deid.training.processes import local_slice
 
 TOGETHER = 4
 """Faces that the encoders see at a time: on a CPU more of them need more time each."""
@@ -39,7 +39,7 @@ class WarmStart:
         alone = index < params.mapping_steps
         shape = (params.mapping_batch_size if alone else params.warm_batch_size,)
         rows = batch_rows("stage one/warm start", index, params.seed, len(self.pairs), shape)
-        rows = share(rows, self.fabric)
+        rows = local_slice(rows, self.fabric)
         w = torch.from_numpy(self.pairs.w(rows)).to(device)
         with self.fabric.autocast():
             code = self._codes[rows].to(device).float() if alone else self._code_of(rows)

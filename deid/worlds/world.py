@@ -82,14 +82,7 @@ class LooksNetwork(Protocol):
 
 
 class PerceptualNetwork(Protocol):
-    """Features in which pictures are compared: FID in `pooled`, LPIPS in `distance`."""
-
-    fid_label: str  # how a report must call the FID computed in these features
-    lpips_label: str
-
-    def pooled(self, images: Tensor) -> Tensor:
-        """`[N,3,H,W]` → `[N,D]`."""
-        ...
+    """Features in which pictures are compared."""
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """Perceptual distance of each pair, `[N]`, 0 for equal pictures."""
@@ -97,7 +90,17 @@ class PerceptualNetwork(Protocol):
 
 
 class MetricNetwork(PerceptualNetwork, Protocol):
-    """Measures every figure of a report that compares faces; has no part in training."""
+    """Measures every figure of a report that compares faces; has no part in training.
+
+    FID is that of `pooled`, LPIPS is `distance`.
+    """
+
+    fid_label: str  # how a report must call the FID computed in these features
+    lpips_label: str
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """`[N,3,H,W]` → `[N,D]`."""
+        ...
 
     def expression(self, images: Tensor) -> Tensor:
         """Features in which faces of like expression lie close, `[N,3,H,W]` → `[N,K]`."""

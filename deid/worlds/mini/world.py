@@ -70,7 +70,7 @@ def load_mini_world(  # long: a line for each field of the bundle
         detector=detector,
         held_out=held_out,
         selecting=networks.HELD_OUT[0],
-        perceptual=PerceptualNet(perceptual, FID_LABEL, LPIPS_LABEL).eval(),
+        perceptual=PerceptualNet(perceptual).eval(),
         metric_features=MetricNet(metrics, GROUPS["expression"], FID_LABEL, LPIPS_LABEL).eval(),
         test_faces=held_out_faces,
         weights_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),

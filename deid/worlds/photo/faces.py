@@ -83,18 +83,10 @@ class EfficientNetPerceptual(nn.Module):
     `distance` compares the first `PERCEPTUAL_STAGES` stages.
     """
 
-    fid_label = "FID (EfficientNet-Lite0 features)"
-    lpips_label = "LPIPS-form distance (EfficientNet-Lite0 features)"
-
     def __init__(self, network: EfficientNetLite0) -> None:
         super().__init__()
         self.network = network
         self.convention = _WHOLE_PICTURE
-
-    def pooled(self, images: Tensor) -> Tensor:
-        """`[N,3,H,W]` → `[N,1280]`."""
-        features: Tensor = self.network(self.convention(images))
-        return features
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """`[N]` ≥ 0, for two batches of pictures `[N,3,H,W]`; 0 for equal pictures."""
