@@ -18,13 +18,12 @@ from deid.registry.promotion import Contest
 from deid.registry.register import Registration, standing
 from deid.registry.versions import CHALLENGER
 
-REGISTER = "register"  # the last stage; DVC runs what comes before it
 REGISTERED = Path("data/registered.json")
 
 
 @task(retries=1, retry_delay_seconds=5)
 def pipeline(force: bool = False) -> Registration:
-    """`dvc repro register` here, with its output in the run's log; returns what was registered.
+    """`dvc repro` here, with its output in the run's log; returns what was registered.
 
     Stages go on where they were killed, so that another attempt costs little.
     """
@@ -34,7 +33,7 @@ def pipeline(force: bool = False) -> Registration:
         "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]),
         "DVC_NO_ANALYTICS": "1",
     }
-    command = [sys.executable, "-m", "dvc", "repro", REGISTER, *(["--force"] if force else [])]
+    command = [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else [])]
     lines: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -46,7 +45,7 @@ def pipeline(force: bool = False) -> Registration:
     if process.returncode != 0:
         ours = [line for line in lines if line.startswith("deid:")]
         said = (ours or lines or ["no output"])[-1]
-        raise DeidError(f"dvc repro {REGISTER}: exit code {process.returncode}: {said}")
+        raise DeidError(f"dvc repro: exit code {process.returncode}: {said}")
     return standing(REGISTERED)
 
 

@@ -23,6 +23,7 @@ ENTRIES = {
     "stage_one": ["deid.training.stage_one"],
     "stage_two": ["deid.training.stage_two"],
     "evaluate": ["deid.evaluate.run"],
+    "report": ["deid.evaluate.report"],
     "register": ["deid.registry.register", "deid.registry.model"],
 }
 HARMLESS = {
@@ -59,7 +60,7 @@ FOREIGN = {
 }
 EXTRA = {
     "validate": ["deid/latents/validation.css", "deid/latents/validation.html"],
-    "evaluate": ["deid/evaluate/report.html"],
+    "report": ["deid/evaluate/report.html"],
 }
 
 

@@ -15,7 +15,9 @@ from PIL import Image
 from scipy.linalg import sqrtm
 
 from deid.anonymize import ModelPaths
+from deid.errors import DeidError
 from deid.evaluate.cells import TABLES, Bench, Cell, face_seeds, measure, pairing, produce
+from deid.evaluate.columns import Column, columns
 from deid.evaluate.faces import HeldOut, detected, held_out_faces
 from deid.evaluate.metrics import (
     cosine,
@@ -26,12 +28,14 @@ from deid.evaluate.metrics import (
     mean_distance,
     threshold_at,
 )
-from deid.evaluate.report import Column, columns, lines
+from deid.evaluate.report import lines, write_report
+from deid.evaluate.report import report as report_page
 from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarize
 from deid.evaluate.verdicts import verdicts
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from deid.registry.gates import FIGURES
 from deid.stage_files import content_of
+from tests.dvc_deps import code_of
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
@@ -146,7 +150,8 @@ def faces() -> HeldOut:
 @pytest.fixture(scope="module")
 def report(models: ModelPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("report")
-    evaluate_world(PARAMS, ANONYMIZE, WORLD, models, work)
+    figures = evaluate_world(PARAMS, ANONYMIZE, WORLD, models, work)
+    write_report(figures, WORLD, PARAMS, ANONYMIZE, work)
     return work
 
 
@@ -299,8 +304,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     work = tmp_path / "work"
     shutil.copytree(report, work)
-    for name in ("metrics.json", "index.html"):
-        (work / name).unlink()
+    (work / "metrics.json").unlink()
     kept, lost = sorted((work / CELLS).iterdir())[::2], sorted((work / CELLS).iterdir())[1::2]
     stamps = {path: path.stat().st_mtime_ns for path in kept}
     for path in lost:
@@ -385,7 +389,7 @@ def test_the_stage_leaves_only_its_results_and_a_finished_run(
     assert models.stage_two is not None
     out = tmp_path / "reports"
     evaluate(params, ANONYMIZE, WorldParams(), models.stage_one, models.stage_two, out)
-    assert sorted(path.name for path in out.iterdir()) == ["figures", "index.html", "metrics.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["figures", "metrics.json"]
     assert not out.with_name("reports.partial").exists()
 
     from deid.tracking import experiment_id, mlflow_client
@@ -395,3 +399,14 @@ def test_the_stage_leaves_only_its_results_and_a_finished_run(
     assert run.info.status == "FINISHED"
     logged = json.loads((out / "metrics.json").read_text())["table1"]["fgsm-0.1"]["fid"]["mean"]
     assert run.data.metrics["table1.fgsm-0.1.fid.mean"] == pytest.approx(logged)
+
+    report_page(params, ANONYMIZE, WorldParams(), out)
+    assert "<h1>Can these faces" in (out / "index.html").read_text()
+    (out / "metrics.json").write_text("{}")
+    with pytest.raises(DeidError, match=r"metrics\.json: not readable.*run `dvc repro evaluate`"):
+        report_page(params, ANONYMIZE, WorldParams(), out)
+
+
+def test_the_words_of_the_page_cost_no_new_evaluation() -> None:
+    assert not {"deid/evaluate/report.html", "deid/evaluate/report.py"} & {*code_of("evaluate")}
+    assert {"deid/evaluate/report.html", "deid/evaluate/report.py"} <= {*code_of("report")}

@@ -25,6 +25,7 @@ from deid.batch.project import open_pipeline
 from deid.batch.run import deidentify_path
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
+from deid.evaluate.report import report
 from deid.evaluate.run import evaluate
 from deid.latents.sample import sample_from
 from deid.latents.shards import LatentDataset
@@ -156,6 +157,7 @@ def lab(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
         train_stage_one(ONE, WORLD, root / "latents", root / "one")
         train_stage_two(TWO, WORLD, root / "latents", root / "one", root / "two")
         evaluate(JUDGED, FEW, WORLD, root / "one", root / "two", root / "reports")
+        report(JUDGED, FEW, WORLD, root / "reports")
         yield Lab(root, load_world(WORLD))
 
 

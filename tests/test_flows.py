@@ -401,7 +401,7 @@ def test_retraining_promotes_what_passes_and_says_why_it_does_not(
         retrain()
     assert promotion.champion_version(RegisterParams().model) == 2
     (tmp_path / "value.txt").write_text("nonsense")
-    with pytest.raises(DeidError, match="dvc repro register: exit code"):
+    with pytest.raises(DeidError, match="dvc repro: exit code"):
         retrain()
     assert promotion.champion_version(RegisterParams().model) == 2
 

@@ -125,7 +125,7 @@ def test_a_small_pipeline_runs_from_clone_to_champion(tmp_path: Path) -> None:
     (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
     said = repro(clone)
-    for stage in ("sample", "validate", "stage_one", "stage_two", "evaluate", "register"):
+    for stage in ("sample", "validate", "stage_one", "stage_two", "evaluate", "report", "register"):
         assert f"Running stage '{stage}'" in said
 
     metrics = json.loads((clone / "reports/metrics.json").read_text())

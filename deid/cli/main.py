@@ -27,7 +27,9 @@ app = typer.Typer(
 app.command()(run.run)
 app.add_typer(weights.app, name="weights")
 app.add_typer(audit.app, name="audit")
-for stage in (stages.sample, stages.validate, stages.stage_one, stages.stage_two, stages.evaluate):
+for stage in (stages.sample, stages.validate, stages.stage_one, stages.stage_two):
+    app.command()(stage)
+for stage in (stages.evaluate, stages.report):
     app.command()(stage)
 for command in (registry.register, registry.promote, registry.rollback):
     app.command()(command)

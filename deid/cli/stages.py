@@ -54,9 +54,18 @@ def stage_two(params: ParamsFile = PARAMS) -> None:
 
 
 def evaluate(params: ParamsFile = PARAMS) -> None:
-    """Measure Tables 1-3, draw the figures and write the page, into reports."""
-    from deid.evaluate import evaluate
+    """Measure Tables 1-3 and draw the figures, into reports."""
+    from deid.evaluate.run import evaluate
     from deid.params import load_params
 
     p = load_params(params)
     evaluate(p.evaluate, p.anonymize, p.world, STAGE_ONE, STAGE_TWO, REPORTS)
+
+
+def report(params: ParamsFile = PARAMS) -> None:
+    """Write the page of what `evaluate` measured, reports/index.html."""
+    from deid.evaluate.report import report
+    from deid.params import load_params
+
+    p = load_params(params)
+    report(p.evaluate, p.anonymize, p.world, REPORTS)

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: every method on every repetition, then tables, figures and the page.
+"""The stage `evaluate`: every method on every repetition, then tables and figures.
 
 A cell is one method on one repetition's faces. Each finished cell is a small JSON file in the
 working directory, so a killed run repeats one cell at most and ends with the same figures.
@@ -15,9 +15,9 @@ import numpy as np
 
 from deid.anonymize import ModelPaths
 from deid.evaluate.cells import TABLES, Bench, Cell, measure, produce
+from deid.evaluate.columns import columns
 from deid.evaluate.faces import HeldOut, held_out_faces
 from deid.evaluate.plots import draw_figures
-from deid.evaluate.report import columns, write_report
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from deid.progress import progress
 from deid.stage_files import content_of, read_description
@@ -36,7 +36,7 @@ def evaluate(
     stage_two: Path,
     out: Path,
 ) -> None:
-    """Write `metrics.json`, `figures/*.png` and `index.html` to `out`.
+    """Write `metrics.json` and `figures/*.png` to `out`.
 
     Raises `DeidError` where a stage's output is missing.
     """
@@ -58,7 +58,7 @@ def evaluate(
                 params, anonymize, world, ModelPaths(stage_one, stage_two), work
             )
             run.metrics(0, **flatten(metrics))
-            for name in ("metrics.json", "index.html", "figures"):
+            for name in ("metrics.json", "figures"):
                 run.artifact(work / name)
         shutil.rmtree(work / CELLS)
 
@@ -95,7 +95,6 @@ def evaluate_world(
     write_atomically(work / "metrics.json", json.dumps(content, indent=2).encode() + b"\n")
     first = {method: cell for (_, method, seed), cell in cells.items() if seed == 0}
     draw_figures(bench, faces(0), metrics, first, work / "figures")
-    write_report(metrics, world, params, anonymize, work)
     return metrics
 
 
