@@ -18,6 +18,7 @@ from deid.batch.run import run_batch
 from deid.batch.settings import RunSettings
 from deid.batch.summary import Summary
 from deid.errors import DeidError
+from deid.storage import lease
 from deid.storage import s3 as s3_module
 from deid.storage.local import LocalStorage
 from deid.storage.locations import open_storage
@@ -36,7 +37,7 @@ NAMES = [f"{n % 3}/{n}.png" for n in range(8)]
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_module, "PAUSE", 0.01)
     monkeypatch.setattr(s3_module, "READ_TIMEOUT", 2.0)
-    monkeypatch.setattr(s3_module, "LEASE_SECONDS", 0.0)  # a run that failed keeps nobody out
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)  # a run that failed keeps nobody out
 
 
 @pytest.fixture
@@ -308,13 +309,13 @@ def test_objects_say_what_they_are(bucket: str, faults: Faults) -> None:
 def test_a_lease_keeps_a_second_run_out_and_needs_no_permission_to_delete(
     bucket: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_module, "LEASE_SECONDS", 60.0)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 60.0)
     first, second = S3Storage(bucket, "out"), S3Storage(bucket, "out")
     with first.exclusive():
         taken = next(request for request in faults.seen if request.method == "PUT")
         assert taken.headers.get("if-none-match") == "*"
         with pytest.raises(DeidError, match=r"another run is at work .*run again in \d+ s"):
-            second._take_lease("other")
+            lease.take(second, "other")
     with second.exclusive():
         pass
     assert not any(request.method == "DELETE" for request in faults.seen)

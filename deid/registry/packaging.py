@@ -8,6 +8,14 @@ from pathlib import Path
 from deid import __version__
 from deid.tracking import mlflow_client
 
+PARAMETERS: tuple[tuple[str, str, object], ...] = (
+    ("method", "string", "swap"),
+    ("seed", "long", 0),
+    ("allow_no_face", "boolean", False),
+    ("first_frame_only", "boolean", False),
+)
+"""Name, type and default of what a request may set."""
+
 
 def save_pyfunc(bundle: Path, out: Path) -> None:
     """Write an MLflow model directory `out` that serves the bundle in the folder `bundle`.
@@ -28,14 +36,7 @@ def save_pyfunc(bundle: Path, out: Path) -> None:
     signature = ModelSignature(
         inputs=Schema([ColSpec("binary", "image")]),
         outputs=Schema(outputs),
-        params=ParamSchema(
-            [
-                ParamSpec("method", "string", "swap"),
-                ParamSpec("seed", "long", 0),
-                ParamSpec("allow_no_face", "boolean", False),
-                ParamSpec("first_frame_only", "boolean", False),
-            ]
-        ),
+        params=ParamSchema([ParamSpec(*parameter) for parameter in PARAMETERS]),
     )
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # "no version of pip"
     with warnings.catch_warnings():

@@ -8,26 +8,17 @@ whole or not at all, and the server compares the MD5 that the request has.
 
 import base64
 import hashlib
-import json
 import mimetypes
 import re
-import secrets
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from deid.errors import DeidError
-from deid.storage.protocol import (
-    PRIVATE,
-    Occupied,
-    StorageFailure,
-    Unreachable,
-    check_size,
-    checked,
-)
+from deid.storage import lease
+from deid.storage.protocol import Occupied, StorageFailure, Unreachable, check_size, checked
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -36,9 +27,6 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 PAUSE = 0.5  # seconds before the second attempt; doubled for each further one
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0  # seconds without a byte
-
-LEASE = f"{PRIVATE}lease.json"
-LEASE_SECONDS = 60.0  # how long a killed run keeps others out; renewed three times as often
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 # The fault of the credentials or of the bucket: no other name would fare better.
@@ -167,53 +155,20 @@ class S3Storage:
         with self._errors(name, writes=True):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(name))
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Hold a lease, which also shows that objects can be written; none may be deleted for it.
 
         On a server that knows no conditional writes, two runs that begin within one round trip of
         each other are both let in: they do the work twice, to the same bytes.
         """
-        owner, over = secrets.token_hex(8), threading.Event()
-        self._take_lease(owner)
+        return lease.hold(self)
 
-        def renew() -> None:
-            while not over.wait(max(1.0, LEASE_SECONDS / 3)):
-                with suppress(DeidError):  # the next write of the run says it
-                    self.write(LEASE, _lease(owner, LEASE_SECONDS))
-
-        thread = threading.Thread(target=renew, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-            with suppress(DeidError):
-                self.write(LEASE, _lease(owner, 0))
-
-    def _take_lease(self, owner: str) -> None:
-        version = self.version(LEASE)
-        if version is not None and (left := self._lease_left()) > 0:
-            raise self._at_work(f"; if it was killed, run again in {left:.0f} s")
-        try:
-            self.replace(LEASE, _lease(owner, LEASE_SECONDS), version)
-        except Occupied:
-            raise self._at_work("") from None
-
-    def _lease_left(self) -> float:
-        """Seconds, by the server's clock alone."""
-        with self._errors(LEASE):
-            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(LEASE))
-            try:
-                seconds = float(json.loads(answer["Body"].read())["seconds"])
-                now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-            except (ValueError, KeyError, TypeError):
-                return 0.0
-        return seconds - (now - answer["LastModified"]).total_seconds()
-
-    def _at_work(self, more: str) -> DeidError:
-        return DeidError(f"{self}: another run is at work there; wait for its end{more}")
+    def age(self, name: str) -> float:
+        """Seconds since an object was written, by the server's clock alone."""
+        with self._errors(name):
+            answer = self._client.head_object(Bucket=self.bucket, Key=self._key(name))
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return (now - answer["LastModified"]).total_seconds()
 
     def _key(self, name: str) -> str:
         try:
@@ -258,10 +213,6 @@ def content_type(name: str) -> str:
     """The media type of a file, told by its suffix."""
     kind = mimetypes.guess_type(name)[0]
     return kind or _TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")
-
-
-def _lease(owner: str, seconds: float) -> bytes:
-    return json.dumps({"owner": owner, "seconds": seconds}).encode()
 
 
 def _body(answer: "GetObjectOutputTypeDef", limit: int | None) -> bytes | None:
