@@ -12,7 +12,7 @@ import mimetypes
 import re
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -142,8 +142,9 @@ class S3Storage:
     def _put(self, name: str, data: bytes, **condition: Any) -> str:
         digest = hashlib.md5(data, usedforsecurity=False).digest()
         where: dict[str, Any] = {"Bucket": self.bucket, "Key": self._key(name)}
-        said = {"ContentMD5": base64.b64encode(digest).decode(), "ContentType": content_type(name)}
-        answer = self._client.put_object(**where, **said, **self._extra, **condition, Body=data)
+        put = where | condition | self._extra | {"Body": data, "ContentType": content_type(name)}
+        put["ContentMD5"] = base64.b64encode(digest).decode()
+        answer = self._client.put_object(**put)
         version = answer["ETag"].strip('"')
         if version != digest.hex():  # the ETag of an encrypted object, or of a server of its own
             stored = self._client.head_object(**where)
@@ -155,13 +156,15 @@ class S3Storage:
         with self._errors(name, writes=True):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(name))
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
         """Hold a lease, which also shows that objects can be written; none may be deleted for it.
 
         On a server that knows no conditional writes, two runs that begin within one round trip of
         each other are both let in: they do the work twice, to the same bytes.
         """
-        return lease.hold(self)
+        with lease.hold(self):
+            yield
 
     def age(self, name: str) -> float:
         """Seconds since an object was written, by the server's clock alone."""
