@@ -81,6 +81,7 @@ class ProcessPool:
 
     def work(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
         """See `Executor`."""
+        self._given_up = []
         waiting = next(tasks, None)
         while waiting is not None or any(worker.task for worker in self._workers):
             for worker in self._workers:
