@@ -22,6 +22,7 @@ from deid.faces.alignment import (
 from deid.pixels import Pixels
 
 MAX_CROP = 512
+MAX_DRAWN = 1024  # of a face that is drawn, whose generator chooses how fine
 MIN_CROP = 32
 
 Window = tuple[int, int, int, int]
@@ -59,11 +60,11 @@ class Square:
         return apply_affine(self.to_crop(size), self.points)
 
 
-def crop_side(square: Square, resolution: int | None) -> int:
-    """Side to crop at: `resolution`, or native (32 to 512) for a method that takes any size."""
+def crop_side(square: Square, resolution: int | None, most: int = MAX_CROP) -> int:
+    """Side to crop at: `resolution`, or native (32 to `most`) for a method that takes any size."""
     if resolution is not None:
         return resolution
-    return int(np.clip(round(square.side), MIN_CROP, MAX_CROP))
+    return int(np.clip(round(square.side), MIN_CROP, most))
 
 
 def crop_face(picture: Pixels, square: Square, size: int) -> Pixels:

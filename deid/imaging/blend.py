@@ -56,11 +56,7 @@ def match_light(new: Picture, place: Place) -> Picture:
     if chosen.sum() < 12:
         return new
     light = _to_scale(_small(place.old, size)) - _to_scale(_small(new, size))
-    basis = _basis(chosen)
-    field = np.stack(
-        [basis @ _fit(basis[chosen], light[..., channel][chosen]) for channel in range(3)], -1
-    )
-    field = np.clip(field, -MOST_LIGHT, MOST_LIGHT).astype(np.float32)
+    field = np.clip(fit_field(light, chosen), -MOST_LIGHT, MOST_LIGHT).astype(np.float32)
     full = cv2.resize(field, (new.shape[1], new.shape[0]), interpolation=cv2.INTER_LINEAR)
     return _from_scale(_to_scale(new) + full)
 
@@ -77,14 +73,15 @@ def _from_scale(values: Picture) -> Picture:
     return np.asarray(share * (WHITE + BLACK) - BLACK, dtype=np.float32)
 
 
-def close_seam(new: Picture, place: Place) -> Picture:
+def close_seam(new: Picture, place: Place, seen: Picture | None = None) -> Picture:
     """Shift `new` near the mask's edge to the colors that were there, fading towards the middle.
 
     The difference in a band along the edge is carried inwards by normalized convolution: a
     membrane, as in gradient-domain cloning, that ends before it can tint the whole face. Where
     skin met hair or background it still does: the step that was there stays. At the jaw a large
     difference is mostly background within the mask, which must not shine through the skin, and
-    the old jaw's own colors help to know a face again: there it is closed in part.
+    the old jaw's own colors help to know a face again: there it is closed in part. `seen` is what
+    counts as `new` at the edge, where that is not all of it.
     """
     whole = (place.alpha >= 1).astype(np.uint8)
     if whole.all() or not whole.any():
@@ -92,7 +89,7 @@ def close_seam(new: Picture, place: Place) -> Picture:
     inside = cv2.distanceTransform(whole, cv2.DIST_L2, 5)
     ring = (inside <= max(1.0, BAND * place.side)).astype(np.float32)
     there = _carried(place.old, ring, place.side)
-    shift = there - _carried(new, ring, place.side)
+    shift = there - _carried(new if seen is None else seen, ring, place.side)
     # No further than to the color that was there: dark hair that is lightened at the edge must
     # not light up the skin beside it.
     most = np.abs(there - new) * (np.sign(there - new) == np.sign(shift))
@@ -130,6 +127,15 @@ def _small(picture: Picture, size: tuple[int, int]) -> Picture:
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     smooth = cv2.GaussianBlur(small, (0, 0), max(0.5, 0.03 * max(size)))
     return np.asarray(smooth, dtype=np.float32).clip(0)
+
+
+def fit_field(values: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """By channel the a + b·x + c·y that fits `values [h,w,3]` best in `chosen [h,w]`, outliers left
+    out; level beyond what is chosen."""
+    basis = _basis(chosen)
+    return np.stack(
+        [basis @ _fit(basis[chosen], values[..., channel][chosen]) for channel in range(3)], -1
+    )
 
 
 def _basis(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:

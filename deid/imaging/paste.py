@@ -5,7 +5,7 @@ the original face shine through. Beyond the region the picture keeps its bytes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,13 +13,26 @@ from numpy.typing import NDArray
 
 from deid.faces.alignment import Points, apply_affine, five_points
 from deid.imaging.align import Square, Window, place_face
-from deid.imaging.blend import Place, blend_in
+from deid.imaging.blend import Place, blend_in, close_seam, match_light
 from deid.imaging.fit import outline_of_landmarks
+from deid.imaging.skin import find_skin, reaching_in
+from deid.imaging.texture import match_texture
 from deid.pixels import Pixels
 
 OPAQUE_GRAY = 96
 FILL_TOLERANCE = 10.0  # levels of 256 by which an encoder may miss it, in the mean
 FEATHER = 0.03  # of the FFHQ square's side
+JAW_FEATHER = 0.025  # of it, where a face ends at its jaw
+CORE = 0.72  # of the way to the jaw, nothing of the old picture may stay
+BROW = 0.15 * np.array(
+    [0.3, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.3]
+)  # of the height from nose tip to brows: nor so far above them
+CHIN = 0.78  # of the height of the square, below which no hair hangs over a face
+RIM = 0.03  # of it: how far it fades over hair
+FOREHEAD_FEATHER = 0.09  # of it, where a face that ends above its brows goes on in the same skin
+RAISED = 0.35 * np.array(
+    [0.2, 0.6, 0.9, 1.0, 1.0, 1.0, 1.0, 0.9, 0.6, 0.2]
+)  # of the height from nose tip to brows: how far above its landmarks a brow is covered
 ROUNDNESS = 3.0  # exponent of a superellipse: 2 is an ellipse, a rectangle is beyond all
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 
@@ -30,6 +43,7 @@ class Region:
 
     window: Window
     alpha: NDArray[np.float32]
+    core: NDArray[np.uint8] | None = None
 
 
 def plausible(landmarks: Points, points: Points, size: int, near: float = PLAUSIBLE) -> bool:
@@ -60,12 +74,40 @@ def _ellipse(square: Square, middle: float, across: float, down: float) -> Point
 
 def soft_region(hull: Points, shape: tuple[int, ...], feather: float) -> Region:
     """1 over `hull` `[M,2]`, falling smoothly to 0 within `feather` pixels outside it."""
-    margin = int(np.ceil(feather)) + 3
-    window = _window(hull, shape, margin)
+    window = _window(hull, shape, int(np.ceil(feather)) + 3)
+    return _softened(hull, window, max(feather, 1e-3))
+
+
+def face_region(landmarks: Points, square: Square, shape: tuple[int, ...]) -> Region:
+    """1 from just over the brows to the chin of 68 landmarks `[68,2]`, falling to 0 outside: within
+    a narrow rim at the jaw, over more of the forehead, where the skin goes on. Its `core` is the
+    part in which nothing of the old face may stay."""
+    jaw, forehead = JAW_FEATHER * square.side, FOREHEAD_FEATHER * square.side
+    upright = apply_affine(square.to_crop(1), landmarks)
+    raised = upright[17:27].copy()
+    up = upright[30, 1] - raised[:, 1].mean()
+    raised[:, 1] -= RAISED * up
+    brows = upright[18:26] - np.outer(BROW * up, [0.0, 1.0])  # hair falls over their ends
+    middle = upright[27:36].mean(axis=0)
+    inner = np.concatenate(
+        [upright[18:26], upright[27:], brows, middle + CORE * (upright[:17] - middle)]
+    )
+    hull, core = (
+        apply_affine(square.to_picture(1), cv2.convexHull(part.astype(np.float32))[:, 0])
+        for part in (np.concatenate([upright, raised]), inner)
+    )
+    window = _window(hull, shape, int(np.ceil(forehead)) + 3)
+    below = _below_eyes(square, window)
+    feather = np.maximum(below * jaw + (1.0 - below) * forehead, 1e-3)
+    return replace(_softened(hull, window, feather), core=_filled(core, window))
+
+
+def _softened(hull: Points, window: Window, feather: float | NDArray[np.float32]) -> Region:
+    """1 over `hull`, falling to 0 over `feather` pixels, which may differ from place to place."""
     whole = _filled(hull, window)
     wider = cv2.dilate(whole, np.ones((3, 3), np.uint8))
     distance = cv2.distanceTransform(1 - wider, cv2.DIST_L2, 5)
-    fall = np.clip(1.0 - distance / max(feather, 1e-3), 0.0, 1.0)
+    fall = np.clip(1.0 - distance / feather, 0.0, 1.0)
     # Averaged with its neighbors, for the outline was drawn in whole pixels: stairs would show.
     alpha = cv2.blur(fall * fall * (3.0 - 2.0 * fall), (3, 3), borderType=cv2.BORDER_REPLICATE)
     return Region(window, np.asarray(np.maximum(alpha, whole), dtype=np.float32))
@@ -129,13 +171,50 @@ def paste(canvas: Pixels, crop: Pixels, square: Square, region: Region, match: b
     canvas[y0:y1, x0:x1] = cv2.blendLinear(old, new, 1.0 - region.alpha, region.alpha)
 
 
+def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> Region:
+    """Blend a crop of skin (`deid.imaging.skin`) into a region that ends above the brows, in place,
+    matched to the skin, the grain and the sharpness of its picture."""
+    x0, y0, x1, y1 = region.window
+    old = canvas[y0:y1, x0:x1].astype(np.float32)
+    new = place_face(crop, square, region.window).astype(np.float32)
+    cheeks = _filled(_ellipse(square, middle=0.61, across=0.16, down=0.09), region.window)
+    skin = _filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
+    found = find_skin(old, cheeks.astype(np.float32))
+    shaded, likeness = (
+        (found.shaded, found.likeness) if found else (old, np.ones_like(region.alpha))
+    )
+    assert region.core is not None
+    hair = reaching_in(likeness, (region.alpha >= 1).astype(np.float32)) * (1 - region.core)
+    hair[_height(square, region.window) > CHIN] = 0  # what is dark there is the jaw's shadow
+    whole = ((region.alpha >= 1) & (hair == 0)).astype(np.uint8)
+    nowhere = np.zeros_like(region.alpha)
+    place = Place(shaded, whole.astype(np.float32), skin.astype(np.float32), nowhere, square.side)
+    lit = match_light(new, place)
+    seen = find_skin(lit, cheeks.astype(np.float32))
+    lit = close_seam(lit, place, seen.shaded if seen else None)
+    lit = match_texture(lit, old, region.core.astype(np.float32), cheeks.astype(np.float32))
+    distance = cv2.distanceTransform(1 - whole, cv2.DIST_L2, 5)
+    rim = np.clip(1.0 - distance / max(1.5, RIM * square.side), 0.0, 1.0)
+    rim = rim * rim * (3 - 2 * rim)
+    alpha = np.where(whole, 1.0, np.minimum(region.alpha, np.maximum(likeness * (1 - hair), rim)))
+    mixed = old + alpha[..., None] * (lit - old)
+    canvas[y0:y1, x0:x1] = np.rint(mixed).clip(0, 255).astype(np.uint8)
+    return Region(region.window, alpha.astype(np.float32))
+
+
 def _below_eyes(square: Square, window: Window) -> NDArray[np.float32]:
     """0 above the eyes to 1 below them, over `window` `[h,w]`."""
+    down = (_height(square, window) - 0.4) / 0.12
+    return np.asarray(np.clip(down, 0.0, 1.0), dtype=np.float32)
+
+
+def _height(square: Square, window: Window) -> Points:
+    """How far down its FFHQ square each pixel of `window` lies: the eyes at 0.47, the mouth at 0.75
+    of it."""
     x0, y0, x1, y1 = window
     y, x = np.ogrid[y0:y1, x0:x1]
     down = square.to_crop(1)[1]
-    height = down[0] * (x + 0.5) + down[1] * (y + 0.5) + down[2]
-    return np.asarray(np.clip((height - 0.4) / 0.12, 0.0, 1.0), dtype=np.float32)
+    return np.asarray(down[0] * (x + 0.5) + down[1] * (y + 0.5) + down[2])
 
 
 def fill(canvas: Pixels, region: Region) -> None:

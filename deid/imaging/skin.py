@@ -1,0 +1,136 @@
+"""Which pixels about a face are its skin, and a made face of which nothing but skin goes along.
+
+A generator draws hair, a hat and a background of its own around a face. Where they reach into the
+place that the face goes to, its skin is carried on instead.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deid.faces.alignment import Points
+from deid.imaging.blend import Picture, fit_field
+from deid.pixels import Pixels
+
+GRID = 192  # longer side of the grid on which skin is told from what is not
+DARKER, LIGHTER = 0.3, 0.6  # weight of lightness beside color: a cheek in the shade is skin
+SURELY, HARDLY = 9.0, 18.0  # distances in Lab from the skin's color at which it is, and is not
+SHADE = 0.85  # of the skin's lightness: the least that hair over it leaves
+COLORFUL = 4.0  # of chroma in Lab, above the skin's, at which it is no beard
+INWARDS = 0.93  # of the way from its middle to its jaw, a made face is surely its own
+ABOVE = 0.12  # of the height from nose tip to brows: how far a brow reaches above its landmarks
+
+
+@dataclass(frozen=True)
+class Skin:
+    """Of a picture `[h,w]`: `likeness float32 [h,w]`, 1 where it has the color of its skin under a
+    light that falls off evenly, 0 where it is hair or background; `shaded float32 [h,w,3]` in
+    levels of 256, its low frequencies with the skin in its own shade where there is none; `pale
+    [h,w]`, 1 where it is no more colorful than the skin."""
+
+    likeness: Picture
+    shaded: Picture
+    pale: Picture
+
+
+def find_skin(picture: Picture, patch: Picture) -> Skin | None:
+    """The skin of `float32 [h,w,3]` in levels of 256, some of which is where `patch [h,w]` is 1;
+    None where that is too little to tell."""
+    height, width = patch.shape
+    scale = min(1.0, GRID / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    chosen = cv2.resize(patch, size, interpolation=cv2.INTER_AREA) > 0.5
+    if chosen.sum() < 12:
+        return None
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).clip(0, 255) / 255
+    lab = cv2.cvtColor(small.astype(np.float32), cv2.COLOR_RGB2LAB)
+    usual = fit_field(lab, chosen).astype(np.float32)
+    off = lab - usual
+    off[..., 0] *= np.where(off[..., 0] < 0, DARKER, LIGHTER)
+    far = np.linalg.norm(off, axis=-1)
+    likeness = np.clip((HARDLY - far) / (HARDLY - SURELY), 0.0, 1.0)[..., None]
+    shade = np.clip(lab[..., :1] / np.maximum(usual[..., :1], 1.0), SHADE, 1.0)
+    usual[..., :1] *= shade
+    dark = cv2.cvtColor(usual, cv2.COLOR_LAB2RGB)
+    chroma, most = np.linalg.norm(lab[..., 1:], axis=-1), np.linalg.norm(usual[..., 1:], axis=-1)
+    fields = (likeness, 255 * (likeness * small + (1 - likeness) * dark), chroma < most + COLORFUL)
+    return Skin(*(_enlarged(field.astype(np.float32), (width, height)) for field in fields))
+
+
+def skin_only(crop: Pixels, landmarks: Points) -> Pixels:
+    """`uint8 [S,S,3]` with the face at `landmarks [68,2]` as it is, and around it, in place of all
+    that is not skin, the skin at its edge carried on."""
+    side = crop.shape[0]
+    size = min(side, GRID)
+    small = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+    own, skin = _own(small, landmarks * (size / side))
+    around = _enlarged(_carried_on(small, skin), (side, side))
+    soft = np.minimum(own, cv2.GaussianBlur(own, (0, 0), 0.01 * size))
+    soft = _enlarged(soft, (side, side))[..., None]
+    return np.rint(soft * crop + (1 - soft) * around).clip(0, 255).astype(np.uint8)
+
+
+def _own(small: Picture, landmarks: Points) -> tuple[Picture, Picture]:
+    """1 over what is the face's own in `float32 [n,n,3]`: its features, its chin and its skin; and
+    1 over what of it may be carried on."""
+    size = small.shape[0]
+    up = np.array([0.0, landmarks[30, 1] - landmarks[17:27, 1].mean()])
+    brows = landmarks[17:27].copy()
+    brows[[0, -1]] = (brows[[0, -1]] + brows[[1, -2]]) / 2  # hair falls over their ends
+    arcs = [np.concatenate([arc, arc - ABOVE * up]) for arc in brows.reshape(2, 5, 2)]
+    parts = [*arcs, landmarks[36:48], landmarks[27:36], landmarks[48:60]]
+    features = np.maximum.reduce([_hull(part, size) for part in parts])
+    features = cv2.dilate(features, np.ones((round(0.02 * size) | 1,) * 2, np.uint8))
+    middle = landmarks[27:36].mean(axis=0)
+    jaw = middle + INWARDS * (landmarks[:17] - middle)
+    whole = _hull(np.concatenate([landmarks[17:], brows - 2 * ABOVE * up, jaw]), size)
+    cheeks = np.concatenate(
+        [landmarks[[40, 41, 46, 47, 31, 35]], (jaw[[2, 3, 13, 14]] + middle) / 2]
+    )
+    found = find_skin(small, _hull(cheeks, size))
+    if found is None:
+        return whole, whole * (1 - features)
+    beard = found.pale * (np.arange(size)[:, None] > landmarks[[48, 54], 1].mean())
+    like = np.maximum(found.likeness, beard)
+    own = whole * (1 - reaching_in(like, whole))
+    forehead = np.arange(size)[:, None] < brows[:, 1].min() - ABOVE * up[1]
+    own = np.where(forehead, own * like, own)  # single strands, of which it would be no pity
+    skin = own * (like > 0.9) * (1 - features)
+    return np.maximum(features, own).astype(np.float32), skin.astype(np.float32)
+
+
+def reaching_in(likeness: Picture, whole: Picture) -> Picture:
+    """1 where what is not skin reaches from outside into `whole [h,w]` and is broader than a
+    wrinkle or the rim of glasses, else 0."""
+    thick = np.ones((max(3, round(0.03 * len(whole))) | 1,) * 2, np.uint8)
+    inner = (whole > 0).astype(np.uint8)
+    other = np.where((likeness < 0.5) & (whole > 0), np.uint8(1), np.uint8(0))
+    other = cv2.morphologyEx(np.maximum(other, 1 - inner), cv2.MORPH_OPEN, thick)
+    _, parts = cv2.connectedComponents(other)
+    outside = np.unique(parts[(inner == 0) & (other > 0)])
+    reached = np.isin(parts, outside[outside > 0]).astype(np.uint8)
+    return np.asarray(cv2.dilate(reached, thick) * inner, dtype=np.float32)
+
+
+def _carried_on(picture: Picture, weight: Picture) -> Picture:
+    """The colors where `weight [n,n]` is 1, averaged and carried on to everywhere."""
+    total, spread = np.zeros_like(picture), np.zeros_like(weight)
+    for sigma, share in ((0.015, 1.0), (0.04, 1e-2), (0.1, 1e-4), (0.3, 1e-6)):  # near colors first
+        blurred = cv2.GaussianBlur(weight, (0, 0), sigma * len(picture))
+        colors = cv2.GaussianBlur(picture * weight[..., None], (0, 0), sigma * len(picture))
+        total, spread = total + share * colors, spread + share * blurred
+    return np.asarray(total / (spread[..., None] + 1e-12), dtype=np.float32)
+
+
+def _hull(points: Points, size: int) -> Picture:
+    """1 within the convex hull of points in a square of `size`."""
+    mask = np.zeros((size, size), np.uint8)
+    hull = cv2.convexHull(np.rint((points - 0.5) * 16).astype(np.int32))
+    cv2.fillConvexPoly(mask, hull, 1, lineType=cv2.LINE_8, shift=4)
+    return mask.astype(np.float32)
+
+
+def _enlarged(field: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_LINEAR))
