@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from benchmarks.seam import edge_step
 from deid.faces.detection import build_detector
 from deid.faces.faces import FaceDetector
 from deid.gate.anonymize import fitted
@@ -64,17 +65,7 @@ class Pasted:
 
     def step(self, pixels: Pixels) -> float:
         """Mean ΔE2000 between just inside and just outside the mask's edge."""
-        lab = rgb2lab(self.window(pixels)).astype(np.float32)
-        edges = []
-        for into in (True, False):
-            whole = (self.region.alpha >= 1).astype(np.uint8)
-            chosen = whole if into else (self.region.alpha <= 0.05).astype(np.uint8)
-            weight = chosen.astype(np.float32)
-            sigma = max(1.0, 0.012 * self.side)
-            total = cv2.GaussianBlur(lab * weight[..., None], (0, 0), sigma)
-            edges.append(total / (cv2.GaussianBlur(weight, (0, 0), sigma)[..., None] + 1e-6))
-        contour = (self.region.alpha > 0.05) & (self.region.alpha < 1)
-        return float(deltaE_ciede2000(edges[0], edges[1])[contour].mean())
+        return edge_step(pixels, self.region, self.side)
 
 
 Make = Callable[[Pixels], Pixels]

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import cast, get_args
 
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from deid.params import AnonymizeParams
 from deid.pixels import Pixels
 from deid.seeds import seed_of
 from deid.storage.staging import file_sha256, files_sha256, fingerprint
-from deid.worlds.world import World
+from deid.worlds.world import RegionName, World
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DONORS = ("alike", "any")
@@ -144,6 +145,7 @@ def _seen(encoded: bytes, decoded: Decoded, keep: Keep) -> Pixels:
 def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | None) -> Pipeline:
     """Load all that a run needs; what is missing or broken is a `DeidError` before any picture."""
     parse_keep(settings.keep_metadata)
+    region = region_of(settings, world)
     base = settings.method.partition("-")[0]
     if base not in METHODS:
         raise DeidError(f"method {settings.method!r}: unknown; choose one of {', '.join(METHODS)}")
@@ -170,7 +172,7 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
 
     chooser = build_chooser(settings.keep, settings.only, find, verifier)
     domain = rendered_only(world, settings.detectors, settings.recognizers, settings.rendered)
-    components = replace(components, chooser=chooser, rendered_only=domain)
+    components = replace(components, chooser=chooser, rendered_only=domain, region=region)
     return Pipeline(settings, components, model_version(world, models))
 
 
@@ -180,6 +182,13 @@ def _anonymize(settings: RunSettings) -> AnonymizeParams:
         raise DeidError(f"--donor {settings.donor}: unknown; choose {' or '.join(DONORS)}")
     known = settings.anonymize or AnonymizeParams()
     return known.model_copy(update={"swap_donors": settings.donor})
+
+
+def region_of(settings: RunSettings, world: World) -> RegionName:
+    """What a new face replaces: as asked, or as the world says."""
+    if settings.region not in (None, *get_args(RegionName)):
+        raise DeidError(f"region {settings.region!r}: unknown; choose face or head")
+    return cast(RegionName, settings.region or world.region)
 
 
 def model_version(world: World, models: ModelPaths | None) -> str:

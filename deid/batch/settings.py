@@ -45,6 +45,11 @@ class RunSettings:
     donor: str = _asked(
         "alike", "For swap: a stranger of like age, sex and skin (alike), or any stranger (any)."
     )
+    region: str | None = _asked(
+        None,
+        "What a new face replaces: face, from brow to chin, or head, with forehead and hairline; "
+        "if not given, what suits the networks.",
+    )
     allow_no_face: bool = _asked(
         False, "Write pictures without a face, re-encoded without metadata."
     )

@@ -8,12 +8,13 @@ from deid.anonymize import Anonymizer
 from deid.anonymize.base import finite
 from deid.faces.alignment import apply_affine
 from deid.gate.face import Face
-from deid.gate.fallback import RESHAPED, base
+from deid.gate.fallback import GENERATIVE, RESHAPED, base
 from deid.gate.geometry import Geometry
 from deid.gate.place import Placing
-from deid.imaging.align import Square, crop_face, crop_side
+from deid.imaging.align import MAX_CROP, MAX_DRAWN, Square, crop_face, crop_side
 from deid.imaging.fit import fit_outline
 from deid.imaging.paste import plausible
+from deid.imaging.skin import skin_only
 from deid.pixels import Pixels, to_pixels, to_tensor
 
 
@@ -25,10 +26,26 @@ def anonymize(canvas: Pixels, face: Face, anonymizer: Anonymizer, placing: Placi
         if output.shape != (1, 3, *crop.shape[:2]) or not finite(output):
             raise FloatingPointError("its output is not a picture")
         made = np.asarray(to_pixels(output)[0])
+        if draws_skin(face):
+            return bare(made, face.geometry, placing)
         return fitted(made, face.geometry, placing) if base(face.level) in RESHAPED else made
 
-    square = face.geometry.square
-    return face.made(crop_face(canvas, square, _side(square, anonymizer)), make)
+    square, drawn = face.geometry.square, base(face.level) in GENERATIVE
+    return face.made(crop_face(canvas, square, _side(square, anonymizer, drawn)), make)
+
+
+def draws_skin(face: Face) -> bool:
+    """Whether its level draws a new face that ends above its brows."""
+    return face.geometry.landmarks is not None and base(face.level) in GENERATIVE
+
+
+def bare(made: Pixels, face: Geometry, placing: Placing) -> Pixels:
+    """A made crop `uint8 [S,S,3]` without hair and background; as it is where its landmarks are
+    not to be believed."""
+    landmarks, size = placing.see(made[None])[0], made.shape[0]
+    if not plausible(landmarks, face.square.points_in(size), size):
+        return made
+    return skin_only(made, landmarks)
 
 
 def fitted(made: Pixels, face: Geometry, placing: Placing) -> Pixels:
@@ -42,9 +59,10 @@ def fitted(made: Pixels, face: Geometry, placing: Placing) -> Pixels:
     return fit_outline(made, landmarks, apply_affine(face.square.to_crop(size), face.outline))
 
 
-def _side(square: Square, anonymizer: Anonymizer) -> int:
+def _side(square: Square, anonymizer: Anonymizer, drawn: bool) -> int:
     """Side to crop at: where less is enough, the face's own by a whole number."""
-    side, enough = crop_side(square, anonymizer.resolution), anonymizer.enough
+    most = MAX_DRAWN if drawn else MAX_CROP
+    side, enough = crop_side(square, anonymizer.resolution, most), anonymizer.enough
     if enough is None or min(side, square.side) <= enough:
         return side
     return math.ceil(square.side / (square.side // enough))

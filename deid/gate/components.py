@@ -10,7 +10,7 @@ from deid.gate.domain import RenderedOnly
 from deid.gate.judges import Verifier
 from deid.gate.place import Placing
 from deid.pixels import Pixels
-from deid.worlds.world import LandmarkNetwork
+from deid.worlds.world import LandmarkNetwork, RegionName
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,12 @@ class Components:
     sweeper: FaceDetector | None = None  # looks at what was anonymized; None: the detector
     chooser: Chooser | None = None  # which faces stay as they are; None: none
     rendered_only: RenderedOnly | None = None  # None: all pictures are in the networks' domain
+    region: RegionName = "head"  # in which new faces are drawn
 
     @property
     def placing(self) -> Placing:
         """How faces are placed."""
-        return Placing(self.landmarks, self.landmark_side, self.refine)
+        return Placing(self.landmarks, self.landmark_side, self.refine, self.region)
 
     def check_domain(self, picture: Pixels) -> None:
         """`DeidError` for a picture in which these networks see nothing reliable."""

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Sequence
 
-from deid.gate.anonymize import anonymize
+from deid.gate.anonymize import anonymize, draws_skin
 from deid.gate.components import Components
 from deid.gate.face import Face, error_line
 from deid.gate.fallback import GENERATIVE, base
 from deid.gate.limits import Deadline, Unsafe
-from deid.imaging.paste import fill, is_filled, paste
+from deid.imaging.paste import fill, is_filled, paste, paste_face
 from deid.pixels import Pixels
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,10 @@ def _paste_face(canvas: Pixels, face: Face, components: Components) -> None:
     x0, y0, x1, y1 = region.window
     before = canvas[y0:y1, x0:x1].copy()
     try:
-        paste(canvas, new, face.geometry.square, region, base(face.level) in GENERATIVE)
+        if draws_skin(face):
+            paste_face(canvas, new, face.geometry.square, region)
+        else:
+            paste(canvas, new, face.geometry.square, region, base(face.level) in GENERATIVE)
     except BaseException:
         canvas[y0:y1, x0:x1] = before
         raise

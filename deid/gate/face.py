@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deid.gate.fallback import DESTRUCTIVE, OPAQUE, base, refinement
-from deid.gate.geometry import Geometry, replaced_region
+from deid.gate.geometry import Geometry, replaced_region, whole_region
 from deid.gate.judges import Embeddings, Verifier
 from deid.imaging.align import Square, crop_face
 from deid.imaging.paste import Region
@@ -91,6 +91,12 @@ class Face:
                 replaced_region(self.geometry, self.level, shape),
             )
         return cached[2]
+
+    def whole(self, shape: tuple[int, ...]) -> Region:
+        """The pixels of all of it, of which its level may replace a part only."""
+        if self.geometry.landmarks is None:
+            return self.region(shape)
+        return whole_region(self.geometry, self.level, shape)
 
     def crop(self, picture: Pixels, verifier: Verifier) -> Pixels:
         """What the judges are shown of it before anything was done; cut once."""

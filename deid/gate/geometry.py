@@ -7,11 +7,12 @@ import numpy as np
 
 from deid.faces.alignment import Points
 from deid.faces.faces import Faces
-from deid.gate.fallback import DESTRUCTIVE, OPAQUE, base
+from deid.gate.fallback import DESTRUCTIVE, GENERATIVE, OPAQUE, base
 from deid.imaging.align import Square
 from deid.imaging.paste import (
     FEATHER,
     Region,
+    face_region,
     hard_region,
     hull_with_box,
     hull_with_oval,
@@ -22,7 +23,8 @@ from deid.imaging.paste import (
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """In picture pixels: `box [4]`, the FFHQ square of five points, `hull [M,2]` around the face,
-    and the `outline [27,2]` of its jaw and forehead, None where not seen.
+    and the `outline [27,2]` of its jaw and forehead, None where not seen; `landmarks [68,2]` where
+    a new face is to be drawn from brow to chin only.
 
     A `hull` of None: it could not be placed, so its box is all that is known of it.
     """
@@ -31,6 +33,7 @@ class Geometry:
     square: Square
     hull: Points | None = None
     outline: Points | None = None
+    landmarks: Points | None = None
 
     @cached_property
     def longer(self) -> float:
@@ -70,6 +73,13 @@ def is_plausible(face: Geometry) -> bool:
 
 def replaced_region(face: Geometry, level: str, shape: tuple[int, ...]) -> Region:
     """The pixels that a fallback level replaces in a picture of `shape`."""
+    if base(level) in GENERATIVE and face.landmarks is not None:
+        return face_region(face.landmarks, face.square, shape)
+    return whole_region(face, level, shape)
+
+
+def whole_region(face: Geometry, level: str, shape: tuple[int, ...]) -> Region:
+    """The pixels of the whole face, however small a part of it a level that draws replaces."""
     kind = base(level)
     if level == OPAQUE or face.hull is None or kind == "pixelate":
         return hard_region(hull_with_box(face.hull, face.box), shape)

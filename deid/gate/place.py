@@ -11,9 +11,14 @@ from deid.faces.alignment import Points, apply_affine, five_points
 from deid.gate.geometry import Geometry, check_geometry
 from deid.imaging.align import Square, crop_face
 from deid.imaging.fit import outline_of_landmarks
-from deid.imaging.paste import PLAUSIBLE, hull_of_landmarks, hull_of_points, plausible
+from deid.imaging.paste import (
+    PLAUSIBLE,
+    hull_of_landmarks,
+    hull_of_points,
+    plausible,
+)
 from deid.pixels import Pixels, to_tensor
-from deid.worlds.world import LandmarkNetwork
+from deid.worlds.world import LandmarkNetwork, RegionName
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +31,13 @@ FAR = 0.2
 
 @dataclass(frozen=True)
 class Placing:
-    """How faces are placed: `landmarks` on crops of `side`; whether they `refine` the points."""
+    """How faces are placed: `landmarks` on crops of `side`; whether they `refine` the points; in
+    which `region` of a face a new one is drawn."""
 
     landmarks: LandmarkNetwork
     side: int
     refine: bool
+    region: RegionName = "head"
 
     def see(self, crops: Pixels) -> NDArray[np.float64]:
         """The landmarks `[N,68,2]` in `uint8 [N,S,S,3]`."""
@@ -105,9 +112,10 @@ def _refined(face: Geometry, landmarks: Points, placing: Placing, near: float) -
         to_picture = square.to_picture(side)
         hull = apply_affine(to_picture, hull_of_landmarks(landmarks))
         outline = apply_affine(to_picture, outline_of_landmarks(landmarks))
+        own = apply_affine(to_picture, landmarks) if placing.region == "face" else None
         if placing.refine:
             square = Square(apply_affine(to_picture, five_points(landmarks)))
-        return Placement(Geometry(face.box, square, hull, outline))
+        return Placement(Geometry(face.box, square, hull, outline, own))
     except Exception as error:
         return _given_up(face, error)
 

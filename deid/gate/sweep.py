@@ -36,7 +36,7 @@ def sweep(
     """
     unhandled = []
     levels = [face.levels for face in faces]
-    regions = [face.region(final.shape) for face in faces]
+    regions = [face.whole(final.shape) for face in faces]
     masks = [r for r, face in zip(regions, faces, strict=True) if face.opaque]
     for index in range(len(found)):
         outline = _outline(Geometry(found.boxes[index], Square(found.points[index])))

@@ -109,6 +109,9 @@ class MetricNetwork(PerceptualNetwork, Protocol):
 
 Domain = Literal["rendered people", "photographs"]
 
+RegionName = Literal["face", "head"]
+"""What a new face replaces: brow to chin, or the forehead and its hairline as well."""
+
 
 @dataclass(frozen=True)
 class TestFaces:
@@ -150,6 +153,7 @@ class World:
     contours: PointNetwork | None = None  # lips and eyelids, of which 68 landmarks tell little
     looks: LooksNetwork | None = None  # by which donors are chosen, where there is a bank of them
     donors: DonorBank | None = None
+    region: RegionName = "head"  # what a new face replaces, if nobody says otherwise
     memory: Path | None = None  # a folder for what was measured of these very weights
     stage_sha256: str = ""  # of what a trained stage runs through, where judges may vary: G, En_id
 

@@ -35,6 +35,7 @@ def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
     return replace(
         world,
         contours=faces.frozen(MeshPoints(files.network("contours"))),
+        region="face",
         calibration=OURS / "calibration.json",
         **_donors(world),
     )

@@ -1,0 +1,177 @@
+"""From brow to chin: what a new face replaces on a photograph, and how it is matched to it."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.seam import seam
+from deid.batch.pipeline import build_pipeline
+from deid.batch.settings import RunSettings
+from deid.errors import DeidError
+from deid.faces.alignment import apply_affine, five_points
+from deid.gate.geometry import Geometry, replaced_region, whole_region
+from deid.imaging.align import Square, crop_face
+from deid.imaging.paste import Region, face_region, hull_of_landmarks, paste_face
+from deid.imaging.skin import skin_only
+from deid.imaging.texture import match_texture
+from deid.pixels import Pixels
+from deid.worlds.world import World
+from tests.toy import toy_world
+
+SIDE = 240
+SKIN, HAIR, BEHIND = (205, 160, 135), (60, 40, 30), (90, 110, 130)
+
+
+def landmarks() -> np.ndarray:
+    """68 points of a plain face in a crop of `SIDE`, as a network would see them."""
+    turn = np.linspace(np.pi * 0.98, np.pi * 0.02, 17)
+    jaw = np.stack([0.5 + 0.27 * np.cos(turn), 0.5 + 0.4 * np.sin(turn)], -1)
+    brow = np.stack([np.linspace(-0.09, 0.09, 5), [0.0, -0.02, -0.025, -0.02, 0.0]], -1)
+    brows = [brow + np.array([x, 0.41]) for x in (0.37, 0.63)]
+    nose = [(0.5, y) for y in (0.48, 0.53, 0.58, 0.62)]
+    base = [(x, 0.65) for x in (0.45, 0.475, 0.5, 0.525, 0.55)]
+    ring = np.linspace(np.pi, 3 * np.pi, 7)[:-1]
+    eyes = [
+        np.stack([x + 0.05 * np.cos(ring), 0.47 + 0.02 * np.sin(ring)], -1) for x in (0.37, 0.63)
+    ]
+    lips = np.linspace(np.pi, 3 * np.pi, 13)[:-1]
+    mouth = np.stack([0.5 + 0.1 * np.cos(lips), 0.76 + 0.035 * np.sin(lips)], -1)
+    inner = np.linspace(np.pi, 3 * np.pi, 9)[:-1]
+    within = np.stack([0.5 + 0.07 * np.cos(inner), 0.76 + 0.01 * np.sin(inner)], -1)
+    return np.concatenate([jaw, *brows, nose, base, *eyes, mouth, within]) * SIDE
+
+
+def portrait(skin: tuple[int, int, int] = SKIN, hair: tuple[int, int, int] = HAIR) -> Pixels:
+    """A face of one color before a background, under hair that hangs over its left cheek."""
+    picture = np.full((SIDE, SIDE, 3), BEHIND, np.uint8)
+    middle = (SIDE // 2, SIDE // 2)
+    cv2.ellipse(picture, middle, (int(0.36 * SIDE), int(0.46 * SIDE)), 0, 180, 360, hair, -1)
+    cv2.ellipse(picture, middle, (int(0.27 * SIDE), int(0.4 * SIDE)), 0, 0, 360, skin, -1)
+    cv2.rectangle(picture, (0, SIDE // 2), (int(0.29 * SIDE), SIDE), hair, -1)
+    for part in (slice(36, 42), slice(42, 48), slice(48, 60)):
+        cv2.fillPoly(picture, [np.rint(landmarks()[part]).astype(np.int32)], (90, 50, 50))
+    return cv2.GaussianBlur(picture, (0, 0), 1.0)
+
+
+def placed() -> Geometry:
+    """Where that face is in its picture."""
+    points = landmarks()
+    box = np.array([*points.min(0), *points.max(0)])
+    square = Square(five_points(points))
+    upright = apply_affine(square.to_crop(SIDE), points)
+    hull = apply_affine(square.to_picture(SIDE), hull_of_landmarks(upright))
+    return Geometry(box, square, hull, None, points)
+
+
+def pasted(made: Pixels, picture: Pixels) -> tuple[Pixels, Region]:
+    """A made picture of the same face in the place of the one in `picture`."""
+    face, after = placed(), picture.copy()
+    crop = crop_face(made, face.square, SIDE)
+    bare = skin_only(crop, apply_affine(face.square.to_crop(SIDE), landmarks()))
+    return after, paste_face(after, bare, face.square, replaced_region(face, "swap", picture.shape))
+
+
+def test_forehead_hair_and_background_keep_their_bytes() -> None:
+    before = portrait()
+    after, _ = pasted(portrait((120, 80, 60), (230, 30, 30)), before)
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    kept = (y < 0.28) | (x < 0.2) | (x > 0.82) | (y > 0.97)
+    assert np.array_equal(after[kept], before[kept])
+
+
+def test_nothing_of_the_old_face_stays_between_brows_and_chin() -> None:
+    """Whatever is there, also what does not look like skin."""
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    face = placed()
+    region = replaced_region(face, "swap", noise.shape)
+    other, made = noise.copy(), noise.copy()
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    alpha = paste_face(made, flat, face.square, region).alpha
+    assert region.core is not None
+    assert (alpha[region.core > 0] == 1).all()
+    x0, y0, x1, y1 = region.window
+    low = [
+        cv2.GaussianBlur(one[y0:y1, x0:x1].astype(np.float32), (0, 0), 1) for one in (other, made)
+    ]
+    inner = cv2.erode(region.core, np.ones((9, 9), np.uint8)) > 0
+    assert abs(np.corrcoef(low[0][inner].ravel(), low[1][inner].ravel())[0, 1]) < 0.2
+    ys, xs = (
+        np.clip(np.rint(landmarks()[17:, k] - o), 0, None).astype(int)
+        for k, o in ((1, y0), (0, x0))
+    )
+    assert region.core[ys, xs].mean() > 0.9, "features lie outside the core"
+
+
+def test_the_whole_face_is_replaced_where_it_is_all_skin() -> None:
+    face, bald = placed(), np.full((SIDE, SIDE, 3), SKIN, np.uint8)
+    region = replaced_region(face, "swap", bald.shape)
+    alpha = paste_face(bald.copy(), bald, face.square, region).alpha
+    assert (alpha[region.alpha >= 1] == 1).all()
+
+
+@pytest.mark.parametrize("color", [(120, 80, 60), (235, 200, 180), (150, 150, 190)])
+def test_light_and_color_are_those_of_the_picture(color: tuple[int, int, int]) -> None:
+    """A face of another color, with hair and a background of its own, leaves no seam."""
+    before = portrait()
+    after, region = pasted(portrait(color, (230, 30, 30)), before)
+    assert seam(before, after, region, placed().square.side) <= 2.0
+    y, x = round(0.58 * SIDE), round(0.4 * SIDE)
+    assert np.abs(after[y, x].astype(int) - before[y, x]).max() <= 12
+    red = (after[..., 0].astype(int) - after[..., 1]).max()
+    assert red < 100, "hair of the made face went along"
+
+
+def test_grain_and_sharpness_are_those_of_the_picture() -> None:
+    random = np.random.default_rng(1)
+    sharp = cv2.GaussianBlur(random.uniform(0, 255, (160, 160)).astype(np.float32), (0, 0), 2.0)
+    sharp = np.repeat((128 + 6 * (sharp - sharp.mean()))[..., None], 3, -1)
+    skin = np.zeros((160, 160), np.float32)
+    skin[100:140, 40:120] = 1
+    sharp[92:148, 32:128] = 128
+    features = 1 - skin
+    old = cv2.GaussianBlur(sharp, (0, 0), 2.0)
+    old += random.normal(0, 3, old.shape[:2])[..., None].astype(np.float32)
+    out = match_texture(sharp, old, features, skin)
+    calm = np.s_[104:136, 44:116, 0]
+    assert 2.0 < out[calm].std() < 4.5
+    detail = [np.abs(cv2.Laplacian(p[:80, :, 0], cv2.CV_32F)).mean() for p in (sharp, old, out)]
+    assert abs(detail[2] - detail[1]) < 0.3 * abs(detail[0] - detail[1])
+    assert np.array_equal(out, match_texture(sharp, old, features, skin))
+
+
+def test_levels_that_destroy_cover_the_whole_face() -> None:
+    face = placed()
+    everywhere = replace(face, landmarks=None)
+    for level in ("blur", "pixelate", "mask", "fgsm"):
+        part, whole = (replaced_region(one, level, (SIDE, SIDE)) for one in (face, everywhere))
+        assert part.window == whole.window
+        assert np.array_equal(part.alpha, whole.alpha)
+    for level in ("swap+1", "adversarial", "reconstruction"):
+        part, whole = (
+            replaced_region(face, level, (SIDE, SIDE)),
+            whole_region(face, level, (SIDE, SIDE)),
+        )
+        assert (part.alpha >= 1).sum() < 0.85 * (whole.alpha >= 1).sum()
+
+
+def test_a_face_at_the_edge_of_its_picture_is_replaced_as_far_as_it_is_seen() -> None:
+    points = landmarks() - [0.5 * SIDE, 0.3 * SIDE]
+    square, picture = Square(five_points(points)), portrait()
+    region = face_region(points, square, picture.shape)
+    alpha = paste_face(picture, portrait(), square, region).alpha
+    assert region.window[:2] == (0, 0)
+    assert alpha.shape == region.alpha.shape
+
+
+def test_a_world_says_what_is_replaced_and_a_person_may_say_otherwise(world: World) -> None:
+    assert world.region == "head"
+    blur = RunSettings(method="mask", rendered=True)
+    assert build_pipeline(blur, toy_world(), None).components.region == "head"
+    photo = replace(toy_world(), region="face")
+    assert build_pipeline(blur, photo, None).components.placing.region == "face"
+    asked = replace(blur, region="head")
+    assert build_pipeline(asked, photo, None).components.region == "head"
+    with pytest.raises(DeidError, match="ears"):
+        build_pipeline(replace(blur, region="ears"), photo, None)
