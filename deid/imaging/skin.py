@@ -110,7 +110,7 @@ def reaching_in(likeness: Picture, whole: Picture) -> Picture:
     other = cv2.morphologyEx(np.maximum(other, 1 - inner), cv2.MORPH_OPEN, thick)
     _, parts = cv2.connectedComponents(other)
     outside = np.unique(parts[(inner == 0) & (other > 0)])
-    reached = np.isin(parts, outside[outside > 0]).astype(np.uint8)
+    reached = np.isin(parts, outside[outside > 0]).astype(np.uint8) * inner
     return np.asarray(cv2.dilate(reached, thick) * inner, dtype=np.float32)
 
 
