@@ -106,9 +106,8 @@ def deidentify(
     need trained models), fgsm, pgd, blur, pixelate or mask. `detectors` (`yunet`, `scrfd`, `mtcnn`)
     and `recognizers` (`foamliu`, `arcface`), which `deid weights fetch` gets, stand for the world's
     own; or a path says where they are (`yunet=FILE`). `rendered`: the picture shows rendered
-    people, so that networks of the mini world, which know no others, may be used. `region`:
-    what a new face replaces, `face` or `head`. All `options` are fields of `RunSettings`, as is
-    their help.
+    people, so that networks of the mini world, which know no others, may be used. `region`,
+    face or head: what a new face replaces. All `options` are fields of `RunSettings`.
 
     `root` is where `params.yaml` and `data` are looked for: without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from. `world`: photo,
