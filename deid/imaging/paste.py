@@ -72,6 +72,10 @@ def _ellipse(square: Square, middle: float, across: float, down: float) -> Point
     return apply_affine(square.to_picture(1), unit)
 
 
+def _convex(points: Points) -> Points:
+    return np.asarray(cv2.convexHull(points.astype(np.float32))[:, 0], np.float64)
+
+
 def soft_region(hull: Points, shape: tuple[int, ...], feather: float) -> Region:
     """1 over `hull` `[M,2]`, falling smoothly to 0 within `feather` pixels outside it."""
     window = _window(hull, shape, int(np.ceil(feather)) + 3)
@@ -93,7 +97,7 @@ def face_region(landmarks: Points, square: Square, shape: tuple[int, ...]) -> Re
         [upright[18:26], upright[27:], brows, middle + CORE * (upright[:17] - middle)]
     )
     hull, core = (
-        apply_affine(square.to_picture(1), cv2.convexHull(part.astype(np.float32))[:, 0])
+        apply_affine(square.to_picture(1), _convex(part))
         for part in (np.concatenate([upright, raised]), inner)
     )
     window = _window(hull, shape, int(np.ceil(forehead)) + 3)

@@ -51,7 +51,9 @@ def _blurred(picture: Picture, sigma: float) -> Picture:
 
 def _octaves(picture: Picture) -> list[Picture]:
     """Lightness, finest octave first, one more than `OCTAVES`."""
-    gray = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    gray = picture
+    if picture.ndim == 3:
+        gray = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)
     levels = [gray, *(_blurred(gray, 2.0**k) for k in range(OCTAVES + 1))]
     return [fine - coarse for fine, coarse in pairwise(levels)]
 

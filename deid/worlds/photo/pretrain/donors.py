@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from deid.nets.hse_face import HseFaceNet
 from deid.params import WorldParams
@@ -36,7 +37,9 @@ def draw_donors(count: int, seed: int = 0) -> DonorBank:
     (_, identity), *_ = files.recognizers("identity")
     network = cast(HseFaceNet, identity.network)  # type: ignore[attr-defined]
     measure, detector = Looks(network), files.detector()
-    codes, looks, index = [], [], 0
+    codes: list[Tensor] = []
+    looks: list[Tensor] = []
+    index = 0
     with progress("donors", total=count) as bar:
         while len(codes) < count:
             z = torch.randn(
