@@ -72,7 +72,7 @@ def test_a_picture_that_may_be_a_photograph_is_refused() -> None:
         deidentify(mirrored, method="mask")
 
 
-def test_what_is_wrong_is_said_in_a_line() -> None:
+def test_what_is_wrong_is_said_in_a_line(tmp_path_factory: pytest.TempPathFactory) -> None:
     stored = io.BytesIO(b"no picture")
     with pytest.raises(DeidError, match=r"nowhere\.png"):
         deidentify("nowhere.png", method="mask")
@@ -88,8 +88,12 @@ def test_what_is_wrong_is_said_in_a_line() -> None:
         deidentify(SAMPLE, method="mask", tint=1)  # type: ignore[call-arg]
     with pytest.raises(DeidError, match="magic"):
         deidentify(SAMPLE, method="magic")
+    project = tmp_path_factory.mktemp("project")
+    (project / "params.yaml").write_text("world: {weights: nowhere}\n")
     with pytest.raises(DeidError, match="generator"):
-        deidentify(SAMPLE, method="mask", root=Path.cwd())
+        deidentify(SAMPLE, method="mask", root=project)
+    with pytest.raises(DeidError, match="'moon': unknown"):
+        deidentify(SAMPLE, method="mask", world="moon")
     assert not list(Path.cwd().iterdir())
 
 

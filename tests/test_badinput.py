@@ -291,8 +291,8 @@ def test_a_validation_that_was_killed_ends_as_an_undisturbed_one(
 ) -> None:
     latents, calm, out = validated / "latents", validated / "validation", tmp_path / "validation"
     with pytest.MonkeyPatch.context() as patch:
-        # Pages are written by then, and some of them still fetch what they show.
-        patch.setattr("deid.latents.expectations._index_page", die)
+        # Pages are written by then, and still fetch what they show.
+        patch.setattr("deid.latents.expectations._write_offline", die)
         killed(lambda: validate_in(VALIDATE, toy_world(), latents, out))
     assert not out.exists()
     validate_in(VALIDATE, toy_world(), latents, out)

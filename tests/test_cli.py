@@ -186,7 +186,7 @@ def test_a_name_that_the_console_cannot_print_is_escaped(
 def test_options_become_one_settings_object(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[RunSettings, BatchSettings]] = []
 
-    def fake(source: str, destination: str, asked: RunSettings, batch: BatchSettings, _: object):  # type: ignore[no-untyped-def]
+    def fake(source: str, destination: str, asked: RunSettings, batch: BatchSettings, *_: object):  # type: ignore[no-untyped-def]
         seen.append((asked, batch))
         return Summary("m")
 

@@ -736,7 +736,7 @@ def test_judges_that_know_rendered_people_only_pass_no_photograph(
     asked = RunSettings(method="blur", detectors=(f"scrfd={assets / 'weights/det_500m.onnx'}",))
     summary = deidentify_path(tmp_path / "in", tmp_path / "out", build_pipeline(asked, world, None))
     assert dict(summary.counts) == {"quarantined": 1}
-    assert "give --recognizer foamliu" in summary.problems[0]
+    assert "or --recognizer foamliu" in summary.problems[0]
 
 
 def test_samples_and_what_is_called_rendered_go_to_the_embedded_networks(

@@ -24,10 +24,12 @@ LICENSE = "learned from pictures of a generator under NVIDIA's non-commercial te
 
 
 def ship(bundle: Bundle, folder: Path) -> None:
-    """Both stages of `bundle` and its settings, to `folder`; `DeidError` where one is not whole."""
+    """The stages of `bundle`, the second if it is there, and its settings, to `folder`; `DeidError`
+    where one is not whole."""
     world = load_world(bundle.world)
     stage_one = _halved(bundle.stage_one, STAGE_ONE, world, folder, None)
-    _halved(bundle.stage_two, STAGE_TWO, world, folder, stage_one)
+    if bundle.stage_two.is_dir():
+        _halved(bundle.stage_two, STAGE_TWO, world, folder, stage_one)
     write_atomically(folder / SETTINGS, settings_of(bundle))
 
 
