@@ -1,6 +1,6 @@
 """A sheet to look at: pictures across, what was done to them down.
 
-python -m benchmarks.example_sheet docs/example.png original=data/samples swap=out/swap
+python -m benchmarks.example_sheet docs/photographs.png original=data/photo/samples swap=out/photos
 """
 
 import io
