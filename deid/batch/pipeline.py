@@ -154,8 +154,9 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     reference_files(settings.keep or settings.only)
     if base in TRAINED and models is None:
         raise DeidError(
-            f"--method {settings.method} draws with networks that are not trained here: run "
-            "`dvc repro` first, or choose --method blur, pixelate or mask"
+            f"--method {settings.method} draws with networks that are not trained here: give "
+            "--world photo for photographs, run `dvc repro` first, or choose --method blur, "
+            "pixelate or mask"
         )
     anonymizers = build_anonymizers(settings.method, world, models, _anonymize(settings))
     detector = build_detector(settings.detectors, world, settings.detect_size)
