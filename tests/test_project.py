@@ -1,6 +1,7 @@
 """Which trained stages and which world `deid run` takes, from where it is and what is asked for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from deid.batch import bundle
 from deid.batch.bundle import Bundle, read_bundle, shipped_bundle
-from deid.batch.project import bundle_at
+from deid.batch.project import bundle_at, run_project
+from deid.batch.settings import BatchSettings, RunSettings
 from deid.errors import DeidError
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams, WorldParams
 from deid.registry import ship as ship_module
-from deid.stage_files import WEIGHTS
+from deid.stage_files import WEIGHTS, read_description
 from tests.conftest import ROOT
 from tests.toy import RESOLUTION, toy_world
 from tests.toy_model import save_toy_model
@@ -69,6 +71,21 @@ def test_another_world_than_the_projects_gets_nothing_that_was_trained_there(
     assert not other.stage_one.is_dir()
 
 
+def test_another_world_is_no_way_around_a_projects_terms(tmp_path: Path, shipped: Path) -> None:
+    root = tmp_path / "commercial"
+    root.mkdir()
+    (root / "params.yaml").write_text("world: {name: ffhq, commercial: true}\n")
+    assert bundle_at(root, "photo").world.commercial
+    assert bundle_at(root, "mini").world.commercial
+    assert not bundle_at(tmp_path, "photo").world.commercial
+
+
+def test_parameters_and_a_world_are_not_given_together(tmp_path: Path) -> None:
+    asked = RunSettings(method="mask"), BatchSettings()
+    with pytest.raises(DeidError, match="give one of them"):
+        run_project("in", "out", *asked, params=tmp_path / "params.yaml", world="photo")
+
+
 def test_an_unknown_world_and_damaged_settings_are_named(tmp_path: Path, shipped: Path) -> None:
     with pytest.raises(DeidError, match="'moon': unknown"):
         bundle_at(tmp_path, "moon")
@@ -80,7 +97,8 @@ def test_an_unknown_world_and_damaged_settings_are_named(tmp_path: Path, shipped
 def test_what_ships_draws_as_what_was_trained_and_takes_half_the_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ship_module, "load_world", lambda params: toy_world())
+    photo = replace(toy_world(), name="photo")
+    monkeypatch.setattr(ship_module, "load_world", lambda params: photo)
     paths = save_toy_model(tmp_path)
     assert paths.stage_two is not None
     world = WorldParams(name="photo", truncation=0.7)
@@ -88,6 +106,7 @@ def test_what_ships_draws_as_what_was_trained_and_takes_half_the_room(
     ship_module.ship(trained, tmp_path / "shipped")
     found = read_bundle(tmp_path / "shipped")
     assert (found.world.truncation, found.anonymize.swap_tries) == (0.7, 3)
+    assert "non-commercial" in read_description(found.stage_one)["license"]
     sizes = [(b.stage_one / WEIGHTS).stat().st_size for b in (trained, found)]
     assert sizes[1] < 0.6 * sizes[0]
     faces = torch.rand(3, 3, RESOLUTION, RESOLUTION) * 2 - 1

@@ -47,20 +47,23 @@ def bundle_at(root: Path, world: str | None = None) -> Bundle:
     """
     file = root / PARAMS
     params = load_params(file) if file.is_file() else Params(world=WorldParams(name="photo"))
-    here = world in (None, params.world.name)
+    here, commercial = world in (None, params.world.name), params.world.commercial
     if world is not None and not here:
-        params = Params(world=_world_params(world))
+        params = Params(world=_world_params(world, commercial))
     data = root / "data" if here else root / "data" / params.world.name
     bundle = local_bundle(_placed(params, root), data)
     shipped = None if bundle.stage_one.is_dir() else shipped_bundle(params.world.name)
     if shipped is None:
         return bundle
-    return replace(shipped, world=bundle.world) if here and file.is_file() else shipped
+    if here and file.is_file():
+        return replace(shipped, world=bundle.world)
+    # Another world is no way around the project's terms.
+    return replace(shipped, world=shipped.world.model_copy(update={"commercial": commercial}))
 
 
-def _world_params(name: str) -> WorldParams:
+def _world_params(name: str, commercial: bool) -> WorldParams:
     try:
-        return WorldParams.model_validate({"name": name})
+        return WorldParams.model_validate({"name": name, "commercial": commercial})
     except ValidationError:
         raise DeidError(f"world {name!r}: unknown; choose photo, mini or ffhq") from None
 
@@ -113,6 +116,8 @@ def run_project(
     Worker processes do it, so that no picture takes the batch along; a single picture, which has
     none to take along, is done in this process, which starts sooner.
     """
+    if params is not None and world is not None:
+        raise DeidError(f"--params {params} --world {world}: each names a world; give one of them")
     bundle = local_bundle(load_params(params)) if params else bundle_at(find_root(), world)
     locations = locate(source, destination, batch)
 

@@ -1,7 +1,9 @@
 """Which pixels of a picture belong to a face, and how new ones take their place.
 
 A region is 1 over the whole face and falls to 0 only outside it: softness never lets a pixel of
-the original face shine through. Beyond the region the picture keeps its bytes.
+the original face shine through. Beyond the region the picture keeps its bytes. Where a made face
+goes from brow to chin (`paste_face`), that holds of the region's core only: between it and the
+jaw, what looks like hair hanging over the face stays. Judges see either in the finished file.
 """
 
 from collections.abc import Sequence
@@ -39,7 +41,8 @@ PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share 
 
 @dataclass(frozen=True)
 class Region:
-    """Where a face is replaced: `alpha float32 [h,w]` in [0, 1] over `window` of the picture."""
+    """Where a face is replaced: `alpha float32 [h,w]` in [0, 1] over `window` of the picture;
+    `core [h,w]`, 0 or 1: where nothing of the old picture may stay, if that is only a part."""
 
     window: Window
     alpha: NDArray[np.float32]
@@ -177,7 +180,10 @@ def paste(canvas: Pixels, crop: Pixels, square: Square, region: Region, match: b
 
 def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> Region:
     """Blend a crop of skin (`deid.imaging.skin`) into a region that ends above the brows, in place,
-    matched to the skin, the grain and the sharpness of its picture."""
+    matched to the skin, the grain and the sharpness of its picture; the region with the `alpha`
+    that was used. `ValueError` for a region without a core."""
+    if region.core is None:
+        raise ValueError("a face is pasted into a region with a core")
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1].astype(np.float32)
     new = place_face(crop, square, region.window).astype(np.float32)
@@ -187,7 +193,6 @@ def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> 
     shaded, likeness = (
         (found.shaded, found.likeness) if found else (old, np.ones_like(region.alpha))
     )
-    assert region.core is not None
     hair = reaching_in(likeness, (region.alpha >= 1).astype(np.float32)) * (1 - region.core)
     hair[_height(square, region.window) > CHIN] = 0  # what is dark there is the jaw's shadow
     whole = ((region.alpha >= 1) & (hair == 0)).astype(np.uint8)

@@ -96,7 +96,7 @@ def _own(small: Picture, landmarks: Points) -> tuple[Picture, Picture]:
     like = np.maximum(found.likeness, beard)
     own = whole * (1 - reaching_in(like, whole))
     forehead = np.arange(size)[:, None] < brows[:, 1].min() - ABOVE * up[1]
-    own = np.where(forehead, own * like, own)  # single strands, of which it would be no pity
+    own = np.where(forehead, own * like, own)  # single strands of hair
     skin = own * (like > 0.9) * (1 - features)
     return np.maximum(features, own).astype(np.float32), skin.astype(np.float32)
 

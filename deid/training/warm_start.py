@@ -49,7 +49,7 @@ class WarmStart:
     def _code_of(self, rows: NDArray[np.int64]) -> Tensor:
         """z `[n,z_dim]` of pairs, with En_expr as it is now."""
         faces = to_tensor(self.pairs.images(rows)).to(self.fabric.device)
-        if self.params.mapping_steps == 0:
+        if self.params.mapping_steps == 0:  # nobody needs all codes, of which there may be 70,000
             return self.model.code(faces, faces)
         dim = self.model.world.identity.dim
         identity = self._codes[rows][:, :dim].to(faces) / dim**0.5

@@ -1,8 +1,8 @@
 """Draws the bank of donors from which `swap` chooses (`deid.worlds.donors`).
 
-    python -m deid.worlds.photo.pretrain.donors --count 1000
+    python -m deid.worlds.photo.pretrain.donors --count 500
 
-writes it to where the world is loaded from. About 5 minutes on one quiet core; the files of the
+writes it to where the world is loaded from. 320 s of one busy core; the files of the
 world must be in the store (`deid weights fetch --world photo`).
 """
 
@@ -56,7 +56,7 @@ def draw_donors(count: int, seed: int = 0) -> DonorBank:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OURS)
     asked = parser.parse_args()
