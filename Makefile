@@ -5,6 +5,16 @@ UV_VERSION := 0.13.9
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
 
+# Without a PROFILE: params.yaml, here. With one: profiles/PROFILE.yaml, in profiles/PROFILE, so that
+# no run takes the place of another's results.
+PROFILE :=
+SETTINGS := $(if $(PROFILE),profiles/$(PROFILE).yaml,params.yaml)
+PROJECT := $(if $(PROFILE),profiles/$(PROFILE),.)
+WORLD = $(shell sed -n '/^world:/,$$ s/.*[ {]name: *\([a-z]*\).*/\1/p' $(SETTINGS) 2>/dev/null | head -n 1)
+SAMPLES = $(CURDIR)/data/$(if $(filter mini,$(WORLD)),samples,photo/samples)
+# One look at a photograph of 1024 px, not sixty: seconds a picture, not a minute.
+LOOK = $(if $(filter mini,$(WORLD)),,--detect-size 1024)
+
 # Nothing here calls home.
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -15,12 +25,12 @@ export RAY_USAGE_STATS_ENABLED := 0
 export ORT_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup repro test deep lint pretrain clean
+.PHONY: help install setup project repro test deep lint pretrain clean
 
 help:  ## Say what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.installed  ## Install everything, from uv.lock.
+install: .venv/.installed  ## Install everything, from uv.lock.
 
 .venv/.installed: uv.lock pyproject.toml
 	@command -v uv >/dev/null || test -x .uv/bin/uv || \
@@ -32,28 +42,50 @@ setup: .venv/.installed  ## Install everything, from uv.lock.
 	$(UV) sync --frozen --all-extras
 	@touch $@
 
+setup: install project  ## Install, and fetch the public networks for photographs.
+ifneq ($(filter photo,$(WORLD)),)
+	@echo "The networks of the world photo are public files under licenses of their own, shown below."
+	@echo "Its generator learned from StyleGAN2 FFHQ: NON-COMMERCIAL use only. Whoever makes this accepts"
+	@echo "that; PROFILE=mini needs none of these files."
+	@deid weights fetch --world photo --accept-license || { \
+		echo "make: not all files came. Run it again to resume; or, without a network, put the files named above" >&2; \
+		echo "make: into a folder and run: make $(MAKECMDGOALS) DEID_WEIGHTS_DIR=FOLDER; or: make repro PROFILE=mini" >&2; exit 1; }
+endif
+
+project:
+	@test -f $(SETTINGS) || { echo "make: $(SETTINGS): no such file; choose a PROFILE of: $(basename $(notdir $(wildcard profiles/*.yaml)))" >&2; exit 1; }
+ifneq ($(PROFILE),)
+	@mkdir -p $(PROJECT)/.dvc $(PROJECT)/data/photo $(PROJECT)/data/ffhq
+	@printf '[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n[cache]\n    type = "reflink,hardlink,copy"\n' > $(PROJECT)/.dvc/config
+	@ln -sfn ../$(PROFILE).yaml $(PROJECT)/params.yaml
+	@for name in dvc.yaml uv.lock deid flows; do ln -sfn ../../$$name $(PROJECT)/$$name; done
+	@ln -sfn ../../../data/mini $(PROJECT)/data/mini
+	@for world in photo ffhq; do ln -sfn ../../../../data/$$world/dvc.yaml $(PROJECT)/data/$$world/dvc.yaml; done
+endif
+
 repro: setup  ## The main job: sample, validate, train, evaluate, register, de-identify the samples.
-	dvc repro
-	deid run data/samples out/samples --method swap
-	deid run data/samples out/samples-adversarial --method adversarial
+	cd $(PROJECT) && dvc repro
+	cd $(PROJECT) && deid run $(SAMPLES) out/samples --method swap $(LOOK)
+	cd $(PROJECT) && deid run $(SAMPLES) out/samples-adversarial --method adversarial $(LOOK)
 	@echo
+	@echo "In $(PROJECT):"
 	@echo "Report:   reports/index.html"
 	@echo "Pictures: out/samples (swap), out/samples-adversarial"
-	@echo "Runs:     $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+	@echo "Runs:     mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
-test: setup lint  ## Lint, types and tests; minutes.
+test: install lint  ## Lint, types and tests; minutes.
 	pytest -m "not slow"
 
-deep: setup  ## The slow tests: small pipelines from clone to champion, schedules, packages.
+deep: install  ## The slow tests: small pipelines from clone to champion, schedules, packages.
 	pytest -m slow
 
-lint: setup  ## Lint and types.
+lint: install  ## Lint and types.
 	ruff check .
 	ruff format --check .
 	mypy
 
-pretrain: setup  ## Train the mini world's own networks again (hours; not needed for anything else).
+pretrain: install  ## Train the mini world's own networks again (hours; not needed for anything else).
 	cd data/mini/pretrain && dvc repro
 
-clean:  ## Remove what the pipeline made, keep the environment.
-	rm -rf data/latents* data/validation* data/stage_* data/registered.json reports out mlflow.db mlartifacts
+clean:  ## Remove what the pipeline made, keep the environment; of a PROFILE, if one is given.
+	cd $(PROJECT) && rm -rf data/latents* data/validation* data/stage_* data/registered.json reports out mlflow.db mlartifacts

@@ -61,13 +61,15 @@ def main() -> None:
 
 
 def clone(folder: Path) -> Path:
-    """A clone with small parameters."""
+    """The project of the mini world, with small parameters, in a new clone."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
+    subprocess.run(["make", "project", "PROFILE=mini"], cwd=folder, check=True)
+    file = folder / "profiles/mini.yaml"
+    params = yaml.safe_load(file.read_text())
     for section, values in SMALL.items():
         params[section] |= values
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    return folder
+    file.write_text(yaml.safe_dump(params, sort_keys=False))
+    return folder / "profiles/mini"
 
 
 def start_repro(folder: Path) -> "subprocess.Popen[bytes]":

@@ -10,14 +10,16 @@ from typing import IO, TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from deid.batch.bundle import STAGE_ONE, STAGE_TWO
 from deid.batch.pipeline import Pipeline
-from deid.batch.project import bundle_at, find_root, open_pipeline
+from deid.batch.project import PARAMS, PROFILES, bundle_at, find_root, open_pipeline
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.gate.face import FaceRecord
 from deid.gate.limits import Limits
 from deid.imaging.codec import FORMAT_OF, Decoded, Form, decode, encode
 from deid.pixels import Pixels
+from deid.stage_files import DESCRIPTION
 from deid.storage.staging import write_atomically
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ def deidentify(
     place = Path(root) if root is not None else find_root()
     given = dict(options)
     allow_no_face, seconds = given.pop("allow_no_face", False), given.pop("seconds", None)
-    pipeline = _pipeline(_settings(method, given), place.resolve(), world, _stamp(place))
+    pipeline = _pipeline(_settings(method, given), place.resolve(), world, _stamp(place, world))
     decoded, name, content = _open(picture, bool(given.get("first_frame_only")))
     try:
         data, faces, notes = pipeline.deidentify(decoded, content, Limits(seconds=seconds))  # type: ignore[arg-type]
@@ -206,12 +208,11 @@ def _from_array(array: NDArray[Any]) -> Decoded:
     return Decoded(np.ascontiguousarray(pixels), None, Form("PNG", gray))
 
 
-def _stamp(root: Path) -> tuple[Any, ...]:
+def _stamp(root: Path, world: str | None) -> tuple[Any, ...]:
     """Changes when parameters or trained models do."""
-    files = [
-        root / "params.yaml",
-        *(root / "data" / s / "model.json" for s in ("stage_one", "stage_two")),
-    ]
+    projects = (root, *([root / PROFILES / world] if world else []))
+    names = (PARAMS, *(f"data/{stage}/{DESCRIPTION}" for stage in (STAGE_ONE, STAGE_TWO)))
+    files = [project / name for project in projects for name in names]
     return tuple(file.stat().st_mtime_ns if file.is_file() else None for file in files)
 
 

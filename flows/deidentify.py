@@ -1,8 +1,9 @@
 """De-identify a folder or an `s3://` prefix into another one, shard by shard.
 
-The champion of the registry does it; where nothing is registered, the models in `data`. Each shard
-is done by the engine of `deid run`, in processes of its own. What was done before under the same
-settings is not done again; a shard that fails leaves the others alone.
+The champion of the registry does it; where nothing is registered, the models in `data`, or those
+that come with deid. Each shard is done by the engine of `deid run`, in processes of its own. What
+was done before under the same settings is not done again; a shard that fails leaves the others
+alone.
 """
 
 import sys
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task, unmapped
@@ -22,7 +24,7 @@ from deid.batch.bundle import Bundle
 from deid.batch.manifest import Records, open_journal
 from deid.batch.pipeline import RunInfo
 from deid.batch.plan import Locations, Plan, Todo, list_inputs, locate, make_plan, tasks_of
-from deid.batch.project import local_bundle, open_pipeline
+from deid.batch.project import bundle_at, open_pipeline
 from deid.batch.run import exclusive, finalize, recorded
 from deid.batch.settings import TIMEOUT, BatchSettings, RunSettings
 from deid.batch.summary import Summary
@@ -150,7 +152,7 @@ def _run(request: Request, shard_size: int) -> Summary:
 
 def _request(source: str, destination: str, asked: RunSettings, batch: BatchSettings) -> Request:
     params = load_params()
-    bundle = champion_bundle(params.register_.model) or local_bundle(params)
+    bundle = champion_bundle(params.register_.model) or bundle_at(Path.cwd())
     return Request(source, destination, asked, batch, bundle, content_sha256(bundle))
 
 

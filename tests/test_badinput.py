@@ -311,7 +311,7 @@ def test_training_asks_for_the_verdict_on_its_very_pairs(
 ) -> None:
     latents = checkout / "data/latents"
     shutil.copytree(validated / "latents", latents)
-    shutil.copy(ROOT / "params.yaml", checkout)
+    shutil.copy(ROOT / "profiles/mini.yaml", checkout / "params.yaml")
     code, said = deid(monkeypatch, capsys, "stage-one")
     assert (code, said) == (
         1,
@@ -507,7 +507,7 @@ def test_a_store_that_cannot_be_used_is_one_line(
     state: str,
     named: str,
 ) -> None:
-    shutil.copy(ROOT / "params.yaml", checkout)
+    shutil.copy(ROOT / "profiles/mini.yaml", checkout / "params.yaml")
     monkeypatch.setattr(tracking, "SECONDS_FOR_OTHERS", 0.1)
     store = checkout / "mlflow.db"
     if state == "garbage":
@@ -535,7 +535,7 @@ def test_a_tracking_server_that_does_not_answer_is_named_within_seconds(
     state: str,
     command: str,
 ) -> None:
-    shutil.copy(ROOT / "params.yaml", checkout)
+    shutil.copy(ROOT / "profiles/mini.yaml", checkout / "params.yaml")
     tracking.mlflow_client()  # the import alone may take as long
     assert float(tracking.ONE_TRY["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 8
     monkeypatch.setitem(tracking.ONE_TRY, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -565,7 +565,7 @@ def test_a_training_begins_nothing_while_the_tracking_server_is_down(
 def test_an_address_that_is_no_store_is_one_line_without_its_password(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(ROOT / "params.yaml", checkout)
+    shutil.copy(ROOT / "profiles/mini.yaml", checkout / "params.yaml")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nothing://me:secret@host/store")
     code, said = deid(monkeypatch, capsys, "promote")
     assert code == 1

@@ -23,8 +23,8 @@ SAMPLE = ROOT / "data/samples/pair.png"
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the project's params and weights and nothing else, as current directory."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    """A folder with the mini world's params and weights and nothing else, as current directory."""
+    shutil.copy(ROOT / "profiles/mini.yaml", tmp_path / "params.yaml")
     (tmp_path / "data/mini").mkdir(parents=True)
     shutil.copytree(ROOT / "data/mini/weights", tmp_path / "data/mini/weights")
     monkeypatch.chdir(tmp_path)
@@ -43,10 +43,11 @@ def deid(
     return (code if isinstance(code, int) else 0), said.out, said.err
 
 
-def test_the_committed_params_are_the_defaults() -> None:
+def test_the_defaults_are_the_mini_worlds_settings_and_the_projects_are_of_photographs() -> None:
     from deid.params import Params
 
-    assert load_params(ROOT / "params.yaml") == Params()
+    assert load_params(ROOT / "profiles/mini.yaml") == Params()
+    assert load_params(ROOT / "params.yaml").world.name == "photo"
 
 
 @pytest.mark.parametrize(

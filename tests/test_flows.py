@@ -364,8 +364,8 @@ def make_project(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str = "1 
     if not weights.is_dir():  # a checkout before `make pretrain`
         weights = folder / "weights"
         weights.mkdir()
-        shutil.copyfile(ROOT / "params.yaml", weights / "net.safetensors")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        shutil.copyfile(ROOT / "profiles/mini.yaml", weights / "net.safetensors")
+    params = yaml.safe_load((ROOT / "profiles/mini.yaml").read_text())
     params["world"]["weights"] = str(weights)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "stage.py").write_text(STAGE)

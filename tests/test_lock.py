@@ -94,10 +94,11 @@ def test_a_world_without_public_files_has_no_lock(tmp_path: Path) -> None:
 def test_every_stage_depends_on_the_worlds_networks() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     assert all("${world.weights}" in stage["deps"] for stage in stages.values())
-    (stage,) = yaml.safe_load((ROOT / "data/ffhq/dvc.yaml").read_text())["stages"].values()
-    (watched,) = stage["outs"][0]
-    assert str(load_params(ROOT / "profiles/ffhq.yaml").world.weights) == watched
-    assert str(load_params(ROOT / "params.yaml").world.weights) == "data/mini/weights"
+    for world, file in (("photo", "params.yaml"), ("ffhq", "profiles/ffhq.yaml")):
+        (stage,) = yaml.safe_load((ROOT / f"data/{world}/dvc.yaml").read_text())["stages"].values()
+        (watched,) = stage["outs"][0]
+        assert str(load_params(ROOT / file).world.weights) == watched
+    assert str(load_params(ROOT / "profiles/mini.yaml").world.weights) == "data/mini/weights"
 
 
 @pytest.fixture

@@ -64,14 +64,14 @@ def run(command: Path, folder: Path, *words: str) -> subprocess.CompletedProcess
 
 def test_an_installed_deid_makes_a_sample_safe(command: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "data/samples/pair.png", tmp_path)
-    done = run(command, tmp_path, "run", "pair.png", "safe.png", "--method", "blur")
+    done = run(command, tmp_path, "run", "pair.png", "safe.png", "--method", "blur", "--world=mini")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "safe.png").read_bytes() != (tmp_path / "pair.png").read_bytes()
 
 
 def test_a_folder_with_nothing_but_parameters_will_do(command: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "data/samples/pair.png", tmp_path)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "profiles/mini.yaml", tmp_path / "params.yaml")
     done = run(command, tmp_path, "run", "pair.png", "safe.png", "--method", "mask")
     assert done.returncode == 0, done.stderr
 
@@ -88,7 +88,7 @@ def test_a_folder_with_nothing_but_parameters_will_do(command: Path, tmp_path: P
 def test_what_an_extra_installs_is_asked_for_in_one_line(
     command: Path, tmp_path: Path, words: tuple[str, ...], package: str, extra: str
 ) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "profiles/mini.yaml", tmp_path / "params.yaml")
     (tmp_path / "in").mkdir()
     shutil.copy(ROOT / "data/samples/pair.png", tmp_path / "in")
     (tmp_path / "scrfd.onnx").touch()

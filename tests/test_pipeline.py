@@ -1,4 +1,4 @@
-"""`dvc repro` in miniature, in a temporary clone: all stages run; again, nothing does."""
+"""`make repro` in miniature, in a temporary clone: all stages run; again, nothing does."""
 
 import json
 import os
@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from deid.batch.bundle import shipped_folder
+from deid.batch.project import bundle_at
 from deid.params import Params, SpreadParams
+from deid.weights.catalog import needs, with_parts
 from deid.weights.lock import CODE
+from deid.weights.store import default_store
 from tests.conftest import ROOT
 from tests.dvc_deps import ENTRIES, code_of, code_of_public_worlds, declared, written
 
@@ -35,8 +39,30 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def repro(clone: Path) -> str:
-    """`dvc repro` in `clone`; what it printed."""
+PHOTO: dict[str, dict[str, Any]] = {
+    **SMALL,
+    "sample": {"count": 24, "shard_size": 12, "workers": 1},
+    "validate": {"images": 8, "min_detection_rate": 0.5},
+    "stage_one": {"steps": 6, "warm_steps": 4, "mapping_steps": 2, "mapping_batch_size": 8},
+    "stage_two": {"steps": 2},
+    "evaluate": {"identities": 4, "views": 2, "seeds": 1},
+}
+
+
+def project(clone: Path, profile: str, small: dict[str, dict[str, Any]]) -> Path:
+    """Where `make repro PROFILE=profile` runs in `clone`, with the settings in `small`."""
+    words = [f"PROFILE={profile}"] if profile else []
+    subprocess.run(["make", "project", *words], cwd=clone, check=True)
+    file = clone / (f"profiles/{profile}.yaml" if profile else "params.yaml")
+    params = yaml.safe_load(file.read_text())
+    for section, values in small.items():
+        params[section] |= values
+    file.write_text(yaml.safe_dump(params, sort_keys=False))
+    return clone / "profiles" / profile if profile else clone
+
+
+def repro(folder: Path) -> str:
+    """`dvc repro` in `folder`; what it printed."""
     environment = os.environ | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -45,7 +71,7 @@ def repro(clone: Path) -> str:
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "repro"],
-        cwd=clone,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -96,9 +122,12 @@ def test_a_stage_reruns_for_every_setting_that_shapes_its_result_and_for_no_othe
     assert "anonymize" in STAGES["register"]["params"]
 
 
-@pytest.mark.parametrize("file", ["params.yaml", "profiles/photo.yaml", "profiles/ffhq.yaml"])
-def test_no_setting_is_left_to_a_default_that_dvc_would_not_see(file: str) -> None:
-    given = yaml.safe_load((ROOT / file).read_text())
+SETTINGS = [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.name)
+def test_no_setting_is_left_to_a_default_that_dvc_would_not_see(file: Path) -> None:
+    given = yaml.safe_load(file.read_text())
     for name, field in Params.model_fields.items():
         section, key = type(getattr(Params(), name)), field.alias or name
         wanted = {k for k in section.model_fields if (key, k) != ("sample", "truncation")}
@@ -115,20 +144,20 @@ def test_every_result_is_kept_so_that_metrics_can_be_compared_and_pulled() -> No
             assert isinstance(out, str), "cache: false keeps nothing"
 
 
-@pytest.mark.timeout(1200)  # about two minutes when nothing else runs
-def test_a_small_pipeline_runs_from_clone_to_champion(tmp_path: Path) -> None:
-    clone = tmp_path / "deid"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    params = yaml.safe_load((clone / "params.yaml").read_text())
-    for section, values in SMALL.items():
-        params[section] |= values
-    (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "deid")], check=True)
+    return tmp_path / "deid"
 
-    said = repro(clone)
-    for stage in ("sample", "validate", "stage_one", "stage_two", "evaluate", "report", "register"):
+
+@pytest.mark.timeout(1200)  # about two minutes when nothing else runs
+def test_a_small_pipeline_runs_from_clone_to_champion(clone: Path) -> None:
+    mini = project(clone, "mini", SMALL)
+    said = repro(mini)
+    for stage in ENTRIES:
         assert f"Running stage '{stage}'" in said
 
-    metrics = json.loads((clone / "reports/metrics.json").read_text())
+    metrics = json.loads((mini / "reports/metrics.json").read_text())
     wanted = {
         "table1": (
             ("fgsm-0.03", "fgsm-0.1", "pgd", "adversarial"),
@@ -141,10 +170,36 @@ def test_a_small_pipeline_runs_from_clone_to_champion(tmp_path: Path) -> None:
         for method in methods:
             for figure in figures:
                 assert set(metrics[table][method][figure]) == {"mean", "std"}
-    registered = json.loads((clone / "data/registered.json").read_text())
+    registered = json.loads((mini / "data/registered.json").read_text())
     assert (registered["model"], registered["version"]) == ("face-deid", 1)
     assert set(registered) == {"model", "version", "content_sha256"}  # nothing that changes
-    assert (clone / "data/validation/data_docs/index.html").is_file()
+    assert (mini / "data/validation/data_docs/index.html").is_file()
 
-    again = repro(clone)
+    again = repro(mini)
     assert "Running stage" not in again
+    # Nothing of it lies where the photo world's results would, and `deid run --world mini` finds it.
+    changed = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=clone, check=True, capture_output=True, text=True
+    )
+    assert {line[3:] for line in changed.stdout.splitlines()} == {
+        "profiles/mini.yaml",
+        "profiles/mini/dvc.lock",
+    }
+    assert bundle_at(clone, "mini").stage_one == mini / "data/stage_one"
+    assert bundle_at(clone).stage_one == shipped_folder("photo") / "stage_one"
+
+
+@pytest.mark.timeout(1200)
+def test_a_small_pipeline_of_photographs_runs_where_its_public_files_are(clone: Path) -> None:
+    files = with_parts([name for names in needs("photo").values() for name in names])
+    missing = [entry.file for entry in files if not default_store().path(entry).is_file()]
+    if missing:
+        pytest.skip(f"not in the store: {missing[0]}; `make setup` brings it")
+    said = repro(project(clone, "", PHOTO))
+    for stage in ("data/photo/dvc.yaml:weights", *ENTRIES):
+        assert f"Running stage '{stage}'" in said
+    assert bundle_at(clone).stage_one == clone / "data/stage_one"
+    again = repro(clone)
+    assert [line for line in again.splitlines() if line.startswith("Running stage")] == [
+        "Running stage 'data/photo/dvc.yaml:weights':"  # which looks whether they changed
+    ]

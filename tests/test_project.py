@@ -66,9 +66,25 @@ def test_another_world_than_the_projects_gets_nothing_that_was_trained_there(
     assert bundle_at(root).stage_one == root / "data/stage_one"
     assert bundle_at(root, "mini") == bundle_at(root)
     assert bundle_at(root, "photo").stage_one == shipped / "stage_one"
-    other = bundle_at(project(tmp_path / "photo", "photo", trained=True), "mini")
+    photo = project(tmp_path / "photo", "photo", trained=True)
+    other = bundle_at(photo, "mini")
     assert other.world.weights == ROOT / "data/mini/weights"
     assert not other.stage_one.is_dir()
+
+
+def test_another_world_gets_what_a_profile_of_its_name_trained(
+    tmp_path: Path, shipped: Path
+) -> None:
+    root = project(tmp_path / "photo", "photo", trained=True)
+    (root / "profiles").mkdir()
+    mini = project(root / "profiles/mini", "mini", trained=True)
+    found = bundle_at(root, "mini")
+    assert (found.stage_one, found.world.truncation) == (mini / "data/stage_one", 0.5)
+    assert bundle_at(root).stage_one == root / "data/stage_one"
+    (root / "params.yaml").write_text("world: {name: photo, commercial: true}\n")
+    assert bundle_at(root, "mini").world.commercial
+    (mini / "params.yaml").write_text("world: {name: ffhq}\n")  # not what its folder says
+    assert bundle_at(root, "mini").stage_one != mini / "data/stage_one"
 
 
 def test_another_world_is_no_way_around_a_projects_terms(tmp_path: Path, shipped: Path) -> None:

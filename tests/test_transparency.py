@@ -22,7 +22,7 @@ SAMPLES = ROOT / "data/samples"
 @pytest.fixture(scope="module")
 def pipeline(world: World) -> Pipeline:
     return build_pipeline(
-        RunSettings(method="mask", allow_no_face=True, rendered=True), world, None
+        RunSettings(method="mask", world="mini", allow_no_face=True, rendered=True), world, None
     )
 
 
@@ -101,5 +101,5 @@ def test_from_python_as_well(tmp_path: Path) -> None:
 
     path = tmp_path / "hidden.png"
     path.write_bytes(png(flat(FACE.shape, 255), FACE))
-    result = deidentify(path, method="mask", allow_no_face=True, rendered=True)
+    result = deidentify(path, method="mask", world="mini", allow_no_face=True, rendered=True)
     assert result.image.mode == "L"

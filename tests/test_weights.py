@@ -951,7 +951,7 @@ def test_the_doctor_finds_the_embedded_world_complete_or_names_what_is_broken(
     tmp_path: Path, deid: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    code, out, _ = deid("doctor")
+    code, out, _ = deid("doctor", "--world", "mini")
     assert code == 0
     assert "the world mini has all it needs" in out
     for word in ("Python", "torch", "device", "bfloat16", "memory", "disk", "nothing to download"):
@@ -959,14 +959,26 @@ def test_the_doctor_finds_the_embedded_world_complete_or_names_what_is_broken(
     trained = {path.stem for path in (ROOT / "data/mini/weights").glob("*.safetensors")}
     assert all(f"mini/{name} " in out for name in trained)
     monkeypatch.chdir(tmp_path)  # no checkout: what is installed counts, as for `deid run`
-    for words in ((), ("--world", "mini")):
-        code, out, _ = deid("doctor", *words)
-        assert code == 0
-        assert "the world mini has all it needs" in out
+    code, out, _ = deid("doctor", "--world", "mini")
+    assert code == 0
+    assert "the world mini has all it needs" in out
     (tmp_path / "params.yaml").write_text("world: {weights: nowhere}")
     code, out, _ = deid("doctor")
     assert code == 1
     assert "lacks 10 of 10" in out
+
+
+def test_the_doctor_examines_the_world_of_photographs_unless_asked_otherwise(
+    tmp_path: Path, deid: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEID_WEIGHTS_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("DEID_WEIGHTS_DIR", raising=False)
+    for place in (ROOT, tmp_path):
+        monkeypatch.chdir(place)
+        code, out, _ = deid("doctor")
+        assert code == 1
+        assert "the world photo lacks" in out
+        assert "`deid weights fetch --world photo --accept-license`" in out
 
 
 def test_the_doctor_says_what_ffhq_lacks_and_would_download(

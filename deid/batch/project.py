@@ -23,6 +23,7 @@ from deid.weights.catalog import require_commercial_content
 from deid.worlds import load_world
 
 PARAMS = "params.yaml"
+PROFILES = "profiles"
 _CHECKOUT, _PACKAGE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]
 INSTALLED = _PACKAGE if (_PACKAGE / "data").is_dir() else _CHECKOUT
 """Has `data/mini/weights`: a wheel brings it inside the package, a checkout beside it."""
@@ -47,23 +48,30 @@ def bundle_at(root: Path, world: str | None = None) -> Bundle:
     """
     file = root / PARAMS
     params = load_params(file) if file.is_file() else Params(world=WorldParams(name="photo"))
-    here, commercial = world in (None, params.world.name), params.world.commercial
-    if world is not None and not here:
-        params = Params(world=_world_params(world, commercial))
-    data = root / "data" if here else root / "data" / params.world.name
-    bundle = local_bundle(_placed(params, root), data)
+    if world not in (None, params.world.name):
+        return _other_world(root, world, params.world.commercial)
+    bundle = local_bundle(_placed(params, root), root / "data")
     shipped = None if bundle.stage_one.is_dir() else shipped_bundle(params.world.name)
     if shipped is None:
         return bundle
-    if here and file.is_file():
-        return replace(shipped, world=bundle.world)
-    # Another world is no way around the project's terms.
-    return replace(shipped, world=shipped.world.model_copy(update={"commercial": commercial}))
+    return replace(shipped, world=bundle.world) if file.is_file() else shipped
 
 
-def _world_params(name: str, commercial: bool) -> WorldParams:
+def _other_world(root: Path, name: str, commercial: bool) -> Bundle:
+    """Of another world than that of `root`: what `make repro PROFILE=NAME` trained, else what comes
+    with this package; under the terms of `root`, too."""
+    known, folder = Params(world=_world_params(name)), root / PROFILES / name
+    if (folder / PARAMS).is_file() and load_params(folder / PARAMS).world.name == name:
+        found = bundle_at(folder)
+    else:
+        found = shipped_bundle(name) or local_bundle(_placed(known, root), folder / "data")
+    terms = {"commercial": commercial or found.world.commercial}
+    return replace(found, world=found.world.model_copy(update=terms))
+
+
+def _world_params(name: str) -> WorldParams:
     try:
-        return WorldParams.model_validate({"name": name, "commercial": commercial})
+        return WorldParams.model_validate({"name": name})
     except ValidationError:
         raise DeidError(f"world {name!r}: unknown; choose photo, mini or ffhq") from None
 

@@ -33,7 +33,10 @@ _MINI = (
 )
 
 
-_TRAINING = "training, 6 faces a step: a GPU of 12 GB should do; see profiles/ffhq.yaml"
+_TRAINING = {
+    "ffhq": "training, 6 faces a step: a GPU of 12 GB should do; see profiles/ffhq.yaml",
+    "photo": "training: two CPU cores do; profiles/photo-gpu.yaml is for a GPU",
+}
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def examine(world: str | None, commercial: bool, params: Path | None = None) -> 
         place=store.place,
         findings=tuple(findings),
         to_fetch=tuple(f for f in absent if f.sources and not store.offline),
-        remarks=_remarks(entries, commercial),
+        remarks=_remarks(name, entries, commercial),
         tools=silence(os.environ, root / ".dvc/config"),
     )
 
@@ -167,14 +170,16 @@ def _examine_mini(network: str, folder: Path) -> Finding:
     return Finding(network, f"mini/{network}", f"in {folder}")
 
 
-def _remarks(entries: Sequence[tuple[str, WeightFile]], commercial: bool) -> tuple[str, ...]:
+def _remarks(
+    world: str, entries: Sequence[tuple[str, WeightFile]], commercial: bool
+) -> tuple[str, ...]:
     if not entries:
         return ()
     if not commercial:
-        return (_TRAINING,)
+        return (_TRAINING[world],)
     data = dict.fromkeys(f"{entry.name}: {entry.trained_on}" for _, entry in entries)
     terms = ("trained on (terms of the data are yours to judge):", *(f"  {x}" for x in data))
-    return (_TRAINING, *terms)
+    return (_TRAINING[world], *terms)
 
 
 def machine(place: Path) -> tuple[tuple[str, str], ...]:
