@@ -58,7 +58,7 @@ ifneq ($(PROFILE),)
 	@mkdir -p $(PROJECT)/.dvc $(PROJECT)/data/photo $(PROJECT)/data/ffhq
 	@printf '[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n[cache]\n    type = "reflink,hardlink,copy"\n' > $(PROJECT)/.dvc/config
 	@ln -sfn ../$(PROFILE).yaml $(PROJECT)/params.yaml
-	@for name in dvc.yaml uv.lock deid flows; do ln -sfn ../../$$name $(PROJECT)/$$name; done
+	@for name in dvc.yaml prefect.yaml uv.lock deid flows; do ln -sfn ../../$$name $(PROJECT)/$$name; done
 	@ln -sfn ../../../data/mini $(PROJECT)/data/mini
 	@for world in photo ffhq; do ln -sfn ../../../../data/$$world/dvc.yaml $(PROJECT)/data/$$world/dvc.yaml; done
 endif

@@ -110,10 +110,10 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert isinstance(result, Result)
     assert (result.verdict, len(result.faces)) == ("verified", 2)
     assert result.image.size
-    assert asked == {"picture": "photo.jpg", "world": "photo"}
+    assert asked == {"picture": "photo.jpg"}
 
 
 def test_make_says_its_targets() -> None:
     said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("setup", "repro", "test", "lint", "pretrain", "clean"):
+    for target in ("install", "setup", "repro", "test", "lint", "pretrain", "clean"):
         assert re.search(rf"^{target} ", said.stdout, re.MULTILINE), target
