@@ -64,7 +64,8 @@ def _other_world(root: Path, name: str, commercial: bool) -> Bundle:
     if (folder / PARAMS).is_file() and load_params(folder / PARAMS).world.name == name:
         found = bundle_at(folder)
     else:
-        found = shipped_bundle(name) or local_bundle(_placed(known, root), folder / "data")
+        nowhere = root / "data" / name  # nothing is trained there
+        found = shipped_bundle(name) or local_bundle(_placed(known, root), nowhere)
     terms = {"commercial": commercial or found.world.commercial}
     return replace(found, world=found.world.model_copy(update=terms))
 
