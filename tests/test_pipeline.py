@@ -177,7 +177,7 @@ def test_a_small_pipeline_runs_from_clone_to_champion(clone: Path) -> None:
 
     again = repro(mini)
     assert "Running stage" not in again
-    # Nothing of it lies where the photo world's results would, and `deid run --world mini` finds it.
+    # Nothing lies where the photo world would put it, and `deid run --world mini` finds it.
     changed = subprocess.run(
         ["git", "status", "--porcelain"], cwd=clone, check=True, capture_output=True, text=True
     )
