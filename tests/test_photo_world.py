@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from deid.weights.catalog import needs, with_parts
 from deid.weights.store import Store, default_store
 from deid.worlds.photo.faces import LIDS, LIPS
 from deid.worlds.photo.pretrain.heads import Examples, _Head, haar
+from deid.worlds.photo.pretrain.scenes import compose
 from deid.worlds.photo.world import load_photo_world
 from deid.worlds.world import World
 from tests.openvino_files import small_generator
@@ -42,6 +44,17 @@ def photo_world() -> World:
 
 def drawn(world: World, count: int = 2) -> Tensor:
     return to_tensor(world.test_faces(count, 1, 3).pixels)
+
+
+def test_a_group_scene_keeps_each_face_as_it_was_drawn() -> None:
+    random = np.random.default_rng(0)
+    large, small = (random.integers(0, 256, (n, n, 3), np.uint8) for n in (192, 128))
+    scene = compose([large, small])
+    assert scene.shape == (192, round(192 * 0.84) + 128, 3)
+    np.testing.assert_array_equal(scene[40:180, 50:140], large[40:180, 50:140])
+    left, top = round(192 * 0.84), 192 - 128
+    inner = scene[top + 30 : 180, left + 40 : left + 90]
+    np.testing.assert_array_equal(inner, small[30 : 180 - top, 40:90])
 
 
 def test_its_networks_keep_the_worlds_protocols() -> None:
