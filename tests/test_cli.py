@@ -1,6 +1,7 @@
 """The command line answers what a person mistypes or breaks in one line, and leaves nothing."""
 
 import errno
+import gc
 import io
 import logging
 import os
@@ -257,3 +258,12 @@ def test_a_run_imports_nothing_of_the_training() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_end_of_a_command_searches_for_no_garbage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_exit: list[object] = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    assert deid(monkeypatch, capsys, "--version")[0] == 0
+    assert gc.freeze in at_exit

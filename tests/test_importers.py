@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deid.errors import DeidError
+from deid.nets.mobile_stylegan import MobileSynthesis
 from deid.nets.style import StyleGenerator, truncate
 from deid.nets.stylegan2 import StyleGAN2, stylegan2
 from deid.weights.cards import card_path
@@ -525,3 +526,13 @@ def test_no_format_and_no_network_are_named() -> None:
     imported = import_content(nvidia_content(tiny().state_dict()), "n")
     with pytest.raises(DeidError, match="no network 'other'"):
         build(dataclasses.replace(imported, network="other"))
+
+
+def test_building_a_generator_waits_for_no_symbolic_algebra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Of the networks without memory, torch.randn imported it with sympy, for seconds.
+    monkeypatch.setitem(sys.modules, "torch.fx.experimental.symbolic_shapes", None)
+    state = MobileSynthesis((8,) * 4, 8).state_dict()
+    built = build(Imported("mobile_synthesis", {"channels": (8,) * 4, "w_dim": 8}, state))
+    assert torch.equal(built.state_dict()["constant"], state["constant"])

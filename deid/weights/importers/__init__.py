@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from deid.errors import DeidError
 from deid.weights.importers.base import Format, Imported
@@ -112,13 +113,22 @@ def build(imported: Imported) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+class _NoNumbers(TorchFunctionMode):
+    """Draws nothing where there is no memory: torch.randn on meta imports sympy, for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+
+
 def _fitting(imported: Imported) -> nn.Module:
     """The network that the state fits, without memory for its weights."""
     state, clamp = imported.state, imported.config.get("conv_clamp")
     if clamp is not None and not (type(clamp) in (int, float) and CLAMPS[0] <= clamp <= CLAMPS[1]):
         raise DeidError(f"conv_clamp is {str(clamp)[:40]}, not a number from 0.001 to a million")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoNumbers():
             network = _builder(imported.network)(**imported.config)
     except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
         raise DeidError(f"no {imported.network} has this configuration ({error})") from None
