@@ -56,11 +56,16 @@ def main() -> None:
                 taken = spent(command, tree, f"{folder}/cache")
                 if turn:  # the first warms disk and byte code
                     times.setdefault(name, []).append(taken)
-    middle = {n: [statistics.median(part) for part in zip(*t, strict=True)] for n, t in times.items()}
-    torch_wall, torch_cpu = middle["import torch"]
-    for name, (wall, cpu) in middle.items():
+    torch_wall, torch_cpu = _medians(times["import torch"])
+    for name, taken_by in times.items():
+        wall, cpu = _medians(taken_by)
         above = f"; above torch {wall - torch_wall:5.2f} and {cpu - torch_cpu:5.2f}"
         print(f"{wall:6.2f} s of wall, {cpu:6.2f} s of processor{above}  {name}")
+
+
+def _medians(times: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    walls, cpus = zip(*times, strict=True)
+    return statistics.median(walls), statistics.median(cpus)
 
 
 if __name__ == "__main__":
