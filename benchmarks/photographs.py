@@ -1,13 +1,14 @@
 """What `swap` leaves of a person and keeps of a picture, on FFHQ-aligned photographs.
 
-    python benchmarks/photographs.py PICTURES [--stage-one FOLDER] [--judge FILE ...] [--json FILE]
+    python benchmarks/photographs.py PICTURES [--stage-one FOLDER] [--judge FILE ...] [--as …]
 
 PICTURES is a folder of aligned faces, each of another person, none of them seen in training. The
-outputs are those of `deid.anonymize.swap`, before any verification, at 256 px. Judges are the photo
-world's held-out recognizers and the files of `--judge` (what `deid.weights.importers` knows); none
-had part in training, the first one is the one that gates look at. Landmarks are En_lnd's, which was
-trained against; mouth, eyes and pose are Face Mesh's, trained against as well: figures of the
-expression are those of the objective, not of an independent network.
+outputs are those of `deid.anonymize.swap`, before any verification, at 256 px: as they are `made`,
+`fitted` to the landmarks of the face whose place they take, or `pasted` (`--as`). Judges are the
+photo world's held-out recognizers and the files of `--judge` (what `deid.weights.importers` knows);
+none had part in training, the first one is the one that gates look at. Landmarks are En_lnd's,
+which was trained against and fitted to; mouth, eyes and pose are Face Mesh's, trained against as
+well: figures of the expression are those of the objective, not of an independent network.
 
 - matched: share of outputs that a judge matches with their source, at the threshold that 1e-3 of
   the pairs of different originals exceed;
@@ -36,8 +37,13 @@ from torch import Tensor
 from deid.anonymize import ModelPaths, build
 from deid.batch.bundle import shipped_bundle
 from deid.faces.detection import build_detector
+from deid.gate.anonymize import bare
 from deid.gate.calibration import pair_similarities
-from deid.imaging.paste import hull_of_landmarks
+from deid.gate.geometry import Geometry
+from deid.gate.place import Placing
+from deid.imaging.align import Square
+from deid.imaging.fit_landmarks import fit_landmarks
+from deid.imaging.paste import face_region, hull_of_landmarks, paste_face
 from deid.params import AnonymizeParams, WorldParams
 from deid.pixels import to_pixels, to_tensor
 from deid.weights.importers import build as build_network
@@ -48,6 +54,8 @@ from deid.worlds.world import FaceEmbedder, World
 
 Array = NDArray[np.float64]
 SIDE, RATE, DRAWS = 256, 1e-3, 1000
+WHOLE = np.array([[0.375, 0.475], [0.625, 0.475], [0.5, 0.6], [0.42, 0.725], [0.58, 0.725]])
+"""Five points whose FFHQ square is the whole picture, in its sides."""
 
 
 def main() -> None:
@@ -57,19 +65,25 @@ def main() -> None:
     parser.add_argument("--stage-one", type=Path, help="a trained stage; else the one shipped")
     parser.add_argument("--judge", type=Path, action="append", default=[])
     parser.add_argument("--detector", action="append", default=[])
+    parser.add_argument("--as", dest="states", nargs="+", choices=STATES, default=["made"])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     world, swap = loaded(args.stage_one)
     faces = portraits(args.pictures, args.count)
-    outputs = torch.cat([swap(faces[i : i + 1], [i]) for i in range(len(faces))])
+    made = torch.cat([swap(faces[i : i + 1], [i]) for i in range(len(faces))])
     judges = dict(world.held_out) | {file.stem: recognizer(file) for file in args.judge}
-    figures = identity_figures(judges, faces, outputs, hulls(world, faces))
-    figures |= found(world, args.detector, outputs)
-    figures |= expression_figures(world, faces, outputs)
-    for name, value in figures.items():
-        print(f"{name:34}" + "  ".join(f"{part:.4f}" for part in np.atleast_1d(value)))
+    before = each(world.landmarks, faces)
+    figures = {}
+    for state in args.states:
+        print(state)
+        outputs = STATES[state](world, faces, made, before)
+        figures[state] = identity_figures(judges, faces, outputs, hulls(before))
+        figures[state] |= found(world, args.detector, outputs)
+        figures[state] |= expression_figures(world, faces, outputs)
+        for name, value in figures[state].items():
+            print(f"{name:34}" + "  ".join(f"{part:.4f}" for part in np.atleast_1d(value)))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -106,10 +120,33 @@ def each(network: Callable[[Tensor], Tensor], pictures: Tensor) -> Array:
     return torch.cat([network(part) for part in pictures.split(8)]).double().numpy()
 
 
-def hulls(world: World, faces: Tensor) -> Tensor:
+def fitted(world: World, _: Tensor, made: Tensor, before: Array) -> Tensor:
+    """Warped to the landmarks `before [N,68,2]`."""
+    pixels = to_pixels(made)
+    points = zip(each(world.landmarks, made), before, strict=True)
+    return to_tensor(
+        np.stack([fit_landmarks(p, *ab)[0] for p, ab in zip(pixels, points, strict=True)])
+    )
+
+
+def pasted(world: World, faces: Tensor, made: Tensor, before: Array) -> Tensor:
+    """In the picture, brow to chin, as `deid run` does it."""
+    placing, pictures = Placing(world.landmarks, SIDE, False, "face"), to_pixels(faces)
+    for picture, new, points in zip(pictures, to_pixels(made), before, strict=True):
+        square = Square(SIDE * WHOLE)
+        face = Geometry(np.array([0, 0, SIDE, SIDE]), square, landmarks=points)
+        region = face_region(points, square, picture.shape)
+        paste_face(picture, bare(new, face, placing), square, region)
+    return to_tensor(pictures)
+
+
+STATES = {"made": lambda _, __, made, ___: made, "fitted": fitted, "pasted": pasted}
+
+
+def hulls(before: Array) -> Tensor:
     """1 inside each face's hull, 0 outside, `[N,1,256,256]`."""
     masks = []
-    for points in each(world.landmarks, faces):
+    for points in before:
         mask = np.zeros((SIDE, SIDE), np.float32)
         cv2.fillConvexPoly(mask, np.rint(hull_of_landmarks(points)).astype(np.int32), 1.0)
         masks.append(mask)

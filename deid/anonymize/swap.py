@@ -7,13 +7,22 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.base import working_side
+from deid.faces.alignment import Points
+from deid.imaging.flaws import FRINGE, GLASSES, SURELY, bridge, fringe
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size
+from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
 from deid.worlds.world import World
 
 NEAR = 24
 """Of so many donors who look most like the person, one is drawn."""
+
+ASKED = 4
+"""So many of them are drawn small, until one has no flaw that shows at once."""
+
+SMALL = 128
+"""The side at which they are drawn for that."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +31,10 @@ class Swap:
 
     Donors are people whom the generator drew, so no real person is impersonated, and one seed
     always means the same donor. Where the world has a bank of them and `alike` is set, the donor is
-    one who looks like the person (`DonorBank.choose`). Otherwise it is drawn from the face's seed:
-    a donor whose cosine with the original exceeds `max_similarity` in En_id is replaced by the
-    seed's next draw; after `tries` draws the least similar one is taken.
+    one who looks like the person (`DonorBank.choose`), whose hair does not hang over the brows, and
+    who wears glasses where the person surely does and else none. Otherwise it is drawn from the
+    face's seed: a donor whose cosine with the original exceeds `max_similarity` in En_id is
+    replaced by the seed's next draw; after `tries` draws the least similar one is taken.
     """
 
     world: World
@@ -45,12 +55,36 @@ class Swap:
         bank, looks = self.world.donors, self.world.looks
         if bank is None or looks is None or not self.alike:
             return at_size(self.model.swap(self.donors(faces, seeds), faces), faces.shape[-1])
-        people = zip(self.world.identity(faces), looks(faces), seeds, strict=True)
+        most = self.max_similarity
+        people = zip(self.world.identity(faces), looks(faces), strict=True)
         codes = [
-            bank.choose(code, look, self.max_similarity, NEAR, torch_generator("donor", 0, seed))
-            for code, look, seed in people
+            self._unflawed(
+                bank.choose(*person, most, NEAR, ASKED, torch_generator("donor", 0, seed)), face
+            )
+            for person, face, seed in zip(people, faces.split(1), seeds, strict=True)
         ]
         return at_size(self.model.swap_codes(torch.stack(codes), faces), faces.shape[-1])
+
+    def _unflawed(self, codes: Tensor, face: Tensor) -> Tensor:
+        """The first of some donors' codes `[K,dim]` that shows no flaw with this face `[1,3,R,R]`;
+        without any, the one that shows least."""
+        small = at_size(face, SMALL)
+        glasses = bridge(*self._seen(small)) > SURELY
+        least, best = float("inf"), codes[0]
+        for code in codes:
+            drawn = self._seen(at_size(self.model.swap_codes(code[None], small), SMALL))
+            wrong = (bridge(*drawn) > GLASSES) != glasses
+            flaw = max(0.0, fringe(*drawn) - FRINGE) + wrong
+            if flaw < least:
+                least, best = flaw, code
+            if flaw == 0:
+                break
+        return best
+
+    def _seen(self, face: Tensor) -> tuple[Pixels, Points]:
+        """A face `[1,3,R,R]` as pixels, and its landmarks there."""
+        landmarks = self.world.landmarks(face)[0].double().cpu().numpy()
+        return to_pixels(face)[0], landmarks
 
     @torch.no_grad()
     def donors(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:

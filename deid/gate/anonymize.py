@@ -13,6 +13,7 @@ from deid.gate.geometry import Geometry
 from deid.gate.place import Placing
 from deid.imaging.align import MAX_CROP, MAX_DRAWN, Square, crop_face, crop_side
 from deid.imaging.fit import fit_outline
+from deid.imaging.fit_landmarks import fit_landmarks
 from deid.imaging.paste import plausible
 from deid.imaging.skin import skin_only
 from deid.pixels import Pixels, to_pixels, to_tensor
@@ -40,11 +41,14 @@ def draws_skin(face: Face) -> bool:
 
 
 def bare(made: Pixels, face: Geometry, placing: Placing) -> Pixels:
-    """A made crop `uint8 [S,S,3]` without hair and background; as it is where its landmarks are
-    not to be believed."""
+    """A made crop `uint8 [S,S,3]` whose face has the pose and expression of the one whose place it
+    takes, without hair and background; as it is where its landmarks are not to be believed."""
     landmarks, size = placing.see(made[None])[0], made.shape[0]
     if not plausible(landmarks, face.square.points_in(size), size):
         return made
+    if face.landmarks is not None:
+        wanted = apply_affine(face.square.to_crop(size), face.landmarks)
+        made, landmarks = fit_landmarks(made, landmarks, wanted)
     return skin_only(made, landmarks)
 
 

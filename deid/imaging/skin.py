@@ -81,15 +81,15 @@ def _own(small: Picture, landmarks: Points) -> tuple[Picture, Picture]:
     brows[[0, -1]] = (brows[[0, -1]] + brows[[1, -2]]) / 2  # hair falls over their ends
     arcs = [np.concatenate([arc, arc - ABOVE * up]) for arc in brows.reshape(2, 5, 2)]
     parts = [*arcs, landmarks[36:48], landmarks[27:36], landmarks[48:60]]
-    features = np.maximum.reduce([_hull(part, size) for part in parts])
+    features = np.maximum.reduce([hull_mask(part, size) for part in parts])
     features = cv2.dilate(features, np.ones((round(0.02 * size) | 1,) * 2, np.uint8))
     middle = landmarks[27:36].mean(axis=0)
     jaw = middle + INWARDS * (landmarks[:17] - middle)
-    whole = _hull(np.concatenate([landmarks[17:], brows - 2 * ABOVE * up, jaw]), size)
+    whole = hull_mask(np.concatenate([landmarks[17:], brows - 2 * ABOVE * up, jaw]), size)
     cheeks = np.concatenate(
         [landmarks[[40, 41, 46, 47, 31, 35]], (jaw[[2, 3, 13, 14]] + middle) / 2]
     )
-    found = find_skin(small, _hull(cheeks, size))
+    found = find_skin(small, hull_mask(cheeks, size))
     if found is None:
         return whole, whole * (1 - features)
     beard = found.pale * (np.arange(size)[:, None] > landmarks[[48, 54], 1].mean())
@@ -124,7 +124,7 @@ def _carried_on(picture: Picture, weight: Picture) -> Picture:
     return np.asarray(total / (spread[..., None] + 1e-12), dtype=np.float32)
 
 
-def _hull(points: Points, size: int) -> Picture:
+def hull_mask(points: Points, size: int) -> Picture:
     """1 within the convex hull of points in a square of `size`."""
     mask = np.zeros((size, size), np.uint8)
     hull = cv2.convexHull(np.rint((points - 0.5) * 16).astype(np.int32))

@@ -5,7 +5,7 @@ octave by octave: what varies least in a patch of skin is grain; what is left of
 sharpness.
 """
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ BLURS = (0.0, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 BLOCK = 8  # side of the blocks of a patch of skin; wrinkles are in some of them, grain in all
 CALMEST = 10  # percentile of blocks that shows grain alone
 MOST_GRAIN = 5.0  # levels of 256
+FALL = 0.6  # of an octave's grain, at most, is in the next coarser one: wrinkles grow with scale
 REACH = 256  # pixels from the middle of the features within which is measured
 SMALLEST = 32  # pixels across the features, below which there is nothing to measure
 
@@ -64,7 +65,8 @@ def _grain(octaves: list[Picture], skin: Picture) -> Picture:
     if not inside.any():
         return np.zeros(OCTAVES, np.float32)
     spreads = [_blocks(one).std(axis=(1, 3))[inside] for one in octaves[:OCTAVES]]
-    return np.array([np.percentile(spread, CALMEST) for spread in spreads], np.float32)
+    calm = [float(np.percentile(spread, CALMEST)) for spread in spreads]
+    return np.array(list(accumulate(calm, lambda fine, here: min(here, FALL * fine))), np.float32)
 
 
 def _blocks(field: Picture) -> Picture:
