@@ -26,7 +26,7 @@ OPENED = (1.0, 0.5, 0.25, 0.0)  # shares of how far a mouth is opened or shut
 LEAST = 0.6  # of an area that comes from so much of the made face: below, a stretch shows
 GRID = 48
 MOUTH = slice(48, 68)
-SHARES = (0.0, 0.0, 0.0, 0.5, 1.0)
+SHARES = (0.0, 0.0, 0.0, 0.3, 1.0)
 """How far jaw, brows, nose, eyes and mouth are followed beside the pose."""
 
 PARTS = (17, 10, 9, 12, 20)

@@ -29,7 +29,8 @@ CORE = 0.72  # of the way to the jaw, nothing of the old picture may stay
 BROW = 0.15 * np.array(
     [0.3, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.3]
 )  # of the height from nose tip to brows: nor so far above them
-CHIN = 0.78  # of the height of the square, below which no hair hangs over a face
+CHIN = 0.78  # of the height of the square, below which no hair hangs over a face,
+ASIDE = 0.13  # of its width from the middle, within which that holds
 RIM = 0.03  # of it: how far it fades over hair
 FOREHEAD_FEATHER = 0.09  # of it, where a face that ends above its brows goes on in the same skin
 RAISED = 0.35 * np.array(
@@ -194,7 +195,10 @@ def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> 
         (found.shaded, found.likeness) if found else (old, np.ones_like(region.alpha))
     )
     hair = reaching_in(likeness, (region.alpha >= 1).astype(np.float32)) * (1 - region.core)
-    hair[_height(square, region.window) > CHIN] = 0  # what is dark there is the jaw's shadow
+    across, down = _places(square, region.window)
+    hair[(down > CHIN) & (np.abs(across - 0.5) < ASIDE)] = (
+        0  # what is dark there is the jaw's shadow
+    )
     whole = ((region.alpha >= 1) & (hair == 0)).astype(np.uint8)
     nowhere = np.zeros_like(region.alpha)
     place = Place(shaded, whole.astype(np.float32), skin.astype(np.float32), nowhere, square.side)
@@ -213,17 +217,17 @@ def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> 
 
 def _below_eyes(square: Square, window: Window) -> NDArray[np.float32]:
     """0 above the eyes to 1 below them, over `window` `[h,w]`."""
-    down = (_height(square, window) - 0.4) / 0.12
-    return np.asarray(np.clip(down, 0.0, 1.0), dtype=np.float32)
+    _, down = _places(square, window)
+    return np.asarray(np.clip((down - 0.4) / 0.12, 0.0, 1.0), dtype=np.float32)
 
 
-def _height(square: Square, window: Window) -> Points:
-    """How far down its FFHQ square each pixel of `window` lies: the eyes at 0.47, the mouth at 0.75
-    of it."""
+def _places(square: Square, window: Window) -> tuple[Points, Points]:
+    """How far across and down its FFHQ square each pixel of `window` lies: the eyes at 0.47, the
+    mouth at 0.75 of its height."""
     x0, y0, x1, y1 = window
     y, x = np.ogrid[y0:y1, x0:x1]
-    down = square.to_crop(1)[1]
-    return np.asarray(down[0] * (x + 0.5) + down[1] * (y + 0.5) + down[2])
+    across, down = (a * (x + 0.5) + b * (y + 0.5) + c for a, b, c in square.to_crop(1))
+    return across, down
 
 
 def fill(canvas: Pixels, region: Region) -> None:
