@@ -175,3 +175,33 @@ def test_a_world_says_what_is_replaced_and_a_person_may_say_otherwise(world: Wor
     assert build_pipeline(asked, photo, None).components.region == "head"
     with pytest.raises(DeidError, match="ears"):
         build_pipeline(replace(blur, region="ears"), photo, None)
+
+
+def test_wrinkles_are_no_grain() -> None:
+    """They are coarser: a smooth face does not get them as noise."""
+    random = np.random.default_rng(2)
+    wrinkles = cv2.GaussianBlur(random.normal(0, 1, (160, 160)).astype(np.float32), (0, 0), 3.0)
+    old = np.repeat((128 + 6 * wrinkles / wrinkles.std())[..., None], 3, -1).astype(np.float32)
+    skin = np.zeros((160, 160), np.float32)
+    skin[90:150, 20:140] = 1
+    out = match_texture(np.full_like(old, 128), old, 1 - skin, skin)
+    assert out[94:146, 24:136, 0].std() < 0.5
+
+
+def test_hair_beside_a_jaw_that_was_seen_too_wide_stays() -> None:
+    points, before = landmarks(), portrait()
+    middle = points[27:36].mean(axis=0)
+    y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5
+    beside = (y > 0) & (np.hypot(x / 0.27, y / 0.4) > 1)
+    before[beside] = (230, 30, 30)
+    points[:17] = middle + 1.2 * (points[:17] - middle)
+    square = placed().square
+    region = face_region(points, square, before.shape)
+    after = before.copy()
+    paste_face(after, np.full((64, 64, 3), 150, np.uint8), square, region)
+    hull = np.zeros((SIDE, SIDE), bool)
+    x0, y0, x1, y1 = region.window
+    hull[y0:y1, x0:x1] = region.alpha >= 1
+    far = (np.hypot(x / 0.27, y / 0.4) > 1.12) & hull & (y > 0.25) & (np.abs(x) > 0.17)
+    assert far.sum() > 100
+    assert np.abs(after[far].astype(int) - before[far]).mean() < 12
