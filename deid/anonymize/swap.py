@@ -13,6 +13,7 @@ from deid.model import Deidentifier
 from deid.nets.backbones import at_size
 from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
+from deid.worlds.donors import DonorBank
 from deid.worlds.world import World
 
 NEAR = 24
@@ -56,31 +57,30 @@ class Swap:
         bank, looks = self.world.donors, self.world.looks
         if bank is None or looks is None or not self.alike:
             return at_size(self.model.swap(self.donors(faces, seeds), faces), faces.shape[-1])
-        most = self.max_similarity
         people = zip(self.world.identity(faces), looks(faces), strict=True)
         codes = [
-            self._unflawed(
-                bank.choose(*person, most, NEAR, ASKED, torch_generator("donor", 0, seed)), face
-            )
+            self._unflawed(bank, person, face, seed)
             for person, face, seed in zip(people, faces.split(1), seeds, strict=True)
         ]
         return at_size(self.model.swap_codes(torch.stack(codes), faces), faces.shape[-1])
 
-    def _unflawed(self, codes: Tensor, face: Tensor) -> Tensor:
-        """The first of some donors' codes `[K,dim]` that shows no flaw with this face `[1,3,R,R]`;
-        without any, the one that shows least."""
+    def _unflawed(
+        self, bank: DonorBank, person: tuple[Tensor, Tensor], face: Tensor, seed: int
+    ) -> Tensor:
+        """The code `[dim]` of the first donor drawn for a person (code and looks) who shows no flaw
+        with the person's face `[1,3,R,R]`; without any, of the one who shows least."""
         small = at_size(face, SMALL)
         glasses = bridge(*self._seen(small)) > SURELY
-        least, best = float("inf"), codes[0]
-        for code in codes:
+        flaws: list[tuple[float, Tensor]] = []
+        for attempt in range(ASKED):
+            random = torch_generator("donor", attempt, seed)
+            code = bank.choose(*person, self.max_similarity, NEAR, random)
             drawn = self._seen(at_size(self.model.swap_codes(code[None], small), SMALL))
             wrong = (bridge(*drawn) > GLASSES) != glasses
-            flaw = max(0.0, fringe(*drawn) - FRINGE) + wrong
-            if flaw < least:
-                least, best = flaw, code
-            if flaw == 0:
+            flaws.append((max(0.0, fringe(*drawn) - FRINGE) + wrong, code))
+            if flaws[-1][0] == 0:
                 break
-        return best
+        return min(flaws, key=lambda flaw: flaw[0])[1]
 
     def _seen(self, face: Tensor) -> tuple[Pixels, Points]:
         """A face `[1,3,R,R]` as pixels, and its landmarks there."""

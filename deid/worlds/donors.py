@@ -16,23 +16,17 @@ class DonorBank(nn.Module):
         self.register_buffer("looks", looks)
 
     def choose(
-        self,
-        code: Tensor,
-        looks: Tensor,
-        most: float,
-        near: int,
-        count: int,
-        random: torch.Generator,
+        self, code: Tensor, looks: Tensor, most: float, near: int, random: torch.Generator
     ) -> Tensor:
-        """The codes `[count,dim]` of donors for a person of `code` and `looks`, drawn by `random`.
+        """The code `[dim]` of a donor for a person of `code` and `looks`, drawn by `random`.
 
         Only strangers to En_id are asked, whose cosine is at most `most`; without any, the least
-        similar ones. They are drawn of the `near` that look most alike: were it always the nearest,
-        the donor would tell who the person is.
+        similar ones. Of them, one of the `near` that look most alike is drawn: were it always the
+        nearest, the donor would tell who the person is.
         """
         similarity = self.codes @ code
         least = similarity.argsort()
         strangers = least[: max(near, int((similarity <= most).sum()))]
         distance = (self.looks[strangers] - looks).square().sum(dim=1)
         chosen = strangers[distance.argsort()[:near]]
-        return self.codes[chosen[torch.randperm(len(chosen), generator=random)[:count]]]
+        return self.codes[chosen[torch.randint(len(chosen), (), generator=random)]]
