@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deid.anonymize.base import working_side
 from deid.faces.alignment import Points
-from deid.imaging.flaws import FRINGE, GLASSES, SURELY, bridge, fringe
+from deid.imaging.flaws import FRINGE, GLASSES, MAYBE, SURELY, bridge, fringe
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size
 from deid.pixels import Pixels, to_pixels
@@ -76,7 +76,7 @@ class Swap:
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*person, self.max_similarity, NEAR, random)
             drawn = self._seen(at_size(self.model.swap_codes(code[None], small), SMALL))
-            wrong = (bridge(*drawn) > GLASSES) != glasses
+            wrong = bridge(*drawn) < GLASSES if glasses else bridge(*drawn) > MAYBE
             flaws.append((max(0.0, fringe(*drawn) - FRINGE) + wrong, code))
             if flaws[-1][0] == 0:
                 break

@@ -17,11 +17,12 @@ BLURS = (0.0, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Standard deviations in pixels. Nothing is sharpened: that would show the generator's own grid."""
 
 BLOCK = 8  # side of the blocks of a patch of skin; wrinkles are in some of them, grain in all
+FEWEST = 24  # blocks, below which wrinkles may be in all
 CALMEST = 10  # percentile of blocks that shows grain alone
-MOST_GRAIN = 5.0  # levels of 256
+MOST_GRAIN = 3.0  # levels of 256
 FALL = 0.6  # of an octave's grain, at most, is in the next coarser one: wrinkles grow with scale
 REACH = 256  # pixels from the middle of the features within which is measured
-SMALLEST = 32  # pixels across the features, below which there is nothing to measure
+SMALLEST = 48  # pixels across the features, below which there is nothing to measure
 
 
 def match_texture(new: Picture, old: Picture, features: Picture, skin: Picture) -> Picture:
@@ -62,7 +63,7 @@ def _octaves(picture: Picture) -> list[Picture]:
 def _grain(octaves: list[Picture], skin: Picture) -> Picture:
     """Standard deviation of the grain in each octave that is matched."""
     inside = _blocks(skin).mean(axis=(1, 3)) > 0.99
-    if not inside.any():
+    if inside.sum() < FEWEST:
         return np.zeros(OCTAVES, np.float32)
     spreads = [_blocks(one).std(axis=(1, 3))[inside] for one in octaves[:OCTAVES]]
     calm = [float(np.percentile(spread, CALMEST)) for spread in spreads]
