@@ -59,8 +59,8 @@ class Swap:
             return at_size(self.model.swap(self.donors(faces, seeds), faces), faces.shape[-1])
         people = zip(self.world.identity(faces), looks(faces), strict=True)
         codes = [
-            self._unflawed(bank, person, face, seed)
-            for person, face, seed in zip(people, faces.split(1), seeds, strict=True)
+            self._unflawed(bank, person, face[None], seed)
+            for person, face, seed in zip(people, faces, seeds, strict=True)
         ]
         return at_size(self.model.swap_codes(torch.stack(codes), faces), faces.shape[-1])
 

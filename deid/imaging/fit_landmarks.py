@@ -155,7 +155,7 @@ def _smallest(warp: _Warp, wanted: Points) -> float:
     (xx, yx), (xy, yy) = (np.gradient(field, step, axis=axis).transpose(2, 0, 1) for axis in (1, 0))
     a, b = warp.turn.real, warp.turn.imag
     area = (a + xx) * (a + yy) - (xy - b) * (b + yx)
-    return float(area.min()) / max(abs(warp.turn) ** 2, 1e-9)
+    return float(np.min(area)) / max(abs(warp.turn) ** 2, 1e-9)
 
 
 def _on_grid(warp: _Warp, size: int) -> NDArray[np.float32]:
