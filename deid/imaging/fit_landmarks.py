@@ -2,10 +2,14 @@
 
 What a mapping network draws follows a person's landmarks only roughly. Of both faces they are
 known, so the made one is turned, shifted and scaled onto the old one in three dimensions (of a
-usual face's depth), and its mouth and eyes are moved and opened as far as the old ones. How brows,
-nose and jaw lie beside that is not followed, or in part: by that a person is known. How far a
-landmark moves is bounded, and so is how much of a face is stretched. A mouth that is drawn shut
-cannot be pulled open: its lips would become tongues; it only takes its place.
+usual face's depth), and its mouth is moved and opened as far as the old one. How brows, nose, eyes
+and jaw lie beside that is not followed: by that a person is known. How far a landmark moves is
+bounded, and so is how much of a face is stretched. A mouth that is drawn shut cannot be pulled
+open: its lips would become tongues; it only takes its place.
+
+Of 200 portraits MobileFace finds 0.5 % again by the face as it is drawn (chance 0.5 %), as many
+where it is shifted, turned and scaled, 2.5 % where it is turned in three dimensions, 2 % with mouth
+and half of the eyes, 3.5 % with mouth and eyes, and 6 % where all landmarks are followed.
 """
 
 from dataclasses import dataclass
@@ -26,7 +30,7 @@ OPENED = (1.0, 0.5, 0.25, 0.0)  # shares of how far a mouth is opened or shut
 LEAST = 0.6  # of an area that comes from so much of the made face: below, a stretch shows
 GRID = 48
 MOUTH = slice(48, 68)
-SHARES = (0.0, 0.0, 0.0, 0.3, 1.0)
+SHARES = (0.0, 0.0, 0.0, 0.0, 1.0)
 """How far jaw, brows, nose, eyes and mouth are followed beside the pose."""
 
 PARTS = (17, 10, 9, 12, 20)
