@@ -23,7 +23,7 @@ from deid.faces.detection import Detector, build_detector, build_network, weight
 from deid.faces.detection import views as views_module
 from deid.faces.detection.boxes import areas, iou, suppress
 from deid.faces.detection.merge import CLOSE_UPS, Pass, merge_detections
-from deid.faces.detection.mtcnn import load_mtcnn
+from deid.faces.detection.mtcnn import load_mtcnn, pyramid
 from deid.faces.detection.multi_scale import close_up, run_passes
 from deid.faces.detection.scrfd import Scrfd
 from deid.faces.detection.views import (
@@ -254,6 +254,33 @@ def test_the_work_is_bounded_for_every_picture(
         assert h * w <= max(views_module.ENLARGE, height * width) * 1.01
     assert shown < max(40.0 * height * width, 250e6)
     assert shown < 250e6
+
+
+def test_what_its_own_pyramid_sees_is_not_shown_to_a_network_again() -> None:
+    levels = multi_scale_levels(768, 768, True, False)
+    assert [(level.scale, level.rotations) for level in levels] == [(1.0, EIGHTHS)]
+    network = Scripted(scale_invariant=True)
+    Detector([network]).detect([np.zeros((768, 768, 3), np.uint8)])
+    assert network.shown < 15 * 768 * 768
+
+
+def test_a_picture_of_few_pixels_is_enlarged_for_every_network() -> None:
+    assert multi_scale_levels(100, 128, True, False)[0].scale == 2.0
+
+
+@settings(deadline=None, max_examples=20)
+@given(height=st.integers(21, 500), width=st.integers(21, 500), seed=st.integers(0, 99))
+def test_a_pyramid_from_halves_is_that_from_the_whole_picture_but_for_rounding(
+    height: int, width: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    noise = random.integers(0, 256, (height, width, 3), np.uint8)
+    picture = cv2.GaussianBlur(noise, (0, 0), 3)
+    for level in pyramid(np.asarray(picture, np.uint8)):
+        size = (level.shape[1], level.shape[0])
+        directly = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        assert np.abs(level.astype(int) - directly).max() <= 8
+    assert min(size) >= 12
 
 
 def test_a_bomb_of_a_picture_is_shown_in_tiles_of_bounded_number() -> None:

@@ -8,6 +8,7 @@ a test holds `iou` and `suppress` to `torchvision.ops`.
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,6 +60,10 @@ def suppress(boxes: Boxes, scores: NDArray[np.float32], limit: float, part: floa
     Boxes overlap if their intersection over union exceeds `limit`, or if more than `part` of the
     smaller one is shared: half a face is no second face.
     """
+    if part >= 1.0:  # OpenCV does the same, for scores above 0, ten times as fast or more
+        whole = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+        kept = cv2.dnn.NMSBoxes(whole.tolist(), scores.tolist(), 0.0, limit)
+        return np.asarray(kept, np.int64).reshape(-1)
 
     def same(box: Boxes, others: Boxes) -> NDArray[np.bool_]:
         return np.asarray((iou(box, others) > limit) | (shared_part(box, others) > part))

@@ -84,10 +84,12 @@ def multi_scale_levels(
     """The levels of a picture, largest first.
 
     A scale-invariant network needs each rotation only until a level so rotated has been whole in
-    one tile; a rotation-invariant one is shown the picture upright only.
+    one tile; a rotation-invariant one is shown the picture upright only. Enlarged, one with both a
+    pyramid and all rotations (MTCNN) finds nothing more (`benchmarks/detection.py`).
     """
     longer, area = max(height, width), height * width
-    scale = min(TINY, max(ENLARGED, LARGE / longer))
+    enlarged = ENLARGED if rotation_invariant or not scale_invariant else 1.0
+    scale = min(TINY, max(enlarged, LARGE / longer))
     if scale**2 * area > ENLARGE:
         scale = 1.0
     levels: list[Level] = []
