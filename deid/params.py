@@ -77,6 +77,7 @@ class SampleParams(Section):
     shard_size: Positive = 5_000
     batch_size: Positive = 50
     workers: Positive = 2
+    rendered: Positive | None = None  # so many pictures at once, others when asked for; None: all
     resolution: Positive | None = None  # of the pairs, where the world has a choice; None: its own
     truncation: Truncation | None = None  # its earlier place; see `WorldParams`
 
@@ -125,6 +126,7 @@ class StageOneParams(SpreadParams):
     """Disentanglement: equations (1)–(8)."""
 
     seed: int = 0
+    pairs: Positive | None = None  # so many of the sampled ones; None: those with a picture
     steps: Positive = 1_500
     batch_size: Positive = 16
     threads: Positive = 2

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deid.anonymize.swap import Swap
 from deid.errors import DeidError
-from deid.latents.sample import draw_rows, sample, sample_from
+from deid.latents.sample import draw_missing, draw_rows, sample, sample_from
 from deid.latents.shards import LatentDataset
 from deid.model import Deidentifier
 from deid.params import SampleParams, WorldParams, load_params
@@ -90,6 +90,37 @@ def test_a_killed_run_goes_on_to_the_same_bytes(pairs: Path, tmp_path: Path) -> 
     assert files(out) == files(pairs)
     assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished
     assert not partial.exists()
+
+
+def no_world() -> World:
+    raise AssertionError("nothing is to be drawn")
+
+
+def test_pictures_left_out_are_drawn_when_asked_for_to_the_same_bytes(
+    pairs: Path, tmp_path: Path
+) -> None:
+    some, whole = tmp_path / "latents", LatentDataset(pairs)
+    sample_from(PARAMS.model_copy(update={"rendered": 250}), toy_world, some)
+    before, dataset = files(some), LatentDataset(some)
+    assert (len(dataset), dataset.index.count) == (300, 2030)  # whole shards
+    assert len([name for name in before if name.startswith("images")]) == 3
+    rows = np.array([0, 299, 300, 2029])
+    np.testing.assert_array_equal(dataset.w(rows), whole.w(rows))
+    assert torch.equal(dataset.w_std, whole.w_std)
+    with pytest.raises(IndexError):
+        dataset.images(rows)
+    with pytest.raises(DeidError, match=r"images-00004\.npy: missing"):
+        LatentDataset(some, 450)
+    draw_missing(some, 450, toy_world)
+    draw_missing(some, 2030, toy_world)
+    later = LatentDataset(some, 2029)
+    rows = np.array([2028, 0, 449, 450, 1234])
+    np.testing.assert_array_equal(later.images(rows), whole.images(rows))
+    assert files(some) == before  # which DVC knows
+    for pairs_asked in (None, 7, 2030):
+        draw_missing(some, pairs_asked, no_world)
+    with pytest.raises(DeidError, match="has 2030 pairs, not 2031"):
+        LatentDataset(some, 2031)
 
 
 def test_a_row_is_its_own_z_through_the_generator(pairs: Path) -> None:

@@ -93,6 +93,19 @@ def test_good_pairs_pass_with_one_report_and_pages_that_open_offline(
             assert (page.parent / link).resolve().is_file(), f"{page}: {link}"
 
 
+def test_rows_without_a_picture_are_judged_by_their_w(latents: Path, tmp_path: Path) -> None:
+    index = read_index(latents).model_copy(update={"rendered": 100})
+    write_index(latents, index)
+    for number in (1, 2):
+        images_path(latents, number).unlink()
+    validate_in(PARAMS, toy_world(), latents, tmp_path / "out")
+    w = np.load(w_path(latents, 2))
+    w[7] = np.nan
+    np.save(w_path(latents, 2), w)
+    write_index(latents, index)
+    assert "w is finite" in failures(latents, tmp_path / "again")
+
+
 def test_each_fault_in_a_row_fails_by_name_and_row(latents: Path, tmp_path: Path) -> None:
     def plant(images: Rows, w: Rows) -> None:
         w[7, 3] = np.nan

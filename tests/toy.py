@@ -201,7 +201,9 @@ def draw_pairs(latents: Path, count: int = 64, shard_size: int = 64) -> Path:
         seed=0,
         truncation=1.0,
         count=count,
+        rendered=count,
         shard_size=shard_size,
+        batch_size=SampleParams().batch_size,
         resolution=RESOLUTION,
         w_dim=world.generator.w_dim,
     )

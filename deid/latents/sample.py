@@ -1,10 +1,12 @@
 """Draw the (image, w) pairs that everything is trained on: 70,000 of them in the paper.
 
+Every row gets its w at once, the first `rendered` their pictures; `draw_missing` adds others.
+
 Row i has its own z, drawn from the name "latents" and i (a torch generator a row costs 10 µs, under
 a second for all, so nothing cleverer is needed). A network's last bits may depend on what else
 is in its batch, so rows are always computed in the same aligned blocks of `batch_size`, whatever
 shards they go to, by processes of one thread. So neither shards, workers, resuming nor even
-`count` change a byte of a row.
+`count` and `rendered` change a byte of a row.
 """
 
 import multiprocessing
@@ -14,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +24,19 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
 from deid.errors import DeidError
-from deid.latents.shards import Index, images_path, w_path, write_index
+from deid.latents.shards import (
+    Index,
+    images_path,
+    later_folder,
+    read_index,
+    w_path,
+    write_index,
+)
 from deid.params import SampleParams, WorldParams
 from deid.pixels import Pixels, to_pixels
 from deid.progress import progress
@@ -56,18 +66,51 @@ def sample_from(params: SampleParams, load: Callable[[], World], out: Path) -> N
         seed=params.seed,
         truncation=world.truncation,
         count=params.count,
+        rendered=_whole_shards(params),
         shard_size=params.shard_size,
+        batch_size=params.batch_size,
         resolution=_side(world, params),
         w_dim=world.generator.w_dim,
     )
-    recipe = {**index.model_dump(), "batch_size": params.batch_size}
-    with resumable_directory(out, recipe) as working:
+    with resumable_directory(out, index.model_dump()) as working:
         for leftover in working.glob(".*.tmp"):
             leftover.unlink()
-        missing = [s for s in index.shards() if not images_path(working, s[0]).exists()]
-        if missing:
-            _draw_shards(missing, params, load, working)
+        wanted = [
+            Task(shard, pictures=shard[1] < index.rendered, vectors=True)
+            for shard in index.shards()
+        ]
+        missing = [task for task in wanted if not task.done(working)]
+        _draw_shards(missing, index, params.workers, load, working)
         write_index(working, index)
+
+
+def draw_missing(latents: Path, pairs: int | None, load: Callable[[], World]) -> None:
+    """Draw the pictures of the first `pairs` rows in `latents` that are not there yet, into
+    `later_folder`: whole shards, the same bytes as `sample` would have drawn.
+
+    `load` is called in every process that draws. Another process that asks for the same waits.
+    """
+    index = read_index(latents)
+    if pairs is None or pairs <= index.rendered:
+        return
+    folder = later_folder(latents, index)
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [
+        Task(shard, pictures=True, vectors=False)
+        for shard in index.shards(min(pairs, index.count))
+        if shard[1] >= index.rendered
+    ]
+    with FileLock(folder / ".lock"):
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+        missing = [task for task in wanted if not task.done(folder)]
+        _draw_shards(missing, index, SampleParams().workers, load, folder)
+
+
+def _whole_shards(params: SampleParams) -> int:
+    """Rows of the shards that hold the first `params.rendered`."""
+    shards = -(-(params.rendered or params.count) // params.shard_size)
+    return min(shards * params.shard_size, params.count)
 
 
 def _side(world: World, params: SampleParams) -> int:
@@ -81,18 +124,25 @@ def _side(world: World, params: SampleParams) -> int:
 
 @torch.inference_mode()
 def draw_rows(
-    world: World, params: SampleParams, start: int, end: int
+    world: World, recipe: SampleParams | Index, start: int, end: int
 ) -> Iterator[tuple[Pixels, NDArray[np.float32]]]:
     """Images and w of the rows `start` to `end`, in order, an aligned block or its part at a time.
 
     w is truncated by the world's ψ.
     """
-    size = params.batch_size
-    for first in range(start - start % size, end, size):
-        wanted = slice(max(start - first, 0), min(end - first, size))
-        w = _draw_w(world, "latents", range(first, first + size), params.seed)
-        images = to_pixels(world.draw(w, params.resolution))
+    for w, wanted in _blocks(world, recipe, start, end):
+        images = to_pixels(world.draw(w, recipe.resolution))
         yield images[wanted], w.cpu().numpy()[wanted]
+
+
+def _blocks(
+    world: World, recipe: SampleParams | Index, start: int, end: int
+) -> Iterator[tuple[Tensor, slice]]:
+    """w of each aligned block, and which of its rows are wanted."""
+    size = recipe.batch_size
+    for first in range(start - start % size, end, size):
+        w = _draw_w(world, "latents", range(first, first + size), recipe.seed)
+        yield w, slice(max(start - first, 0), min(end - first, size))
 
 
 def _draw_w(world: World, name: str, rows: range, seed: int) -> Tensor:
@@ -101,20 +151,34 @@ def _draw_w(world: World, name: str, rows: range, seed: int) -> Tensor:
     return world.truncated_mapping(torch.stack(z).to(world.device))
 
 
+@dataclass(frozen=True)
+class Task:
+    """A shard, and which of its two files to write."""
+
+    shard: Shard
+    pictures: bool
+    vectors: bool
+
+    def done(self, folder: Path) -> bool:
+        """Whether they are there; pictures come last."""
+        return (images_path if self.pictures else w_path)(folder, self.shard[0]).exists()
+
+
 def _draw_shards(
-    shards: list[Shard], params: SampleParams, load: Callable[[], World], working: Path
+    tasks: list[Task], index: Index, workers: int, load: Callable[[], World], working: Path
 ) -> None:
     """Share the shards out to processes and show how far they are."""
+    if not tasks:
+        return
     context = multiprocessing.get_context("spawn")
     drawn = context.Value("q", 0)
-    setup = (load, params, working, drawn)
-    shown = params.count - sum(end - start for _, start, end in shards)
-    before = shown
+    setup = (load, index, working, drawn)
+    shown = before = index.count - sum(end - start for _, start, end in (t.shard for t in tasks))
     with (
-        progress("sample", total=params.count, done=shown) as bar,
-        ProcessPoolExecutor(params.workers, context, _start_worker, setup) as pool,
+        progress("sample", total=index.count, done=shown) as bar,
+        ProcessPoolExecutor(workers, context, _start_worker, setup) as pool,
     ):
-        pending: set[Future[None]] = {pool.submit(_draw_shard, shard) for shard in shards}
+        pending: set[Future[None]] = {pool.submit(_draw_shard, task) for task in tasks}
         try:
             while pending:
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -137,7 +201,7 @@ class _Worker:
     """What a sampling process keeps between shards."""
 
     world: World
-    params: SampleParams
+    index: Index
     working: Path
     drawn: Any  # multiprocessing's Value: rows drawn by all workers
 
@@ -145,14 +209,12 @@ class _Worker:
 _worker: _Worker
 
 
-def _start_worker(
-    load: Callable[[], World], params: SampleParams, working: Path, drawn: Any
-) -> None:
+def _start_worker(load: Callable[[], World], index: Index, working: Path, drawn: Any) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C the parent speaks, and only it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _worker = _Worker(load(), params, working, drawn)
+    _worker = _Worker(load(), index, working, drawn)
 
 
 def _end_with_parent() -> None:
@@ -163,20 +225,29 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _draw_shard(shard: Shard) -> None:
-    """Write both files of a shard; the images' name appears last and says that it is finished."""
-    number, start, end = shard
-    generator, folder = _worker.world.generator, _worker.working
-    size, count = _side(_worker.world, _worker.params), end - start
-    with (
-        _array_file(images_path(folder, number), np.uint8, (count, size, size, 3)) as images_file,
-        _array_file(w_path(folder, number), np.float32, (count, generator.w_dim)) as w_file,
-    ):
-        for images, w in draw_rows(_worker.world, _worker.params, start, end):
-            images_file.write(images.tobytes())
-            w_file.write(w.tobytes())
+@torch.inference_mode()
+def _draw_shard(task: Task) -> None:
+    """Write the files of a shard; the images' name appears last and says that it is finished."""
+    number, start, end = task.shard
+    world, index, folder = _worker.world, _worker.index, _worker.working
+    count, side = end - start, index.resolution
+    with ExitStack() as files:
+        to_images, to_w = (
+            files.enter_context(_array_file(place(folder, number), dtype, (count, *shape)))
+            if wanted
+            else None
+            for wanted, place, dtype, shape in (
+                (task.pictures, images_path, np.uint8, (side, side, 3)),
+                (task.vectors, w_path, np.float32, (index.w_dim,)),
+            )
+        )
+        for w, wanted in _blocks(world, index, start, end):
+            if to_images:
+                to_images.write(to_pixels(world.draw(w, side))[wanted].tobytes())
+            if to_w:
+                to_w.write(w.cpu().numpy()[wanted].tobytes())
             with _worker.drawn.get_lock():
-                _worker.drawn.value += len(images)
+                _worker.drawn.value += wanted.stop - wanted.start
 
 
 @contextmanager

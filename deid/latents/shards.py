@@ -4,8 +4,12 @@
 `[n,w_dim]`) hold rows `k * shard_size` onwards, `stats.safetensors` the mean and deviation of w. A
 row is found by arithmetic, so nothing is decoded or read but the rows asked for. z is not stored:
 it follows from the seed and the row's number.
+
+Every row has its w; pictures of later rows may be missing until they are asked for, and then lie in
+`later_folder`.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,13 +39,15 @@ class Index(BaseModel):
     seed: int
     truncation: float
     count: int = Field(ge=1)
+    rendered: int = Field(ge=1)  # the first rows, with pictures: whole shards
     shard_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1)  # rows computed together
     resolution: int = Field(ge=1)
     w_dim: int = Field(ge=1)
 
-    def shards(self) -> Iterator[tuple[int, int, int]]:
-        """(number, first row, end row) of every shard, in order."""
-        for number, start in enumerate(range(0, self.count, self.shard_size)):
+    def shards(self, rows: int | None = None) -> Iterator[tuple[int, int, int]]:
+        """(number, first row, end row) of every shard in order, or of those of the first `rows`."""
+        for number, start in enumerate(range(0, rows or self.count, self.shard_size)):
             yield number, start, min(start + self.shard_size, self.count)
 
 
@@ -61,6 +67,13 @@ def read_index(root: Path) -> Index:
 def images_path(root: Path, shard: int) -> Path:
     """The file with the images of a shard."""
     return root / f"images-{shard:05}.npy"
+
+
+def later_folder(root: Path, index: Index) -> Path:
+    """Where pictures go that were left out at first: beside `root`, which stays as DVC knows it,
+    and apart from those of other pairs."""
+    same = index.model_dump_json(exclude={"rendered"}).encode()
+    return root.with_name(f"{root.name}-later") / hashlib.sha256(same).hexdigest()[:16]
 
 
 def w_path(root: Path, shard: int) -> Path:
@@ -90,18 +103,27 @@ def _open_shard(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> 
 
 
 class LatentDataset:
-    """Random access to the (image, w) pairs in `root`.
+    """Random access to the (image, w) pairs in `root`: those that `sample` drew pictures for, or
+    the first `pairs`, for which `draw_missing` of `latents.sample` draws the others.
 
-    Attributes: `index` (`Index`), `w_mean` and `w_std` (float32 tensors `[w_dim]`, over all pairs).
+    Attributes: `index` (`Index`), `w_mean` and `w_std` (float32 tensors `[w_dim]`, over all rows).
     Raises `DeidError` where a file is missing, truncated or not what the index says.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, pairs: int | None = None) -> None:
         self.index = index = read_index(root)
+        self._pairs = pairs or index.rendered
+        if self._pairs > index.count:
+            raise DeidError(f"{root}: has {index.count} pairs, not {pairs}; ask for fewer")
         picture = (index.resolution, index.resolution, 3)
+        later = later_folder(root, index)
         self._images = [
-            _open_shard(images_path(root, shard), np.uint8, (end - start, *picture))
-            for shard, start, end in index.shards()
+            _open_shard(
+                images_path(root if start < index.rendered else later, shard),
+                np.uint8,
+                (end - start, *picture),
+            )
+            for shard, start, end in index.shards(self._pairs)
         ]
         self._w = [
             _open_shard(w_path(root, shard), np.float32, (end - start, index.w_dim))
@@ -110,20 +132,25 @@ class LatentDataset:
         self.w_mean, self.w_std = _read_statistics(root / "stats.safetensors", index.w_dim)
 
     def __len__(self) -> int:
-        return self.index.count
+        return self._pairs
 
     def images(self, indices: NDArray[np.integer]) -> Pixels:
         """Images of the rows `indices` `[N]`, in that order, repeats allowed: `uint8 [N,R,R,3]`."""
-        return self._rows(self._images, indices)
+        return self._rows(self._images, indices, len(self))
 
     def w(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
-        """w of the rows `indices` `[N]`, in that order, repeats allowed: `float32 [N,w_dim]`."""
-        return self._rows(self._w, indices)
+        """w of the rows `indices` `[N]`, in that order, repeats allowed: `float32 [N,w_dim]`.
 
-    def _rows(self, shards: list[NDArray[Any]], indices: NDArray[np.integer]) -> NDArray[Any]:
+        Of all `index.count` rows, also of those without a picture.
+        """
+        return self._rows(self._w, indices, self.index.count)
+
+    def _rows(
+        self, shards: list[NDArray[Any]], indices: NDArray[np.integer], count: int
+    ) -> NDArray[Any]:
         rows = np.asarray(indices)
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of a set of {len(self)}")
+        if rows.size and (rows.min() < 0 or rows.max() >= count):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a set of {count}")
         numbers, places = np.divmod(rows, self.index.shard_size)
         out = np.empty((len(rows), *shards[0].shape[1:]), shards[0].dtype)
         for number in np.unique(numbers):

@@ -99,7 +99,7 @@ def measure(params: ValidateParams, world: World, latents: Path, index: Index) -
     """The tables to judge and their checks; only that of the shards where rows are missing."""
     shards = shards_table(latents, index)
     tables = {"shards": (shards, _shards_checks(index, world))}
-    if shards["images"].sum() != index.count or shards["w"].sum() != index.count:
+    if shards["images"].sum() != index.rendered or shards["w"].sum() != index.count:
         return tables
     dataset = LatentDataset(latents)
     pairs = pairs_table(dataset)
@@ -117,9 +117,13 @@ def measure(params: ValidateParams, world: World, latents: Path, index: Index) -
 def shards_table(latents: Path, index: Index) -> pd.DataFrame:
     """A row a shard: how many images and w its files hold, and whose weights drew them."""
     numbers = [number for number, _, _ in index.shards()]
+    images = {
+        number: len(open_rows(images_path(latents, number)))
+        for number, _, _ in index.shards(index.rendered)
+    }
     return pd.DataFrame(
         {
-            "images": [len(open_rows(images_path(latents, number))) for number in numbers],
+            "images": [images.get(number, 0) for number in numbers],
             "w": [len(open_rows(w_path(latents, number))) for number in numbers],
             "weights": index.weights_sha256,
         }
@@ -128,22 +132,23 @@ def shards_table(latents: Path, index: Index) -> pd.DataFrame:
 
 def pairs_table(dataset: LatentDataset) -> pd.DataFrame:
     """A row a pair: finiteness, length, mean and deviation of w; brightness and contrast of the
-    image, in [0, 1]; a hash of each."""
-    parts = []
-    with progress("measure pairs", total=len(dataset)) as bar:
-        for start in range(0, len(dataset), _ROWS):
-            rows = np.arange(start, min(start + _ROWS, len(dataset)))
-            parts.append(_measure_rows(dataset.images(rows), dataset.w(rows)))
+    image, in [0, 1]; a hash of each. Where no image was drawn, nothing of it."""
+    parts, count = [], dataset.index.count
+    with progress("measure pairs", total=count) as bar:
+        for start in range(0, count, _ROWS):
+            rows = np.arange(start, min(start + _ROWS, count))
+            table = _measure_w(dataset.w(rows))
+            drawn = rows[rows < len(dataset)]
+            if len(drawn):
+                table = table.join(_measure_images(dataset.images(drawn)))
+            parts.append(table)
             bar.advance(len(rows))
     return pd.concat(parts, ignore_index=True)
 
 
-def _measure_rows(images: Pixels, w: NDArray[np.float32]) -> pd.DataFrame:
+def _measure_w(w: NDArray[np.float32]) -> pd.DataFrame:
     finite = np.isfinite(w).all(axis=1, keepdims=True)
     w64 = np.where(finite, w, np.nan).astype(np.float64)
-    # The sum of three channels fits 16 bits, and is 765 for white.
-    gray = images[..., 0].astype(np.uint16) + images[..., 1] + images[..., 2]
-    gray = gray.reshape(len(gray), -1).astype(np.float32)
     return pd.DataFrame(
         {
             "w_finite": finite.ravel(),
@@ -151,6 +156,16 @@ def _measure_rows(images: Pixels, w: NDArray[np.float32]) -> pd.DataFrame:
             "w_mean": w64.mean(axis=1),
             "w_std": w64.std(axis=1),
             "w_hash": _hashes(w),
+        }
+    )
+
+
+def _measure_images(images: Pixels) -> pd.DataFrame:
+    # The sum of three channels fits 16 bits, and is 765 for white.
+    gray = images[..., 0].astype(np.uint16) + images[..., 1] + images[..., 2]
+    gray = gray.reshape(len(gray), -1).astype(np.float32)
+    return pd.DataFrame(
+        {
             "brightness": gray.mean(axis=1) / 765.0,
             "contrast": gray.std(axis=1) / 765.0,
             "image_hash": _hashes(images),
@@ -195,7 +210,7 @@ def _shards_checks(index: Index, world: World) -> list[Check]:
     total, member = "ExpectColumnSumToBeBetween", "ExpectColumnValuesToBeInSet"
     own = {"column": "weights", "value_set": [world.weights_sha256]}
     return [
-        Check("every image is there", total, _between("images", index.count, index.count)),
+        Check("every image is there", total, _between("images", index.rendered, index.rendered)),
         Check("every w is there", total, _between("w", index.count, index.count)),
         Check("drawn with this world's weights", member, own),
     ]
@@ -206,7 +221,7 @@ def _pairs_checks(params: ValidateParams, index: Index, median: float) -> list[C
     finite = {"column": "w_finite", "value_set": [True]}
     length = _between("w_norm", median / _LENGTH_RATIO, median * _LENGTH_RATIO)
     mean = _between("w_mean", -params.max_w_abs_mean, params.max_w_abs_mean)
-    distinct = index.count - params.max_duplicates
+    distinct, images = (n - params.max_duplicates for n in (index.count, index.rendered))
     low, high = params.brightness
     most = {"mostly": params.min_in_range}
     return [
@@ -215,7 +230,7 @@ def _pairs_checks(params: ValidateParams, index: Index, median: float) -> list[C
         Check("the mean of each w is near 0", inside, mean),
         Check("no w is constant", inside, _between("w_std", params.min_w_std, None)),
         Check("no w is drawn twice", unique, _between("w_hash", distinct, None)),
-        Check("no image is drawn twice", unique, _between("image_hash", distinct, None)),
+        Check("no image is drawn twice", unique, _between("image_hash", images, None)),
         Check("neither black nor white", inside, _between("brightness", low, high, **most)),
         Check("no flat image", inside, _between("contrast", params.min_contrast, None, **most)),
     ]

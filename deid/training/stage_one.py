@@ -8,6 +8,7 @@ of their own.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deid.latents.sample import draw_missing
 from deid.latents.shards import LatentDataset
 from deid.losses import (
     contour_loss,
@@ -60,6 +62,7 @@ def train_stage_one(
     A killed run goes on from its last checkpoint when called again, to the same bytes; see
     `start_fabric` for what several devices mean to the calling program.
     """
+    draw_missing(latents, params.pairs, partial(load_world, world_params))
     run_stage(StageOne(params, load_world(world_params), latents), out)
 
 
@@ -86,7 +89,7 @@ class StageOne:
 
     def __init__(self, params: StageOneParams, world: World, latents: Path) -> None:
         self.params = params
-        self.pairs = LatentDataset(latents)
+        self.pairs = LatentDataset(latents, params.pairs)
         require_same_world(self.pairs, world, latents)
         self.fabric = start_fabric(params)
         self.world = world = world.to(self.fabric.device)
