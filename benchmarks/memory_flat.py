@@ -29,7 +29,7 @@ def main() -> None:
         source, out = Path(scratch, "in"), Path(scratch, "out")
         make_pictures(source, args.files, args.side)
         command = [sys.executable, "-m", "deid.cli", "run", str(source), str(out)]
-        options = ["--method", "mask", "--allow-no-face", "--rendered"]
+        options = ["--world", "mini", "--method", "mask", "--allow-no-face", "--rendered"]
         with subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL) as batch:
             rows = watch(psutil.Process(batch.pid), batch, out, args.files)
     settled = [row for row in rows if row[0] >= args.files // 10] or rows
