@@ -22,7 +22,7 @@ SAMPLES = ROOT / "data/samples"
 @pytest.fixture(scope="module")
 def pipeline(world: World) -> Pipeline:
     return build_pipeline(
-        RunSettings(method="mask", world="mini", allow_no_face=True, rendered=True), world, None
+        RunSettings(method="mask", allow_no_face=True, rendered=True), world, None
     )
 
 
