@@ -41,6 +41,7 @@ class Deidentifier(nn.Module):
         # Its batch norms keep the statistics they were pretrained with: batches here are small.
         self.expression_encoder = copy.deepcopy(world.expression_trunk).eval().requires_grad_(True)
         z_dim = world.identity.dim + world.expression_dim
+        z_dim += world.contours.dim if world.contours else 0
         self.mapping = Mapping(z_dim, mapping_widths, world.generator.w_dim)
         self.adversarial_mapping: AdversarialMapping | None = None
         self.register_buffer("w_mean", w_mean.clone().float())
@@ -51,7 +52,8 @@ class Deidentifier(nn.Module):
         return super().train(False)
 
     def code(self, identity_faces: Tensor, attribute_faces: Tensor) -> Tensor:
-        """Equation (1): z = [En_id(I_id), En_expr(I_expr)], `[N,z_dim]`.
+        """Equation (1): z = [En_id(I_id), En_expr(I_expr)], `[N,z_dim]`; in a world that has them
+        also I_expr's lips and lids (not in the paper), as averaged features hardly tell them.
 
         The identity part is scaled to unit variance, as unit vectors are tiny in each component.
         """
@@ -60,7 +62,11 @@ class Deidentifier(nn.Module):
     def joined(self, identity: Tensor, attribute_faces: Tensor) -> Tensor:
         """z of En_id's unit vectors `[N,dim]` and the faces whose expression it has."""
         expression = self.expression_encoder(attribute_faces)
-        return torch.cat([identity * identity.shape[1] ** 0.5, expression], 1).float()
+        parts = [identity * identity.shape[1] ** 0.5, expression]
+        if self.world.contours is not None:
+            with torch.no_grad():
+                parts.append(self.world.contours.code(attribute_faces))
+        return torch.cat(parts, 1).float()
 
     def latent(self, identity_faces: Tensor, attribute_faces: Tensor) -> Tensor:
         """w = M(z), `[N,w_dim]`."""

@@ -141,6 +141,7 @@ class StageOneParams(SpreadParams):
     lambda_reconstruct: Weight = 2.0  # λ3
     lambda_expression: Weight = 0.1  # not in the paper: gaze and light, which no landmark shows
     lambda_contours: Weight = 0.08  # not in the paper: lips and lids, where a world has them
+    lambda_openings: Weight = 0.3  # not in the paper: how far mouth and eyes are open
     lambda_latent: Weight = 0.0  # not in the paper: the same face's own w
     warm_steps: int = Field(default=0, ge=0)  # of `steps`: on w alone, without the generator
     mapping_steps: int = Field(default=0, ge=0)  # the first of these, for M alone

@@ -25,7 +25,7 @@ from deid.training import stage_two as stage_two_module
 from deid.training.held_out import stage_one_figures, stage_two_figures
 from deid.training.stage_one import StageOne, train_stage_one
 from deid.training.stage_two import StageTwo
-from tests.toy import draw_pairs, toy_world
+from tests.toy import RESOLUTION, ToyContours, draw_pairs, toy_world
 from tests.toy_training import ONE, TWO, changed_params, recorded, train_one, train_two
 
 KILLED_AT = 17  # seven steps after a checkpoint
@@ -208,12 +208,28 @@ def test_a_step_in_parts_is_the_whole_step(root: Path) -> None:
 def test_lips_and_lids_count_where_a_world_has_them(root: Path) -> None:
     world = toy_world()
     without = StageOne(ONE, world, root / "latents").step(0)
-    seen = replace(world, contours=lambda images: world.landmarks(images)[:, :20])
-    stage = StageOne(changed_params(ONE, {"lambda_contours": 2.0}), seen, root / "latents")
+    seen = replace(world, contours=ToyContours(world.landmarks))
+    weights = {"lambda_contours": 2.0, "lambda_openings": 3.0}
+    stage = StageOne(changed_params(ONE, weights), seen, root / "latents")
     losses = stage.step(0)
     assert "contours" not in without
-    assert losses["contours"] > 0.0
-    assert losses["total"] == pytest.approx(without["total"] + 2.0 * losses["contours"], rel=1e-4)
+    terms = {"id": "identity", "landmark": "landmark", "reconstruct": "reconstruct"}
+    known = 2.0 * losses["contours"] + 3.0 * losses["openings"]
+    known += sum(getattr(ONE, f"lambda_{name}") * losses[term] for name, term in terms.items())
+    known += ONE.lambda_expression * losses["expression"]
+    assert min(losses["contours"], losses["openings"]) > 0.0
+    assert losses["total"] == pytest.approx(known, rel=1e-4)
+
+
+def test_m_is_told_of_lips_and_lids(root: Path) -> None:
+    """Two faces whose lips differ have two codes, though En_expr saw no difference."""
+    world = toy_world()
+    seen = replace(world, contours=ToyContours(world.landmarks))
+    model = StageOne(ONE, seen, root / "latents").model
+    faces = torch.rand(2, 3, RESOLUTION, RESOLUTION)
+    told = model.code(faces, faces)[:, world.identity.dim + world.expression_dim :]
+    assert torch.equal(told, seen.contours.code(faces))
+    assert not torch.equal(told[0], told[1])
 
 
 def test_a_same_face_step_can_aim_at_the_faces_own_w(root: Path) -> None:

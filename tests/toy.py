@@ -20,7 +20,7 @@ from deid.latents.shards import Index, images_path, w_path, write_index
 from deid.params import SampleParams
 from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
-from deid.worlds.world import TestFaces, World
+from deid.worlds.world import LandmarkNetwork, TestFaces, World
 
 RESOLUTION = 64
 
@@ -157,6 +157,25 @@ class ToyPerceptual(nn.Module):
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         return (self.pooled(a) - self.pooled(b)).square().mean(1)
+
+
+class ToyContours:
+    """Twenty of the landmarks; the first two open and close."""
+
+    dim = 41
+
+    def __init__(self, landmarks: LandmarkNetwork) -> None:
+        self.landmarks = landmarks
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.landmarks(images)[:, :20]
+
+    def openings(self, points: Tensor) -> Tensor:
+        return (points[:, 0] - points[:, 1]).norm(dim=1, keepdim=True) / 10.0
+
+    def code(self, images: Tensor) -> Tensor:
+        points = self(images)
+        return torch.cat([points.flatten(1) / images.shape[-1], self.openings(points)], 1)
 
 
 def _test_faces(generator: ToyGenerator, identities: int, views: int, seed: int) -> TestFaces:

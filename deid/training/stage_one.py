@@ -27,6 +27,7 @@ from deid.losses import (
     latent_loss,
     mapping_adversarial_loss,
     non_adversarial_loss,
+    opening_loss,
     r1_penalty,
     reconstruction_loss,
 )
@@ -49,7 +50,7 @@ from deid.training.run import run_stage
 from deid.training.sheets import stage_one_sheet
 from deid.training.warm_start import WarmStart
 from deid.worlds import load_world
-from deid.worlds.world import World
+from deid.worlds.world import ContourNetwork, World
 
 BETAS = (0.5, 0.99)
 
@@ -209,14 +210,23 @@ class StageOne:
         """What the paper has not: weight and loss of each term in use."""
         params, faces = self.params, batch.attribute_faces
         terms = {"expression": (params.lambda_expression, self._expression(faces, output))}
-        if self.world.contours is not None and params.lambda_contours > 0.0:
-            with torch.no_grad():
-                points = self.world.contours(faces)
-            loss = contour_loss(points, self.world.contours(output), faces.shape[-1])
-            terms["contours"] = (params.lambda_contours, loss)
+        if self.world.contours is not None:
+            contours, openings = self._contours(self.world.contours, faces, output)
+            terms["contours"] = (params.lambda_contours, contours)
+            terms["openings"] = (params.lambda_openings, openings)
         if batch.same and params.lambda_latent > 0.0:
             terms["latent"] = (params.lambda_latent, latent_loss(batch.w, mapped.float()))
         return terms
+
+    def _contours(
+        self, network: ContourNetwork, faces: Tensor, output: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Where lips and lids are, and how far mouth and eyes are open."""
+        with torch.no_grad():
+            points = network(faces)
+        moved = network(output)
+        openings = opening_loss(network.openings(points), network.openings(moved))
+        return contour_loss(points, moved, faces.shape[-1]), openings
 
     def _terms(
         self, code: Tensor, attribute_faces: Tensor, output: Tensor, same: bool

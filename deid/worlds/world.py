@@ -68,10 +68,20 @@ class LandmarkNetwork(Protocol):
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
-class PointNetwork(Protocol):
-    """Other points of a face, in pixels of the input: `[N,3,H,W]` → `[N,P,2]`, x first."""
+class ContourNetwork(Protocol):
+    """Points on lips and eyelids, in pixels of the input: `[N,3,H,W]` → `[N,P,2]`, x first."""
+
+    dim: int  # of `code`
 
     def __call__(self, images: Tensor) -> Tensor: ...
+
+    def openings(self, points: Tensor) -> Tensor:
+        """How far mouth and eyes are open, `[N,P,2]` → `[N,K]`, in spreads over faces."""
+        ...
+
+    def code(self, images: Tensor) -> Tensor:
+        """What M is told of them: `[N,3,H,W]` → `[N,dim]`, each about 0 and 1 wide."""
+        ...
 
 
 class LooksNetwork(Protocol):
@@ -150,7 +160,7 @@ class World:
     photographed: bool = False  # test_faces come from files and not from the weights
     samples: frozenset[str] = frozenset()  # `picture_sha256` of pictures known to be in the domain
     calibration: Path | None = None  # a file of thresholds that comes with the weights
-    contours: PointNetwork | None = None  # lips and eyelids, of which 68 landmarks tell little
+    contours: ContourNetwork | None = None  # lips and eyelids, of which 68 landmarks tell little
     looks: LooksNetwork | None = None  # by which donors are chosen, where there is a bank of them
     donors: DonorBank | None = None
     region: RegionName = "head"  # what a new face replaces, if nobody says otherwise

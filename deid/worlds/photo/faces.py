@@ -22,22 +22,67 @@ LIDS = (
 )
 """Points of Face Mesh on the lips' outer and inner edges and on the eyelids."""
 
+EYES = (33, 263)
+"""The outer corners."""
+
+OPENINGS = {
+    (13, 14): (0.068, 0.056),
+    (81, 178): (0.062, 0.047),
+    (311, 402): (0.062, 0.047),
+    (0, 17): (0.225, 0.057),
+    (61, 291): (0.653, 0.070),
+    (78, 308): (0.570, 0.063),
+    (159, 145): (0.100, 0.013),
+    (158, 153): (0.092, 0.012),
+    (160, 144): (0.083, 0.012),
+    (386, 374): (0.098, 0.013),
+    (385, 380): (0.091, 0.012),
+    (387, 373): (0.082, 0.012),
+}
+"""Opposite points of lips and lids: mean and spread of their distance, in that of the eyes' outer
+corners, over 400 generated faces."""
+
 
 class MeshPoints(nn.Module):
-    """Lips and lids: `[N,3,H,W]` → `[N,71,2]` in pixels of the input, x first.
+    """Lips and lids: `[N,3,H,W]` → `[N,71,2]` in pixels of the input, x first (`ContourNetwork`).
 
     The 68 landmarks hardly tell an open mouth or a closed eye; Face Mesh does.
     """
+
+    usual: Tensor
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.convention = CONVENTIONS["face_mesh"]
+        self.register_buffer("usual", torch.tensor(list(OPENINGS.values())).T)  # [2,K]
+        self.dim = 2 * len(LIPS + LIDS) + len(OPENINGS)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         points = self.network(self.convention(images))[:, [*LIPS, *LIDS], :2]
         return self.convention.to_picture(points / self.convention.size, width, height)
+
+    def openings(self, points: Tensor) -> Tensor:
+        """Of points `[N,71,2]` in any unit → `[N,12]`, in spreads from the mean (`OPENINGS`)."""
+        mean, spread = self.usual
+        *distances, width = [_distance_between(points, *pair) for pair in (*OPENINGS, EYES)]
+        openings: Tensor = (torch.stack(distances, 1) / width[:, None] - mean) / spread
+        return openings
+
+    def code(self, images: Tensor) -> Tensor:
+        """The points about the middle of the eyes' corners, in eighths of the distance of those,
+        and the openings: `[N,3,H,W]` → `[N,154]`."""
+        points: Tensor = self(images)
+        places = points / images.shape[-1] - points.new_tensor([0.5, 0.6])
+        return torch.cat([places.flatten(1) * 40.0, self.openings(points)], 1)
+
+
+def _distance_between(points: Tensor, a: int, b: int) -> Tensor:
+    """Of two points, named as Face Mesh does, `[N]`."""
+    at = (LIPS + LIDS).index
+    length: Tensor = (points[:, at(a)] - points[:, at(b)]).norm(dim=1)
+    return length
 
 
 class Looks(nn.Module):

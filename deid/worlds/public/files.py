@@ -29,6 +29,9 @@ from deid.worlds.world import (
     World,
 )
 
+OF_STAGES: tuple[Role, ...] = ("generator", "identity", "expression", "contours")
+"""What a trained stage runs through."""
+
 
 class Files:
     """The verified files of every role, and the networks in them."""
@@ -116,7 +119,7 @@ class Files:
             if params.faces
             else drawn_faces(generator, params.truncation),
             weights_sha256=self.sha256(self.hashes, own_sha256),
-            stage_sha256=self.sha256(("generator", "identity", "expression")),
+            stage_sha256=self.sha256(role for role in OF_STAGES if role in self.hashes),
             domain="photographs",
             truncation=params.truncation,
             photographed=params.faces is not None,
