@@ -70,7 +70,11 @@ class Deidentifier(nn.Module):
 
     def latent(self, identity_faces: Tensor, attribute_faces: Tensor) -> Tensor:
         """w = M(z), `[N,w_dim]`."""
-        return self.unstandardize(self.mapping(self.code(identity_faces, attribute_faces)))
+        return self.latent_of(self.world.identity(identity_faces), attribute_faces)
+
+    def latent_of(self, identity: Tensor, attribute_faces: Tensor) -> Tensor:
+        """As `latent`, of people of whom only En_id's unit vectors `[N,dim]` are known."""
+        return self.unstandardize(self.mapping(self.joined(identity, attribute_faces)))
 
     def adversarial_latent(self, w: Tensor) -> Tensor:
         """w_adv = Clip_δ(M_adv(w), w), equation (10), `[N,w_dim]`; needs stage two."""
@@ -97,12 +101,6 @@ class Deidentifier(nn.Module):
     def swap(self, donors: Tensor, faces: Tensor) -> Tensor:
         """The donors' identity with the faces' expression, pose and light."""
         return self.synthesize(self.latent(donors, faces), faces.shape[-1]).clamp(-1.0, 1.0)
-
-    @torch.no_grad()
-    def swap_codes(self, codes: Tensor, faces: Tensor) -> Tensor:
-        """As `swap`, of donors of whom only En_id's unit vectors `[N,dim]` are known."""
-        w = self.unstandardize(self.mapping(self.joined(codes, faces)))
-        return self.synthesize(w, faces.shape[-1]).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def reconstruct(self, faces: Tensor) -> Tensor:

@@ -185,6 +185,7 @@ class AnonymizeParams(Section):
     swap_max_similarity: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.3  # of donor and original
     swap_tries: Annotated[int, Field(ge=1, le=64)] = 8  # donors drawn before the best is taken
     swap_donors: Literal["alike", "any"] = "alike"  # to the person, where there is a bank
+    swap_steps: Annotated[int, Field(ge=0, le=200)] = 0  # by the gradient, after M's answer
     adversarial_stretch: Annotated[float, Field(ge=1.0, le=4.0)] = 1.0  # further than M_adv's w
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.base import working_side
+from deid.anonymize.refine import refine
 from deid.faces.alignment import Points
 from deid.imaging.flaws import FRINGE, GLASSES, MAYBE, SURELY, bridge, fringe
 from deid.model import Deidentifier
@@ -36,7 +37,8 @@ class Swap:
     one who looks like the person (`DonorBank.choose`), whose hair does not hang over the brows, and
     who wears glasses where the person surely does and else none. Otherwise it is drawn from the
     face's seed: a donor whose cosine with the original exceeds `max_similarity` in En_id is
-    replaced by the seed's next draw; after `tries` draws the least similar one is taken.
+    replaced by the seed's next draw; after `tries` draws the least similar one is taken. With
+    `steps`, w is refined so often by its gradient (`refine`).
     """
 
     world: World
@@ -44,6 +46,7 @@ class Swap:
     max_similarity: float
     tries: int
     alike: bool = True
+    steps: int = 0
     name: str = "swap"
     enough: int | None = None
     resolution: int | None = field(init=False)
@@ -54,15 +57,24 @@ class Swap:
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
+        donors = self.codes(faces, seeds)
+        w = self.model.latent_of(donors, faces)
+        if self.steps:
+            w = refine(self.model, w, faces, donors, self.steps)
+        return at_size(self.model.synthesize(w, faces.shape[-1]).clamp(-1.0, 1.0), faces.shape[-1])
+
+    @torch.no_grad()
+    def codes(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
+        """En_id of each face's donor, `[N,dim]`."""
         bank, looks = self.world.donors, self.world.looks
         if bank is None or looks is None or not self.alike:
-            return at_size(self.model.swap(self.donors(faces, seeds), faces), faces.shape[-1])
+            return self.world.identity(self.donors(faces, seeds))
         people = zip(self.world.identity(faces), looks(faces), strict=True)
-        codes = [
+        chosen = [
             self._unflawed(bank, person, face[None], seed)
             for person, face, seed in zip(people, faces, seeds, strict=True)
         ]
-        return at_size(self.model.swap_codes(torch.stack(codes), faces), faces.shape[-1])
+        return torch.stack(chosen)
 
     def _unflawed(
         self, bank: DonorBank, person: tuple[Tensor, Tensor], face: Tensor, seed: int

@@ -9,6 +9,7 @@ from typing import cast, get_args
 from torch import Tensor
 
 from deid.anonymize import METHODS, ModelPaths
+from deid.anonymize.refine import STEPS
 from deid.batch.manifest import NAME, PREVIEWS, FileRecord
 from deid.batch.preview import REASON, SUFFIX, draw_preview, planned
 from deid.batch.settings import RunSettings
@@ -34,6 +35,7 @@ from deid.worlds.world import RegionName, World
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DONORS = ("alike", "any")
+QUALITIES = ("normal", "high")
 TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", "model.py", "pixels.py", "seeds.py")
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
@@ -181,8 +183,12 @@ def _anonymize(settings: RunSettings) -> AnonymizeParams:
     """The methods' settings, with what was asked for in this run."""
     if settings.donor not in DONORS:
         raise DeidError(f"--donor {settings.donor}: unknown; choose {' or '.join(DONORS)}")
+    if settings.quality not in QUALITIES:
+        chosen = " or ".join(QUALITIES)
+        raise DeidError(f"--quality {settings.quality}: unknown; choose {chosen}")
     known = settings.anonymize or AnonymizeParams()
-    return known.model_copy(update={"swap_donors": settings.donor})
+    steps = STEPS if settings.quality == "high" else known.swap_steps
+    return known.model_copy(update={"swap_donors": settings.donor, "swap_steps": steps})
 
 
 def region_of(settings: RunSettings, world: World) -> RegionName:

@@ -45,6 +45,9 @@ class RunSettings:
     donor: str = _asked(
         "alike", "For swap: a stranger of like age, sex and skin (alike), or any stranger (any)."
     )
+    quality: str = _asked(
+        "normal", "For swap: high refines each new face by gradient steps, seconds a face."
+    )
     region: str | None = _asked(
         None,
         "What a new face replaces: face, from brow to chin, or head, with forehead and hairline; "

@@ -1,12 +1,13 @@
 """Which fallback level comes next when a face was not made safe, and what anonymizes at each.
 
-A level is a method, `swap`, or a refinement of it, `swap+1`: the same method with another seed or
-more strength. Every fallback chain ends in coarse pixels and an opaque mask.
+A level is a method, `swap`, or a refinement of it, `swap+1`: the same method with another seed,
+gradient steps or more strength. Every fallback chain ends in coarse pixels and an opaque mask.
 """
 
 from collections.abc import Iterable, Mapping
 
 from deid.anonymize import Anonymizer, ModelPaths, build
+from deid.anonymize.refine import STEPS
 from deid.errors import DeidError
 from deid.params import AnonymizeParams
 from deid.worlds.world import World
@@ -85,25 +86,27 @@ def build_anonymizers(
     networks are not there, is left out, and faces go past it.
     """
     built: dict[str, Anonymizer] = {}
+    made: dict[str, tuple[str, AnonymizeParams]] = {}  # alike ones are built once
     for level in fallback_chain(method):
         if level == OPAQUE:
             continue
-        same = built.get(base(level)) if base(level) == "swap" else None  # another seed is enough
+        kind = method if level == method else base(level)
+        stronger = _settings(level, method, settings)
+        same = next((b for b, (k, s) in made.items() if (k, s) == (kind, stronger)), None)
         try:
-            built[level] = same or _build(level, method, world, models, settings)
+            built[level] = built[same] if same else build(kind, world, models, stronger)
+            made[level] = kind, stronger
         except DeidError:
             if level == method:
                 raise
     return built
 
 
-def _build(
-    level: str, method: str, world: World, models: ModelPaths | None, settings: AnonymizeParams
-) -> Anonymizer:
+def _settings(level: str, method: str, settings: AnonymizeParams) -> AnonymizeParams:
+    """What a level is built with: as asked for, or with more strength."""
     if level == method:
-        return build(method, world, models, settings)
-    change = _changes(level, method, settings)
-    return build(base(level), world, models, settings.model_copy(update=change))
+        return settings
+    return settings.model_copy(update=_changes(level, method, settings))
 
 
 def _changes(level: str, method: str, settings: AnonymizeParams) -> dict[str, float]:
@@ -115,6 +118,7 @@ def _changes(level: str, method: str, settings: AnonymizeParams) -> dict[str, fl
     if kind in ("fgsm", "pgd"):
         return {f"{kind}_epsilon": min(1.0, STRONGER * _epsilon(method, settings))}
     changes: dict[str, dict[str, float]] = {
+        "swap": {"swap_steps": max(STEPS, settings.swap_steps)},
         "adversarial": {"adversarial_stretch": STRETCH},
         "blur": {"blur_sigma": min(1.0, WIDER * settings.blur_sigma)},
         "pixelate": {"pixelate_blocks": min(COARSEST_BLOCKS, settings.pixelate_blocks)},

@@ -1,0 +1,85 @@
+"""A few gradient steps on w from M's answer: slower than M alone, and closer to the expression.
+
+M answers for all faces at once; here equation (4)'s losses are taken for one face. Everything
+that follows is judged as any other output.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deid.losses import contour_loss, landmark_loss, opening_loss
+from deid.model import Deidentifier
+
+STEPS = 16
+"""Where quality counts more than time; beyond these little is gained."""
+
+RATE, LAST_RATE = 0.08, 0.2
+"""Adam's first rate, in standard deviations of w, and what part of it the last step takes."""
+
+BETAS = (0.8, 0.95)
+STRANGER = 0.1
+"""A cosine in En_id below which the person's likeness need not fall further."""
+
+LANDMARK, CONTOURS, OPENINGS, DONOR, PERSON, LIGHT, NEAR = 0.05, 0.08, 0.5, 0.5, 1.0, 0.5, 0.05
+"""Weights: as in stage one, then of the donor's and the person's likeness, light and shade, and of
+the way from M's answer."""
+
+LIGHT_CELLS, LIGHT_ROWS, LIGHT_COLUMNS = 8, slice(2, 7), slice(2, 6)
+"""The picture in 8 × 8 means, and those that lie on the face."""
+
+
+def refine(model: Deidentifier, w: Tensor, faces: Tensor, donors: Tensor, steps: int) -> Tensor:
+    """w `[N,w_dim]` moved so that G(w) has the expression of `faces [N,3,R,R]`, remains the donors,
+    of whom `donors [N,dim]` are En_id's unit vectors, and nobody that En_id takes for the faces.
+
+    Drawn at the smallest side of the generator. The faces of a batch do not interact.
+    """
+    start = model.standardize(w).detach()
+    loss_of = _objective(model, faces, donors)
+    with torch.enable_grad():
+        moved = torch.zeros_like(start, requires_grad=True)
+        optimizer = torch.optim.Adam([moved], lr=RATE, betas=BETAS)
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * (1.0 - (1.0 - LAST_RATE) * step / steps)
+            # Losses are means over the batch; a sum has each face's own gradient.
+            loss = len(faces) * (
+                loss_of(model.unstandardize(start + moved)) + NEAR * moved.square().mean()
+            )
+            (moved.grad,) = torch.autograd.grad(loss, moved)
+            optimizer.step()
+    return model.unstandardize(start + moved.detach())
+
+
+def _objective(model: Deidentifier, faces: Tensor, donors: Tensor) -> Callable[[Tensor], Tensor]:
+    """The loss of w `[N,w_dim]`, a mean over the batch."""
+    world, side = model.world, model.world.resolutions[0]
+    scale = side / faces.shape[-1]
+    with torch.no_grad():
+        person, light = world.identity(faces), _light(faces)
+        points = world.landmarks(faces) * scale
+        contours = world.contours(faces) * scale if world.contours else None
+
+    def loss_of(w: Tensor) -> Tensor:
+        output = model.synthesize(w, side)
+        code = world.identity(output)
+        donor, known = (F.cosine_similarity(code, other) for other in (donors, person))
+        loss = LANDMARK * landmark_loss(points, world.landmarks(output), side)
+        loss = loss + DONOR * (1.0 - donor).mean() + PERSON * (known - STRANGER).clamp_min(0).mean()
+        loss = loss + LIGHT * F.l1_loss(_light(output), light)
+        if world.contours is None or contours is None:
+            return loss
+        moved = world.contours(output)
+        openings = opening_loss(world.contours.openings(contours), world.contours.openings(moved))
+        return loss + CONTOURS * contour_loss(contours, moved, side) + OPENINGS * openings
+
+    return loss_of
+
+
+def _light(images: Tensor) -> Tensor:
+    """Coarse light and shade of the face, `[N,3,5,4]`."""
+    cells = F.interpolate(images, size=(LIGHT_CELLS, LIGHT_CELLS), mode="area")
+    return cells[:, :, LIGHT_ROWS, LIGHT_COLUMNS]
