@@ -186,6 +186,7 @@ class AnonymizeParams(Section):
     swap_tries: Annotated[int, Field(ge=1, le=64)] = 8  # donors drawn before the best is taken
     swap_donors: Literal["alike", "any"] = "alike"  # to the person, where there is a bank
     swap_steps: Annotated[int, Field(ge=0, le=200)] = 0  # by the gradient, after M's answer
+    adversarial_steps: Annotated[int, Field(ge=0, le=500)] = 0  # of inversion, before M_adv
     adversarial_stretch: Annotated[float, Field(ge=1.0, le=4.0)] = 1.0  # further than M_adv's w
 
 

@@ -27,7 +27,7 @@ from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
 SEEDS = [3, 1, 4, 15, 9]
-ALL = [*METHODS, "reconstruction", "fgsm-0.03", "pgd-0.1", "mifgsm-0.1"]
+ALL = [*METHODS, "reconstruction", "inversion", "fgsm-0.03", "pgd-0.1", "mifgsm-0.1"]
 WORLD = toy_world()
 
 

@@ -5,6 +5,7 @@ One file a method. A new method is a new file and a line in `BUILDERS`.
 
 from collections.abc import Callable, Mapping
 
+from deid.anonymize import invert
 from deid.anonymize.adversarial import Adversarial
 from deid.anonymize.base import Anonymizer, Guarded, ModelPaths, working_side
 from deid.anonymize.blur import Blur
@@ -33,11 +34,17 @@ def _adversarial(world: World, models: ModelPaths | None, settings: AnonymizePar
     if models is not None and models.stage_two is None:
         raise DeidError("method adversarial: needs stage two; run `deid stage-two` first")
     model = _model("adversarial", world, models)
-    return Adversarial(model, working_side(world), settings.adversarial_stretch)
+    stretch, steps = settings.adversarial_stretch, settings.adversarial_steps
+    return Adversarial(model, working_side(world), stretch, steps)
 
 
 def _reconstruction(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:
     return Reconstruction(_model("reconstruction", world, models), working_side(world))
+
+
+def _inversion(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:
+    model, side = _model("inversion", world, models), working_side(world)
+    return Reconstruction(model, side, invert.STEPS, "inversion")
 
 
 BUILDERS: Mapping[str, Builder] = {
@@ -51,13 +58,14 @@ BUILDERS: Mapping[str, Builder] = {
     "blur": lambda _, __, settings: Blur(settings.blur_sigma),
     "pixelate": lambda _, __, settings: Pixelate(settings.pixelate_blocks),
     "mask": lambda *_: Mask(),
-    "reconstruction": _reconstruction,  # evaluation only: it protects nobody
+    "reconstruction": _reconstruction,  # evaluation only, as is inversion: they protect nobody
+    "inversion": _inversion,
 }
 
 EPSILONS = {"fgsm": "fgsm_epsilon", "pgd": "pgd_epsilon", "mifgsm": "fgsm_epsilon"}
 """The setting of each noise attack's ε."""
 
-METHODS = tuple(name for name in BUILDERS if name not in ("reconstruction", "mifgsm"))
+METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")
 """The methods a person may choose for pictures."""
 
 

@@ -17,7 +17,7 @@ STEPS = 16
 """Where quality counts more than time; beyond these little is gained."""
 
 RATE, LAST_RATE = 0.08, 0.2
-"""Adam's first rate, in standard deviations of w, and what part of it the last step takes."""
+"""Adam's first rate, in standard deviations of w, and what part of it the last step has."""
 
 BETAS = (0.8, 0.95)
 STRANGER = 0.1
@@ -31,27 +31,45 @@ LIGHT_CELLS, LIGHT_ROWS, LIGHT_COLUMNS = 8, slice(2, 7), slice(2, 6)
 """The picture in 8 × 8 means, and those that lie on the face."""
 
 
-def refine(model: Deidentifier, w: Tensor, faces: Tensor, donors: Tensor, steps: int) -> Tensor:
-    """w `[N,w_dim]` moved so that G(w) has the expression of `faces [N,3,R,R]`, remains the donors,
-    of whom `donors [N,dim]` are En_id's unit vectors, and nobody that En_id takes for the faces.
-
-    Drawn at the smallest side of the generator. The faces of a batch do not interact.
+def refine(model: Deidentifier, faces: Tensor, donors: Tensor, steps: int) -> Tensor:
+    """w `[N,w_dim]`, from M's answer on, so that G(w) has the expression of `faces [N,3,R,R]`,
+    remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and becomes nobody that
+    En_id takes for the faces. Drawn at the smallest side of the generator.
     """
-    start = model.standardize(w).detach()
-    loss_of = _objective(model, faces, donors)
+    return one_by_one(lambda face, donor: _refine(model, face, donor, steps), faces, donors)
+
+
+def _refine(model: Deidentifier, face: Tensor, donor: Tensor, steps: int) -> Tensor:
+    loss_of = _objective(model, face, donor)
+    start = model.standardize(model.latent_of(donor, face))
+    moved = descend(start, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR)
+    return model.unstandardize(moved)
+
+
+def one_by_one(make: Callable[..., Tensor], *batch: Tensor) -> Tensor:
+    """What `make` gives for each face alone: many steps would make much of the float noise that
+    the rest of a batch brings; nor is a batch faster on a CPU."""
+    rows = zip(*(torch.split(tensor, 1) for tensor in batch), strict=True)
+    return torch.cat([make(*row) for row in rows])
+
+
+def descend(
+    start: Tensor, loss_of: Callable[[Tensor], Tensor], steps: int, rate: float, near: float
+) -> Tensor:
+    """Standardized w of one face, from `start [1,...]`, by `steps` of Adam down a loss and `near`
+    of the mean squared way from the start."""
+    start = start.detach()
     with torch.enable_grad():
         moved = torch.zeros_like(start, requires_grad=True)
-        optimizer = torch.optim.Adam([moved], lr=RATE, betas=BETAS)
+        # An ε above noise: w+ has components on which no pixel depends.
+        optimizer = torch.optim.Adam([moved], lr=rate, betas=BETAS, eps=1e-5)
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = RATE * (1.0 - (1.0 - LAST_RATE) * step / steps)
-            # Losses are means over the batch; a sum has each face's own gradient.
-            loss = len(faces) * (
-                loss_of(model.unstandardize(start + moved)) + NEAR * moved.square().mean()
-            )
+                group["lr"] = rate * (1.0 - (1.0 - LAST_RATE) * step / steps)
+            loss = loss_of(start + moved) + near * moved.square().mean()
             (moved.grad,) = torch.autograd.grad(loss, moved)
             optimizer.step()
-    return model.unstandardize(start + moved.detach())
+    return start + moved.detach()
 
 
 def _objective(model: Deidentifier, faces: Tensor, donors: Tensor) -> Callable[[Tensor], Tensor]:

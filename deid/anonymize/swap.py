@@ -58,9 +58,10 @@ class Swap:
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
         donors = self.codes(faces, seeds)
-        w = self.model.latent_of(donors, faces)
         if self.steps:
-            w = refine(self.model, w, faces, donors, self.steps)
+            w = refine(self.model, faces, donors, self.steps)
+        else:
+            w = self.model.latent_of(donors, faces)
         return at_size(self.model.synthesize(w, faces.shape[-1]).clamp(-1.0, 1.0), faces.shape[-1])
 
     @torch.no_grad()
