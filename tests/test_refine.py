@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deid.anonymize import ModelPaths, build
+from deid.anonymize import invert as invert_module
 from deid.anonymize import refine as refine_module
 from deid.anonymize.invert import invert
 from deid.anonymize.refine import STEPS, refine
@@ -114,7 +115,8 @@ def test_a_face_that_was_recognized_is_refined(
 
 def test_quality_asks_for_steps() -> None:
     assert _anonymize(RunSettings()).swap_steps == 0
-    assert _anonymize(RunSettings(quality="high")).swap_steps == STEPS
+    high = _anonymize(RunSettings(quality="high"))
+    assert (high.swap_steps, high.adversarial_steps) == (STEPS, invert_module.STEPS)
     asked = RunSettings(anonymize=AnonymizeParams(swap_steps=5))
     assert _anonymize(asked).swap_steps == 5
     with pytest.raises(DeidError, match="--quality best: unknown; choose normal or high"):

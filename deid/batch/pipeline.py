@@ -8,8 +8,7 @@ from typing import cast, get_args
 
 from torch import Tensor
 
-from deid.anonymize import METHODS, ModelPaths
-from deid.anonymize.refine import STEPS
+from deid.anonymize import METHODS, ModelPaths, invert, refine
 from deid.batch.manifest import NAME, PREVIEWS, FileRecord
 from deid.batch.preview import REASON, SUFFIX, draw_preview, planned
 from deid.batch.settings import RunSettings
@@ -36,6 +35,7 @@ from deid.worlds.world import RegionName, World
 PACKAGE = Path(__file__).resolve().parents[1]
 DONORS = ("alike", "any")
 QUALITIES = ("normal", "high")
+HIGH_QUALITY = {"swap_steps": refine.STEPS, "adversarial_steps": invert.STEPS}
 TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", "model.py", "pixels.py", "seeds.py")
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
@@ -187,8 +187,8 @@ def _anonymize(settings: RunSettings) -> AnonymizeParams:
         chosen = " or ".join(QUALITIES)
         raise DeidError(f"--quality {settings.quality}: unknown; choose {chosen}")
     known = settings.anonymize or AnonymizeParams()
-    steps = STEPS if settings.quality == "high" else known.swap_steps
-    return known.model_copy(update={"swap_donors": settings.donor, "swap_steps": steps})
+    more = HIGH_QUALITY if settings.quality == "high" else {}
+    return known.model_copy(update={"swap_donors": settings.donor, **more})
 
 
 def region_of(settings: RunSettings, world: World) -> RegionName:

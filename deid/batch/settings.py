@@ -46,7 +46,9 @@ class RunSettings:
         "alike", "For swap: a stranger of like age, sex and skin (alike), or any stranger (any)."
     )
     quality: str = _asked(
-        "normal", "For swap: high refines each new face by gradient steps, seconds a face."
+        "normal",
+        "high: each new face is refined by gradient steps, in seconds, so that a swap follows the "
+        "expression closely and adversarial starts from the very person.",
     )
     region: str | None = _asked(
         None,
