@@ -62,7 +62,7 @@ class Swap:
             w = refine(self.model, faces, donors, self.steps)
         else:
             w = self.model.latent_of(donors, faces)
-        return at_size(self.model.synthesize(w, faces.shape[-1]).clamp(-1.0, 1.0), faces.shape[-1])
+        return self._drawn(w, faces.shape[-1])
 
     @torch.no_grad()
     def codes(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -88,12 +88,15 @@ class Swap:
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*person, self.max_similarity, NEAR, random)
-            drawn = self._seen(at_size(self.model.swap_codes(code[None], small), SMALL))
+            drawn = self._seen(self._drawn(self.model.latent_of(code[None], small), SMALL))
             wrong = bridge(*drawn) < GLASSES if glasses else bridge(*drawn) > MAYBE
             flaws.append((max(0.0, fringe(*drawn) - FRINGE) + wrong, code))
             if flaws[-1][0] == 0:
                 break
         return min(flaws, key=lambda flaw: flaw[0])[1]
+
+    def _drawn(self, w: Tensor, side: int) -> Tensor:
+        return at_size(self.model.synthesize(w, side).clamp(-1.0, 1.0), side)
 
     def _seen(self, face: Tensor) -> tuple[Pixels, Points]:
         """A face `[1,3,R,R]` as pixels, and its landmarks there."""
