@@ -68,9 +68,12 @@ class _Model:
     def __init__(self, pictures: list[Pixels]) -> None:
         self.pictures = pictures
 
-    def swap_codes(self, codes: Tensor, faces: Tensor) -> Tensor:
-        drawn = to_tensor(np.stack([self.pictures[int(code.argmax())] for code in codes]))
-        return F.interpolate(drawn, faces.shape[-2:], mode="bilinear", antialias=True)
+    def latent_of(self, codes: Tensor, faces: Tensor) -> Tensor:
+        return codes
+
+    def synthesize(self, w: Tensor, side: int) -> Tensor:
+        drawn = to_tensor(np.stack([self.pictures[int(code.argmax())] for code in w]))
+        return F.interpolate(drawn, (side, side), mode="bilinear", antialias=True)
 
 
 @pytest.mark.parametrize("wears", [False, True])
