@@ -66,11 +66,12 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, action="append", default=[])
     parser.add_argument("--detector", action="append", default=[])
     parser.add_argument("--as", dest="states", nargs="+", choices=STATES, default=["made"])
+    parser.add_argument("--steps", type=int, default=0, help="of refinement (--quality high: 16)")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    world, swap = loaded(args.stage_one)
+    world, swap = loaded(args.stage_one, args.steps)
     faces = portraits(args.pictures, args.count)
     made = torch.cat([swap(faces[i : i + 1], [i]) for i in range(len(faces))])
     judges = dict(world.held_out) | {file.stem: recognizer(file) for file in args.judge}
@@ -88,7 +89,9 @@ def main() -> None:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def loaded(stage_one: Path | None) -> tuple[World, Callable[[Tensor, list[int]], Tensor]]:
+def loaded(
+    stage_one: Path | None, steps: int = 0
+) -> tuple[World, Callable[[Tensor, list[int]], Tensor]]:
     """The photo world, and `swap` with the stage given or shipped."""
     shipped = shipped_bundle("photo")
     params = shipped.world if shipped else WorldParams(name="photo", truncation=0.7)
@@ -97,6 +100,7 @@ def loaded(stage_one: Path | None) -> tuple[World, Callable[[Tensor, list[int]],
     if folder is None:
         raise SystemExit("no stage ships with this version: give --stage-one")
     settings = shipped.anonymize if shipped else AnonymizeParams(swap_max_similarity=0.4)
+    settings = settings.model_copy(update={"swap_steps": steps})
     return world, build("swap", world, ModelPaths(folder), settings)
 
 
