@@ -38,7 +38,8 @@ class Options(TypedDict, total=False):
     detect_size: int | None
     region: str | None
     seed: int
-    donor: str
+    donor: str | None
+    quality: str
     allow_no_face: bool
     rendered: bool
     first_frame_only: bool

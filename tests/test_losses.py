@@ -107,6 +107,12 @@ def test_contours_are_compared_as_landmarks_are_but_all_of_them() -> None:
     assert large.item() == pytest.approx(wanted, rel=1e-5)
 
 
+def test_openings_are_compared_in_spreads() -> None:
+    a, b = randn(2, 12, name="a"), randn(2, 12, name="b")
+    wanted = np.square(a.numpy() - b.numpy()).mean()
+    assert losses.opening_loss(a, b).item() == pytest.approx(wanted, rel=1e-5)
+
+
 def test_equation_7_counts_only_where_both_faces_are_one() -> None:
     a, b = pictures("a"), pictures("b")
     assert losses.reconstruction_loss(a, b, 0.84, same=False).item() == 0.0

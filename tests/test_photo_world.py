@@ -21,7 +21,7 @@ from deid.pixels import to_tensor
 from deid.seeds import torch_generator
 from deid.weights.catalog import needs, with_parts
 from deid.weights.store import Store, default_store
-from deid.worlds.photo.faces import LIDS, LIPS
+from deid.worlds.photo.faces import LIDS, LIPS, OPENINGS, MeshPoints
 from deid.worlds.photo.pretrain.heads import Examples, _Head, haar
 from deid.worlds.photo.pretrain.scenes import compose
 from deid.worlds.photo.world import load_photo_world
@@ -88,6 +88,26 @@ def test_landmarks_and_contours_are_where_ffhq_alignment_puts_a_face() -> None:
     assert lips.tolist() == pytest.approx(mouth.tolist(), abs=0.03)
     larger = world.landmarks(F.interpolate(faces, size=256, mode="bilinear")) / 256
     assert (larger - points).abs().max().item() < 0.02
+
+
+def test_openings_are_in_spreads_over_generated_faces() -> None:
+    """And no unit of the points counts."""
+    contours = photo_world().contours
+    assert isinstance(contours, MeshPoints)
+    faces = drawn(photo_world(), 16)
+    points = contours(faces)
+    openings = contours.openings(points)
+    assert openings.shape == (16, len(OPENINGS))
+    assert torch.allclose(openings, contours.openings(points / 128), atol=1e-3)
+    assert openings.mean().abs().item() < 0.5
+    assert 0.5 < openings.std().item() < 1.6
+    wider = points.clone()
+    lower = (LIPS + LIDS).index(14)
+    wider[:, lower, 1] += 10.0  # the lower lip falls
+    assert (contours.openings(wider) - openings)[:, 0].min().item() > 2.0
+    code = contours.code(faces)
+    assert code.shape == (16, contours.dim)
+    assert 0.2 < code.std(0).mean().item() < 3.0
 
 
 def test_gradients_reach_w_through_every_network_and_no_weight_changes() -> None:

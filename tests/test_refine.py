@@ -153,3 +153,11 @@ def test_the_adversarial_way_can_start_from_the_inversion(
     settings = AnonymizeParams(adversarial_steps=3, adversarial_stretch=2.0)
     output = build("adversarial", WORLD, models, settings)(faces, range(4))
     assert torch.allclose(output, wanted, atol=1e-4)
+
+
+def test_the_parameters_choose_donors_unless_the_run_does() -> None:
+    of_project = AnonymizeParams(swap_donors="any")
+    assert _anonymize(RunSettings(anonymize=of_project)).swap_donors == "any"
+    assert _anonymize(RunSettings(donor="alike", anonymize=of_project)).swap_donors == "alike"
+    with pytest.raises(DeidError, match="--donor twin: unknown"):
+        _anonymize(RunSettings(donor="twin"))

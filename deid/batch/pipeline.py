@@ -35,7 +35,6 @@ from deid.worlds.world import RegionName, World
 PACKAGE = Path(__file__).resolve().parents[1]
 DONORS = ("alike", "any")
 QUALITIES = ("normal", "high")
-HIGH_QUALITY = {"swap_steps": refine.STEPS, "adversarial_steps": invert.STEPS}
 TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", "model.py", "pixels.py", "seeds.py")
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
@@ -181,14 +180,15 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
 
 def _anonymize(settings: RunSettings) -> AnonymizeParams:
     """The methods' settings, with what was asked for in this run."""
-    if settings.donor not in DONORS:
+    if settings.donor not in (None, *DONORS):
         raise DeidError(f"--donor {settings.donor}: unknown; choose {' or '.join(DONORS)}")
     if settings.quality not in QUALITIES:
         chosen = " or ".join(QUALITIES)
         raise DeidError(f"--quality {settings.quality}: unknown; choose {chosen}")
-    known = settings.anonymize or AnonymizeParams()
-    more = HIGH_QUALITY if settings.quality == "high" else {}
-    return known.model_copy(update={"swap_donors": settings.donor, **more})
+    changes: dict[str, object] = {"swap_donors": settings.donor} if settings.donor else {}
+    if settings.quality == "high":
+        changes |= {"swap_steps": refine.STEPS, "adversarial_steps": invert.STEPS}
+    return (settings.anonymize or AnonymizeParams()).model_copy(update=changes)
 
 
 def region_of(settings: RunSettings, world: World) -> RegionName:

@@ -42,8 +42,10 @@ class RunSettings:
         "--recogniser",
     )
     seed: int = _asked(0, "Another seed gives other faces.")
-    donor: str = _asked(
-        "alike", "For swap: a stranger of like age, sex and skin (alike), or any stranger (any)."
+    donor: str | None = _asked(
+        None,
+        "For swap: a stranger of like age, sex and skin (alike), or any stranger (any); if not "
+        "given, what the parameters say (swap_donors).",
     )
     quality: str = _asked(
         "normal",

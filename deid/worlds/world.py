@@ -80,7 +80,7 @@ class ContourNetwork(Protocol):
         ...
 
     def code(self, images: Tensor) -> Tensor:
-        """What M is told of them: `[N,3,H,W]` → `[N,dim]`, each about 0 and 1 wide."""
+        """What M is told of them: `[N,3,H,W]` → `[N,dim]`, each spread by about 1."""
         ...
 
 

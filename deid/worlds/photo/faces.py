@@ -25,6 +25,10 @@ LIDS = (
 EYES = (33, 263)
 """The outer corners."""
 
+CENTER = (0.5, 0.6)
+"""Between eyes and mouth of an aligned face, in sides of the picture; a face's own points are
+spread about it by a fortieth."""
+
 OPENINGS = {
     (13, 14): (0.068, 0.056),
     (81, 178): (0.062, 0.047),
@@ -71,10 +75,10 @@ class MeshPoints(nn.Module):
         return openings
 
     def code(self, images: Tensor) -> Tensor:
-        """The points about the middle of the eyes' corners, in eighths of the distance of those,
-        and the openings: `[N,3,H,W]` → `[N,154]`."""
+        """The points from `CENTER` in fortieths of the side, and the openings: `[N,3,H,W]` →
+        `[N,154]`."""
         points: Tensor = self(images)
-        places = points / images.shape[-1] - points.new_tensor([0.5, 0.6])
+        places = points / images.shape[-1] - points.new_tensor(CENTER)
         return torch.cat([places.flatten(1) * 40.0, self.openings(points)], 1)
 
 
