@@ -93,3 +93,20 @@ def test_donors_have_no_fringe_and_glasses_only_where_the_person_has(wears: bool
     face, wanted = to_tensor(person), to_tensor(pictures[1] if wears else plain)
     for seed in range(6):
         assert (swap(face, [seed]) - wanted).abs().mean() < 0.01
+
+
+def test_a_donor_who_is_drawn_unlike_the_person_is_passed_over() -> None:
+    """The bank calls all four alike; two are drawn as somebody of another age."""
+    dark = (portrait() * 0.5).astype(np.uint8)
+    bank = DonorBank(torch.eye(4, 8), torch.zeros(4, 3))
+    points = torch.from_numpy(landmarks()).float()
+    parts: dict[str, Any] = {
+        "identity": lambda images: torch.ones(len(images), 8) / 8**0.5,
+        "looks": lambda images: 10.0 * images.mean((2, 3)),
+        "landmarks": lambda images: (points * images.shape[-1] / SIDE).expand(len(images), 68, 2),
+    }
+    world = replace(toy_world(), donors=bank, **parts)
+    swap = Swap(world, cast(Any, _Model([dark, portrait(), dark, portrait()])), 0.9, 1)
+    face = to_tensor(portrait())
+    for seed in range(6):
+        assert (swap(face, [seed]) - face).abs().mean() < 0.01

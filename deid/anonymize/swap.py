@@ -24,6 +24,10 @@ ASKED = 12
 """At most so many of them are drawn small, until one has no flaw that shows at once; of 100
 portraits, 1.4 each. It is glasses that are looked for longest: one donor in ten wears some."""
 
+UNLIKE = 2.4
+"""Difference in looks (`LooksNetwork`) beyond which a drawn face is of another sex or age: a bank's
+donors are alike, and of what M makes of them a quarter is not."""
+
 SMALL = 128
 """The side at which they are drawn for that."""
 
@@ -34,11 +38,11 @@ class Swap:
 
     Donors are people whom the generator drew, so no real person is impersonated, and one seed
     always means the same donor. Where the world has a bank of them and `alike` is set, the donor is
-    one who looks like the person (`DonorBank.choose`), whose hair does not hang over the brows, and
-    who wears glasses where the person surely does and else none. Otherwise it is drawn from the
-    face's seed: a donor whose cosine with the original exceeds `max_similarity` in En_id is
-    replaced by the seed's next draw; after `tries` draws the least similar one is taken. With
-    `steps`, w is refined so often by its gradient (`refine`).
+    one who looks like the person (`DonorBank.choose`), also as drawn, whose hair does not hang over
+    the brows, and who wears glasses where the person surely does and else none. Otherwise it is
+    drawn from the face's seed: a donor whose cosine with the original exceeds `max_similarity` in
+    En_id is replaced by the seed's next draw; after `tries` draws the least similar one is taken.
+    With `steps`, w is refined so often by its gradient (`refine`).
     """
 
     world: World
@@ -88,12 +92,21 @@ class Swap:
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*person, self.max_similarity, NEAR, random)
-            drawn = self._seen(self._drawn(self.model.latent_of(code[None], small), SMALL))
-            wrong = bridge(*drawn) < GLASSES if glasses else bridge(*drawn) > MAYBE
-            flaws.append((max(0.0, fringe(*drawn) - FRINGE) + wrong, code))
+            drawn = self._drawn(self.model.latent_of(code[None], small), SMALL)
+            flaws.append((self._flaw(drawn, person[1], glasses), code))
             if flaws[-1][0] == 0:
                 break
         return min(flaws, key=lambda flaw: flaw[0])[1]
+
+    def _flaw(self, drawn: Tensor, looks: Tensor, glasses: bool) -> float:
+        """What of a drawn face `[1,3,R,R]` shows at once beside a person's looks; 0: nothing."""
+        seen = self._seen(drawn)
+        hangs = max(0.0, fringe(*seen) - FRINGE)
+        wrong = bridge(*seen) < GLASSES if glasses else bridge(*seen) > MAYBE
+        if self.world.looks is None:
+            return hangs + wrong
+        unlike = float((self.world.looks(drawn)[0] - looks).norm())
+        return hangs + wrong + max(0.0, unlike - UNLIKE)
 
     def _drawn(self, w: Tensor, side: int) -> Tensor:
         return at_size(self.model.synthesize(w, side).clamp(-1.0, 1.0), side)
