@@ -1,7 +1,6 @@
 """The command line answers what a person mistypes or breaks in one line, and leaves nothing."""
 
 import errno
-import gc
 import io
 import logging
 import os
@@ -9,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -260,10 +261,17 @@ def test_a_run_imports_nothing_of_the_training() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_end_of_a_command_searches_for_no_garbage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("module", "frozen"), [("triton", False), ("another", True)])
+def test_the_end_of_a_command_searches_for_no_garbage_unless_triton_would_list_it(
+    module: str, frozen: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at_exit: list[object] = []
+    at_exit: list[Callable[[], None]] = []
+    froze: list[bool] = []
     monkeypatch.setattr("atexit.register", at_exit.append)
+    monkeypatch.setattr("gc.freeze", lambda: froze.append(True))
     assert deid(monkeypatch, capsys, "--version")[0] == 0
-    assert gc.freeze in at_exit
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    for function in at_exit:
+        function()
+    assert bool(froze) == frozen

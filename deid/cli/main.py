@@ -96,12 +96,18 @@ def _options(
         logging.getLogger("deid").setLevel(logging.DEBUG)
 
 
+def _skip_last_search() -> None:
+    """The interpreter's last search for garbage takes a second where torch is loaded. Where
+    training loaded Triton it is done nevertheless: Triton would print a list of what was left."""
+    if "triton" not in sys.modules:
+        gc.freeze()
+
+
 def main() -> None:
     """Run the command line; what a person can fix is one line on standard error."""
     # Threads that wait for each other sleep, not spin: beside other work four times as fast.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # With torch loaded, the interpreter's last search for garbage takes a second.
-    atexit.register(gc.freeze)
+    atexit.register(_skip_last_search)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names need not suit the console
