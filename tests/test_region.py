@@ -205,3 +205,20 @@ def test_hair_beside_a_jaw_that_was_seen_too_wide_stays() -> None:
     far = (np.hypot(x / 0.27, y / 0.4) > 1.12) & hull & (y > 0.25) & (np.abs(x) > 0.17)
     assert far.sum() > 100
     assert np.abs(after[far].astype(int) - before[far]).mean() < 12
+
+
+def test_hair_over_the_outer_ends_of_the_brows_is_not_the_faces_own() -> None:
+    """It lies so near that it was taken for a part of them."""
+    made, points = portrait(), landmarks()
+    up = points[30, 1] - points[17:27, 1].mean()
+    for end in (17, 26):
+        x, y = points[end]
+        corner = np.rint([x, y - 0.13 * up]).astype(int)
+        cv2.circle(made, corner.tolist(), round(0.09 * up), HAIR, -1)
+    left = np.abs(skin_only(made, points).astype(int) - HAIR).sum(2) < 60
+    ends = np.zeros_like(left)
+    for end in (17, 26):
+        x, y = np.rint(points[end]).astype(int)
+        reach = round(0.25 * up)
+        ends[y - reach : y - round(0.09 * up), x - reach : x + reach] = True
+    assert (left & ends).sum() == 0

@@ -21,6 +21,7 @@ SHADE = 0.85  # of the skin's lightness: the least that hair over it leaves
 COLORFUL = 4.0  # of chroma in Lab, above the skin's, at which it is no beard
 INWARDS = 0.93  # of the way from its middle to its jaw, a made face is surely its own
 ABOVE = 0.12  # of the height from nose tip to brows: how far a brow reaches above its landmarks
+RAISED = np.array([0.0, 0.5, 1.0, 1.0, 1.0])  # of that, from a brow's outer end, where hair begins
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def _own(small: Picture, landmarks: Points) -> tuple[Picture, Picture]:
     up = np.array([0.0, landmarks[30, 1] - landmarks[17:27, 1].mean()])
     brows = landmarks[17:27].copy()
     brows[[0, -1]] = (brows[[0, -1]] + brows[[1, -2]]) / 2  # hair falls over their ends
-    arcs = [np.concatenate([arc, arc - ABOVE * up]) for arc in brows.reshape(2, 5, 2)]
+    raised = brows - np.concatenate([RAISED, RAISED[::-1]])[:, None] * ABOVE * up
+    arcs = np.concatenate([brows.reshape(2, 5, 2), raised.reshape(2, 5, 2)], axis=1)
     parts = [*arcs, landmarks[36:48], landmarks[27:36], landmarks[48:60]]
     features = np.maximum.reduce([hull_mask(part, size) for part in parts])
     features = cv2.dilate(features, np.ones((round(0.02 * size) | 1,) * 2, np.uint8))
@@ -95,8 +97,8 @@ def _own(small: Picture, landmarks: Points) -> tuple[Picture, Picture]:
     beard = found.pale * (np.arange(size)[:, None] > landmarks[[48, 54], 1].mean())
     like = np.maximum(found.likeness, beard)
     own = whole * (1 - reaching_in(like, whole))
-    forehead = np.arange(size)[:, None] < brows[:, 1].min() - ABOVE * up[1]
-    own = np.where(forehead, own * like, own)  # single strands of hair
+    forehead = np.arange(size)[:, None] < brows[:, 1].mean()
+    own = np.where(forehead, own * like, own)  # single strands of hair; brows are features
     skin = own * (like > 0.9) * (1 - features)
     return np.maximum(features, own).astype(np.float32), skin.astype(np.float32)
 
