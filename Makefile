@@ -12,7 +12,7 @@ SETTINGS := $(if $(PROFILE),profiles/$(PROFILE).yaml,params.yaml)
 PROJECT := $(if $(PROFILE),profiles/$(PROFILE),.)
 WORLD = $(shell sed -n '/^world:/,$$ s/.*[ {]name: *\([a-z]*\).*/\1/p' $(SETTINGS) 2>/dev/null | head -n 1)
 SAMPLES = $(CURDIR)/data/$(if $(filter mini,$(WORLD)),samples,photo/samples)
-# One look at a photograph of 1024 px, not sixty: seconds a picture, not a minute.
+# One pass over a photograph at 1024 px, not eight rotations: the people in the samples stand upright.
 LOOK = $(if $(filter mini,$(WORLD)),,--detect-size 1024)
 
 # Nothing here calls home.

@@ -26,8 +26,14 @@ Builder = Callable[[World, ModelPaths | None, AnonymizeParams], Anonymizer]
 
 def _swap(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:
     model = _model("swap", world, models)
-    alike, most, steps = settings.swap_donors == "alike", settings.swap_tries, settings.swap_steps
-    return Swap(world, model, settings.swap_max_similarity, most, alike, steps)
+    return Swap(
+        world,
+        model,
+        settings.swap_max_similarity,
+        settings.swap_tries,
+        alike=settings.swap_donors == "alike",
+        steps=settings.swap_steps,
+    )
 
 
 def _adversarial(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:

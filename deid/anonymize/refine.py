@@ -14,7 +14,7 @@ from deid.losses import contour_loss, landmark_loss, opening_loss
 from deid.model import Deidentifier
 
 STEPS = 16
-"""Where quality counts more than time; beyond these little is gained."""
+"""Where quality counts more than time: landmarks and openings are then met (`benchmarks`)."""
 
 RATE, LAST_RATE = 0.08, 0.2
 """Adam's first rate, in standard deviations of w, and what part of it the last step has."""
@@ -72,21 +72,23 @@ def descend(
     return start + moved.detach()
 
 
-def _objective(model: Deidentifier, faces: Tensor, donors: Tensor) -> Callable[[Tensor], Tensor]:
-    """The loss of w `[N,w_dim]`, a mean over the batch."""
+def _objective(model: Deidentifier, face: Tensor, donor: Tensor) -> Callable[[Tensor], Tensor]:
+    """The loss of w `[1,w_dim]` for one face `[1,3,R,R]` and its donor's code `[1,dim]`."""
     world, side = model.world, model.world.resolutions[0]
-    scale = side / faces.shape[-1]
+    scale = side / face.shape[-1]
     with torch.no_grad():
-        person, light = world.identity(faces), _light(faces)
-        points = world.landmarks(faces) * scale
-        contours = world.contours(faces) * scale if world.contours else None
+        person, light = world.identity(face), _light(face)
+        points = world.landmarks(face) * scale
+        contours = world.contours(face) * scale if world.contours else None
 
     def loss_of(w: Tensor) -> Tensor:
         output = model.synthesize(w, side)
         code = world.identity(output)
-        donor, known = (F.cosine_similarity(code, other) for other in (donors, person))
+        wanted, known = (F.cosine_similarity(code, other) for other in (donor, person))
         loss = LANDMARK * landmark_loss(points, world.landmarks(output), side)
-        loss = loss + DONOR * (1.0 - donor).mean() + PERSON * (known - STRANGER).clamp_min(0).mean()
+        loss = (
+            loss + DONOR * (1.0 - wanted).mean() + PERSON * (known - STRANGER).clamp_min(0).mean()
+        )
         loss = loss + LIGHT * F.l1_loss(_light(output), light)
         if world.contours is None or contours is None:
             return loss

@@ -25,8 +25,8 @@ ASKED = 12
 portraits, 1.4 each. It is glasses that are looked for longest: one donor in ten wears some."""
 
 UNLIKE = 2.4
-"""Difference in looks (`LooksNetwork`) beyond which a drawn face is of another sex or age: a bank's
-donors are alike, and of what M makes of them a quarter is not."""
+"""Difference in looks (`LooksNetwork`) beyond which a drawn face is of another sex, age or skin: of
+60 drawn from the bank's donors, who are alike, a quarter was (5 % were of another sex)."""
 
 SMALL = 128
 """The side at which they are drawn for that."""

@@ -86,16 +86,17 @@ def build_anonymizers(
     networks are not there, is left out, and faces go past it.
     """
     built: dict[str, Anonymizer] = {}
-    made: dict[str, tuple[str, AnonymizeParams]] = {}  # alike ones are built once
+    made: dict[tuple[str, str], Anonymizer] = {}  # alike ones are built once
     for level in fallback_chain(method):
         if level == OPAQUE:
             continue
         kind = method if level == method else base(level)
         stronger = _settings(level, method, settings)
-        same = next((b for b, (k, s) in made.items() if (k, s) == (kind, stronger)), None)
+        alike = kind, stronger.model_dump_json()
         try:
-            built[level] = built[same] if same else build(kind, world, models, stronger)
-            made[level] = kind, stronger
+            if alike not in made:
+                made[alike] = build(kind, world, models, stronger)
+            built[level] = made[alike]
         except DeidError:
             if level == method:
                 raise

@@ -196,9 +196,8 @@ def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> 
     )
     hair = reaching_in(likeness, (region.alpha >= 1).astype(np.float32)) * (1 - region.core)
     across, down = _places(square, region.window)
-    hair[(down > CHIN) & (np.abs(across - 0.5) < ASIDE)] = (
-        0  # what is dark there is the jaw's shadow
-    )
+    shadow = (down > CHIN) & (np.abs(across - 0.5) < ASIDE)  # of the jaw, dark as hair
+    hair[shadow] = 0
     whole = ((region.alpha >= 1) & (hair == 0)).astype(np.uint8)
     nowhere = np.zeros_like(region.alpha)
     place = Place(shaded, whole.astype(np.float32), skin.astype(np.float32), nowhere, square.side)
