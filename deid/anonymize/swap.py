@@ -21,8 +21,8 @@ NEAR = 24
 """Of so many donors who look most like the person, one is drawn."""
 
 ASKED = 12
-"""At most so many of them are drawn small, until one has no flaw that shows at once; of 100
-portraits, 1.4 each. It is glasses that are looked for longest: one donor in ten wears some."""
+"""At most so many of them are drawn small, until one has no flaw that shows at once: of 100
+portraits, 5.8 each."""
 
 UNLIKE = 2.4
 """Difference in looks (`LooksNetwork`) beyond which a drawn face is of another sex, age or skin: of
