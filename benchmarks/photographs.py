@@ -1,9 +1,10 @@
-"""What `swap` leaves of a person and keeps of a picture, on FFHQ-aligned photographs.
+"""What a method leaves of a person and keeps of a picture, on FFHQ-aligned photographs.
 
-    python benchmarks/photographs.py PICTURES [--stage-one FOLDER] [--judge FILE ...] [--as …]
+    python benchmarks/photographs.py PICTURES [--method swap …] [--stage-one FOLDER]
+        [--stage-two FOLDER] [--judge FILE …] [--as …]
 
 PICTURES is a folder of aligned faces, each of another person, none of them seen in training. The
-outputs are those of `deid.anonymize.swap`, before any verification, at 256 px: as they are `made`,
+outputs are those of `deid.anonymize`, before any verification, at 256 px: as they are `made`,
 `fitted` to the landmarks of the face whose place they take, or `pasted` (`--as`). Judges are the
 photo world's held-out recognizers and the files of `--judge` (what `deid.weights.importers` knows);
 none had part in training, the first one is the one that gates look at. Landmarks are En_lnd's,
@@ -17,7 +18,8 @@ well: figures of the expression are those of the objective, not of an independen
 - found: share of outputs in which a detector finds a face;
 - landmarks: median distance of the inner 51 points to the source's, of the distance between the
   outer corners of the eyes; pose: median angle between the planes of the face;
-- mouth and eyes: correlation of how far they are open with the source's.
+- mouth and eyes: correlation of how far they are open with the source's;
+- distance: median of the perceptual distance to the source, in the world's metric features.
 
 Intervals are 95 %, by bootstrap over people.
 """
@@ -34,7 +36,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deid.anonymize import ModelPaths, build
+from deid.anonymize import Anonymizer, ModelPaths, build
 from deid.batch.bundle import shipped_bundle
 from deid.faces.detection import build_detector
 from deid.gate.anonymize import bare
@@ -62,7 +64,9 @@ def main() -> None:
     """Print the figures, one a line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pictures", type=Path)
+    parser.add_argument("--method", dest="methods", nargs="+", default=["swap"])
     parser.add_argument("--stage-one", type=Path, help="a trained stage; else the one shipped")
+    parser.add_argument("--stage-two", type=Path, help="the same")
     parser.add_argument("--judge", type=Path, action="append", default=[])
     parser.add_argument("--detector", action="append", default=[])
     parser.add_argument("--as", dest="states", nargs="+", choices=STATES, default=["made"])
@@ -71,28 +75,32 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    world, swap = loaded(args.stage_one, args.steps)
+    world, build_method = loaded(args.stage_one, args.stage_two, args.steps)
     faces = portraits(args.pictures, args.count)
-    made = torch.cat([swap(faces[i : i + 1], [i]) for i in range(len(faces))])
     judges = dict(world.held_out) | {file.stem: recognizer(file) for file in args.judge}
     before = each(world.landmarks, faces)
     figures = {}
-    for state in args.states:
-        print(state)
-        outputs = STATES[state](world, faces, made, before)
-        figures[state] = identity_figures(judges, faces, outputs, hulls(before))
-        figures[state] |= found(world, args.detector, outputs)
-        figures[state] |= expression_figures(world, faces, outputs)
-        for name, value in figures[state].items():
-            print(f"{name:34}" + "  ".join(f"{part:.4f}" for part in np.atleast_1d(value)))
+    for method in args.methods:
+        anonymizer = build_method(method)
+        made = torch.cat([anonymizer(faces[i : i + 1], [i]) for i in range(len(faces))])
+        for state in args.states:
+            print(f"{method}, {state}")
+            outputs = STATES[state](world, faces, made, before)
+            shown = identity_figures(judges, faces, outputs, hulls(before))
+            shown |= found(world, args.detector, outputs)
+            shown |= expression_figures(world, faces, outputs)
+            for name, value in shown.items():
+                print(f"{name:34}" + "  ".join(f"{part:.4f}" for part in np.atleast_1d(value)))
+            print(flush=True)
+            figures[f"{method}, {state}"] = shown
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def loaded(
-    stage_one: Path | None, steps: int = 0
-) -> tuple[World, Callable[[Tensor, list[int]], Tensor]]:
-    """The photo world, and `swap` with the stage given or shipped."""
+    stage_one: Path | None = None, stage_two: Path | None = None, steps: int = 0
+) -> tuple[World, Callable[[str], Anonymizer]]:
+    """The photo world, and what builds a method with the stages given or shipped."""
     shipped = shipped_bundle("photo")
     params = shipped.world if shipped else WorldParams(name="photo", truncation=0.7)
     world = load_world(params)
@@ -101,7 +109,10 @@ def loaded(
         raise SystemExit("no stage ships with this version: give --stage-one")
     settings = shipped.anonymize if shipped else AnonymizeParams(swap_max_similarity=0.4)
     settings = settings.model_copy(update={"swap_steps": steps})
-    return world, build("swap", world, ModelPaths(folder), settings)
+    if stage_two is None and stage_one is None and shipped and shipped.stage_two.is_dir():
+        stage_two = shipped.stage_two
+    models = ModelPaths(folder, stage_two)
+    return world, lambda method: build(method, world, models, settings)
 
 
 def portraits(folder: Path, count: int) -> Tensor:
@@ -201,6 +212,10 @@ def expression_figures(world: World, faces: Tensor, outputs: Tensor) -> dict[str
         "landmarks": interval(miss(before, after), np.median),
         "landmarks of another person": float(np.median(miss(before, np.roll(before, 1, 0)))),
     }
+    with torch.no_grad():
+        pairs = zip(faces.split(8), outputs.split(8), strict=True)
+        distances = torch.cat([world.metric_features.distance(*pair) for pair in pairs])
+    figures["distance"] = interval(distances.double().numpy(), np.median)
     mesh = world.contours.network  # type: ignore[union-attr]
     convention = world.contours.convention  # type: ignore[union-attr]
     points = [each(lambda x: mesh(convention(x)), pictures) for pictures in (faces, outputs)]

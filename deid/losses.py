@@ -116,6 +116,20 @@ def visual_identity_loss(source: Tensor, output: Tensor, size: int) -> Tensor:
     return landmark_loss(source, output, size)
 
 
+def looks_loss(source: Tensor, output: Tensor) -> Tensor:
+    """Not in the paper: mean squared difference of age, sex and skin, `[N,K]`, in steps that one
+    sees (`LooksNetwork`). A recognizer is most easily fooled by a face of other descent."""
+    return (output - source).square().sum(1).mean()
+
+
+def common_move_loss(moves: Tensor) -> Tensor:
+    """Not in the paper: which share of the moves of w, `[N,w_dim]`, all have in common, 0 to 1.
+
+    Else M_adv learns one way for everybody, at whose end all look alike; anyone can take it back.
+    """
+    return moves.mean(0).square().sum() / moves.square().sum(1).mean().clamp_min(1e-6)
+
+
 def adversarial_mapping_loss(terms: tuple[Tensor, Tensor], weights: tuple[float, float]) -> Tensor:
     """Equation (12): λ4 L_id^model + λ5 L_id^visual."""
     (model, visual), (λ4, λ5) = terms, weights

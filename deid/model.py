@@ -57,16 +57,20 @@ class Deidentifier(nn.Module):
 
         The identity part is scaled to unit variance, as unit vectors are tiny in each component.
         """
-        return self.joined(self.world.identity(identity_faces), attribute_faces)
+        identity = self.world.identity(identity_faces)
+        return self.joined(identity, self.expression(attribute_faces))
 
-    def joined(self, identity: Tensor, attribute_faces: Tensor) -> Tensor:
-        """z of En_id's unit vectors `[N,dim]` and the faces whose expression it has."""
-        expression = self.expression_encoder(attribute_faces)
-        parts = [identity * identity.shape[1] ** 0.5, expression]
+    def expression(self, faces: Tensor) -> Tensor:
+        """The part of z that tells the expression of faces, `[N,z_dim - dim]`."""
+        parts = [self.expression_encoder(faces)]
         if self.world.contours is not None:
             with torch.no_grad():
-                parts.append(self.world.contours.code(attribute_faces))
-        return torch.cat(parts, 1).float()
+                parts.append(self.world.contours.code(faces))
+        return torch.cat(parts, 1)
+
+    def joined(self, identity: Tensor, expression: Tensor) -> Tensor:
+        """z of its parts: En_id's unit vectors `[N,dim]`, and `expression`."""
+        return torch.cat([identity * identity.shape[1] ** 0.5, expression], 1).float()
 
     def latent(self, identity_faces: Tensor, attribute_faces: Tensor) -> Tensor:
         """w = M(z), `[N,w_dim]`."""
@@ -74,7 +78,11 @@ class Deidentifier(nn.Module):
 
     def latent_of(self, identity: Tensor, attribute_faces: Tensor) -> Tensor:
         """As `latent`, of people of whom only En_id's unit vectors `[N,dim]` are known."""
-        return self.unstandardize(self.mapping(self.joined(identity, attribute_faces)))
+        return self.latent_from(identity, self.expression(attribute_faces))
+
+    def latent_from(self, identity: Tensor, expression: Tensor) -> Tensor:
+        """w of both parts of z."""
+        return self.unstandardize(self.mapping(self.joined(identity, expression)))
 
     def adversarial_latent(self, w: Tensor) -> Tensor:
         """w_adv = Clip_δ(M_adv(w), w), equation (10), `[N,w_dim]`; needs stage two."""

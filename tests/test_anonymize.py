@@ -27,7 +27,7 @@ from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
 SEEDS = [3, 1, 4, 15, 9]
-ALL = [*METHODS, "reconstruction", "inversion", "fgsm-0.03", "pgd-0.1", "mifgsm-0.1"]
+ALL = [*METHODS, "reconstruction", "inversion", "fgsm-0.03", "pgd-0.1", "mifgsm-0.1", "tidim-0.1"]
 WORLD = toy_world()
 
 
@@ -89,7 +89,7 @@ class TestEveryMethod:
         assert make(method, models)(torch.zeros(0, 3, 64, 64), []).shape == (0, 3, 64, 64)
 
 
-@pytest.mark.parametrize("method", ["fgsm", "pgd", "mifgsm", "blur", "pixelate", "mask"])
+@pytest.mark.parametrize("method", ["fgsm", "pgd", "mifgsm", "tidim", "blur", "pixelate", "mask"])
 @pytest.mark.parametrize("size", [(40, 56), (7, 5), (130, 130)])
 def test_classical_and_gradient_methods_take_any_size(method: str, size: tuple[int, int]) -> None:
     faces = torch.rand(2, 3, *size, generator=torch_generator("any size")) * 2 - 1
@@ -117,7 +117,8 @@ def test_gradient_attacks_stay_within_epsilon_and_lower_the_cosine(
     noise = torch.rand(faces.shape, generator=torch_generator("noise")) * 2 - 1
     random = (faces + 2 * epsilon * noise.sign()).clamp(-1, 1)
     momentum = MIFGSM(identity, epsilon, steps=10)(faces, SEEDS)
-    for output in (fgsm, pgd, momentum):
+    smooth = MIFGSM(identity, epsilon, steps=10, smooth=True)(faces, SEEDS)
+    for output in (fgsm, pgd, momentum, smooth):
         # Half the tensor's range is one unit of intensity.
         assert ((output - faces).abs() / 2).max() <= epsilon + 1e-6
         assert (cosines(output, faces) < cosines(random, faces)).all()
@@ -152,6 +153,16 @@ def test_momentum_remembers_the_directions_of_all_steps(faces: Tensor) -> None:
         total += point.grad / point.grad.abs().sum((1, 2, 3), keepdim=True)
         output = (output - 2 * epsilon / steps * total.sign()).clamp(-1, 1)
     assert torch.allclose(attack(faces, SEEDS), output, atol=1e-5)
+
+
+def test_tidim_is_smoother_noise(faces: Tensor) -> None:
+    def roughness(output: Tensor) -> Tensor:
+        return (output - faces).diff(dim=3).abs().mean()
+
+    plain, smooth = (
+        MIFGSM(WORLD.identity, 0.05, 3, smooth)(faces, SEEDS) for smooth in (False, True)
+    )
+    assert roughness(smooth) < 0.95 * roughness(plain)
 
 
 def test_fgsm_moves_every_pixel_that_it_sees_by_the_full_epsilon(faces: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from deid.anonymize.swap import NEAR, Swap
 from deid.seeds import torch_generator
-from deid.worlds.donors import DonorBank
+from deid.worlds.donors import ALIKE, SIMILAR, DonorBank
 from deid.worlds.photo.faces import lab
 from deid.worlds.world import World
 
@@ -54,13 +54,30 @@ def test_without_a_stranger_the_least_similar_are_asked() -> None:
         assert chosen(donors, code, torch.zeros(3), -1.0, seed) @ code <= least
 
 
+def test_people_who_are_alike_are_near_in_code_and_in_looks() -> None:
+    donors, looks = bank(), torch.zeros(2, 3)
+    code = donors.codes[:2]
+    alike = donors.alike(code, looks)
+    assert torch.allclose(alike.norm(dim=1), torch.ones(2))
+    similarity = (alike * code).sum(1)
+    random = F.normalize(donors.codes[100 : 100 + ALIKE].mean(0), dim=0)
+    assert (similarity > code @ random + 0.2).all()
+    everybody = DonorBank(donors.codes[:SIMILAR], donors.looks[:SIMILAR])  # all are similar enough
+    near = everybody.looks.square().sum(1).topk(ALIKE, largest=False).indices
+    expected = F.normalize(everybody.codes[near].mean(0), dim=0)
+    assert torch.allclose(everybody.alike(code, looks)[0], expected, atol=1e-6)
+
+
 def test_the_bank_is_used_where_there_is_one_and_it_is_asked_for(world: World) -> None:
     identity: Any = lambda images: F.normalize(images.flatten(1)[:, :DIM] + 1, dim=1)  # noqa: E731
     looks: Any = lambda images: images.mean((2, 3))  # noqa: E731
     small: World = replace(world, identity=identity, looks=looks, donors=bank())
     faces, codes = torch.rand(2, 3, 64, 64), bank().codes
     drawn: Any = lambda w, side: torch.zeros(len(w), 3, side, side)  # noqa: E731
-    model: Any = SimpleNamespace(latent_of=lambda codes, faces: codes, synthesize=drawn)
+    latent: Any = lambda codes, _: codes  # noqa: E731
+    model: Any = SimpleNamespace(
+        latent_of=latent, latent_from=latent, expression=lambda faces: faces, synthesize=drawn
+    )
 
     def from_bank(swap: Swap) -> list[bool]:
         return [bool((codes == code).all(1).any()) for code in swap.codes(faces, [0, 1])]

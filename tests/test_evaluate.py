@@ -44,7 +44,10 @@ PARAMS = EvaluateParams(identities=6, views=3, seeds=2, batch_size=7)
 ANONYMIZE = AnonymizeParams()
 PROMISED: Mapping[str, tuple[list[str], list[str]]] = {
     "table1": (
-        ["reconstruction", "fgsm-0.03", "fgsm-0.1", "pgd", "pgd-0.1", "mifgsm-0.1", "adversarial"],
+        [
+            *("reconstruction", "fgsm-0.03", "fgsm-0.1", "pgd", "pgd-0.1", "mifgsm-0.1"),
+            *("tidim-0.1", "adversarial"),
+        ],
         ["detect_rate", "id_similarity", "fid", "reidentification"],
     ),
     "table2": (["swap"], ["fid", "source_id_loss", "target_expression_loss"]),

@@ -68,8 +68,13 @@ class _Model:
     def __init__(self, pictures: list[Pixels]) -> None:
         self.pictures = pictures
 
-    def latent_of(self, codes: Tensor, faces: Tensor) -> Tensor:
+    def expression(self, faces: Tensor) -> Tensor:
+        return faces
+
+    def latent_from(self, codes: Tensor, _: Tensor) -> Tensor:
         return codes
+
+    latent_of = latent_from
 
     def synthesize(self, w: Tensor, side: int) -> Tensor:
         drawn = to_tensor(np.stack([self.pictures[int(code.argmax())] for code in w]))

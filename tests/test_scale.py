@@ -21,7 +21,7 @@ from deid.errors import DeidError
 from deid.params import StageOneParams, load_params
 from deid.training import stage_one as stage_one_module
 from deid.training import stage_two as stage_two_module
-from deid.training.processes import start_fabric
+from deid.training.processes import processes_for, start_fabric
 from deid.training.stage_one import StageOne
 from deid.training.stage_two import StageTwo
 from tests.conftest import ROOT
@@ -263,6 +263,15 @@ def test_another_number_of_processes_than_devices_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(DeidError, match=r"started 2 processes, but devices is 1 .*make them equal"):
         start_fabric(ONE)
+
+
+@pytest.mark.parametrize(("there", "started"), [(1, 1), (2, 2), (3, 2), (4, 4), (64, 4)])
+def test_a_machine_with_fewer_processors_starts_fewer_processes_with_equal_shares(
+    there: int, started: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("os.cpu_count", lambda: there)
+    assert processes_for(changed_params(ONE, {"devices": 4})) == started
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(tmp_path: Path) -> None:

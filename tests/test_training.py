@@ -25,6 +25,8 @@ from deid.training import stage_two as stage_two_module
 from deid.training.held_out import stage_one_figures, stage_two_figures
 from deid.training.stage_one import StageOne, train_stage_one
 from deid.training.stage_two import StageTwo
+from deid.worlds.donors import DonorBank
+from deid.worlds.world import World
 from tests.toy import RESOLUTION, ToyContours, draw_pairs, toy_world
 from tests.toy_training import ONE, TWO, changed_params, recorded, train_one, train_two
 
@@ -180,6 +182,43 @@ def test_at_first_the_mapping_learns_alone_from_codes_that_are_computed_once(
     assert not changed(encoder, values(stage.model.expression_encoder))
     stage.step(60)
     assert changed(encoder, values(stage.model.expression_encoder))
+
+
+def world_with_donors() -> World:
+    """The toy world with people to be like, whose looks are a picture's mean color."""
+    world = toy_world()
+    codes = torch.randn(40, world.identity.dim, generator=torch_generator("alike"))
+    looks = torch.rand(40, 3, generator=torch_generator("alike looks"))
+    bank = DonorBank(torch.nn.functional.normalize(codes, dim=1), looks)
+    return replace(world, donors=bank, looks=lambda images: images.mean((2, 3)))
+
+
+def test_stage_two_first_learns_the_way_to_people_who_are_alike(
+    root: Path, monkeypatch: Any
+) -> None:
+    params = changed_params(TWO, {"steps": 100, "warm_steps": 80, "delta": 9.0})
+    stage = StageTwo(params, world_with_donors(), root / "latents", root / "one")
+    before = stage.alike_start.loss(0).item()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(stage.world.generator), "synthesis", None)
+        assert all(stage.step(index).keys() == {"alike"} for index in range(80))
+    assert stage.alike_start.loss(0).item() < 0.7 * before
+    assert "similarity" in stage.step(80)  # what follows is equation (12)
+
+
+def test_stage_two_needs_a_bank_for_its_warm_start(root: Path) -> None:
+    params = changed_params(TWO, {"warm_steps": 5})
+    with pytest.raises(DeidError, match=r"stage_two\.warm_steps.* no bank of donors"):
+        StageTwo(params, toy_world(), root / "latents", root / "one")
+
+
+def test_looks_and_a_way_in_common_count_where_they_have_a_weight(root: Path) -> None:
+    plain = StageTwo(TWO, world_with_donors(), root / "latents", root / "one").step(0)
+    params = changed_params(TWO, {"lambda_looks": 0.5, "lambda_common": 0.25})
+    losses = StageTwo(params, world_with_donors(), root / "latents", root / "one").step(0)
+    assert losses.keys() - plain.keys() == {"looks", "common"}
+    added = 0.5 * losses["looks"] + 0.25 * losses["common"]
+    assert losses["total"] == pytest.approx(plain["total"] + added, abs=1e-5)
 
 
 def test_rates_rise_and_fall_once_in_the_warm_start_and_once_after_it(root: Path) -> None:

@@ -53,14 +53,18 @@ def _inversion(world: World, models: ModelPaths | None, _: AnonymizeParams) -> A
     return Reconstruction(model, side, invert.STEPS, "inversion")
 
 
+def _momentum(world: World, settings: AnonymizeParams, smooth: bool = False) -> Anonymizer:
+    return MIFGSM(world.identity, settings.fgsm_epsilon, settings.pgd_steps, smooth)
+
+
 BUILDERS: Mapping[str, Builder] = {
     "swap": _swap,
     "adversarial": _adversarial,
     "fgsm": lambda world, _, settings: FGSM(world.identity, settings.fgsm_epsilon),
     "pgd": lambda world, _, settings: PGD(world.identity, settings.pgd_epsilon, settings.pgd_steps),
-    "mifgsm": lambda world, _, settings: MIFGSM(  # evaluation only, as is reconstruction
-        world.identity, settings.fgsm_epsilon, settings.pgd_steps
-    ),
+    # For evaluation only, as is reconstruction:
+    "mifgsm": lambda world, _, settings: _momentum(world, settings),
+    "tidim": lambda world, _, settings: _momentum(world, settings, smooth=True),
     "blur": lambda _, __, settings: Blur(settings.blur_sigma),
     "pixelate": lambda _, __, settings: Pixelate(settings.pixelate_blocks),
     "mask": lambda *_: Mask(),
@@ -68,7 +72,12 @@ BUILDERS: Mapping[str, Builder] = {
     "inversion": _inversion,
 }
 
-EPSILONS = {"fgsm": "fgsm_epsilon", "pgd": "pgd_epsilon", "mifgsm": "fgsm_epsilon"}
+EPSILONS = {
+    "fgsm": "fgsm_epsilon",
+    "pgd": "pgd_epsilon",
+    "mifgsm": "fgsm_epsilon",
+    "tidim": "fgsm_epsilon",
+}
 """The setting of each noise attack's ε."""
 
 METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")

@@ -61,18 +61,27 @@ class Swap:
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
-        donors = self.codes(faces, seeds)
+        return self.given(self.codes(faces, seeds), faces)
+
+    @torch.no_grad()
+    def given(self, donors: Tensor, faces: Tensor) -> Tensor:
+        """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known."""
         if self.steps:
             w = refine(self.model, faces, donors, self.steps)
         else:
             w = self.model.latent_of(donors, faces)
         return self._drawn(w, faces.shape[-1])
 
+    @property
+    def bank(self) -> DonorBank | None:
+        """The donors it chooses from; None where it draws them."""
+        return self.world.donors if self.alike and self.world.looks is not None else None
+
     @torch.no_grad()
     def codes(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """En_id of each face's donor, `[N,dim]`."""
-        bank, looks = self.world.donors, self.world.looks
-        if bank is None or looks is None or not self.alike:
+        bank, looks = self.bank, self.world.looks
+        if bank is None or looks is None:
             return self.world.identity(self.donors(faces, seeds))
         people = zip(self.world.identity(faces), looks(faces), strict=True)
         chosen = [
@@ -87,12 +96,12 @@ class Swap:
         """The code `[dim]` of the first donor drawn for a person (code and looks) who shows no flaw
         with the person's face `[1,3,R,R]`; without any, of the one who shows least."""
         small = at_size(face, SMALL)
-        glasses = bridge(*self._seen(small)) > SURELY
+        glasses, expression = bridge(*self._seen(small)) > SURELY, self.model.expression(small)
         flaws: list[tuple[float, Tensor]] = []
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*person, self.max_similarity, NEAR, random)
-            drawn = self._drawn(self.model.latent_of(code[None], small), SMALL)
+            drawn = self._drawn(self.model.latent_from(code[None], expression), SMALL)
             flaws.append((self._flaw(drawn, person[1], glasses), code))
             if flaws[-1][0] == 0:
                 break

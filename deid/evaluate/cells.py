@@ -21,7 +21,7 @@ from deid.worlds.world import World
 TABLES: Mapping[str, tuple[str, ...]] = {
     "table1": (
         *("original", "reconstruction", "fgsm-0.03", "fgsm-0.1", "pgd", "pgd-0.1", "mifgsm-0.1"),
-        *("adversarial", "blur", "pixelate", "mask"),
+        *("tidim-0.1", "adversarial", "blur", "pixelate", "mask"),
     ),
     "table2": ("swap", "swap-sampled", "unchanged"),
     "table3": ("reconstruction", "unrelated"),
@@ -129,17 +129,25 @@ def _swap(bench: Bench, faces: HeldOut) -> Output:
 
 
 def _swap_sampled(bench: Bench, faces: HeldOut) -> Output:
-    """The anonymizer as it is shipped: the donor is drawn from the generator."""
+    """The anonymizer as it is shipped: the donor is one of the bank's, or the generator's."""
     s, model = bench.settings, bench.model()
-    swap, donors = Swap(bench.world, model, s.swap_max_similarity, s.swap_tries), []
+    alike = s.swap_donors == "alike"
+    swap = Swap(bench.world, model, s.swap_max_similarity, s.swap_tries, alike, s.swap_steps)
+    donors: list[Tensor] = []  # of a bank's, there are codes only
 
     @torch.no_grad()
     def make(batch: Tensor, seeds: list[int], _: Tensor) -> Tensor:
+        if swap.bank is not None:
+            donors.append(swap.codes(batch, seeds))
+            return swap.given(donors[-1], batch)
         donors.append(swap.donors(batch, seeds))
         return model.swap(donors[-1], batch)
 
-    images = _batches(bench, faces, make)
-    return Output(images, encode(bench.world, torch.cat(donors).cpu(), bench.batch_size))
+    images, given = _batches(bench, faces, make), torch.cat(donors).cpu()
+    if swap.bank is None:
+        return Output(images, encode(bench.world, given, bench.batch_size))
+    nothing = np.empty((len(given), 0), np.float32)
+    return Output(images, Encoded(given.numpy(), {}, nothing))
 
 
 @torch.no_grad()

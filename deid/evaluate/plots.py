@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ATTACKS = ("fgsm-0.03", "fgsm-0.1", "pgd-0.1", "mifgsm-0.1", "adversarial")
+ATTACKS = ("fgsm-0.03", "fgsm-0.1", "pgd-0.1", "mifgsm-0.1", "tidim-0.1", "adversarial")
 """The paper's Figure 2, and stronger attacks."""
 TRADITIONAL = ("blur", "pixelate", "mask", "swap-sampled")
 # Okabe and Ito's palette, which color-blind readers can tell apart.
@@ -29,6 +29,7 @@ COLORS = {
     "pgd": "#009E73",
     "pgd-0.1": "#00573F",
     "mifgsm-0.1": "#1B2A8F",
+    "tidim-0.1": "#6A3D9A",
     "adversarial": "#D55E00",
     "blur": "#999999",
     "pixelate": "#777777",
@@ -38,6 +39,8 @@ COLORS = {
     "reconstruction": "#F0C000",
 }
 ROWS = 5
+SHEET, ACROSS = 40, 8
+"""Faces of the contact sheet, and how many in a row."""
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
@@ -45,21 +48,22 @@ Metrics = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 def draw_figures(
     bench: Bench, faces: HeldOut, metrics: Metrics, cells: Mapping[str, Cell], folder: Path
 ) -> None:
-    """Write fig2.png, fig3.png, fig4.png, methods.png, tradeoff.png and histogram.png."""
+    """Write fig2.png, fig3.png, fig4.png, methods.png, sheet.png, tradeoff.png, histogram.png."""
     folder.mkdir(parents=True, exist_ok=True)
     few = _few(faces)
     _save(_comparison(bench, few, ATTACKS), folder / "fig2.png")
     _save(_swap_grid(bench, few), folder / "fig3.png")
     _save(_comparison(bench, few, ("reconstruction",), turned=True), folder / "fig4.png")
     _save(_comparison(bench, few, TRADITIONAL), folder / "methods.png")
+    _save(_sheet(bench, _few(faces, SHEET)), folder / "sheet.png")
     _save(_tradeoff(metrics, bench.world.metric_features.fid_label), folder / "tradeoff.png")
     _save(_histogram(bench, faces, cells), folder / "histogram.png")
 
 
-def _few(faces: HeldOut) -> HeldOut:
+def _few(faces: HeldOut, count: int = ROWS) -> HeldOut:
     """One picture of each of the first people: the faces to show, chosen before any result."""
     _, first = np.unique(faces.identities, return_index=True)
-    chosen = np.sort(first)[:ROWS]
+    chosen = np.sort(first)[:count]
     return HeldOut(
         seed=faces.seed,
         images=faces.images[torch.from_numpy(chosen)],
@@ -89,6 +93,21 @@ def _comparison(
                 axis.set_ylabel(name, fontsize=9)
             elif r == 0:
                 axis.set_title(name, fontsize=10)
+    return figure
+
+
+def _sheet(bench: Bench, faces: HeldOut) -> "Figure":
+    """Many faces, each above what the product's own swap makes of it."""
+    above = to_pixels(faces.images)
+    below = to_pixels(produce(bench, "swap-sampled", faces).images)
+    rows = -(-len(faces) // ACROSS)
+    figure, axes = _grid(2 * rows, min(ACROSS, len(faces)))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for index, pair in enumerate(zip(above, below, strict=True)):
+        row, column = divmod(index, ACROSS)
+        for side, pixels in enumerate(pair):
+            axes[2 * row + side, column].imshow(pixels, interpolation="bicubic")
     return figure
 
 

@@ -36,7 +36,10 @@ def lines(table: str, rows: Rows, shown: list[Column]) -> list[Line]:
         Line(
             method,
             "reference" if method in REFERENCES else "ours",
-            [(c.text(row[c.key]), method in _best(table, rows, c)) for c in shown],
+            [
+                (c.text(row[c.key]) if c.key in row else "–", method in _best(table, rows, c))
+                for c in shown
+            ],
         )
         for method, row in rows.items()
     ]
@@ -58,7 +61,7 @@ def _best(table: str, rows: Rows, column: Column) -> list[str]:
     values = {
         method: sign * round(row[column.key]["mean"], digits)
         for method, row in rows.items()
-        if method not in (*REFERENCES, *ABLATIONS.get(table, ()))
+        if method not in (*REFERENCES, *ABLATIONS.get(table, ())) and column.key in row
     }
     if len(values) < 2:
         return []

@@ -30,15 +30,16 @@ def start_fabric(params: StageOneParams | StageTwoParams) -> Fabric:
 
     Those run this process's own command again from its beginning (Lightning's launcher) and meet it
     here, so nothing that only one may do comes before. Under torchrun they run already. The result
-    depends on the number of threads, hence it is a parameter. `DeidError` where devices are wrong.
+    depends on the number of threads, hence it is a parameter. `DeidError` where torchrun started
+    another number of processes than `devices`.
     """
-    _require_devices(params)
+    devices = processes_for(params)
     if _under_torchrun() or int(os.environ.get("LOCAL_RANK", 0)) > 0:
         _end_with_parent()
     fabric = Fabric(
         # Only GPUs of CUDA and processors can work together.
-        accelerator="cpu" if params.devices > 1 and not torch.cuda.is_available() else "auto",
-        devices=params.devices,
+        accelerator="cpu" if devices > 1 and not torch.cuda.is_available() else "auto",
+        devices=devices,
         strategy=params.strategy,
         precision=params.precision,
     )
@@ -48,18 +49,19 @@ def start_fabric(params: StageOneParams | StageTwoParams) -> Fabric:
     return fabric
 
 
-def _require_devices(params: SpreadParams) -> None:
-    started = int(os.environ["WORLD_SIZE"]) if _under_torchrun() else params.devices
-    if started != params.devices:
-        raise DeidError(
-            f"torchrun started {started} processes, but devices is {params.devices} in params.yaml;"
-            " make them equal"
-        )
-    if torch.cuda.is_available() and params.devices > torch.cuda.device_count():
-        raise DeidError(
-            f"devices is {params.devices}, but this machine has {torch.cuda.device_count()} GPUs;"
-            " lower devices in params.yaml"
-        )
+def processes_for(params: SpreadParams) -> int:
+    """How many processes: as many as asked for, or fewer on a machine that has fewer GPUs, or
+    without any fewer processors, so that each still has an equal share."""
+    if _under_torchrun():
+        started = int(os.environ["WORLD_SIZE"])
+        if started != params.devices:
+            raise DeidError(
+                f"torchrun started {started} processes, but devices is {params.devices} in "
+                "params.yaml; make them equal"
+            )
+        return started
+    there = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
+    return max(n for n in range(1, params.devices + 1) if n <= there and params.devices % n == 0)
 
 
 def _under_torchrun() -> bool:
@@ -131,6 +133,12 @@ def global_losses(fabric: Fabric, losses: Mapping[str, float]) -> dict[str, floa
     values = torch.tensor(list(losses.values()), dtype=torch.float64, device=fabric.device)
     means = _reduced(fabric, values, "mean").tolist()
     return dict(zip(losses, means, strict=True))
+
+
+def gathered(fabric: Fabric, rows: torch.Tensor) -> torch.Tensor:
+    """The rows of all processes, as many of each, in the order of the processes."""
+    with peers(fabric):
+        return cast(torch.Tensor, fabric.all_gather(rows)).reshape(-1, *rows.shape[1:])
 
 
 def peak_memory(device: torch.device) -> float:

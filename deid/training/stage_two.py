@@ -12,13 +12,21 @@ import torch
 from torch import Tensor
 
 from deid.diversity import diversify, draw_changes
+from deid.errors import DeidError
 from deid.latents.shards import LatentDataset
-from deid.losses import adversarial_mapping_loss, model_identity_loss, visual_identity_loss
+from deid.losses import (
+    adversarial_mapping_loss,
+    common_move_loss,
+    looks_loss,
+    model_identity_loss,
+    visual_identity_loss,
+)
 from deid.model import Deidentifier
 from deid.params import StageTwoParams, WorldParams
 from deid.pixels import to_tensor
 from deid.seeds import seed_of, torch_generator
 from deid.stage_files import read_description
+from deid.training.alike_start import AlikeStart
 from deid.training.held_out import stage_two_figures
 from deid.training.loop import (
     Losses,
@@ -33,6 +41,10 @@ from deid.training.run import run_stage
 from deid.training.sheets import stage_two_sheet
 from deid.worlds import load_world
 from deid.worlds.world import World
+
+WARM_RATE = 1e-3
+MOVED = 256
+"""Of so many w what M_adv does with all of them is told."""
 
 
 def train_stage_two(
@@ -57,6 +69,8 @@ class StageTwo:
         self.params = params
         self.pairs = LatentDataset(latents)
         require_same_world(self.pairs, world, latents)
+        if params.warm_steps and (world.donors is None or world.looks is None):
+            raise DeidError("stage_two.warm_steps: this world has no bank of donors; write 0")
         self.model = Deidentifier.load(stage_one, None, world)
         self.fabric = start_fabric(params)
         self.world = world.to(self.fabric.device)
@@ -66,6 +80,7 @@ class StageTwo:
         self.model.to(self.fabric.device)
         assert self.model.adversarial_mapping is not None
         self.mapping = self.model.adversarial_mapping
+        self.alike_start = AlikeStart(self.model, self.pairs, self.fabric, params.seed)
         adam = torch.optim.Adam(self.mapping.parameters(), betas=(0.9, 0.99))
         self.optimizer: Any = self.fabric.setup_optimizers(adam)
 
@@ -94,15 +109,28 @@ class StageTwo:
     def step(self, index: int) -> Losses:
         """One step of equation (12), with the extra term of human likeness, for M_adv."""
         params, parts, count = self.params, [], self.params.accumulate
-        set_rate(self.optimizer, params.learning_rate * rate_factor(index, params.steps))
+        warm = params.warm_steps
+        if index < warm:
+            return self._warm_step(index)
+        factor = rate_factor(index - warm, params.steps - warm)
+        set_rate(self.optimizer, params.learning_rate * factor)
         faces, changes = self._batch(index)
         self.optimizer.zero_grad(set_to_none=True)
         for chunk in zip(faces.chunk(count), changes.chunk(count, -1), strict=True):
-            losses = self._losses(*chunk)
+            losses = self._losses(index, *chunk)
             self.fabric.backward(losses["total"] / count)
             parts.append({name: loss.item() for name, loss in losses.items()})
         take_step(self.fabric, self.optimizer)
         return global_losses(self.fabric, mean_losses(parts))
+
+    def _warm_step(self, index: int) -> Losses:
+        """One step towards people who are alike (`AlikeStart`)."""
+        set_rate(self.optimizer, WARM_RATE * rate_factor(index, self.params.warm_steps))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.alike_start.loss(index)
+        self.fabric.backward(loss)
+        take_step(self.fabric, self.optimizer)
+        return global_losses(self.fabric, {"alike": loss.item()})
 
     def _batch(self, index: int) -> tuple[Tensor, Tensor]:
         """This process's share n of the batch: faces `[n,3,R,R]` and their changes `[7,n]`."""
@@ -112,7 +140,7 @@ class StageTwo:
         changes = draw_changes(size, torch_generator("stage two/diversity", index, seed))
         return faces, local_slice(changes, self.fabric)
 
-    def _losses(self, faces: Tensor, changes: Tensor) -> dict[str, Tensor]:
+    def _losses(self, index: int, faces: Tensor, changes: Tensor) -> dict[str, Tensor]:
         """Equation (12) with the extra term, and its terms."""
         params, world, side = self.params, self.world, faces.shape[-1]
         with self.fabric.autocast():
@@ -132,4 +160,21 @@ class StageTwo:
         visual = visual_identity_loss(points, output_points, faces.shape[-1])
         total = adversarial_mapping_loss((model, visual), (params.lambda_id, params.lambda_visual))
         total = total + params.lambda_perceptual * perceptual
-        return {"total": total, "similarity": model, "visual": visual, "perceptual": perceptual}
+        losses = {"similarity": model, "visual": visual, "perceptual": perceptual}
+        if world.looks is not None and params.lambda_looks:
+            with torch.no_grad():
+                looks = world.looks(faces)
+            losses["looks"] = looks_loss(looks, world.looks(output))
+            total = total + params.lambda_looks * losses["looks"]
+        if params.lambda_common:
+            losses["common"] = common_move_loss(self._moves(index))
+            total = total + params.lambda_common * losses["common"]
+        return {"total": total, **losses}
+
+    def _moves(self, index: int) -> Tensor:
+        """How M_adv moves many w of the generator, `[N,w_dim]`, standardized: no picture needed."""
+        seed, count = self.params.seed, self.pairs.index.count
+        rows = batch_rows("stage two/moves", index, seed, count, (min(count, MOVED),))
+        w = self.model.standardize(torch.from_numpy(self.pairs.w(rows)).to(self.fabric.device))
+        moved: Tensor = self.mapping(w)
+        return moved - w

@@ -19,7 +19,7 @@ from deid.params import StageOneParams
 from deid.pixels import to_tensor
 from deid.progress import progress
 from deid.training.loop import batch_rows
-from deid.training.processes import local_slice
+from deid.training.processes import gathered, local_slice
 
 TOGETHER = 4
 """Faces that the encoders see at a time: on a CPU more of them need more time each."""
@@ -53,17 +53,20 @@ class WarmStart:
             return self.model.code(faces, faces)
         dim = self.model.world.identity.dim
         identity = self._codes[rows][:, :dim].to(faces) / dim**0.5
-        return self.model.joined(identity, faces)
+        return self.model.joined(identity, self.model.expression(faces))
 
     @cached_property
     def _codes(self) -> Tensor:
         """z of every pair before En_expr was trained, `[pairs,z_dim]`, in half precision; each face
-        is both faces of its own."""
+        is both faces of its own. Every process computes a share of them."""
+        share = -(-len(self.pairs) // self.fabric.world_size)
+        first = self.fabric.global_rank * share
         codes = []
-        with torch.no_grad(), progress("codes of the pairs", len(self.pairs)) as bar:
-            for start in range(0, len(self.pairs), TOGETHER):
-                rows = np.arange(start, min(start + TOGETHER, len(self.pairs)))
-                faces = to_tensor(self.pairs.images(rows)).to(self.fabric.device)
-                codes.append(self.model.code(faces, faces).half().cpu())
+        with torch.no_grad(), progress("codes of the pairs", share) as bar:
+            for start in range(first, first + share, TOGETHER):
+                rows = np.arange(start, min(start + TOGETHER, first + share))
+                faces = to_tensor(self.pairs.images(rows % len(self.pairs)))
+                faces = faces.to(self.fabric.device)
+                codes.append(self.model.code(faces, faces).half())
                 bar.advance(len(rows))
-        return torch.cat(codes)
+        return gathered(self.fabric, torch.cat(codes))[: len(self.pairs)].cpu()

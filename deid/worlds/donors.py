@@ -2,6 +2,11 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIMILAR, ALIKE = 60, 8
+"""Of so many people most similar to En_id, so many whose looks are nearest are alike. Were they
+chosen by looks alone, which know age, sex and skin, a third would be of other descent."""
 
 
 class DonorBank(nn.Module):
@@ -30,3 +35,11 @@ class DonorBank(nn.Module):
         distance = (self.looks[strangers] - looks).square().sum(dim=1)
         chosen = strangers[distance.argsort()[:near]]
         return self.codes[chosen[torch.randint(len(chosen), (), generator=random)]]
+
+    def alike(self, codes: Tensor, looks: Tensor) -> Tensor:
+        """For people of `codes [N,dim]` and `looks [N,K]`, the mean code of those who are alike,
+        unit vectors `[N,dim]`."""
+        similar = (codes @ self.codes.T).topk(min(SIMILAR, len(self.codes))).indices  # [N,SIMILAR]
+        distance = (self.looks[similar] - looks[:, None]).square().sum(2)
+        nearest = distance.topk(min(ALIKE, similar.shape[1]), largest=False).indices
+        return F.normalize(self.codes[similar.gather(1, nearest)].mean(1))

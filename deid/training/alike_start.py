@@ -1,0 +1,80 @@
+"""The warm start of stage two: M_adv learns the way to strangers who look like the person.
+
+Led by equation (9) alone, M_adv takes the shortest way to a low cosine, the same for all: a face of
+other descent. Here it first learns where a person's w goes when En_id's code is replaced by the
+mean of people who are alike (`DonorBank.alike`). No picture is drawn, so a step takes a hundredth
+of the time; equation (12) then goes on from there.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from deid.latents.shards import LatentDataset
+from deid.losses import latent_loss
+from deid.model import Deidentifier
+from deid.pixels import to_tensor
+from deid.progress import progress
+from deid.training.loop import batch_rows
+from deid.training.processes import gathered, local_slice
+
+FACES = 1000
+"""Whose codes are computed; of them, every person is given every other's expression."""
+
+BATCH = 256
+REACH = 1.3
+"""How far beyond the people who are alike, of the way to them: nobody's average, and a stranger."""
+
+TOGETHER = 4
+"""Faces that the encoders see at a time."""
+
+
+class AlikeStart:
+    """Losses of the first steps of stage two."""
+
+    def __init__(
+        self, model: Deidentifier, pairs: LatentDataset, fabric: Fabric, seed: int
+    ) -> None:
+        self.model, self.pairs, self.fabric, self.seed = model, pairs, fabric, seed
+        self.faces = min(FACES, len(pairs))
+
+    def loss(self, index: int) -> Tensor:
+        """The distance of M_adv's w from those of strangers who are alike, in batch `index`."""
+        rows = batch_rows("stage two/alike", index, self.seed, self.faces, (2, BATCH))
+        people, faces = local_slice(rows, self.fabric)
+        codes, device = self._codes, self.fabric.device
+        own, alike = (codes[name][people].to(device) for name in ("own", "alike"))
+        expression = codes["expression"][faces].to(device)
+        with torch.no_grad():
+            start, end = (
+                self.model.mapping(self.model.joined(code, expression)) for code in (own, alike)
+            )
+        assert self.model.adversarial_mapping is not None
+        return latent_loss(start + REACH * (end - start), self.model.adversarial_mapping(start))
+
+    @cached_property
+    def _codes(self) -> Mapping[str, Tensor]:
+        """En_id of the first faces, of who is like them, their expressions, `[faces,...]`; every
+        process computes a share of them."""
+        world, parts = self.model.world, []
+        assert world.donors is not None
+        assert world.looks is not None
+        share = -(-self.faces // self.fabric.world_size)
+        first = self.fabric.global_rank * share
+        with torch.no_grad(), progress("codes of the pairs", share) as bar:
+            for start in range(first, first + share, TOGETHER):
+                rows = np.arange(start, min(start + TOGETHER, first + share)) % self.faces
+                faces = to_tensor(self.pairs.images(rows)).to(self.fabric.device)
+                own, looks = world.identity(faces), world.looks(faces)
+                alike = world.donors.alike(own, looks)
+                parts.append(torch.cat([own, alike, self.model.expression(faces)], 1))
+                bar.advance(len(rows))
+        whole = gathered(self.fabric, torch.cat(parts))[: self.faces].cpu()
+        dim = world.identity.dim
+        return dict(
+            zip(("own", "alike", "expression"), whole.tensor_split([dim, 2 * dim], 1), strict=True)
+        )
