@@ -122,14 +122,6 @@ def looks_loss(source: Tensor, output: Tensor) -> Tensor:
     return (output - source).square().sum(1).mean()
 
 
-def common_move_loss(moves: Tensor) -> Tensor:
-    """Not in the paper: which share of the moves of w, `[N,w_dim]`, all have in common, 0 to 1.
-
-    Else M_adv learns one way for everybody, at whose end all look alike; anyone can take it back.
-    """
-    return moves.mean(0).square().sum() / moves.square().sum(1).mean().clamp_min(1e-6)
-
-
 def adversarial_mapping_loss(terms: tuple[Tensor, Tensor], weights: tuple[float, float]) -> Tensor:
     """Equation (12): λ4 L_id^model + λ5 L_id^visual."""
     (model, visual), (λ4, λ5) = terms, weights

@@ -171,8 +171,8 @@ class StageTwoParams(SpreadParams):
     lambda_id: Weight = 1.0  # λ4
     lambda_visual: Weight = 0.06  # λ5, for squared hundredths of the picture's side
     lambda_perceptual: Weight = 2.0  # not in the paper: likeness to a human's eye
-    lambda_looks: Weight = 0.0  # nor these: age, sex, skin, where the world has a measure of them,
-    lambda_common: Weight = 0.0  # and one way for everybody
+    lambda_looks: Weight = 0.0  # nor this: age, sex, skin, where the world has a measure of them
+    lambda_alike: Weight = 0.0  # nor this: the way to people who are alike; needs a bank of donors
     similarity_floor: Annotated[float, Field(ge=-1.0, le=1.0)] = -0.2  # lower is no better
     checkpoint_every: Positive = 200
 

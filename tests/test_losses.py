@@ -198,16 +198,6 @@ def test_equation_10_lets_a_clipped_component_come_back_but_not_go_on() -> None:
     assert w_adv.grad.tolist() == [[1.0, 0.0, -1.0, 1.0]]
 
 
-def test_a_way_in_common_is_told_from_ways_of_ones_own() -> None:
-    same = torch.ones(64, 8) * torch.arange(8)
-    own = torch.randn(64, 8, generator=torch_generator("moves"))
-    assert losses.common_move_loss(same).item() == pytest.approx(1.0)
-    assert losses.common_move_loss(own).item() < 0.1
-    assert losses.common_move_loss(torch.zeros(64, 8)).item() == 0.0
-    shares = [losses.common_move_loss(size * own).item() for size in (1.0, 3.0)]
-    assert shares[0] == pytest.approx(shares[1])
-
-
 def test_looks_are_compared_in_steps_that_one_sees() -> None:
     older_and_paler = torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 2.0, 0, 0]])
     assert losses.looks_loss(torch.zeros(2, 5), older_and_paler).item() == 2.5

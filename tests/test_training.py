@@ -207,17 +207,17 @@ def test_stage_two_first_learns_the_way_to_people_who_are_alike(
 
 
 def test_stage_two_needs_a_bank_for_its_warm_start(root: Path) -> None:
-    params = changed_params(TWO, {"warm_steps": 5})
-    with pytest.raises(DeidError, match=r"stage_two\.warm_steps.* no bank of donors"):
-        StageTwo(params, toy_world(), root / "latents", root / "one")
+    for needs in ({"warm_steps": 5}, {"lambda_alike": 0.5}):
+        with pytest.raises(DeidError, match="no bank of donors"):
+            StageTwo(changed_params(TWO, needs), toy_world(), root / "latents", root / "one")
 
 
-def test_looks_and_a_way_in_common_count_where_they_have_a_weight(root: Path) -> None:
+def test_looks_and_the_way_to_people_alike_count_where_they_have_a_weight(root: Path) -> None:
     plain = StageTwo(TWO, world_with_donors(), root / "latents", root / "one").step(0)
-    params = changed_params(TWO, {"lambda_looks": 0.5, "lambda_common": 0.25})
+    params = changed_params(TWO, {"lambda_looks": 0.5, "lambda_alike": 0.25})
     losses = StageTwo(params, world_with_donors(), root / "latents", root / "one").step(0)
-    assert losses.keys() - plain.keys() == {"looks", "common"}
-    added = 0.5 * losses["looks"] + 0.25 * losses["common"]
+    assert losses.keys() - plain.keys() == {"looks", "alike"}
+    added = 0.5 * losses["looks"] + 0.25 * losses["alike"]
     assert losses["total"] == pytest.approx(plain["total"] + added, abs=1e-5)
 
 

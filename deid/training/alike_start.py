@@ -1,9 +1,9 @@
-"""The warm start of stage two: M_adv learns the way to strangers who look like the person.
+"""The way that stage two begins with, and is held to: towards strangers who look like the person.
 
-Led by equation (9) alone, M_adv takes the shortest way to a low cosine, the same for all: a face of
-other descent. Here it first learns where a person's w goes when En_id's code is replaced by the
-mean of people who are alike (`DonorBank.alike`). No picture is drawn, so a step takes a hundredth
-of the time; equation (12) then goes on from there.
+Led by equation (9) alone, M_adv takes the shortest way to a low cosine, and it ends at one face for
+all, of some other descent. Here it learns where a person's w goes when En_id's code is replaced by
+the mean of people who are alike (`DonorBank.alike`). No picture is drawn, so a step takes a
+hundredth of the time.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ FACES = 1000
 """Whose codes are computed; of them, every person is given every other's expression."""
 
 BATCH = 256
-REACH = 1.3
+REACH = 1.6
 """How far beyond the people who are alike, of the way to them: nobody's average, and a stranger."""
 
 TOGETHER = 4
@@ -34,7 +34,7 @@ TOGETHER = 4
 
 
 class AlikeStart:
-    """Losses of the first steps of stage two."""
+    """A loss of stage two: in its first steps the only one, then one of several."""
 
     def __init__(
         self, model: Deidentifier, pairs: LatentDataset, fabric: Fabric, seed: int

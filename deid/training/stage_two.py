@@ -16,7 +16,6 @@ from deid.errors import DeidError
 from deid.latents.shards import LatentDataset
 from deid.losses import (
     adversarial_mapping_loss,
-    common_move_loss,
     looks_loss,
     model_identity_loss,
     visual_identity_loss,
@@ -43,7 +42,6 @@ from deid.worlds import load_world
 from deid.worlds.world import World
 
 WARM_RATE = 1e-3
-MOVED = 256
 """Of so many w what M_adv does with all of them is told."""
 
 
@@ -69,8 +67,11 @@ class StageTwo:
         self.params = params
         self.pairs = LatentDataset(latents)
         require_same_world(self.pairs, world, latents)
-        if params.warm_steps and (world.donors is None or world.looks is None):
-            raise DeidError("stage_two.warm_steps: this world has no bank of donors; write 0")
+        alike = params.warm_steps or params.lambda_alike
+        if alike and (world.donors is None or world.looks is None):
+            raise DeidError(
+                "stage_two: this world has no bank of donors; write 0 for warm_steps and lambda_alike"
+            )
         self.model = Deidentifier.load(stage_one, None, world)
         self.fabric = start_fabric(params)
         self.world = world.to(self.fabric.device)
@@ -166,15 +167,7 @@ class StageTwo:
                 looks = world.looks(faces)
             losses["looks"] = looks_loss(looks, world.looks(output))
             total = total + params.lambda_looks * losses["looks"]
-        if params.lambda_common:
-            losses["common"] = common_move_loss(self._moves(index))
-            total = total + params.lambda_common * losses["common"]
+        if params.lambda_alike:
+            losses["alike"] = self.alike_start.loss(index)
+            total = total + params.lambda_alike * losses["alike"]
         return {"total": total, **losses}
-
-    def _moves(self, index: int) -> Tensor:
-        """How M_adv moves many w of the generator, `[N,w_dim]`, standardized: no picture needed."""
-        seed, count = self.params.seed, self.pairs.index.count
-        rows = batch_rows("stage two/moves", index, seed, count, (min(count, MOVED),))
-        w = self.model.standardize(torch.from_numpy(self.pairs.w(rows)).to(self.fabric.device))
-        moved: Tensor = self.mapping(w)
-        return moved - w
