@@ -70,7 +70,7 @@ class StageTwo:
         alike = params.warm_steps or params.lambda_alike
         if alike and (world.donors is None or world.looks is None):
             raise DeidError(
-                "stage_two: this world has no bank of donors; write 0 for warm_steps and lambda_alike"
+                "stage_two: this world has no bank of donors; write 0 for warm_steps, lambda_alike"
             )
         self.model = Deidentifier.load(stage_one, None, world)
         self.fabric = start_fabric(params)
