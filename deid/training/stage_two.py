@@ -25,7 +25,7 @@ from deid.params import StageTwoParams, WorldParams
 from deid.pixels import to_tensor
 from deid.seeds import seed_of, torch_generator
 from deid.stage_files import read_description
-from deid.training.alike_start import AlikeStart
+from deid.training.alike import AlikeLoss
 from deid.training.held_out import stage_two_figures
 from deid.training.loop import (
     Losses,
@@ -42,7 +42,7 @@ from deid.worlds import load_world
 from deid.worlds.world import World
 
 WARM_RATE = 1e-3
-"""Of so many w what M_adv does with all of them is told."""
+"""Adam's, in the first steps."""
 
 
 def train_stage_two(
@@ -67,8 +67,9 @@ class StageTwo:
         self.params = params
         self.pairs = LatentDataset(latents)
         require_same_world(self.pairs, world, latents)
-        alike = params.warm_steps or params.lambda_alike
-        if alike and (world.donors is None or world.looks is None):
+        if (params.warm_steps or params.lambda_alike) and (
+            world.donors is None or world.looks is None
+        ):
             raise DeidError(
                 "stage_two: this world has no bank of donors; write 0 for warm_steps, lambda_alike"
             )
@@ -81,7 +82,7 @@ class StageTwo:
         self.model.to(self.fabric.device)
         assert self.model.adversarial_mapping is not None
         self.mapping = self.model.adversarial_mapping
-        self.alike_start = AlikeStart(self.model, self.pairs, self.fabric, params.seed)
+        self.alike = AlikeLoss(self.model, self.pairs, self.fabric, params.seed)
         adam = torch.optim.Adam(self.mapping.parameters(), betas=(0.9, 0.99))
         self.optimizer: Any = self.fabric.setup_optimizers(adam)
 
@@ -125,10 +126,10 @@ class StageTwo:
         return global_losses(self.fabric, mean_losses(parts))
 
     def _warm_step(self, index: int) -> Losses:
-        """One step towards people who are alike (`AlikeStart`)."""
+        """One step towards people who are alike (`AlikeLoss`)."""
         set_rate(self.optimizer, WARM_RATE * rate_factor(index, self.params.warm_steps))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.alike_start.loss(index)
+        loss = self.alike(index)
         self.fabric.backward(loss)
         take_step(self.fabric, self.optimizer)
         return global_losses(self.fabric, {"alike": loss.item()})
@@ -168,6 +169,6 @@ class StageTwo:
             losses["looks"] = looks_loss(looks, world.looks(output))
             total = total + params.lambda_looks * losses["looks"]
         if params.lambda_alike:
-            losses["alike"] = self.alike_start.loss(index)
+            losses["alike"] = self.alike(index)
             total = total + params.lambda_alike * losses["alike"]
         return {"total": total, **losses}

@@ -33,7 +33,7 @@ TOGETHER = 4
 """Faces that the encoders see at a time."""
 
 
-class AlikeStart:
+class AlikeLoss:
     """A loss of stage two: in its first steps the only one, then one of several."""
 
     def __init__(
@@ -42,7 +42,7 @@ class AlikeStart:
         self.model, self.pairs, self.fabric, self.seed = model, pairs, fabric, seed
         self.faces = min(FACES, len(pairs))
 
-    def loss(self, index: int) -> Tensor:
+    def __call__(self, index: int) -> Tensor:
         """The distance of M_adv's w from those of strangers who are alike, in batch `index`."""
         rows = batch_rows("stage two/alike", index, self.seed, self.faces, (2, BATCH))
         people, faces = local_slice(rows, self.fabric)
