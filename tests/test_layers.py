@@ -38,7 +38,7 @@ LAYERS = [
 
 INSIDE = {
     # Rooms within a room, from the ground up.
-    "deid.worlds": ["donors", "world", "public", "mini", "ffhq", "photo", "__init__"],
+    "deid.worlds": ["cards", "donors", "world", "public", "mini", "ffhq", "photo", "__init__"],
     "deid.worlds.mini": [
         "render",
         "networks",

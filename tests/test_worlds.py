@@ -20,7 +20,7 @@ from deid.params import WorldParams
 from deid.pixels import Pixels, to_pixels, to_tensor
 from deid.seeds import seed_of
 from deid.worlds import load_world
-from deid.worlds.mini.cards import Card
+from deid.worlds.cards import Card
 from deid.worlds.mini.pretrain import dataset
 from deid.worlds.mini.pretrain.__main__ import TASKS
 from deid.worlds.mini.pretrain.augment import Jitter, augment

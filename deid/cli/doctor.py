@@ -17,7 +17,7 @@ from deid.weights.catalog import find, needs, size_text
 from deid.weights.entry import Role, WeightFile
 from deid.weights.fetch import must_accept
 from deid.weights.store import Store, check, default_store, remedy
-from deid.worlds.mini.cards import read_verified
+from deid.worlds.cards import read_verified
 from deid.worlds.mini.networks import HELD_OUT
 
 _MINI = (

@@ -9,8 +9,8 @@ from torch import nn
 from deid.errors import DeidError
 from deid.faces.detection.center import CenterDetector, CenterSinglePass
 from deid.nets.attributes import MetricNet, PerceptualNet
+from deid.worlds.cards import read_verified
 from deid.worlds.mini import networks
-from deid.worlds.mini.cards import read_verified
 from deid.worlds.mini.generator import mini_generator
 from deid.worlds.mini.render.parameters import GROUPS
 from deid.worlds.mini.test_faces import held_out_faces

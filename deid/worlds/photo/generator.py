@@ -10,7 +10,7 @@ from deid.errors import DeidError
 from deid.nets.mobile_stylegan import MobileStyleGAN, MobileSynthesis, StyleMapping
 from deid.weights.importers import build, read_checkpoint
 from deid.weights.store import Store, weight_path
-from deid.worlds.mini.cards import read_verified
+from deid.worlds.cards import read_verified
 
 OURS = Path(__file__).parent / "weights"
 """`heads.safetensors`: small heads and mean w, of which `pretrain.heads` is the training."""

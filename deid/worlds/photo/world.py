@@ -8,8 +8,8 @@ from deid.nets.face_api import FaceApiNet
 from deid.nets.hse_face import HseFaceNet
 from deid.params import WorldParams
 from deid.weights.store import Store, default_store
+from deid.worlds.cards import read_verified
 from deid.worlds.donors import DonorBank
-from deid.worlds.mini.cards import read_verified
 from deid.worlds.photo.faces import EfficientNetPerceptual, FaceApiMetrics, Looks, MeshPoints
 from deid.worlds.photo.generator import OURS, load_generator
 from deid.worlds.public import faces

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from deid.progress import progress
 from deid.seeds import numpy_generator, seed_of
 from deid.storage.staging import resumable_directory
-from deid.worlds.mini.cards import Card, hardware, write_card
+from deid.worlds.cards import Card, hardware, write_card
 
 CHECKPOINT_SECONDS = 60.0
 MAX_GRADIENT = 5.0  # longer ones, over all weights together, are scaled down to this

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from deid.nets.attributes import AttributeRegressor
 from deid.pixels import to_tensor
-from deid.worlds.mini.cards import Card
+from deid.worlds.cards import Card
 from deid.worlds.mini.networks import ATTRIBUTES, attribute_regressor, columns
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders

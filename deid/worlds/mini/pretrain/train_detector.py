@@ -22,7 +22,7 @@ from torchvision.ops import box_iou
 from deid.faces.detection.center import CenterDetector
 from deid.faces.faces import Faces
 from deid.seeds import numpy_generator
-from deid.worlds.mini.cards import Card
+from deid.worlds.cards import Card
 from deid.worlds.mini.networks import center_net
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.crowds import HeadsAndBackdrops, crowd, draw_heads

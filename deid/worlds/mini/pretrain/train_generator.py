@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deid.nets.stylegan2 import StyleGAN2
 from deid.pixels import to_tensor
 from deid.seeds import numpy_generator
-from deid.worlds.mini.cards import Card
+from deid.worlds.cards import Card
 from deid.worlds.mini.generator import mini_generator
 from deid.worlds.mini.pretrain.dataset import Renders
 from deid.worlds.mini.pretrain.distillation import distillation_loss, psnr, regions

@@ -15,7 +15,7 @@ from deid.faces.alignment import INNER, apply_affine
 from deid.nets.backbones import INPUT_SIZE
 from deid.nets.landmark import LandmarkNet, cell_weights
 from deid.pixels import to_tensor
-from deid.worlds.mini.cards import Card
+from deid.worlds.cards import Card
 from deid.worlds.mini.networks import landmark_net
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders

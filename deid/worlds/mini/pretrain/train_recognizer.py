@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from deid.nets.recognizer import Recognizer
 from deid.pixels import to_tensor
-from deid.worlds.mini.cards import Card
+from deid.worlds.cards import Card
 from deid.worlds.mini.networks import recognizer
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders

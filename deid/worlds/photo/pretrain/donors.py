@@ -20,8 +20,8 @@ from deid.pixels import to_pixels
 from deid.progress import progress
 from deid.seeds import torch_generator
 from deid.weights.store import default_store
+from deid.worlds.cards import hardware, write_card
 from deid.worlds.donors import DonorBank
-from deid.worlds.mini.cards import hardware, write_card
 from deid.worlds.photo.faces import Looks
 from deid.worlds.photo.generator import OURS, load_generator
 from deid.worlds.public.files import Files

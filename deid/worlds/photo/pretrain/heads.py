@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from deid.nets.mobile_stylegan import MobileStyleGAN, SmallHead
 from deid.progress import progress
 from deid.seeds import torch_generator
-from deid.worlds.mini.cards import hardware, write_card
+from deid.worlds.cards import hardware, write_card
 from deid.worlds.photo.generator import OURS, public_generator
 
 HELD_OUT = 8

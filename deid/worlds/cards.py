@@ -1,6 +1,6 @@
 """A card beside every weight file: what it is, what it trained on, how good it is, and its hash.
 
-    python -m deid.worlds.mini.cards TRAINED data/mini/weights
+    python -m deid.worlds.cards TRAINED data/mini/weights
 
 copies what the trainings made to where the world is loaded from.
 """
