@@ -65,8 +65,8 @@ endif
 
 repro: setup  ## The main job: sample, validate, train, evaluate, register, de-identify the samples.
 	cd $(PROJECT) && dvc repro
-	cd $(PROJECT) && deid run $(SAMPLES) out/samples --method swap $(LOOK)
-	cd $(PROJECT) && deid run $(SAMPLES) out/samples-adversarial --method adversarial $(LOOK)
+	cd $(PROJECT) && deid run $(SAMPLES) out/samples --method swap --jobs 2 $(LOOK)
+	cd $(PROJECT) && deid run $(SAMPLES) out/samples-adversarial --method adversarial --jobs 2 $(LOOK)
 	@echo
 	@echo "In $(PROJECT):"
 	@echo "Report:   reports/index.html"
