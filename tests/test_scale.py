@@ -39,6 +39,7 @@ from tests.toy_training import (
 STEPS, KILLED_AT = 14, 7
 SHORT = {"steps": STEPS, "checkpoint_every": 5}
 PAIR = SHORT | {"devices": 2}
+WARM = {"warm_steps": 9, "mapping_steps": 5, "mapping_batch_size": 8, "warm_batch_size": 4}
 ONE_SHORT, TWO_SHORT = changed_params(ONE, SHORT), changed_params(TWO, SHORT)
 NEAR = 1e-5
 """Of a loss's value, in all steps: float error, as Adam carries it on."""
@@ -155,6 +156,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs: list[Job] = [
         {"stage": "one", "out": "one-pair", "params": PAIR},
         {"stage": "two", "out": "two-pair", "params": PAIR | {"accumulate": 2}},
+        {"stage": "one", "out": "warm-pair", "params": PAIR | WARM},
         {"stage": "one", "out": "grown", "params": PAIR},
     ]
     succeed(command(root, *jobs))
@@ -162,7 +164,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_have_the_losses_of_one(root: Path) -> None:
-    wanted = {"one-pair": losses(stage_one(root)), "two-pair": losses(stage_two(root))}
+    wanted = {
+        "one-pair": losses(stage_one(root)),
+        "two-pair": losses(stage_two(root)),
+        "warm-pair": losses(stage_one(root, **WARM)),
+    }
     assert {"discriminator", "r1", "adversarial", "reconstruct"} <= wanted["one-pair"][0].keys()
     for out, values in wanted.items():
         first, second = steps_of(root, out, 0), steps_of(root, out, 1)
