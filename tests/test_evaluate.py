@@ -35,6 +35,7 @@ from deid.evaluate.verdicts import verdicts
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from deid.registry.gates import FIGURES
 from deid.stage_files import content_of
+from deid.worlds.donors import DonorBank
 from tests.dvc_deps import code_of
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
@@ -297,6 +298,21 @@ def test_losses_are_recomputed_from_the_pictures(
     assert parts["std"] == pytest.approx(np.std(expected, ddof=1), rel=1e-2)
 
 
+def test_of_a_banks_donors_codes_are_measured_and_no_pictures(
+    models: ModelPaths, faces: HeldOut
+) -> None:
+    codes = torch.nn.functional.normalize(torch.randn(40, WORLD.identity.dim), dim=1)
+    bank, looks = DonorBank(codes, torch.zeros(40, 3)), lambda images: images.mean((2, 3)) * 0
+    bench = Bench(replace(WORLD, donors=bank, looks=looks), models, ANONYMIZE, 50)
+    output = produce(bench, "swap-sampled", faces)
+    assert output.donors is not None
+    given = torch.from_numpy(output.donors.identity)
+    assert ((given @ codes.T).max(1).values > 0.999).all()
+    figures = measure(bench, "table2", faces, output).figures
+    assert "source_id_loss" in figures
+    assert "source_id_similarity" not in figures  # no other recognizer has seen the donors
+
+
 def test_one_repetition_has_no_spread() -> None:
     cells = {(t, m, 0): Cell({"fid": 2.5}, []) for t, methods in TABLES.items() for m in methods}
     assert summarize(cells)["table1"]["pgd"] == {"fid": {"mean": 2.5, "std": 0.0}}
@@ -323,7 +339,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 def test_the_page_stands_alone_and_names_everything(report: Path) -> None:
     page = (report / "index.html").read_text()
     sources = re.findall(r'src="([^"]*)"', page)
-    assert len(sources) == len(list((report / "figures").glob("*.png"))) == 6
+    assert len(sources) == len(list((report / "figures").glob("*.png"))) == 7
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     text = re.sub(r'src="[^"]*"', "", page)
     for outside in ("http:", "https:", "//", "<script", "<link", "@import", "url("):
