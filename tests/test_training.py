@@ -22,7 +22,7 @@ from deid.pixels import to_tensor
 from deid.seeds import torch_generator
 from deid.training import stage_one as stage_one_module
 from deid.training import stage_two as stage_two_module
-from deid.training.held_out import stage_one_figures, stage_two_figures
+from deid.training.held_out import PEOPLE, VIEWS, stage_one_figures, stage_two_figures
 from deid.training.stage_one import StageOne, train_stage_one
 from deid.training.stage_two import StageTwo
 from deid.worlds.donors import DonorBank
@@ -458,8 +458,9 @@ def test_a_stages_figures_are_the_same_in_small_batches(
     model = Deidentifier.load(root / "one", root / "two", toy_world())
     seen: list[int] = []
     hook = model.expression_encoder.register_forward_hook(lambda m, i, o: seen.append(len(o)))
-    whole = figures(model, 128)
-    assert set(seen) == {128}
+    count = PEOPLE * VIEWS
+    whole = figures(model, count)
+    assert set(seen) == {count}
     seen.clear()
     small = figures(model, 5)
     hook.remove()
