@@ -109,7 +109,7 @@ class StageTwo:
         return {"adversarial_mapping": self.mapping, "optimizer": self.optimizer}
 
     def step(self, index: int) -> Losses:
-        """One step of equation (12), with the extra term of human likeness, for M_adv."""
+        """One step of equation (12), with the extra terms, for M_adv; in the warm start its own."""
         params, parts, count = self.params, [], self.params.accumulate
         warm = params.warm_steps
         if index < warm:
@@ -143,7 +143,7 @@ class StageTwo:
         return faces, local_slice(changes, self.fabric)
 
     def _losses(self, index: int, faces: Tensor, changes: Tensor) -> dict[str, Tensor]:
-        """Equation (12) with the extra term, and its terms."""
+        """Equation (12) with the extra terms in use, and each of them."""
         params, world, side = self.params, self.world, faces.shape[-1]
         with self.fabric.autocast():
             with torch.no_grad():

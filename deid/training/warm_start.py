@@ -17,12 +17,9 @@ from deid.losses import latent_loss
 from deid.model import Deidentifier
 from deid.params import StageOneParams
 from deid.pixels import to_tensor
-from deid.progress import progress
+from deid.training.codes import codes_of
 from deid.training.loop import batch_rows
-from deid.training.processes import gathered, local_slice
-
-TOGETHER = 4
-"""Faces that the encoders see at a time: on a CPU more of them need more time each."""
+from deid.training.processes import local_slice
 
 
 class WarmStart:
@@ -58,15 +55,10 @@ class WarmStart:
     @cached_property
     def _codes(self) -> Tensor:
         """z of every pair before En_expr was trained, `[pairs,z_dim]`, in half precision; each face
-        is both faces of its own. Every process computes a share of them."""
-        share = -(-len(self.pairs) // self.fabric.world_size)
-        first = self.fabric.global_rank * share
-        codes = []
-        with torch.no_grad(), progress("codes of the pairs", share) as bar:
-            for start in range(first, first + share, TOGETHER):
-                rows = np.arange(start, min(start + TOGETHER, first + share))
-                faces = to_tensor(self.pairs.images(rows % len(self.pairs)))
-                faces = faces.to(self.fabric.device)
-                codes.append(self.model.code(faces, faces).half())
-                bar.advance(len(rows))
-        return gathered(self.fabric, torch.cat(codes))[: len(self.pairs)].cpu()
+        is both faces of its own."""
+        return codes_of(
+            self.pairs,
+            len(self.pairs),
+            lambda faces: self.model.code(faces, faces).half(),
+            self.fabric,
+        )

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 SIMILAR, ALIKE = 60, 8
 """Of so many people most similar to En_id, so many whose looks are nearest are alike. Were they
-chosen by looks alone, which know age, sex and skin, a third would be of other descent."""
+strangers chosen by looks alone, which know age, sex and skin, some would be of other descent."""
 
 
 class DonorBank(nn.Module):
