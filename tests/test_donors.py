@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -85,6 +86,32 @@ def test_the_bank_is_used_where_there_is_one_and_it_is_asked_for(world: World) -
     assert from_bank(Swap(small, model, 0.3, 1)) == [True, True]
     assert from_bank(Swap(small, model, 0.3, 1, alike=False)) == [False, False]
     assert from_bank(Swap(replace(small, donors=None), model, 0.3, 1)) == [False, False]
+
+
+def test_a_fringe_is_rather_taken_than_another_sex(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the bank's two, the woman has a fringe in any picture, and the person is a woman."""
+    man, woman = F.normalize(torch.eye(2, DIM) - 0.1, dim=1)
+    sex = torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.0, 0.0]])
+    identity: Any = lambda images: F.normalize(-torch.ones(len(images), DIM), dim=1)  # noqa: E731
+    looks: Any = lambda images: images[:, :, 0, 0] * 3  # noqa: E731
+    small: World = replace(
+        world, identity=identity, looks=looks, donors=DonorBank(torch.stack([man, woman]), sex)
+    )
+    drawn: Any = lambda code, side: torch.stack(  # noqa: E731
+        [
+            torch.zeros(side, side),
+            (code[0, 0] > 0) * torch.ones(side, side),
+            torch.zeros(side, side),
+        ]
+    )[None]
+    latent: Any = lambda codes, _: codes  # noqa: E731
+    model: Any = SimpleNamespace(latent_from=latent, expression=lambda f: f, synthesize=drawn)
+    monkeypatch.setattr("deid.anonymize.swap.fringe", lambda seen, _: 0.9 * (seen[0, 0, 1] < 200))
+    swap = Swap(small, model, 0.3, 1)
+    for seed in range(4):
+        assert torch.equal(swap.codes(torch.zeros(1, 3, 64, 64), [seed])[0], woman)
 
 
 def test_lab_is_what_others_compute() -> None:

@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,7 @@ from deid.evaluate.metrics import (
 from deid.evaluate.report import lines, write_report
 from deid.evaluate.report import report as report_page
 from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarize
+from deid.evaluate.spread import share_out
 from deid.evaluate.verdicts import verdicts
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from deid.registry.gates import FIGURES
@@ -334,6 +338,35 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     assert len(written) > 30
     for path in written:
         assert (work / path.relative_to(report)).read_bytes() == path.read_bytes(), path
+
+
+def toy_bench(models: ModelPaths) -> Bench:
+    return Bench(toy_world(), models, ANONYMIZE, PARAMS.batch_size)
+
+
+def test_processes_share_the_cells_and_change_no_byte(
+    report: Path, models: ModelPaths, tmp_path: Path
+) -> None:
+    folder = tmp_path / CELLS
+    folder.mkdir()
+    finished = folder / "table1-original-0.json"
+    finished.write_bytes((report / CELLS / finished.name).read_bytes())
+    before = finished.stat().st_mtime_ns
+    share_out(partial(toy_bench, models), PARAMS, folder, jobs=2)
+    assert finished.stat().st_mtime_ns == before
+    cells = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert cells == {path.name: path.read_bytes() for path in (report / CELLS).iterdir()}
+
+
+def die() -> Bench:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_ends_the_evaluation_with_what_to_do(
+    models: ModelPaths, tmp_path: Path
+) -> None:
+    with pytest.raises(DeidError, match=r"killed.*deid evaluate --jobs 1.*to resume"):
+        share_out(die, PARAMS, tmp_path, jobs=2)
 
 
 def test_the_page_stands_alone_and_names_everything(report: Path) -> None:

@@ -15,7 +15,7 @@ from deid.nets.backbones import at_size
 from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
 from deid.worlds.donors import DonorBank
-from deid.worlds.world import World
+from deid.worlds.world import SEX, World
 
 NEAR = 24
 """Of so many donors who look most like the person, one is drawn."""
@@ -25,11 +25,19 @@ ASKED = 12
 portraits, 5.8 each."""
 
 UNLIKE = 2.4
-"""Difference in looks (`LooksNetwork`) beyond which a drawn face is of another sex, age or skin: of
-60 drawn from the bank's donors, who are alike, a quarter was (5 % were of another sex)."""
+"""Difference in looks (`LooksNetwork`) beyond which a drawn face is of another age or skin: of 60
+drawn from the bank's donors, who are alike, a quarter was."""
+
+OTHER_SEX = 1.5
+"""Difference in the looks' certainty of the sex beyond which a drawn face is of another one: half
+of it. Of 12 drawn for each of 100 portraits, 8 % were."""
 
 SMALL = 128
 """The side at which they are drawn for that."""
+
+Flaw = tuple[bool, float]
+"""Of another sex, which no lack of other flaws makes good, and all others together."""
+FLAWLESS: Flaw = (False, 0.0)
 
 
 @dataclass(frozen=True)
@@ -94,28 +102,30 @@ class Swap:
         self, bank: DonorBank, person: tuple[Tensor, Tensor], face: Tensor, seed: int
     ) -> Tensor:
         """The code `[dim]` of the first donor drawn for a person (code and looks) who shows no flaw
-        with the person's face `[1,3,R,R]`; without any, of the one who shows least."""
+        with the person's face `[1,3,R,R]`; without any, of the one who shows least, and of the
+        person's sex if any is."""
         small = at_size(face, SMALL)
         glasses, expression = bridge(*self._seen(small)) > SURELY, self.model.expression(small)
-        flaws: list[tuple[float, Tensor]] = []
+        flaws: list[tuple[Flaw, Tensor]] = []
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*person, self.max_similarity, NEAR, random)
             drawn = self._drawn(self.model.latent_from(code[None], expression), SMALL)
             flaws.append((self._flaw(drawn, person[1], glasses), code))
-            if flaws[-1][0] == 0:
+            if flaws[-1][0] == FLAWLESS:
                 break
-        return min(flaws, key=lambda flaw: flaw[0])[1]
+        return min(flaws, key=lambda tried: tried[0])[1]
 
-    def _flaw(self, drawn: Tensor, looks: Tensor, glasses: bool) -> float:
-        """What of a drawn face `[1,3,R,R]` shows at once beside a person's looks; 0: nothing."""
+    def _flaw(self, drawn: Tensor, looks: Tensor, glasses: bool) -> Flaw:
+        """What of a drawn face `[1,3,R,R]` shows at once beside a person's looks."""
         seen = self._seen(drawn)
         hangs = max(0.0, fringe(*seen) - FRINGE)
         wrong = bridge(*seen) < GLASSES if glasses else bridge(*seen) > MAYBE
         if self.world.looks is None:
-            return hangs + wrong
-        unlike = float((self.world.looks(drawn)[0] - looks).norm())
-        return hangs + wrong + max(0.0, unlike - UNLIKE)
+            return False, hangs + wrong
+        difference = self.world.looks(drawn)[0] - looks
+        other_sex = bool(difference[SEX].abs() > OTHER_SEX)
+        return other_sex, hangs + wrong + max(0.0, float(difference.norm()) - UNLIKE)
 
     def _drawn(self, w: Tensor, side: int) -> Tensor:
         return at_size(self.model.synthesize(w, side).clamp(-1.0, 1.0), side)

@@ -13,6 +13,7 @@ from typing import cast
 from deid.batch.project import INSTALLED, bundle_at, find_root
 from deid.errors import DeidError
 from deid.params import load_params
+from deid.pool import processors
 from deid.weights.catalog import find, needs, size_text
 from deid.weights.entry import Role, WeightFile
 from deid.weights.fetch import must_accept
@@ -205,7 +206,7 @@ def _device() -> str:
         free, total = torch.cuda.mem_get_info()
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return f"{', '.join(names)}; {free / 1e9:.1f} of {total / 1e9:.1f} GB free on the first"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = processors()
     return f"no GPU; {cores} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
 
 

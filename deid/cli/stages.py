@@ -10,6 +10,7 @@ VALIDATION = Path("data/validation")
 STAGE_ONE = Path("data/stage_one")
 STAGE_TWO = Path("data/stage_two")
 REPORTS = Path("reports")
+MOST = 4  # processes, unless more are asked for: in the world photo each holds 1.3 GB
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.")]
 PARAMS = Path("params.yaml")
@@ -53,13 +54,21 @@ def stage_two(params: ParamsFile = PARAMS) -> None:
     train_stage_two(p.stage_two, p.world, LATENTS, STAGE_ONE, STAGE_TWO)
 
 
-def evaluate(params: ParamsFile = PARAMS) -> None:
+def evaluate(
+    params: ParamsFile = PARAMS,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes; else one a processor, at most 4. A GPU takes one."),
+    ] = None,
+) -> None:
     """Measure Tables 1-3 and draw the figures, into reports."""
     from deid.evaluate.run import evaluate
     from deid.params import load_params
+    from deid.pool import processors
 
     p = load_params(params)
-    evaluate(p.evaluate, p.anonymize, p.world, STAGE_ONE, STAGE_TWO, REPORTS)
+    shared = jobs or min(processors(), MOST)
+    evaluate(p.evaluate, p.anonymize, p.world, STAGE_ONE, STAGE_TWO, REPORTS, shared)
 
 
 def report(params: ParamsFile = PARAMS) -> None:

@@ -1,25 +1,21 @@
-"""The stage `evaluate`: every method on every repetition, then tables and figures.
-
-A cell is one method on one repetition's faces. Each finished cell is a small JSON file in the
-working directory, so a killed run repeats one cell at most and ends with the same figures.
-"""
+"""The stage `evaluate`: every method on every repetition, then tables and figures."""
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from deid.anonymize import ModelPaths
-from deid.evaluate.cells import TABLES, Bench, Cell, measure, produce
+from deid.evaluate.cells import TABLES, Bench, Cell
 from deid.evaluate.columns import columns
-from deid.evaluate.faces import HeldOut, held_out_faces
 from deid.evaluate.plots import draw_figures
+from deid.evaluate.spread import Cells, share_out
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
-from deid.progress import progress
 from deid.stage_files import content_of, read_description
 from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds.world import World
@@ -35,10 +31,12 @@ def evaluate(
     stage_one: Path,
     stage_two: Path,
     out: Path,
+    jobs: int = 1,
 ) -> None:
     """Write `metrics.json` and `figures/*.png` to `out`.
 
-    Raises `DeidError` where a stage's output is missing.
+    With a processor's world, `jobs` processes share the work; each computes on one thread, so
+    their number changes no figure. Raises `DeidError` where a stage's output is missing.
     """
     from deid.tracking import tracked_run
     from deid.worlds import load_world
@@ -52,11 +50,15 @@ def evaluate(
         "stage_two": read_description(stage_two)["sha256"],
     }
     shown = {key: settings[key] for key in ("evaluate", "anonymize", "world")}
+    models, on_cpu = ModelPaths(stage_one, stage_two), world.device.type == "cpu"
+    if on_cpu:
+        torch.set_num_threads(1)
     with resumable_directory(out, settings) as work:
         with tracked_run("evaluate", shown, resume=work) as run:
-            metrics = evaluate_world(
-                params, anonymize, world, ModelPaths(stage_one, stage_two), work
-            )
+            if on_cpu and jobs > 1:
+                open_ = partial(_open, world_params, models, anonymize, params.batch_size)
+                share_out(open_, params, work / CELLS, jobs)
+            metrics = evaluate_world(params, anonymize, world, models, work)
             run.metrics(0, **flatten(metrics))
             for name in ("metrics.json", "figures"):
                 run.artifact(work / name)
@@ -72,9 +74,8 @@ def evaluate_world(
 ) -> Metrics:
     """Everything of `evaluate` but tracking and staging; `work` keeps the finished cells."""
     bench = Bench(world, models, anonymize, params.batch_size)
-    # Originals are encoded once a repetition, and only where a cell or a figure needs them.
-    faces = cache(lambda seed: held_out_faces(world, params, seed))
-    cells = _cells(bench, params, faces, work / CELLS)
+    worker = Cells.on(bench, params, work / CELLS)
+    cells = worker.all()
     metrics = summarize(cells)
     about = {
         "networks": {
@@ -94,7 +95,7 @@ def evaluate_world(
     content = {"about": about, "measured": measured, **metrics}
     write_atomically(work / "metrics.json", json.dumps(content, indent=2).encode() + b"\n")
     first = {method: cell for (_, method, seed), cell in cells.items() if seed == 0}
-    draw_figures(bench, faces(0), metrics, first, work / "figures")
+    draw_figures(bench, worker.faces(0), metrics, first, work / "figures")
     return metrics
 
 
@@ -128,41 +129,9 @@ def flatten(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def _cells(
-    bench: Bench, params: EvaluateParams, faces: Callable[[int], HeldOut], folder: Path
-) -> dict[tuple[str, str, int], Cell]:
-    plan = [
-        (table, method, seed)
-        for seed in range(params.seeds)
-        for table, methods in TABLES.items()
-        for method in methods
-    ]
-    cells = {key: cell for key in plan if (cell := _read(_path(folder, key))) is not None}
-    with progress("evaluate", len(plan), len(cells)) as bar:
-        for key in plan:
-            if key not in cells:
-                table, method, seed = key
-                bar.note(f"{method}, repetition {seed + 1} of {params.seeds}")
-                output = produce(bench, method, faces(seed))
-                cells[key] = measure(bench, table, faces(seed), output)
-                _write(_path(folder, key), cells[key])
-                bar.advance()
-    return {key: cells[key] for key in plan}
+def _open(
+    world_params: WorldParams, models: ModelPaths, anonymize: AnonymizeParams, batch_size: int
+) -> Bench:
+    from deid.worlds import load_world
 
-
-def _path(folder: Path, key: tuple[str, str, int]) -> Path:
-    return folder / f"{key[0]}-{key[1]}-{key[2]}.json"
-
-
-def _write(path: Path, cell: Cell) -> None:
-    content = {"figures": cell.figures, "similarities": cell.similarities}
-    write_atomically(path, json.dumps(content).encode())
-
-
-def _read(path: Path) -> Cell | None:
-    """A finished cell; None where there is none, or one that a crash of the machine damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-        return Cell(content["figures"], content["similarities"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+    return Bench(load_world(world_params), models, anonymize, batch_size)

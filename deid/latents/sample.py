@@ -9,12 +9,9 @@ shards they go to, by processes of one thread. So neither shards, workers, resum
 `count` and `rendered` change a byte of a row.
 """
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,6 +36,7 @@ from deid.latents.shards import (
 )
 from deid.params import SampleParams, WorldParams
 from deid.pixels import Pixels, to_pixels
+from deid.pool import SPAWN, process_pool
 from deid.progress import progress
 from deid.seeds import torch_generator
 from deid.storage.staging import resumable_directory
@@ -170,30 +168,26 @@ def _draw_shards(
     """Share the shards out to processes and show how far they are."""
     if not tasks:
         return
-    context = multiprocessing.get_context("spawn")
-    drawn = context.Value("q", 0)
+    drawn = SPAWN.Value("q", 0)
     setup = (load, index, working, drawn)
     shown = before = index.count - sum(end - start for _, start, end in (t.shard for t in tasks))
-    with (
-        progress("sample", total=index.count, done=shown) as bar,
-        ProcessPoolExecutor(workers, context, _start_worker, setup) as pool,
-    ):
-        pending: set[Future[None]] = {pool.submit(_draw_shard, task) for task in tasks}
-        try:
+    try:
+        with (
+            progress("sample", total=index.count, done=shown) as bar,
+            process_pool(workers, _start_worker, *setup) as pool,
+        ):
+            pending: set[Future[None]] = {pool.submit(_draw_shard, task) for task in tasks}
             while pending:
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 bar.advance(before + drawn.value - shown)
                 shown = before + drawn.value
                 for future in finished:
                     future.result()
-        except BrokenProcessPool:
-            raise DeidError(
-                f"{working}: a sampling process was killed, perhaps for want of memory; run again "
-                "to resume after the finished shards, or lower sample.workers in params.yaml"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    except BrokenProcessPool:
+        raise DeidError(
+            f"{working}: a sampling process was killed, perhaps for want of memory; run again "
+            "to resume after the finished shards, or lower sample.workers in params.yaml"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -211,18 +205,7 @@ _worker: _Worker
 
 def _start_worker(load: Callable[[], World], index: Index, working: Path, drawn: Any) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C the parent speaks, and only it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
     _worker = _Worker(load(), index, working, drawn)
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot stop its pool, whose processes would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 @torch.inference_mode()

@@ -84,9 +84,13 @@ class ContourNetwork(Protocol):
         ...
 
 
+SEX = 1
+"""Which of a person's looks is the sex: how sure it is that it is a man, in thirds of certainty."""
+
+
 class LooksNetwork(Protocol):
     """What a donor should have in common with the person: `[N,3,H,W]` → `[N,K]`, in units in which
-    1 is a difference that one sees."""
+    1 is a difference that one sees; number `SEX` is the sex."""
 
     def __call__(self, images: Tensor) -> Tensor: ...
 
