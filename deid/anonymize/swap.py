@@ -28,9 +28,9 @@ UNLIKE = 2.4
 """Difference in looks (`LooksNetwork`) beyond which a drawn face is of another age or skin: of 60
 drawn from the bank's donors, who are alike, a quarter was."""
 
-OTHER_SEX = 1.5
-"""Difference in the looks' certainty of the sex beyond which a drawn face is of another one: half
-of it. Of 12 drawn for each of 100 portraits, 8 % were."""
+OTHER_SEX = 1.0
+"""Difference in the looks' certainty of the sex, a third of it, beyond which a drawn face may be of
+another one: of 12 drawn for each of 100 portraits, 8 % were off by more than half."""
 
 SMALL = 128
 """The side at which they are drawn for that."""
