@@ -19,12 +19,13 @@ from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.worlds.world import World
 
-__all__ = ["METHODS", "Anonymizer", "ModelPaths", "build"]
+__all__ = ["METHODS", "Anonymizer", "ModelPaths", "build", "build_swap"]
 
 Builder = Callable[[World, ModelPaths | None, AnonymizeParams], Anonymizer]
 
 
-def _swap(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:
+def build_swap(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Swap:
+    """`swap`, bare: who measures it wants to know its donors."""
     model = _model("swap", world, models)
     return Swap(
         world,
@@ -58,7 +59,7 @@ def _momentum(world: World, settings: AnonymizeParams, smooth: bool = False) -> 
 
 
 BUILDERS: Mapping[str, Builder] = {
-    "swap": _swap,
+    "swap": build_swap,
     "adversarial": _adversarial,
     "fgsm": lambda world, _, settings: FGSM(world.identity, settings.fgsm_epsilon),
     "pgd": lambda world, _, settings: PGD(world.identity, settings.pgd_epsilon, settings.pgd_steps),

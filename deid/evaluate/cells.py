@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deid.anonymize import Anonymizer, ModelPaths, build
-from deid.anonymize.swap import Swap
+from deid.anonymize import Anonymizer, ModelPaths, build, build_swap
 from deid.evaluate.faces import Encoded, HeldOut, encode, over_batches
 from deid.evaluate.measures import TABLE_FIGURES, Measured, similarity
 from deid.model import Deidentifier
@@ -130,9 +129,7 @@ def _swap(bench: Bench, faces: HeldOut) -> Output:
 
 def _swap_sampled(bench: Bench, faces: HeldOut) -> Output:
     """The anonymizer as it is shipped: the donor is one of the bank's, or the generator's."""
-    s, model = bench.settings, bench.model()
-    alike = s.swap_donors == "alike"
-    swap = Swap(bench.world, model, s.swap_max_similarity, s.swap_tries, alike, s.swap_steps)
+    swap = build_swap(bench.world, bench.models, bench.settings)
     donors: list[Tensor] = []  # of a bank's, there are codes only
 
     @torch.no_grad()
@@ -141,7 +138,7 @@ def _swap_sampled(bench: Bench, faces: HeldOut) -> Output:
             donors.append(swap.codes(batch, seeds))
             return swap.given(donors[-1], batch)
         donors.append(swap.donors(batch, seeds))
-        return model.swap(donors[-1], batch)
+        return swap.given(bench.world.identity(donors[-1]), batch)
 
     images, given = _batches(bench, faces, make), torch.cat(donors).cpu()
     if swap.bank is None:

@@ -28,10 +28,11 @@ class Column:
     percent: bool = False
     network: Network = Network("", "")
 
-    def text(self, parts: Parts) -> str:
+    def text(self, parts: Parts, spread: bool = True) -> str:
+        """The mean, with `spread` also the deviation: of one repetition there is none."""
         scale, unit = (100.0, "%") if self.percent else (1.0, "")
         mean, std = (f"{parts[name] * scale:.{self.digits}f}" for name in ("mean", "std"))
-        return f"{mean} ± {std}{unit}"
+        return f"{mean} ± {std}{unit}" if spread else f"{mean}{unit}"
 
     def published(self, value: float) -> str:
         return f"{value * 100:.{self.digits}f}%" if self.percent else f"{value:.{self.digits}f}"

@@ -152,12 +152,14 @@ def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
 
 
 def _label(axis: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
-    """Names beside the dots, from the lowest up, each pushed above those it would cover."""
+    """Names beside the dots, from the lowest up, each pushed above what it would cover."""
+    dots = {method: axis.transData.transform(point) for method, point in points.items()}
     placed: list[tuple[float, float]] = []
     for method, point in sorted(points.items(), key=lambda item: item[1][1]):
-        x, y = axis.transData.transform(point)
+        x, y = dots[method]
         top = y
-        for other_x, other_y in sorted(placed, key=lambda place: place[1]):
+        beside = [(dot_x, dot_y) for dot_x, dot_y in dots.values() if 0 < dot_x - x < 90]
+        for other_x, other_y in sorted([*placed, *beside], key=lambda place: place[1]):
             if abs(other_x - x) < 90 and abs(other_y - top) < 15:  # a label's size, in dots
                 top = other_y + 15
         placed.append((x, top))
@@ -166,17 +168,22 @@ def _label(axis: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
 
 
 def _histogram(bench: Bench, faces: HeldOut, cells: Mapping[str, Cell]) -> "Figure":
-    """How similar outputs are to their originals, beside pairs of different people."""
-    figure, axis = _axes(6.4, 3.6)
-    bins = np.linspace(-0.6, 1.0, 65).tolist()
+    """How similar each method's outputs are to their originals, beside pairs of different
+    people."""
+    from matplotlib.figure import Figure
+
+    methods, bins = (*ATTACKS, "swap-sampled"), np.linspace(-0.6, 1.0, 65).tolist()
     strangers = np.mean([faces.impostors[name] for name in reporting(bench.world)], axis=0)
-    axis.hist(strangers, bins=bins, density=True, color="#dddddd", label="different people")
-    for method in (*ATTACKS, "swap-sampled"):
-        style: dict[str, Any] = {"histtype": "step", "linewidth": 1.6, "density": True}
+    figure = Figure(figsize=(6.4, 0.62 * len(methods) + 0.6), layout="constrained")
+    axes = figure.subplots(len(methods), 1, sharex=True)
+    for method, axis in zip(methods, axes, strict=True):
         shown = np.clip(cells[method].similarities, bins[0], bins[-1])
-        axis.hist(shown, bins=bins, color=COLORS[method], label=method, **style)
-    axis.set(xlabel="cosine with the original, mean of the reporting recognizers", ylabel="density")
-    axis.legend(frameon=False, fontsize=9)
+        axis.hist(strangers, bins=bins, density=True, color="#dddddd")
+        axis.hist(shown, bins=bins, density=True, color=COLORS[method], alpha=0.8)
+        axis.set(yticks=[])
+        axis.set_ylabel(method, rotation=0, ha="right", va="center", fontsize=9)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    axes[-1].set_xlabel("cosine with the original, mean of the reporting recognizers")
     return figure
 
 

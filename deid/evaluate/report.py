@@ -30,14 +30,15 @@ class Line:
     cells: list[tuple[str, bool]]
 
 
-def lines(table: str, rows: Rows, shown: list[Column]) -> list[Line]:
+def lines(table: str, rows: Rows, shown: list[Column], spread: bool = True) -> list[Line]:
     """Our rows with the best of each column marked, then the paper's."""
+    best = {c.key: _best(table, rows, c) for c in shown}
     ours = [
         Line(
             method,
             "reference" if method in REFERENCES else "ours",
             [
-                (c.text(row[c.key]) if c.key in row else "–", method in _best(table, rows, c))
+                (c.text(row[c.key], spread) if c.key in row else "–", method in best[c.key])
                 for c in shown
             ],
         )
@@ -111,7 +112,10 @@ def write_report(
         false_accept_rate=FALSE_ACCEPT_RATE,
         verdicts=found,
         columns=shown,
-        lines={table: lines(table, rows, shown[table]) for table, rows in metrics.items()},
+        lines={
+            table: lines(table, rows, shown[table], spread=params.seeds > 1)
+            for table, rows in metrics.items()
+        },
         figure=partial(_data_uri, work / "figures"),
     )
     write_atomically(work / "index.html", page.encode())
