@@ -32,7 +32,7 @@ SMALLEST_JUDGED = 24
 unrecognizable: such a face is destroyed, whatever was asked for."""
 
 COARSE_BLOCKS, COARSEST_BLOCKS = 4, 3  # across the crop, of which a face is about the half
-STRETCH = 1.5  # of δ
+STRETCH, FARTHEST = 1.5, 4.0  # of δ
 STRONGER = 2.0  # of ε
 WIDER = 1.5  # of blur
 
@@ -120,7 +120,9 @@ def _changes(level: str, method: str, settings: AnonymizeParams) -> dict[str, fl
         return {f"{kind}_epsilon": min(1.0, STRONGER * _epsilon(method, settings))}
     changes: dict[str, dict[str, float]] = {
         "swap": {"swap_steps": max(STEPS, settings.swap_steps)},
-        "adversarial": {"adversarial_stretch": STRETCH},
+        "adversarial": {
+            "adversarial_stretch": min(FARTHEST, STRETCH * settings.adversarial_stretch)
+        },
         "blur": {"blur_sigma": min(1.0, WIDER * settings.blur_sigma)},
         "pixelate": {"pixelate_blocks": min(COARSEST_BLOCKS, settings.pixelate_blocks)},
     }
