@@ -31,7 +31,18 @@ ONE_TRY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 def tracking_uri() -> str:
     """Where runs and the registry live."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home() / 'mlflow.db'}"
+
+
+def experiment() -> str | None:
+    """The name of the DVC experiment that this process is a stage of, or None."""
+    return os.environ.get("DVC_EXP_NAME")
+
+
+def _home() -> Path:
+    """The project; `dvc exp run --temp` works in a copy of it, which is thrown away."""
+    root = os.environ.get("DVC_ROOT") if experiment() else None
+    return Path(root) if root else Path.cwd()
 
 
 def store_exists() -> bool:
@@ -87,7 +98,7 @@ def mlflow_client() -> "MlflowClient":
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         if client.get_experiment_by_name(EXPERIMENT) is None:
             local = uri.startswith(SQLITE)
-            location = (Path.cwd() / "mlartifacts").as_uri() if local else None
+            location = (_home() / "mlartifacts").as_uri() if local else None
             try:
                 client.create_experiment(EXPERIMENT, artifact_location=location)
             except MlflowException:  # on a server another process may be faster

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from deid.errors import DeidError
 from deid.params import AnonymizeParams, Gates
 from deid.registry import promotion
 from deid.registry.bundle import content_sha256, read_bundle, write_bundle
+from deid.registry.files import files_state, local_files
 from deid.registry.gates import FIGURES, failed_gates, read_metrics
 from deid.registry.register import register, standing
 from deid.stage_files import WEIGHTS
@@ -173,36 +175,6 @@ def test_the_record_says_how_a_version_stands_now_and_not_when_it_was_written(
     assert record.read_bytes() == written
 
 
-@pytest.mark.parametrize("resumed", ["promote", "rollback"])
-@pytest.mark.parametrize("moves", [1, 2])
-def test_a_promotion_killed_between_its_moves_never_loses_the_rollback(
-    model: Model, monkeypatch: pytest.MonkeyPatch, moves: int, resumed: str
-) -> None:
-    model.register(1.0)
-    model.register(2.0, **BETTER)
-    promotion.promote(model.params)
-    model.register(3.0, source_id_loss=0.03)
-    client, done = type(mlflow_client()), []
-    move = client.set_registered_model_alias
-
-    def dying(*args: Any) -> None:
-        move(*args)
-        done.append(args)
-        if len(done) == moves:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", dying)
-        with pytest.raises(KeyboardInterrupt):
-            promotion.promote(model.params)
-    if resumed == "promote":
-        assert "version 3 is champion; version 2 is previous" in promotion.promote(model.params)
-        assert model.aliases() == {"champion": 3, "previous": 2}
-    else:
-        assert "version 2 is champion again" in promotion.rollback(model.params)
-        assert model.aliases() == {"champion": 2}
-
-
 def test_a_failed_gate_moves_no_alias_and_says_why(model: Model) -> None:
     model.register(1.0)
     assert model.register(2.0, id_similarity_selecting=0.61).validation == "failed"
@@ -243,6 +215,46 @@ def test_new_figures_of_the_same_content_count(model: Model) -> None:
     model.register(2.0, detect_rate=0.5)
     assert model.register(2.0, **BETTER).version == 2
     assert "version 2 is champion" in promotion.promote(model.params)
+
+
+def test_an_experiment_becomes_a_version_but_gets_no_alias_until_someone_promotes_it(
+    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model.register(1.0)
+    model.register(2.0, detect_rate=0.5)
+    before = model.aliases()
+    project = Path.cwd()
+    with monkeypatch.context() as patch:
+        patch.setenv("DVC_EXP_NAME", "wild-idea")
+        patch.setenv("DVC_ROOT", str(project))
+        patch.chdir(tmp_path_factory.mktemp("copy"))  # as `dvc exp run --temp` does
+        tried = model.register(3.0, **BETTER)
+        assert not list(Path.cwd().iterdir())
+    assert (tried.version, tried.alias, tried.validation) == (3, "", "passed")
+    assert model.aliases() == before == {"champion": 1, "challenger": 2}
+    version = mlflow_client().get_model_version(model.params.model, "3")
+    assert version.tags["experiment"] == "wild-idea"
+    assert standing(model.folder / "out.json").alias == ""
+    promotion.promote(model.params, "3")
+    assert model.aliases() == {"champion": 3, "previous": 1, "challenger": 2}
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_registering_again_puts_back_the_files_that_a_version_lost(
+    model: Model, damage: str
+) -> None:
+    done = model.register(1.0)
+    client = mlflow_client()
+    version = client.get_model_version(model.params.model, "1")
+    folder = local_files(client, version)
+    if damage == "gone":
+        shutil.rmtree(folder)
+    else:
+        (folder / "artifacts/bundle/stage_one" / WEIGHTS).write_bytes(b"no weights")
+    assert files_state(client, version) == damage
+    assert model.register(1.0) == done
+    assert files_state(client, version) == "whole"
+    assert len(client.search_model_versions(f"name='{model.params.model}'")) == 1
 
 
 def test_without_any_version_there_is_a_clear_error(model: Model) -> None:

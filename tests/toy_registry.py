@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from safetensors.numpy import save_file
 from deid.batch.bundle import Bundle
 from deid.params import AnonymizeParams, RegisterParams, WorldParams
 from deid.registry.gates import FIGURES
+from deid.registry.moves import TAG, Move
 from deid.registry.register import Registration, register
+from deid.registry.versions import FIRST, PROMOTED
 from deid.stage_files import WEIGHTS, content_of
 from deid.tracking import mlflow_client
 
@@ -82,3 +85,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
     return Model(tmp_path)
+
+
+def light_model(params: RegisterParams, count: int, champions: int) -> None:
+    """Versions 1 to `count`, each a little better than the one before, without files; the first
+    `champions` of them were champions in turn, the last is the challenger."""
+    client = mlflow_client()
+    moves = [
+        Move("promote", str(n), str(n - 1) if n > 1 else None, str(n), number=n, done=True)
+        for n in range(1, champions + 1)
+    ]
+    tags = {f"{TAG}{move.number:06d}": json.dumps(asdict(move)) for move in moves}
+    client.create_registered_model(params.model, tags=tags)
+    for number in range(1, count + 1):
+        better = figures(source_id_loss=0.1 - 0.01 * number)
+        tags = {key: repr(value) for key, value in better.items()}
+        if number <= champions:
+            tags[PROMOTED] = str(number - 1) if number > 1 else FIRST
+        client.create_model_version(params.model, f"/nowhere/{number}", tags=tags)
+    held = {"champion": champions, "previous": champions - 1, "challenger": count}
+    for alias, number in held.items():
+        client.set_registered_model_alias(params.model, alias, str(number))

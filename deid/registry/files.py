@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PACKED = Path("artifacts/bundle")
 """Where an MLflow model has what `write_bundle` wrote."""
+GONE, CHANGED = "gone", "changed"
 REMEDY = "run `deid register` where it was trained, which puts them back"
 
 
@@ -83,19 +84,44 @@ def find_version(client: "MlflowClient", model: str, choice: str) -> "ModelVersi
         ) from None
 
 
+def files_state(client: "MlflowClient", version: "ModelVersion") -> str:
+    """whole (what was registered), changed, gone; or stored, of those on another machine, which are
+    held against their hash when they are fetched."""
+    place = _place(client, version)
+    if not isinstance(place, Path):
+        return "stored" if _stored(client, version) else GONE
+    if not (place / PACKED).is_dir():
+        return GONE
+    try:
+        same = content_sha256(read_bundle(place / PACKED)) == version.tags.get(CONTENT)
+    except DeidError:
+        same = False
+    return "whole" if same else CHANGED
+
+
 def local_files(client: "MlflowClient", version: "ModelVersion") -> Path:
     """The MLflow model's folder: where it lies, or fetched once into the user's cache."""
-    uri = client.get_model_version_download_uri(version.name, version.version)
+    place = _place(client, version)
+    if not isinstance(place, Path):
+        return _fetched(place, version)
+    if not (place / PACKED).is_dir():
+        raise DeidError(
+            f"{version.name} version {version.version}: its files are gone from {place}; {REMEDY}"
+        )
+    return place
+
+
+def _place(client: "MlflowClient", version: "ModelVersion") -> Path | str:
+    """Its folder on this machine, or its address elsewhere."""
+    uri = str(client.get_model_version_download_uri(version.name, version.version))
     parsed = urlparse(uri)
-    if parsed.scheme in ("", "file"):
-        folder = Path(url2pathname(parsed.path))
-        if not (folder / PACKED).is_dir():
-            raise DeidError(
-                f"{version.name} version {version.version}: its files are gone from {folder}; "
-                f"{REMEDY}"
-            )
-        return folder
-    return _fetched(uri, version)
+    return Path(url2pathname(parsed.path)) if parsed.scheme in ("", "file") else uri
+
+
+def _stored(client: "MlflowClient", version: "ModelVersion") -> bool:
+    """Whether another machine has anything of it."""
+    name = str(version.source).rstrip("/").rpartition("/")[2]
+    return bool(client.list_artifacts(str(version.run_id), f"{name}/{PACKED.as_posix()}"))
 
 
 def _fetched(uri: str, version: "ModelVersion") -> Path:

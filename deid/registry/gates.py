@@ -28,6 +28,17 @@ class Figure:
         """How much worse `value` is; negative when it is better."""
         return than - value if self.higher_is_better else value - than
 
+    @property
+    def short(self) -> str:
+        """For the head of a table."""
+        _, method, name = self.key.split(".")
+        return f"{method} {name.removesuffix('_selecting').replace('_', ' ')}"
+
+    def limit(self, gates: Gates) -> dict[str, object]:
+        """Its gate, and what it must reach."""
+        sign = "≥" if self.higher_is_better else "≤"
+        return {"gate": self.gate, "sign": sign, "limit": float(getattr(gates, self.gate))}
+
     def best(self, values: Iterable[float]) -> float:
         """The best of `values`; NaN where there is none or one is not a number."""
         known = list(values)
