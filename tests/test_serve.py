@@ -4,8 +4,6 @@ import base64
 import io
 import math
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from deid.registry.files import files_state, local_files
 from deid.registry.gates import FIGURES, failed_gates, read_metrics
 from deid.registry.register import register, standing
 from deid.stage_files import WEIGHTS
-from deid.tracking import RUN_ID_FILE, git_commit, mlflow_client, tracked_run
+from deid.tracking import mlflow_client
 from tests.toy import picture, toy_world
 from tests.toy_registry import BETTER, Model, figures, make_bundle, model, store, write_metrics
 
@@ -325,56 +323,3 @@ def test_rest_takes_and_gives_base64(champion: Any) -> None:
     assert base64.b64decode(row["image"]) == expected["image"][0]
     assert refused.status_code >= 400
     assert "image" not in refused.json()
-
-
-def stage(folder: Path, step: int, error: BaseException | None = None) -> str:
-    """A stage that logs one loss, and dies of `error` if there is one; returns its run."""
-    with tracked_run("stage", {"a": {"b": 1}}, folder) as run:
-        run.metrics(step, loss=1.0 / (step + 1))
-        if error is not None:
-            raise error
-    return run.run_id
-
-
-def test_a_killed_stage_goes_on_in_its_run_and_a_finished_one_does_not(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        stage(tmp_path, 0, KeyboardInterrupt())
-    begun = (tmp_path / RUN_ID_FILE).read_text()
-    assert stage(tmp_path, 1) == begun
-    assert not (tmp_path / RUN_ID_FILE).exists()
-    client = mlflow_client()
-    run = client.get_run(begun)
-    assert (run.info.status, run.data.params) == ("FINISHED", {"a.b": "1"})
-    assert run.data.tags["stage"] == "stage"
-    history = sorted(client.get_metric_history(begun, "loss"), key=lambda metric: metric.step)
-    assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5)]
-    assert stage(tmp_path, 0) != begun
-
-
-def test_processes_that_start_together_share_one_new_store(tmp_path: Path) -> None:
-    code = "from deid.tracking import mlflow_client; mlflow_client()"
-    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
-    assert [process.wait(300) for process in both] == [0, 0]
-
-
-def test_a_run_says_whether_its_commit_is_all_of_its_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert git_commit() is None
-    (tmp_path / "code.py").write_text("1")
-    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "one"]):
-        subprocess.run(["git", *words], check=True)
-    clean = git_commit()
-    assert clean is not None
-    assert len(clean) == 40
-    (tmp_path / "code.py").write_text("2")
-    assert git_commit() == f"{clean}-dirty"
-
-
-def test_a_failed_stage_is_a_failed_run_with_its_metrics(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="boom"):
-        stage(tmp_path, 0, ValueError("boom"))
-    run = mlflow_client().get_run((tmp_path / RUN_ID_FILE).read_text())
-    assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 1.0})

@@ -1,6 +1,7 @@
 """A registry of models that hold one number each, for tests."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -79,6 +80,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        mlflow_client()
+        shutil.copyfile("mlflow.db", "empty.db")
         yield folder
 
 
