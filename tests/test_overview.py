@@ -38,7 +38,7 @@ def shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Shell:
     file = tmp_path / "params.yaml"
-    file.write_text(f"register: {{model: {tmp_path.name}}}\n")
+    file.write_text(f"register: {{model: {tmp_path.name}, gates: {{max_slowdown: null}}}}\n")
     return Shell(file, monkeypatch, capsys)
 
 

@@ -17,7 +17,7 @@ from deid.registry.moves import history
 from deid.registry.promotion import contest, promote, retire, rollback
 from deid.registry.versions import aliases_of, is_usable, versions_of
 from deid.tracking import mlflow_client
-from tests.toy_registry import light_model, store
+from tests.toy_registry import UNTIMED, light_model, store
 
 __all__ = ["store"]
 
@@ -32,12 +32,12 @@ Step = Callable[[RegisterParams], str]
 
 @pytest.fixture
 def params(tmp_path: Path) -> RegisterParams:
-    return RegisterParams(model=tmp_path.name)
+    return RegisterParams(model=tmp_path.name, gates=UNTIMED)
 
 
 def three_champions(model: str) -> RegisterParams:
     """Versions 1, 2 and 3 were champions in turn; 4 is the challenger."""
-    params = RegisterParams(model=model)
+    params = RegisterParams(model=model, gates=UNTIMED)
     light_model(params, 4, champions=3)
     return params
 
@@ -230,3 +230,14 @@ def test_a_lock_whose_holder_was_killed_opens_after_its_time(
     client.set_registered_model_tag(f"{params.model}.lock", lock.UNTIL, "1.0")
     with lock.lease(client, params.model):
         assert float(client.get_registered_model(f"{params.model}.lock").tags[lock.UNTIL]) > 1.0
+
+
+def test_figures_of_other_held_out_faces_do_not_compare(params: RegisterParams) -> None:
+    params = three_champions(params.model)
+    client = mlflow_client()
+    for number, faces in (("4", "1000 faces"), ("3", "20 faces")):
+        client.set_model_version_tag(params.model, number, "held_out", faces)
+    with pytest.raises(DeidError, match=r"held-out faces: .*`deid registry measure champion`"):
+        promote(params)
+    client.set_model_version_tag(params.model, "3", "held_out", "1000 faces")
+    assert "version 4 is champion" in promote(params)

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -141,10 +142,11 @@ def test_the_first_version_is_champion_and_equal_content_is_never_doubled(model:
 def test_figures_of_another_model_or_other_settings_register_nothing(model: Model) -> None:
     bundle, other = (make_bundle(model.folder / str(v), v) for v in (1.0, 2.0))
     stronger = replace(bundle, anonymize=AnonymizeParams(pgd_steps=11))
+    elsewhere = replace(bundle, world=other.world)  # networks of the world were swapped since
     out = model.folder / "out.json"
-    for measured in (other, stronger):
+    for measured in (other, stronger, elsewhere):
         metrics = write_metrics(model.folder / "m.json", measured)
-        with pytest.raises(DeidError, match="measured on another model or other settings"):
+        with pytest.raises(DeidError, match="measured on another model, networks or settings"):
             register(model.params, bundle, metrics, out)
     assert not out.exists()
     assert promotion.champion_version(model.params.model) is None
@@ -302,6 +304,31 @@ def test_one_of_several_frames_is_served_where_that_is_asked_for(champion: Any) 
         champion.predict(sent, params={"method": "mask"})
     asked = {"method": "mask", "first_frame_only": True}
     assert list(champion.predict(sent, params=asked)["faces"]) == [1]
+
+
+def test_a_version_carries_its_code_its_card_an_example_and_no_strangers_package(
+    model: Model,
+) -> None:
+    model.register(1.0)
+    version = mlflow_client().get_model_version(model.params.model, "1")
+    folder = local_files(mlflow_client(), version)
+    asked = (folder / "requirements.txt").read_text().splitlines()
+    assert not [line for line in asked if re.split("[=<>]", line)[0] in ("deid", "face-deid")]
+    assert all("==" in line and "+" not in line for line in asked)
+    assert (folder / "code/deid/batch/pipeline.py").is_file()
+    assert not list((folder / "code").rglob("__pycache__"))
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert str(model.folder).encode() not in file.read_bytes(), file
+    found = mlflow.models.Model.load(folder)
+    example = found.load_input_example(str(folder))
+    assert Image.open(io.BytesIO(example["image"][0])).size == (96, 96)
+    assert {p.name for p in found.signature.params} >= {"method", "seed"}
+    card = (folder / "README.md").read_text()
+    assert version.description == card
+    for part in ("## Limits", "## Terms", "| swap reidentification | 0.01 | ≤ 0.05 |"):
+        assert part in card
+    assert mlflow_client().get_registered_model(model.params.model).description
 
 
 def test_rest_takes_and_gives_base64(champion: Any) -> None:

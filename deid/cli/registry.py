@@ -62,6 +62,15 @@ def rollback(
 
 
 @app.command()
+def measure(version: Version, params: ParamsFile = PARAMS) -> None:
+    """Evaluate a version anew, on the held-out faces that params.yaml says now."""
+    from deid.params import load_params
+    from deid.registry.measure import measure
+
+    typer.echo(measure(load_params(params), version))
+
+
+@app.command()
 def retire(version: Version, why: Why = "", params: ParamsFile = PARAMS) -> None:
     """Let nobody use a version any more; its files and history stay."""
     from deid.params import load_params

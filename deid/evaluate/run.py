@@ -15,7 +15,7 @@ import numpy as np
 
 from deid.anonymize import ModelPaths
 from deid.evaluate.cells import TABLES, Bench, Cell, measure, produce
-from deid.evaluate.columns import columns
+from deid.evaluate.columns import SELECTING, columns, selecting
 from deid.evaluate.faces import HeldOut, held_out_faces
 from deid.evaluate.plots import draw_figures
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
@@ -55,7 +55,7 @@ def evaluate(
     with resumable_directory(out, settings) as work:
         with tracked_run("evaluate", shown, resume=work) as run:
             metrics = evaluate_world(
-                params, anonymize, world, ModelPaths(stage_one, stage_two), work
+                params, anonymize, world, ModelPaths(stage_one, stage_two), work, world_params
             )
             run.metrics(0, **flatten(metrics))
             for name in ("metrics.json", "figures"):
@@ -69,6 +69,7 @@ def evaluate_world(
     world: World,
     models: ModelPaths,
     work: Path,
+    world_params: WorldParams | None = None,
 ) -> Metrics:
     """Everything of `evaluate` but tracking and staging; `work` keeps the finished cells."""
     bench = Bench(world, models, anonymize, params.batch_size)
@@ -81,7 +82,8 @@ def evaluate_world(
             column.key: asdict(column.network)
             for table in TABLES
             for column in columns(table, world)
-        },
+        }
+        | {f"{name}_selecting": asdict(selecting(world)) for name in SELECTING},
         "world": world.name,
         "fid": world.metric_features.fid_label,
         "lpips": world.metric_features.lpips_label,
@@ -90,7 +92,7 @@ def evaluate_world(
         "repetitions": params.seeds,
     }
     assert models.stage_two is not None, "every table has the adversarial mapping"
-    measured = content_of(models.stage_one, models.stage_two, anonymize)
+    measured = content_of(models.stage_one, models.stage_two, anonymize, world_params)
     content = {"about": about, "measured": measured, **metrics}
     write_atomically(work / "metrics.json", json.dumps(content, indent=2).encode() + b"\n")
     first = {method: cell for (_, method, seed), cell in cells.items() if seed == 0}

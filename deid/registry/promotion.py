@@ -15,6 +15,7 @@ from deid.registry.versions import (
     CHALLENGER,
     CHAMPION,
     FIRST,
+    HELD_OUT,
     PASSED,
     PREVIOUS,
     PROMOTED,
@@ -63,10 +64,44 @@ def contest(params: RegisterParams, version: str = CHALLENGER) -> Contest:
     promoted = _promoted(client, model, aliases, str(challenger.version))
     figures = figures_of(challenger)
     failures = failed_gates(params.gates, figures, promoted)
+    failures += _measured_elsewhere(client, challenger, champion)
+    limit = params.gates.max_slowdown
+    if not failures and champion is not None and limit is not None:
+        failures = _too_slow(client, challenger, champion, limit)
     if challenger.tags.get(VALIDATION) != WITHDRAWN:
         tag_validation(client, challenger, failures)
     table = metrics_table(params.gates, figures, promoted[-1] if promoted else None)
     return Contest(int(challenger.version), failures, table, int(champion) if champion else None)
+
+
+def _measured_elsewhere(
+    client: "MlflowClient", challenger: "ModelVersion", champion: str | None
+) -> list[str]:
+    """Figures of other faces do not compare."""
+    if champion is None:
+        return []
+    mine = challenger.tags.get(HELD_OUT, "")
+    theirs = client.get_model_version(challenger.name, champion).tags.get(HELD_OUT, "")
+    if mine == theirs:
+        return []
+    return [
+        f"held-out faces: measured on {mine or 'unknown ones'}, the champion on "
+        f"{theirs or 'unknown ones'}; `deid registry measure champion` measures it on the same"
+    ]
+
+
+def _too_slow(
+    client: "MlflowClient", challenger: "ModelVersion", champion: str, limit: float
+) -> list[str]:
+    """Times both, which takes the networks of both; the ratios stay as tags of the challenger."""
+    from deid.registry.latency import failures, slowdowns
+
+    model, number = challenger.name, str(challenger.version)
+    ratios = slowdowns(registered(number, model).bundle, registered(champion, model).bundle)
+    for method, ratio in ratios.items():
+        tag = f"slowdown.{method}.against_{champion}"
+        client.set_model_version_tag(model, number, tag, f"{ratio:.4g}")
+    return failures(ratios, limit, champion)
 
 
 def _promoted(

@@ -8,7 +8,6 @@ back. What `dvc exp run` trained becomes a version without an alias.
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +17,16 @@ from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.params import RegisterParams
 from deid.registry.bundle import content_sha256, write_bundle
+from deid.registry.card import INTENDED, model_card
 from deid.registry.files import CHANGED, GONE, files_state
-from deid.registry.gates import failed_gates, gated, read_metrics
+from deid.registry.gates import Metrics, failed_gates, gated, read_metrics
 from deid.registry.moves import make, moving
 from deid.registry.promotion import promotion
 from deid.registry.versions import (
     CHALLENGER,
     CHAMPION,
     CONTENT,
+    HELD_OUT,
     PASSED,
     PROMOTED,
     RETIRED,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 ARTIFACT = "model"
+LONGEST = 5000  # characters of a description; the whole card lies in the artifact
 EXPERIMENT = "experiment"
 """The tag of a version that `dvc exp run` made: the experiment's name."""
 RECORDED = ("model", "version", "content_sha256")  # of a `Registration`, what never changes
@@ -77,11 +79,13 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
     registered then. A killed call resumes its run when called again, and makes no second version.
     `out` says which version holds the content, not how it stands, which changes: `standing` asks.
     """
-    figures, measured = read_metrics(metrics)
-    if measured != content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize):
+    read = read_metrics(metrics)
+    if read.measured != content_of(
+        bundle.stage_one, bundle.stage_two, bundle.anonymize, bundle.world
+    ):
         raise DeidError(
-            f"{metrics}: measured on another model or other settings than those to be registered; "
-            "run `dvc repro evaluate` first"
+            f"{metrics}: measured on another model, networks or settings than those to be "
+            "registered; run `dvc repro evaluate` first"
         )
     content = content_sha256(bundle)
     client = mlflow_client()
@@ -92,11 +96,12 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
     try:
         _ensure_model(client, params.model)
         version = _version_with(client, params.model, content)
+        card = model_card(params.model, bundle, read, params.gates, content)
         if version is None or (work / RUN_ID_FILE).is_file():
-            version = _create_version(client, params, bundle, content, figures, work)
+            version = _create_version(client, params, bundle, content, read, card, work)
         elif files_state(client, version) in (GONE, CHANGED):
-            _put_back(client, version, bundle)
-        validation = _record_figures(client, params, version, figures)
+            _put_back(client, version, bundle, card)
+        validation = record_figures(client, params, version, read)
         with moving(client, params.model):
             alias = _place(client, params.model, version, validation)
         done = Registration(params.model, int(version.version), alias, content, validation)
@@ -127,7 +132,7 @@ def _ensure_model(client: "MlflowClient", model: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(model)
+        client.create_registered_model(model, description=INTENDED)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -143,7 +148,8 @@ def _create_version(
     params: RegisterParams,
     bundle: Bundle,
     content: str,
-    figures: Mapping[str, float],
+    read: Metrics,
+    card: str,
     work: Path,
 ) -> "ModelVersion":
     """A version from a run of its own; `work` knows the run of a call that was killed."""
@@ -153,8 +159,8 @@ def _create_version(
     ):
         if known := _version_with(client, params.model, content):
             return known  # the killed call came so far, and its run ends here
-        run.artifact(_packed(bundle, Path(scratch)))
-        run.metrics(0, **figures)
+        run.artifact(_packed(bundle, Path(scratch), card))
+        run.metrics(0, **read.figures)
         run.flush()  # a version without its figures must not be
         tags = {CONTENT: content, "deid_version": __version__}
         if commit := git_commit():
@@ -162,10 +168,12 @@ def _create_version(
         if name := experiment():
             tags[EXPERIMENT] = name
         source = f"{client.get_run(run.run_id).info.artifact_uri}/{ARTIFACT}"
-        return client.create_model_version(params.model, source, run_id=run.run_id, tags=tags)
+        return client.create_model_version(
+            params.model, source, run_id=run.run_id, tags=tags, description=card[:LONGEST]
+        )
 
 
-def _put_back(client: "MlflowClient", version: "ModelVersion", bundle: Bundle) -> None:
+def _put_back(client: "MlflowClient", version: "ModelVersion", bundle: Bundle, card: str) -> None:
     """The files of a version that lost them, of the same content, to where they were."""
     run_id, place = str(version.run_id), str(version.source)
     if place != f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}":
@@ -174,25 +182,25 @@ def _put_back(client: "MlflowClient", version: "ModelVersion", bundle: Bundle) -
             "not where its run keeps them; put them back there"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        Tracker(client, run_id).artifact(_packed(bundle, Path(scratch)))
+        Tracker(client, run_id).artifact(_packed(bundle, Path(scratch), card))
 
 
-def _packed(bundle: Bundle, scratch: Path) -> Path:
+def _packed(bundle: Bundle, scratch: Path, card: str) -> Path:
     """`bundle` as an MLflow model's folder."""
     from deid.registry.packaging import save_pyfunc
 
     folder, packed = scratch / "bundle", scratch / ARTIFACT
     write_bundle(bundle, folder)
-    save_pyfunc(folder, packed)
+    save_pyfunc(folder, packed, card)
     return packed
 
 
-def _record_figures(
-    client: "MlflowClient",
-    params: RegisterParams,
-    version: "ModelVersion",
-    figures: Mapping[str, float],
+def record_figures(
+    client: "MlflowClient", params: RegisterParams, version: "ModelVersion", read: Metrics
 ) -> str:
+    """Give a version its gated figures, and the verdict on them, which is returned."""
+    figures = read.figures
+    client.set_model_version_tag(params.model, version.version, HELD_OUT, read.held_out)
     for key, value in gated(figures).items():
         client.set_model_version_tag(params.model, version.version, key, repr(value))
     if version.tags.get(VALIDATION) == WITHDRAWN:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CONTENT, VALIDATION, REASON = "content_sha256", "validation", "validation_reason"
 PASSED, FAILED, WITHDRAWN = "passed", "failed", "withdrawn"
+HELD_OUT = "held_out"
+"""The tag of what a version's figures were measured on."""
 RETIRED = "retired"
 """The tag of a version that nobody may use any more: why."""
 PROMOTED, FIRST = "promoted_after", "none"
