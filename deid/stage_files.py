@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from deid.errors import DeidError
-from deid.params import AnonymizeParams
-from deid.storage.staging import file_sha256, write_atomically
+from deid.params import AnonymizeParams, WorldParams
+from deid.storage.staging import file_sha256, files_sha256, write_atomically
 from deid.worlds.world import World
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -33,12 +33,22 @@ def write_stage(
     write_atomically(folder / DESCRIPTION, (json.dumps(whole, indent=2) + "\n").encode())
 
 
-def content_of(stage_one: Path, stage_two: Path, settings: AnonymizeParams) -> dict[str, Any]:
-    """What figures of trained stages hold for: both stages' hashes and the methods' settings.
+def content_of(
+    stage_one: Path, stage_two: Path, settings: AnonymizeParams, world: WorldParams | None = None
+) -> dict[str, Any]:
+    """What figures of trained stages hold for: both stages' hashes, the methods' settings, and the
+    world's settings with a hash of its networks or of the list of them.
 
     `DeidError` where a stage has no weights.
     """
     content: dict[str, Any] = {"anonymize": settings.model_dump(mode="json")}
+    if world is not None:
+        place = world.weights
+        networks = files_sha256(place, ["**/*.safetensors"]) if place.is_dir() else None
+        if networks is None and place.is_file():
+            networks = file_sha256(place)
+        about = world.model_dump(mode="json", exclude={"weights", "faces"})
+        content["world"] = about | {"networks": networks}
     for name, folder in (("stage_one", stage_one), ("stage_two", stage_two)):
         try:
             content[name] = file_sha256(folder / WEIGHTS)

@@ -413,9 +413,9 @@ def metrics_file(path: Path, **changes: Any) -> Path:
     """A metrics.json with the gated figures only, of the bundle beside it."""
     bundle = small_bundle(path.parent / "bundle")
     values = {"id_similarity_selecting": 0.2, "reidentification_selecting": 0.01}
-    values |= {"detect_rate": 1.0, "source_id_loss": 0.05} | changes
+    values |= {"detect_rate": 1.0, "source_id_loss": 0.05, "fid": 2.0} | changes
     of = {key: {"mean": value, "std": 0.0} for key, value in values.items()}
-    measured = content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize)
+    measured = content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize, bundle.world)
     table = {"table1": {"adversarial": of}, "table2": {"swap": of}, "measured": measured}
     path.write_text(json.dumps(table))
     return path

@@ -20,7 +20,7 @@ from scipy.linalg import sqrtm
 from deid.anonymize import ModelPaths
 from deid.errors import DeidError
 from deid.evaluate.cells import TABLES, Bench, Cell, face_seeds, measure, pairing, produce
-from deid.evaluate.columns import Column, columns
+from deid.evaluate.columns import SELECTING, Column, columns, selecting
 from deid.evaluate.faces import HeldOut, detected, held_out_faces
 from deid.evaluate.metrics import (
     cosine,
@@ -263,7 +263,9 @@ def test_the_report_says_what_it_measured(report: Path, models: ModelPaths) -> N
 def test_every_column_names_its_network_and_what_part_it_had(report: Path) -> None:
     named = json.loads((report / "metrics.json").read_text())["about"]["networks"]
     shown = {column.key: column.network for table in TABLES for column in columns(table, WORLD)}
-    assert named == {key: vars(network) for key, network in shown.items()}
+    gated = {f"{name}_selecting": vars(selecting(WORLD)) for name in SELECTING}
+    assert named == {key: vars(network) for key, network in shown.items()} | gated
+    assert gated["id_similarity_selecting"]["name"] == "first"
     assert named["id_similarity"] == {"name": "second", "part": "no part in training or selection"}
     assert "trained" in named["id_similarity_attacked"]["part"]
     shared = replace(WORLD, metric_features=WORLD.perceptual, held_out={"first": WORLD.identity})

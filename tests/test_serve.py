@@ -2,11 +2,9 @@
 
 import base64
 import io
-import json
 import math
-import subprocess
-import sys
-from collections.abc import Iterator
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,87 +14,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
 
 import deid.batch.project
 import deid.tracking
 from deid.batch.bundle import Bundle
 from deid.errors import DeidError
-from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
+from deid.params import AnonymizeParams, Gates
 from deid.registry import promotion
 from deid.registry.bundle import content_sha256, read_bundle, write_bundle
+from deid.registry.files import files_state, local_files
 from deid.registry.gates import FIGURES, failed_gates, read_metrics
-from deid.registry.register import Registration, register, standing
-from deid.stage_files import WEIGHTS, content_of
-from deid.tracking import RUN_ID_FILE, git_commit, mlflow_client, tracked_run
-from tests.toy import toy_world
+from deid.registry.register import register, standing
+from deid.stage_files import WEIGHTS
+from deid.tracking import mlflow_client
+from tests.toy import picture, toy_world
+from tests.toy_registry import BETTER, Model, figures, make_bundle, model, store, write_metrics
 
-GOOD = {
-    "id_similarity_selecting": 0.2,
-    "reidentification_selecting": 0.01,
-    "detect_rate": 1.0,
-    "source_id_loss": 0.05,
-}
-BETTER = {"source_id_loss": 0.04}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One SQLite store for the module; each test has a model name of its own."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield folder
-
-
-def make_bundle(folder: Path, value: float) -> Bundle:
-    """A bundle whose networks hold one number."""
-    for name in ("stage_one", "stage_two", "weights"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        save_file({"w": np.full(4, value, np.float32)}, str(folder / name / WEIGHTS))
-    world = WorldParams(weights=folder / "weights")
-    return Bundle(folder / "stage_one", folder / "stage_two", world, AnonymizeParams())
-
-
-def write_metrics(path: Path, bundle: Bundle, **changes: float) -> Path:
-    """A metrics.json as `evaluate` writes it for `bundle`, with the gated figures only."""
-    values = figures(**changes)
-    content: dict[str, Any] = {
-        "measured": content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize)
-    }
-    for figure in FIGURES:
-        table, method, name = figure.key.split(".")
-        row = content.setdefault(table, {}).setdefault(method, {})
-        row[name] = {"mean": values[figure.key], "std": 0.01}
-    path.write_text(json.dumps(content))
-    return path
-
-
-class Model:
-    """A registered model of its own for one test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.params = folder, RegisterParams(model=folder.name)
-
-    def register(self, value: float, **figures: float) -> Registration:
-        bundle = make_bundle(self.folder / str(value), value)
-        metrics = write_metrics(self.folder / "metrics.json", bundle, **figures)
-        return register(self.params, bundle, metrics, self.folder / "out.json")
-
-    def aliases(self) -> dict[str, int]:
-        found = mlflow_client().get_registered_model(self.params.model).aliases
-        return {alias: int(version) for alias, version in found.items()}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Model:
-    return Model(tmp_path)
-
-
-def figures(**changes: float) -> dict[str, float]:
-    values = GOOD | changes
-    return {figure.key: values[figure.key.rsplit(".", 1)[1]] for figure in FIGURES}
+__all__ = ["model", "picture", "store"]
 
 
 def test_good_figures_pass_every_gate() -> None:
@@ -208,10 +142,11 @@ def test_the_first_version_is_champion_and_equal_content_is_never_doubled(model:
 def test_figures_of_another_model_or_other_settings_register_nothing(model: Model) -> None:
     bundle, other = (make_bundle(model.folder / str(v), v) for v in (1.0, 2.0))
     stronger = replace(bundle, anonymize=AnonymizeParams(pgd_steps=11))
+    elsewhere = replace(bundle, world=other.world)  # networks of the world were swapped since
     out = model.folder / "out.json"
-    for measured in (other, stronger):
+    for measured in (other, stronger, elsewhere):
         metrics = write_metrics(model.folder / "m.json", measured)
-        with pytest.raises(DeidError, match="measured on another model or other settings"):
+        with pytest.raises(DeidError, match="measured on another model, networks or settings"):
             register(model.params, bundle, metrics, out)
     assert not out.exists()
     assert promotion.champion_version(model.params.model) is None
@@ -238,36 +173,6 @@ def test_the_record_says_how_a_version_stands_now_and_not_when_it_was_written(
     assert standing(record).alias == "withdrawn"
     assert model.register(2.0, **BETTER).alias == "withdrawn"
     assert record.read_bytes() == written
-
-
-@pytest.mark.parametrize("resumed", ["promote", "rollback"])
-@pytest.mark.parametrize("moves", [1, 2])
-def test_a_promotion_killed_between_its_moves_never_loses_the_rollback(
-    model: Model, monkeypatch: pytest.MonkeyPatch, moves: int, resumed: str
-) -> None:
-    model.register(1.0)
-    model.register(2.0, **BETTER)
-    promotion.promote(model.params)
-    model.register(3.0, source_id_loss=0.03)
-    client, done = type(mlflow_client()), []
-    move = client.set_registered_model_alias
-
-    def dying(*args: Any) -> None:
-        move(*args)
-        done.append(args)
-        if len(done) == moves:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", dying)
-        with pytest.raises(KeyboardInterrupt):
-            promotion.promote(model.params)
-    if resumed == "promote":
-        assert "version 3 is champion; version 2 is previous" in promotion.promote(model.params)
-        assert model.aliases() == {"champion": 3, "previous": 2}
-    else:
-        assert "version 2 is champion again" in promotion.rollback(model.params)
-        assert model.aliases() == {"champion": 2}
 
 
 def test_a_failed_gate_moves_no_alias_and_says_why(model: Model) -> None:
@@ -312,16 +217,48 @@ def test_new_figures_of_the_same_content_count(model: Model) -> None:
     assert "version 2 is champion" in promotion.promote(model.params)
 
 
+def test_an_experiment_becomes_a_version_but_gets_no_alias_until_someone_promotes_it(
+    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model.register(1.0)
+    model.register(2.0, detect_rate=0.5)
+    before = model.aliases()
+    project = Path.cwd()
+    with monkeypatch.context() as patch:
+        patch.setenv("DVC_EXP_NAME", "wild-idea")
+        patch.setenv("DVC_ROOT", str(project))
+        patch.chdir(tmp_path_factory.mktemp("copy"))  # as `dvc exp run --temp` does
+        tried = model.register(3.0, **BETTER)
+        assert not list(Path.cwd().iterdir())
+    assert (tried.version, tried.alias, tried.validation) == (3, "", "passed")
+    assert model.aliases() == before == {"champion": 1, "challenger": 2}
+    version = mlflow_client().get_model_version(model.params.model, "3")
+    assert version.tags["experiment"] == "wild-idea"
+    assert standing(model.folder / "out.json").alias == ""
+    promotion.promote(model.params, "3")
+    assert model.aliases() == {"champion": 3, "previous": 1, "challenger": 2}
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_registering_again_puts_back_the_files_that_a_version_lost(
+    model: Model, damage: str
+) -> None:
+    done = model.register(1.0)
+    client = mlflow_client()
+    version = client.get_model_version(model.params.model, "1")
+    folder = local_files(client, version)
+    if damage == "gone":
+        shutil.rmtree(folder)
+    else:
+        (folder / "artifacts/bundle/stage_one" / WEIGHTS).write_bytes(b"no weights")
+    assert files_state(client, version) == damage
+    assert model.register(1.0) == done
+    assert files_state(client, version) == "whole"
+    assert len(client.search_model_versions(f"name='{model.params.model}'")) == 1
+
+
 def test_without_any_version_there_is_a_clear_error(model: Model) -> None:
     assert promotion.champion_bundle(model.params.model) is None
-
-
-def picture(seed: int = 0, side: int = 96) -> bytes:
-    """A PNG in whose middle the toy detector sees a face."""
-    noise = np.random.default_rng(seed).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(out, "PNG")
-    return out.getvalue()
 
 
 def pixels(data: bytes) -> Any:
@@ -369,6 +306,31 @@ def test_one_of_several_frames_is_served_where_that_is_asked_for(champion: Any) 
     assert list(champion.predict(sent, params=asked)["faces"]) == [1]
 
 
+def test_a_version_carries_its_code_its_card_an_example_and_no_strangers_package(
+    model: Model,
+) -> None:
+    model.register(1.0)
+    version = mlflow_client().get_model_version(model.params.model, "1")
+    folder = local_files(mlflow_client(), version)
+    asked = (folder / "requirements.txt").read_text().splitlines()
+    assert not [line for line in asked if re.split("[=<>]", line)[0] in ("deid", "face-deid")]
+    assert all("==" in line and "+" not in line for line in asked)
+    assert (folder / "code/deid/batch/pipeline.py").is_file()
+    assert not list((folder / "code").rglob("__pycache__"))
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert str(model.folder).encode() not in file.read_bytes(), file
+    found = mlflow.models.Model.load(folder)
+    example = found.load_input_example(str(folder))
+    assert Image.open(io.BytesIO(example["image"][0])).size == (96, 96)
+    assert {p.name for p in found.signature.params} >= {"method", "seed"}
+    card = (folder / "README.md").read_text()
+    assert version.description == card
+    for part in ("## Limits", "## Terms", "| swap reidentification | 0.01 | ≤ 0.05 |"):
+        assert part in card
+    assert mlflow_client().get_registered_model(model.params.model).description
+
+
 def test_rest_takes_and_gives_base64(champion: Any) -> None:
     from fastapi.testclient import TestClient
     from mlflow.pyfunc.scoring_server import init
@@ -388,56 +350,3 @@ def test_rest_takes_and_gives_base64(champion: Any) -> None:
     assert base64.b64decode(row["image"]) == expected["image"][0]
     assert refused.status_code >= 400
     assert "image" not in refused.json()
-
-
-def stage(folder: Path, step: int, error: BaseException | None = None) -> str:
-    """A stage that logs one loss, and dies of `error` if there is one; returns its run."""
-    with tracked_run("stage", {"a": {"b": 1}}, folder) as run:
-        run.metrics(step, loss=1.0 / (step + 1))
-        if error is not None:
-            raise error
-    return run.run_id
-
-
-def test_a_killed_stage_goes_on_in_its_run_and_a_finished_one_does_not(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        stage(tmp_path, 0, KeyboardInterrupt())
-    begun = (tmp_path / RUN_ID_FILE).read_text()
-    assert stage(tmp_path, 1) == begun
-    assert not (tmp_path / RUN_ID_FILE).exists()
-    client = mlflow_client()
-    run = client.get_run(begun)
-    assert (run.info.status, run.data.params) == ("FINISHED", {"a.b": "1"})
-    assert run.data.tags["stage"] == "stage"
-    history = sorted(client.get_metric_history(begun, "loss"), key=lambda metric: metric.step)
-    assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5)]
-    assert stage(tmp_path, 0) != begun
-
-
-def test_processes_that_start_together_share_one_new_store(tmp_path: Path) -> None:
-    code = "from deid.tracking import mlflow_client; mlflow_client()"
-    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
-    assert [process.wait(300) for process in both] == [0, 0]
-
-
-def test_a_run_says_whether_its_commit_is_all_of_its_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert git_commit() is None
-    (tmp_path / "code.py").write_text("1")
-    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "one"]):
-        subprocess.run(["git", *words], check=True)
-    clean = git_commit()
-    assert clean is not None
-    assert len(clean) == 40
-    (tmp_path / "code.py").write_text("2")
-    assert git_commit() == f"{clean}-dirty"
-
-
-def test_a_failed_stage_is_a_failed_run_with_its_metrics(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="boom"):
-        stage(tmp_path, 0, ValueError("boom"))
-    run = mlflow_client().get_run((tmp_path / RUN_ID_FILE).read_text())
-    assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 1.0})

@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command()(run.run)
 app.add_typer(weights.app, name="weights")
 app.add_typer(audit.app, name="audit")
+app.add_typer(registry.app, name="registry")
 for stage in (stages.sample, stages.validate, stages.stage_one, stages.stage_two):
     app.command()(stage)
 for stage in (stages.evaluate, stages.report):

@@ -1,9 +1,12 @@
 """The stages of the pipeline, as `dvc.yaml` runs them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from deid.params import Params
 
 LATENTS = Path("data/latents")
 VALIDATION = Path("data/validation")
@@ -20,18 +23,25 @@ def sample(params: ParamsFile = PARAMS) -> None:
     """Draw the (image, w) pairs from the generator, into data/latents."""
     from deid.latents.sample import sample
     from deid.params import load_params
+    from deid.tracking import tracked_run
 
     p = load_params(params)
-    sample(p.sample, p.world, LATENTS)
+    settings = {"sample": p.sample.model_dump(mode="json"), **_world(p)}
+    with tracked_run("sample", settings):
+        sample(p.sample, p.world, LATENTS)
 
 
 def validate(params: ParamsFile = PARAMS) -> None:
     """Check the pairs, into data/validation; a failed expectation is an error that names it."""
     from deid.latents.validate import validate
     from deid.params import load_params
+    from deid.tracking import tracked_run
 
     p = load_params(params)
-    validate(p.validate_, p.world, LATENTS, VALIDATION)
+    settings = {"validate": p.validate_.model_dump(mode="json"), **_world(p)}
+    with tracked_run("validate", settings) as run:
+        validate(p.validate_, p.world, LATENTS, VALIDATION)
+        run.artifact(VALIDATION / "validation.json")
 
 
 def stage_one(params: ParamsFile = PARAMS) -> None:
@@ -78,3 +88,8 @@ def report(params: ParamsFile = PARAMS) -> None:
 
     p = load_params(params)
     report(p.evaluate, p.anonymize, p.world, REPORTS)
+
+
+def _world(params: "Params") -> dict[str, Any]:
+    """Which networks, without where they lie on this machine."""
+    return {"world": params.world.model_dump(mode="json", exclude={"weights", "faces", "files"})}

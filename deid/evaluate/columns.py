@@ -70,6 +70,15 @@ def columns(table: str, world: World) -> list[Column]:
     ]
 
 
+SELECTING = ("id_similarity", "reidentification")
+"""Figures that promotion gates read as the selecting recognizer has them."""
+
+
+def selecting(world: World) -> Network:
+    """The recognizer that promotion gates look at."""
+    return Network(world.selecting, "no part in training; picks the champion")
+
+
 def networks(world: World) -> tuple[Network, Network, Network, Network]:
     """What measures distances, identity of strangers' eyes, identity as trained, and detection."""
     independent = "no part in training or selection"

@@ -12,7 +12,7 @@ import torch
 
 from deid.anonymize import ModelPaths
 from deid.evaluate.cells import TABLES, Bench, Cell
-from deid.evaluate.columns import columns
+from deid.evaluate.columns import SELECTING, columns, selecting
 from deid.evaluate.plots import draw_figures
 from deid.evaluate.spread import Cells, share_out
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
@@ -58,7 +58,7 @@ def evaluate(
             if on_cpu and jobs > 1:
                 open_ = partial(_open, world_params, models, anonymize, params.batch_size)
                 share_out(open_, params, work / CELLS, jobs)
-            metrics = evaluate_world(params, anonymize, world, models, work)
+            metrics = evaluate_world(params, anonymize, world, models, work, world_params)
             run.metrics(0, **flatten(metrics))
             for name in ("metrics.json", "figures"):
                 run.artifact(work / name)
@@ -71,6 +71,7 @@ def evaluate_world(
     world: World,
     models: ModelPaths,
     work: Path,
+    world_params: WorldParams | None = None,
 ) -> Metrics:
     """Everything of `evaluate` but tracking and staging; `work` keeps the finished cells."""
     bench = Bench(world, models, anonymize, params.batch_size)
@@ -82,7 +83,8 @@ def evaluate_world(
             column.key: asdict(column.network)
             for table in TABLES
             for column in columns(table, world)
-        },
+        }
+        | {f"{name}_selecting": asdict(selecting(world)) for name in SELECTING},
         "world": world.name,
         "fid": world.metric_features.fid_label,
         "lpips": world.metric_features.lpips_label,
@@ -91,7 +93,7 @@ def evaluate_world(
         "repetitions": params.seeds,
     }
     assert models.stage_two is not None, "every table has the adversarial mapping"
-    measured = content_of(models.stage_one, models.stage_two, anonymize)
+    measured = content_of(models.stage_one, models.stage_two, anonymize, world_params)
     content = {"about": about, "measured": measured, **metrics}
     write_atomically(work / "metrics.json", json.dumps(content, indent=2).encode() + b"\n")
     first = {method: cell for (_, method, seed), cell in cells.items() if seed == 0}

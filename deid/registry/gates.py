@@ -28,6 +28,17 @@ class Figure:
         """How much worse `value` is; negative when it is better."""
         return than - value if self.higher_is_better else value - than
 
+    @property
+    def short(self) -> str:
+        """For the head of a table."""
+        _, method, name = self.key.split(".")
+        return f"{method} {name.removesuffix('_selecting').replace('_', ' ')}"
+
+    def limit(self, gates: Gates) -> dict[str, object]:
+        """Its gate, and what it must reach."""
+        sign = "≥" if self.higher_is_better else "≤"
+        return {"gate": self.gate, "sign": sign, "limit": float(getattr(gates, self.gate))}
+
     def best(self, values: Iterable[float]) -> float:
         """The best of `values`; NaN where there is none or one is not a number."""
         known = list(values)
@@ -44,12 +55,23 @@ FIGURES = (
     Figure("max_reidentification", "table2.swap.reidentification_selecting"),
     Figure("min_detect_rate", "table2.swap.detect_rate", higher_is_better=True),
     Figure("max_source_id_loss", "table2.swap.source_id_loss"),
+    Figure("max_fid", "table1.adversarial.fid"),
+    Figure("max_fid", "table2.swap.fid"),
 )
 
 
-def read_metrics(path: Path) -> tuple[dict[str, float], object]:
-    """`metrics.json` as dotted keys (of `{mean, std}` the mean is at the key itself), and what was
-    measured (`measured`).
+@dataclass(frozen=True)
+class Metrics:
+    """What `metrics.json` says."""
+
+    figures: dict[str, float]  # by dotted key; of `{mean, std}` the mean is at the key itself
+    measured: object  # the content that they hold for
+    held_out: str  # the faces that they were measured on
+    networks: Mapping[str, Mapping[str, str]]  # figure → which network measured it, and its part
+
+
+def read_metrics(path: Path) -> Metrics:
+    """`metrics.json`, checked.
 
     Errors: `DeidError` for a missing or unreadable file, or a gated figure that is missing or not
     finite.
@@ -62,7 +84,9 @@ def read_metrics(path: Path) -> tuple[dict[str, float], object]:
         raise DeidError(
             f"{path}: not readable as JSON ({error}); run `dvc repro -f evaluate`"
         ) from None
-    measured = content.pop("measured", None) if isinstance(content, dict) else None
+    known = isinstance(content, dict)
+    measured = content.pop("measured", None) if known else None
+    about = content.pop("about", {}) if known else {}
     flat = _numbers(content)
     for figure in FIGURES:
         if figure.key not in flat:
@@ -71,7 +95,16 @@ def read_metrics(path: Path) -> tuple[dict[str, float], object]:
             raise DeidError(
                 f"{path}: {figure.key} is {flat[figure.key]}; train again, then run `dvc repro`"
             )
-    return flat, measured
+    return Metrics(flat, measured, _held_out(about), about.get("networks", {}))
+
+
+def _held_out(about: Mapping[str, object]) -> str:
+    if "images" not in about:
+        return ""
+    return (
+        f"{about['images']} faces of {about['identities']} people of the world {about['world']}, "
+        f"{about['repetitions']} times"
+    )
 
 
 def gated(metrics: Figures) -> dict[str, float]:

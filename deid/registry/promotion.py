@@ -1,31 +1,40 @@
 """The alias `champion`: who holds it, who gets it, and the way back."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.params import RegisterParams
-from deid.registry.bundle import read_bundle
+from deid.registry.files import find_version, registered
 from deid.registry.gates import failed_gates, metrics_table
+from deid.registry.moves import PROMOTION, RETIREMENT, ROLLBACK, Move, make, moving
 from deid.registry.versions import (
     CHALLENGER,
     CHAMPION,
     FIRST,
+    HELD_OUT,
+    PASSED,
     PREVIOUS,
     PROMOTED,
+    RETIRED,
     VALIDATION,
     WITHDRAWN,
     aliases_of,
     figures_of,
+    is_usable,
     tag_validation,
+    versions_of,
 )
-from deid.tracking import mlflow_client, store_errors, tracking_uri
+from deid.tracking import mlflow_client, store_errors
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
+
+ATTEMPTS = 3  # to judge a challenger before the champion changes once more
 
 
 @dataclass(frozen=True)
@@ -35,94 +44,223 @@ class Contest:
     challenger: int
     failures: list[str]
     table: str
+    champion: int | None = None
 
 
 @store_errors()
-def contest(params: RegisterParams) -> Contest:
-    """Hold the challenger against the gates and the champion; changes nothing but its tags."""
-    client = mlflow_client()
-    aliases = aliases_of(client, params.model)
-    if CHALLENGER not in aliases:
-        raise DeidError(
-            f"{params.model}: there is no challenger; train another model with `dvc repro`"
-        )
-    challenger = client.get_model_version(params.model, aliases[CHALLENGER])
-    promoted = _promoted(client, params.model, aliases)
+def contest(params: RegisterParams, version: str = CHALLENGER) -> Contest:
+    """Hold a version (by alias or number) against the gates and the champion; changes nothing but
+    its tags."""
+    client, model = mlflow_client(), params.model
+    aliases = aliases_of(client, model)
+    if version == CHALLENGER and CHALLENGER not in aliases:
+        raise DeidError(f"{model}: there is no challenger; train another model with `dvc repro`")
+    challenger = find_version(client, model, version)
+    champion = aliases.get(CHAMPION)
+    if str(challenger.version) == champion:
+        raise DeidError(f"{model} version {champion} is {CHAMPION} already; nothing changed")
+    if reason := challenger.tags.get(RETIRED):
+        raise DeidError(f"{model} version {challenger.version} is retired: {reason}")
+    promoted = _promoted(client, model, aliases, str(challenger.version))
     figures = figures_of(challenger)
     failures = failed_gates(params.gates, figures, promoted)
-    tag_validation(client, challenger, failures)
+    failures += _measured_elsewhere(client, challenger, champion)
+    limit = params.gates.max_slowdown
+    if not failures and champion is not None and limit is not None:
+        failures = _too_slow(client, challenger, champion, limit)
+    if challenger.tags.get(VALIDATION) != WITHDRAWN:
+        tag_validation(client, challenger, failures)
     table = metrics_table(params.gates, figures, promoted[-1] if promoted else None)
-    return Contest(int(challenger.version), failures, table)
+    return Contest(int(challenger.version), failures, table, int(champion) if champion else None)
+
+
+def _measured_elsewhere(
+    client: "MlflowClient", challenger: "ModelVersion", champion: str | None
+) -> list[str]:
+    """Figures of other faces do not compare."""
+    if champion is None:
+        return []
+    mine = challenger.tags.get(HELD_OUT, "")
+    theirs = client.get_model_version(challenger.name, champion).tags.get(HELD_OUT, "")
+    if mine == theirs:
+        return []
+    return [
+        f"held-out faces: measured on {mine or 'unknown ones'}, the champion on "
+        f"{theirs or 'unknown ones'}; `deid registry measure champion` measures it on the same"
+    ]
+
+
+def _too_slow(
+    client: "MlflowClient", challenger: "ModelVersion", champion: str, limit: float
+) -> list[str]:
+    """Times both, which takes the networks of both; the ratios stay as tags of the challenger."""
+    from deid.registry.latency import failures, slowdowns
+
+    model, number = challenger.name, str(challenger.version)
+    ratios = slowdowns(registered(number, model).bundle, registered(champion, model).bundle)
+    for method, ratio in ratios.items():
+        tag = f"slowdown.{method}.against_{champion}"
+        client.set_model_version_tag(model, number, tag, f"{ratio:.4g}")
+    return failures(ratios, limit, champion)
 
 
 def _promoted(
-    client: "MlflowClient", model: str, aliases: Mapping[str, str]
+    client: "MlflowClient", model: str, aliases: Mapping[str, str], challenger: str
 ) -> list[dict[str, float]]:
-    """The figures of every version that was champion and was not withdrawn; the champion's last."""
+    """The figures of every other version that was champion and is still to be used; the champion's
+    last."""
     champions = {aliases[name] for name in (CHAMPION, PREVIOUS) if name in aliases}
     versions = [
         version
-        for version in client.search_model_versions(f"name='{model}'")
-        if version.tags.get(VALIDATION) != WITHDRAWN
-        if PROMOTED in version.tags or str(version.version) in champions
+        for number, version in versions_of(client, model).items()
+        if is_usable(version)
+        if number != challenger
+        if PROMOTED in version.tags or number in champions
     ]
     versions.sort(key=lambda v: (str(v.version) == aliases.get(CHAMPION), int(v.version)))
     return [figures_of(version) for version in versions]
 
 
 @store_errors()
-def promote(params: RegisterParams) -> str:
-    """Make the challenger champion if it passes every gate; returns what was done.
+def promote(params: RegisterParams, version: str = CHALLENGER, why: str = "") -> str:
+    """Make a version champion, by number or as challenger, if it passes every gate; says what was
+    done. One that was rolled back can come back so.
 
-    Errors: `DeidError` that names the failed gates with their figures; no alias moves then.
+    A promotion that was killed is made to its end. Errors: `DeidError` that names the failed gates
+    with their figures; no alias moves then.
     """
     client, model = mlflow_client(), params.model
-    if done := _finish_promotion(client, model):
-        return done
-    judged = contest(params)
-    if judged.failures:
-        raise DeidError(
-            f"{model} version {judged.challenger} stays {CHALLENGER}: "
-            f"{'; '.join(judged.failures)}; train a better one or change register.gates"
-        )
-    old = aliases_of(client, model).get(CHAMPION, FIRST)
-    client.set_model_version_tag(model, str(judged.challenger), PROMOTED, old)
-    client.set_registered_model_alias(model, CHAMPION, str(judged.challenger))
-    return _finish_promotion(client, model) or f"{model} version {judged.challenger} is {CHAMPION}"
+    for _ in range(ATTEMPTS):
+        with _moving(client, model) as unfinished:
+            asked = (CHALLENGER, unfinished.version) if unfinished else ()
+            if unfinished and unfinished.what == PROMOTION and version in asked:
+                return told(model, unfinished)
+        judged = contest(params, version)
+        if judged.failures:
+            stays = CHALLENGER if version == CHALLENGER else "as it is"
+            raise DeidError(
+                f"{model} version {judged.challenger} stays {stays}: "
+                f"{'; '.join(judged.failures)}; train a better one or change register.gates"
+            )
+        with _moving(client, model):
+            aliases = aliases_of(client, model)
+            champion = None if judged.champion is None else str(judged.champion)
+            if aliases.get(CHAMPION) == champion:
+                move = promotion(aliases, str(judged.challenger), why)
+                return told(model, make(client, model, move))
+    raise DeidError(f"{model}: the champion changed {ATTEMPTS} times meanwhile; try again")
 
 
-def _finish_promotion(client: "MlflowClient", model: str) -> str | None:
-    """What follows the move of `champion`, also where a promotion was killed there; None where none
-    is unfinished. The version itself says after which it came, so that no kill loses the way back.
-    """
-    aliases = aliases_of(client, model)
-    version = aliases.get(CHAMPION)
-    if version is None or aliases.get(CHALLENGER) != version:
-        return None
-    old = client.get_model_version(model, version).tags.get(PROMOTED, FIRST)
-    if old != FIRST:
-        client.set_registered_model_alias(model, PREVIOUS, old)
-    client.delete_registered_model_alias(model, CHALLENGER)
-    before = f"; version {old} is {PREVIOUS}" if old != FIRST else ""
-    return f"{model} version {version} is {CHAMPION}{before}"
+def promotion(aliases: Mapping[str, str], version: str, why: str) -> Move:
+    """The move that makes `version` champion, from how the aliases stand."""
+    before = aliases.get(CHAMPION)
+    after: dict[str, str | None] = {CHAMPION: version}
+    if before is not None:
+        after[PREVIOUS] = before
+    if aliases.get(CHALLENGER) == version:
+        after[CHALLENGER] = None
+    tags = {version: {PROMOTED: before or FIRST, VALIDATION: PASSED}}
+    return Move(PROMOTION, version, before, version, why, after, tags)
 
 
 @store_errors()
-def rollback(params: RegisterParams) -> str:
-    """Give `champion` back to `previous`; the version that had it is withdrawn for good."""
-    client = mlflow_client()
-    _finish_promotion(client, params.model)
-    aliases = aliases_of(client, params.model)
-    if PREVIOUS not in aliases:
-        raise DeidError(f"{params.model}: no previous champion to go back to; nothing changed")
-    withdrawn, restored = aliases.get(CHAMPION), aliases[PREVIOUS]
-    client.set_registered_model_alias(params.model, CHAMPION, restored)
-    client.delete_registered_model_alias(params.model, PREVIOUS)
-    if withdrawn not in (None, restored):
-        client.set_model_version_tag(params.model, withdrawn, VALIDATION, WITHDRAWN)
-    return (
-        f"{params.model} version {restored} is {CHAMPION} again; version {withdrawn} is {WITHDRAWN}"
-    )
+def rollback(params: RegisterParams, to: str | None = None, why: str = "") -> str:
+    """Give `champion` back to `previous`, or to any version that once had it; says what was done.
+
+    The version that had it is withdrawn, so that no retraining brings it back; `promote` with its
+    number does. A rollback that was killed is made to its end.
+    """
+    client, model = mlflow_client(), params.model
+    with _moving(client, model) as unfinished:
+        if unfinished and unfinished.what == ROLLBACK and to in (None, unfinished.version):
+            return told(model, unfinished)
+        aliases = aliases_of(client, model)
+        champion = aliases.get(CHAMPION)
+        versions = versions_of(client, model)
+        target = to or aliases.get(PREVIOUS)
+        if target is None:
+            raise DeidError(f"{model}: no previous champion to go back to; nothing changed")
+        number = str(find_version(client, model, target).version)
+        if number == champion:
+            raise DeidError(f"{model} version {number} is {CHAMPION} already; nothing changed")
+        if PROMOTED not in versions[number].tags and number != aliases.get(PREVIOUS):
+            raise DeidError(
+                f"{model} version {number} never was {CHAMPION}; `deid registry promote {number}` "
+                "makes it that, if it passes the gates"
+            )
+        if reason := versions[number].tags.get(RETIRED):
+            raise DeidError(f"{model} version {number} is retired: {reason}")
+        after: dict[str, str | None] = {
+            CHAMPION: number,
+            PREVIOUS: _before(number, versions, {champion or ""}),
+        }
+        tags = {number: {VALIDATION: PASSED}}
+        if champion is not None:
+            tags[champion] = {VALIDATION: WITHDRAWN}
+        move = Move(ROLLBACK, number, champion, number, why, after, tags)
+        return told(model, make(client, model, move))
+
+
+def _before(version: str, versions: Mapping[str, "ModelVersion"], out: set[str]) -> str | None:
+    """The champion before `version` that may still be used; those in `out` may not."""
+    seen = {version}
+    while True:
+        version = versions[version].tags.get(PROMOTED, FIRST)
+        if version not in versions or version in seen:
+            return None
+        if version not in out and is_usable(versions[version]):
+            return version
+        seen.add(version)
+
+
+@store_errors()
+def retire(params: RegisterParams, version: str, why: str) -> str:
+    """Let nobody use a version any more; its files and its history stay. `DeidError` for the
+    champion, which something must replace first."""
+    client, model = mlflow_client(), params.model
+    with _moving(client, model) as unfinished:
+        aliases = aliases_of(client, model)
+        number = str(find_version(client, model, version).version)
+        if unfinished and (unfinished.what, unfinished.version) == (RETIREMENT, number):
+            return told(model, unfinished)
+        if number == aliases.get(CHAMPION):
+            raise DeidError(
+                f"{model} version {number} is {CHAMPION}; promote another or roll back first"
+            )
+        after: dict[str, str | None] = {}
+        if number == aliases.get(CHALLENGER):
+            after[CHALLENGER] = None
+        if number == aliases.get(PREVIOUS):
+            out = {number, aliases.get(CHAMPION, "")}
+            after[PREVIOUS] = _before(number, versions_of(client, model), out)
+        champion = aliases.get(CHAMPION)
+        tags = {number: {RETIRED: why or "no reason given"}}
+        move = Move(RETIREMENT, number, champion, champion, why, after, tags)
+        return told(model, make(client, model, move))
+
+
+def _moving(client: "MlflowClient", model: str) -> AbstractContextManager[Move | None]:
+    """`moving`, of a model that there is."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise DeidError(f"{model}: nothing is registered; run `dvc repro` first") from None
+    return moving(client, model)
+
+
+def told(model: str, move: Move) -> str:
+    """A move as a person reads it."""
+    if move.what == RETIREMENT:
+        return f"{model} version {move.version} is {RETIRED}"
+    if move.what == ROLLBACK:
+        withdrawn = f"; version {move.before} is {WITHDRAWN}" if move.before else ""
+        return f"{model} version {move.after} is {CHAMPION} again{withdrawn}"
+    before = f"; version {move.before} is {PREVIOUS}" if move.before else ""
+    return f"{model} version {move.after} is {CHAMPION}{before}"
 
 
 @store_errors()
@@ -135,13 +273,4 @@ def champion_version(model: str) -> int | None:
 @store_errors()
 def champion_bundle(model: str) -> Bundle | None:
     """The champion's files, local (downloaded if need be); None without a champion."""
-    version = champion_version(model)
-    if version is None:
-        return None
-    import mlflow
-
-    client = mlflow_client()
-    uri = client.get_model_version_download_uri(model, str(version))
-    mlflow.set_tracking_uri(tracking_uri())
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    return read_bundle(folder / "artifacts" / "bundle")
+    return None if champion_version(model) is None else registered(CHAMPION, model).bundle

@@ -1,13 +1,13 @@
 """Make what was trained and evaluated a version of the registered model.
 
 The first version that passes its gates becomes champion at once: there is nothing to lose to. Equal
-content is the same version, however often it is registered.
+content is the same version, however often it is registered; where its files were lost, they are put
+back. What `dvc exp run` trained becomes a version without an alias.
 """
 
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,34 +17,52 @@ from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.params import RegisterParams
 from deid.registry.bundle import content_sha256, write_bundle
-from deid.registry.gates import failed_gates, gated, read_metrics
+from deid.registry.card import INTENDED, model_card
+from deid.registry.files import CHANGED, GONE, files_state
+from deid.registry.gates import Metrics, failed_gates, gated, read_metrics
+from deid.registry.moves import make, moving
+from deid.registry.promotion import promotion
 from deid.registry.versions import (
     CHALLENGER,
     CHAMPION,
     CONTENT,
-    FIRST,
+    HELD_OUT,
+    PASSED,
     PROMOTED,
+    RETIRED,
     VALIDATION,
     WITHDRAWN,
     aliases_of,
     tag_validation,
+    versions_of,
 )
 from deid.stage_files import content_of
 from deid.storage.staging import prepare, write_atomically
-from deid.tracking import RUN_ID_FILE, git_commit, mlflow_client, store_errors, tracked_run
+from deid.tracking import (
+    RUN_ID_FILE,
+    Tracker,
+    experiment,
+    git_commit,
+    mlflow_client,
+    store_errors,
+    tracked_run,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
 ARTIFACT = "model"
+LONGEST = 5000  # characters of a description; the whole card lies in the artifact
+EXPERIMENT = "experiment"
+"""The tag of a version that `dvc exp run` made: the experiment's name."""
 RECORDED = ("model", "version", "content_sha256")  # of a `Registration`, what never changes
 
 
 @dataclass(frozen=True)
 class Registration:
     """A registered version and how it stands: `alias` is champion, challenger, previous, withdrawn
-    after a rollback, or empty."""
+    after a rollback, retired, or empty."""
 
     model: str
     version: int
@@ -61,11 +79,13 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
     registered then. A killed call resumes its run when called again, and makes no second version.
     `out` says which version holds the content, not how it stands, which changes: `standing` asks.
     """
-    figures, measured = read_metrics(metrics)
-    if measured != content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize):
+    read = read_metrics(metrics)
+    if read.measured != content_of(
+        bundle.stage_one, bundle.stage_two, bundle.anonymize, bundle.world
+    ):
         raise DeidError(
-            f"{metrics}: measured on another model or other settings than those to be registered; "
-            "run `dvc repro evaluate` first"
+            f"{metrics}: measured on another model, networks or settings than those to be "
+            "registered; run `dvc repro evaluate` first"
         )
     content = content_sha256(bundle)
     client = mlflow_client()
@@ -76,10 +96,14 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
     try:
         _ensure_model(client, params.model)
         version = _version_with(client, params.model, content)
+        card = model_card(params.model, bundle, read, params.gates, content)
         if version is None or (work / RUN_ID_FILE).is_file():
-            version = _create_version(client, params, bundle, content, figures, work)
-        validation = _record_figures(client, params, version, figures)
-        alias = _place(client, params.model, version, validation)
+            version = _create_version(client, params, bundle, content, read, card, work)
+        elif files_state(client, version) in (GONE, CHANGED):
+            _put_back(client, version, bundle, card)
+        validation = record_figures(client, params, version, read)
+        with moving(client, params.model):
+            alias = _place(client, params.model, version, validation)
         done = Registration(params.model, int(version.version), alias, content, validation)
         record = {key: value for key, value in asdict(done).items() if key in RECORDED}
         write_atomically(out, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
@@ -98,26 +122,25 @@ def standing(record: Path) -> Registration:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DeidError(f"{record}: not readable ({error}); run `dvc repro -f register`") from None
     client = mlflow_client()
-    validation = client.get_model_version(model, str(version)).tags.get(VALIDATION, "")
+    found = client.get_model_version(model, str(version))
     aliases = [name for name, held in aliases_of(client, model).items() if held == str(version)]
-    alias = WITHDRAWN if validation == WITHDRAWN else next(iter(sorted(aliases)), "")
-    return Registration(model, int(version), alias, sha256, validation)
+    alias = _barred(found) or next(iter(sorted(aliases)), "")
+    return Registration(model, int(version), alias, sha256, found.tags.get(VALIDATION, ""))
 
 
 def _ensure_model(client: "MlflowClient", model: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(model)
+        client.create_registered_model(model, description=INTENDED)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 
 def _version_with(client: "MlflowClient", model: str, content: str) -> "ModelVersion | None":
-    versions = client.search_model_versions(f"name='{model}'")
-    same = [version for version in versions if version.tags.get(CONTENT) == content]
-    return min(same, key=lambda version: int(version.version), default=None)
+    versions = versions_of(client, model).values()
+    return next((version for version in versions if version.tags.get(CONTENT) == content), None)
 
 
 def _create_version(
@@ -125,35 +148,59 @@ def _create_version(
     params: RegisterParams,
     bundle: Bundle,
     content: str,
-    figures: Mapping[str, float],
+    read: Metrics,
+    card: str,
     work: Path,
 ) -> "ModelVersion":
     """A version from a run of its own; `work` knows the run of a call that was killed."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        tracked_run("register", params.model_dump(mode="json"), resume=work) as run,
+    ):
+        if known := _version_with(client, params.model, content):
+            return known  # the killed call came so far, and its run ends here
+        run.artifact(_packed(bundle, Path(scratch), card))
+        run.metrics(0, **read.figures)
+        run.flush()  # a version without its figures must not be
+        tags = {CONTENT: content, "deid_version": __version__}
+        if commit := git_commit():
+            tags["git_commit"] = commit
+        if name := experiment():
+            tags[EXPERIMENT] = name
+        source = f"{client.get_run(run.run_id).info.artifact_uri}/{ARTIFACT}"
+        return client.create_model_version(
+            params.model, source, run_id=run.run_id, tags=tags, description=card[:LONGEST]
+        )
+
+
+def _put_back(client: "MlflowClient", version: "ModelVersion", bundle: Bundle, card: str) -> None:
+    """The files of a version that lost them, of the same content, to where they were."""
+    run_id, place = str(version.run_id), str(version.source)
+    if place != f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}":
+        raise DeidError(
+            f"{version.name} version {version.version}: its files are gone from {place}, which is "
+            "not where its run keeps them; put them back there"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        Tracker(client, run_id).artifact(_packed(bundle, Path(scratch), card))
+
+
+def _packed(bundle: Bundle, scratch: Path, card: str) -> Path:
+    """`bundle` as an MLflow model's folder."""
     from deid.registry.packaging import save_pyfunc
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, packed = Path(scratch) / "bundle", Path(scratch) / ARTIFACT
-        write_bundle(bundle, folder)
-        with tracked_run("register", params.model_dump(mode="json"), resume=work) as run:
-            if known := _version_with(client, params.model, content):
-                return known  # the killed call came so far, and its run ends here
-            save_pyfunc(folder, packed)
-            run.artifact(packed)
-            run.metrics(0, **figures)
-            run.flush()  # a version without its figures must not be
-            tags = {CONTENT: content, "deid_version": __version__}
-            if commit := git_commit():
-                tags["git_commit"] = commit
-            source = f"{client.get_run(run.run_id).info.artifact_uri}/{ARTIFACT}"
-            return client.create_model_version(params.model, source, run_id=run.run_id, tags=tags)
+    folder, packed = scratch / "bundle", scratch / ARTIFACT
+    write_bundle(bundle, folder)
+    save_pyfunc(folder, packed, card)
+    return packed
 
 
-def _record_figures(
-    client: "MlflowClient",
-    params: RegisterParams,
-    version: "ModelVersion",
-    figures: Mapping[str, float],
+def record_figures(
+    client: "MlflowClient", params: RegisterParams, version: "ModelVersion", read: Metrics
 ) -> str:
+    """Give a version its gated figures, and the verdict on them, which is returned."""
+    figures = read.figures
+    client.set_model_version_tag(params.model, version.version, HELD_OUT, read.held_out)
     for key, value in gated(figures).items():
         client.set_model_version_tag(params.model, version.version, key, repr(value))
     if version.tags.get(VALIDATION) == WITHDRAWN:
@@ -162,13 +209,23 @@ def _record_figures(
 
 
 def _place(client: "MlflowClient", model: str, version: "ModelVersion", validation: str) -> str:
-    champion = aliases_of(client, model).get(CHAMPION)
-    if champion == str(version.version):
+    aliases = aliases_of(client, model)
+    if aliases.get(CHAMPION) == str(version.version):
         return CHAMPION
-    if validation == WITHDRAWN:  # or a nightly retraining would undo every rollback
-        return WITHDRAWN
-    alias = CHAMPION if champion is None and validation == "passed" else CHALLENGER
-    if alias == CHAMPION:
-        client.set_model_version_tag(model, version.version, PROMOTED, FIRST)
-    client.set_registered_model_alias(model, alias, version.version)
-    return alias
+    if experiment():  # who finds it good promotes it by its number
+        return ""
+    if barred := _barred(version):  # or a nightly retraining would undo every rollback
+        return barred
+    first = not any(PROMOTED in other.tags for other in versions_of(client, model).values())
+    if first and CHAMPION not in aliases and validation == PASSED:
+        make(client, model, promotion(aliases, str(version.version), "the first to pass its gates"))
+        return CHAMPION
+    client.set_registered_model_alias(model, CHALLENGER, version.version)
+    return CHALLENGER
+
+
+def _barred(version: "ModelVersion") -> str:
+    """Why a version gets no alias by itself: withdrawn by a rollback, or retired; else empty."""
+    if version.tags.get(RETIRED):
+        return RETIRED
+    return WITHDRAWN if version.tags.get(VALIDATION) == WITHDRAWN else ""

@@ -14,9 +14,9 @@ from deid.batch.bundle import SETTINGS, STAGE_ONE, STAGE_TWO, Bundle, shipped_fo
 from deid.batch.project import local_bundle
 from deid.params import load_params
 from deid.registry.bundle import settings_of
+from deid.registry.card import license_of
 from deid.stage_files import DESCRIPTION, read_stage, write_stage
 from deid.storage.staging import write_atomically
-from deid.weights.catalog import find, needs
 from deid.worlds import load_world
 from deid.worlds.world import World
 
@@ -42,15 +42,8 @@ def _halved(source: Path, stage: str, world: World, folder: Path, below: str | N
         kept["stage_one_sha256"] = below
     target = folder / stage
     target.mkdir(parents=True, exist_ok=True)
-    write_stage(target, stage, world, halved, {**kept, "license": _license(world)})
+    write_stage(target, stage, world, halved, {**kept, "license": license_of(world.name)})
     return str(json.loads((target / DESCRIPTION).read_text())["sha256"])
-
-
-def _license(world: World) -> str:
-    """The terms of the generator from whose pictures the stages learned."""
-    files = needs(world.name).get("generator", ())
-    terms = dict.fromkeys(find(file).license for file in files)
-    return f"learned from a generator under: {'; '.join(terms)}" if terms else "MIT"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CONTENT, VALIDATION, REASON = "content_sha256", "validation", "validation_reason"
-WITHDRAWN = "withdrawn"
+PASSED, FAILED, WITHDRAWN = "passed", "failed", "withdrawn"
+HELD_OUT = "held_out"
+"""The tag of what a version's figures were measured on."""
+RETIRED = "retired"
+"""The tag of a version that nobody may use any more: why."""
 PROMOTED, FIRST = "promoted_after", "none"
 """The tag of a version that was made champion: which one was before it. It stays: the best of those
 that have it is the mark to reach."""
@@ -30,8 +34,24 @@ def aliases_of(client: "MlflowClient", model: str) -> dict[str, str]:
         raise
 
 
+def versions_of(client: "MlflowClient", model: str) -> dict[str, "ModelVersion"]:
+    """Number → version, the oldest first."""
+    found: list[ModelVersion] = []
+    page = client.search_model_versions(f"name='{model}'")
+    found += page
+    while page.token:
+        page = client.search_model_versions(f"name='{model}'", page_token=page.token)
+        found += page
+    return {str(v.version): v for v in sorted(found, key=lambda v: int(v.version))}
+
+
+def is_usable(version: "ModelVersion") -> bool:
+    """Neither withdrawn by a rollback nor retired."""
+    return version.tags.get(VALIDATION) != WITHDRAWN and not version.tags.get(RETIRED)
+
+
 def tag_validation(client: "MlflowClient", version: "ModelVersion", failures: list[str]) -> str:
-    verdict = "failed" if failures else "passed"
+    verdict = FAILED if failures else PASSED
     client.set_model_version_tag(version.name, version.version, VALIDATION, verdict)
     client.set_model_version_tag(version.name, version.version, REASON, "; ".join(failures))
     return verdict

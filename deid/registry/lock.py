@@ -1,0 +1,92 @@
+"""One process at a time moves the aliases of a model, on whichever store.
+
+Beside a SQLite file lies a lock that ends with its process. A server or a database is asked for a
+registered model of a name that only one can make; it has a time after which it is void, so that
+who was killed shuts nobody out.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deid.errors import DeidError
+from deid.tracking import SQLITE, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+LEASE = 60.0  # seconds; a move takes a few
+PATIENCE = 90.0  # seconds to wait for another
+PAUSE = 0.2
+UNTIL = "until"
+
+
+@contextmanager
+def alone(client: "MlflowClient", model: str) -> Iterator[None]:
+    """Hold the lock of `model`; `DeidError` where another process keeps it."""
+    uri = tracking_uri()
+    guard = _file(Path(uri.removeprefix(SQLITE)), model) if uri.startswith(SQLITE) else None
+    with guard or lease(client, model):
+        yield
+
+
+@contextmanager
+def _file(store: Path, model: str) -> Iterator[None]:
+    import fcntl
+
+    with store.with_name(f"{store.name}.moves.lock").open("w") as file:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                _wait(end, model)
+        yield
+
+
+@contextmanager
+def lease(client: "MlflowClient", model: str) -> Iterator[None]:
+    """A registered model called MODEL.lock, for as long as the block runs."""
+    from mlflow.exceptions import MlflowException
+
+    name, end = f"{model}.lock", time.monotonic() + PATIENCE
+    while True:
+        try:
+            client.create_registered_model(name, tags={UNTIL: repr(time.time() + LEASE)})
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        if not _expired(client, name):
+            _wait(end, model)
+    try:
+        yield
+    finally:
+        client.delete_registered_model(name)
+
+
+def _expired(client: "MlflowClient", name: str) -> bool:
+    """Whether the lock was free by now, or void and therefore removed."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        held = client.get_registered_model(name)
+        if time.time() < float(held.tags.get(UNTIL, 0.0)):
+            return False
+        client.delete_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    return True
+
+
+def _wait(end: float, model: str) -> None:
+    if time.monotonic() > end:
+        raise DeidError(
+            f"{model}: another process has been moving its aliases for {PATIENCE:.0f} s; see "
+            "`deid registry status`, then try again"
+        )
+    time.sleep(PAUSE)
