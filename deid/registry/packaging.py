@@ -32,6 +32,8 @@ def save_pyfunc(bundle: Path, out: Path) -> None:
         ColSpec("binary", "image"),
         ColSpec("long", "faces"),
         ColSpec("string", "verdict"),
+        ColSpec("string", "similarities"),
+        ColSpec("long", "level"),
     ]
     signature = ModelSignature(
         inputs=Schema([ColSpec("binary", "image")]),
