@@ -101,9 +101,14 @@ def _files_at(root: Path, files: dict[str, tuple[str, ...]]) -> dict[str, tuple[
     }
 
 
-def open_pipeline(bundle: Bundle, asked: RunSettings, world: World | None = None) -> Pipeline:
-    """Everything that `asked` needs, built from `bundle`, whose own `anonymize` settings count;
-    `world`: that of `bundle`, where it is loaded already."""
+def open_pipeline(
+    bundle: Bundle, asked: RunSettings, update_model: bool = False, world: World | None = None
+) -> Pipeline:
+    """Everything that `asked` needs, built from `bundle`, whose own `anonymize` settings count.
+
+    With `update_model`, outputs of other versions of a registered model are not done. `world`: that
+    of `bundle`, where it is loaded already.
+    """
     if bundle.world.commercial:
         for spec in (*asked.detectors, *asked.recognizers):
             for file in weights_of(spec):
@@ -112,7 +117,8 @@ def open_pipeline(bundle: Bundle, asked: RunSettings, world: World | None = None
     stage_two = bundle.stage_two if bundle.stage_two.is_dir() else None
     models = ModelPaths(bundle.stage_one, stage_two) if bundle.stage_one.is_dir() else None
     settings = replace(asked, anonymize=bundle.anonymize)
-    return build_pipeline(settings, world or load_world(bundle.world), models)
+    pipeline = build_pipeline(settings, world or load_world(bundle.world), models)
+    return replace(pipeline, origin=bundle.origin, update_model=update_model)
 
 
 class Pipelines:
@@ -131,7 +137,7 @@ class Pipelines:
     def get(self, asked: RunSettings) -> Pipeline:
         """One for `asked`; what no network is built for may differ from call to call for free."""
         key = replace(asked, **_FREE)
-        built = self._built.pop(key, None) or open_pipeline(self.bundle, key, self.world)
+        built = self._built.pop(key, None) or open_pipeline(self.bundle, key, world=self.world)
         self._built[key] = built
         while len(self._built) > self.MOST:
             del self._built[next(iter(self._built))]
@@ -143,24 +149,21 @@ def run_project(
     destination: str,
     asked: RunSettings,
     batch: BatchSettings,
-    params: Path | None = None,
-    world: str | None = None,
+    bundle: Bundle,
 ) -> Summary:
-    """`deid run`: a batch with what the pipeline left at `params`, or else what there is here for
-    `world` (`bundle_at`).
+    """`deid run`: a batch with the model `bundle`.
 
     Worker processes do it, so that no picture takes the batch along; a single picture, which has
     none to take along, is done in this process, which starts sooner.
     """
-    if params is not None and world is not None:
-        raise DeidError(f"--params {params} --world {world}: each names a world; give one of them")
-    bundle = local_bundle(load_params(params)) if params else bundle_at(find_root(), world)
     locations = locate(source, destination, batch)
+
+    open_ = partial(open_pipeline, bundle, asked, batch.update_model)
 
     def start(where: Locations) -> Executor:
         if where.single is not None:
             compute_on_one_thread()
-            return InProcess(open_pipeline(bundle, asked), where, batch.timeout)
-        return ProcessPool(partial(open_pipeline, bundle, asked), where, batch.jobs, batch.timeout)
+            return InProcess(open_(), where, batch.timeout)
+        return ProcessPool(open_, where, batch.jobs, batch.timeout)
 
     return run_batch(locations, start, batch.prune)
