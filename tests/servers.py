@@ -29,7 +29,7 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.5)
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -126,8 +126,8 @@ class Service:
         return answer
 
     def present(self) -> ModelBody:
-        """The model; `Problem` while there is none."""
-        if self.model is None or not self.pool.is_ready:
+        """The model; `Problem` before there is one. A worker that is replaced is waited for."""
+        if self.model is None:
             raise Problem(503, "not_ready", "no worker is ready yet", 5)
         return self.model
 
@@ -259,6 +259,8 @@ def _state(app: FastAPI, service: Service) -> None:
     async def ready() -> str:
         if service.edge is not None and service.edge.ending:
             raise Problem(503, "ending", "the service is shutting down", 5)
+        if not service.pool.is_ready:
+            raise Problem(503, "not_ready", "no worker is ready", 5)
         return f"{service.present().name}\n"
 
     @app.get(

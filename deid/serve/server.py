@@ -23,15 +23,15 @@ from deid.serve.settings import ServeSettings
 from deid.serve.work import begin, default_settings
 
 log = logging.getLogger(__name__)
-HEAD_SECONDS = 10.0  # in which the head of a request must be here
 CONNECTIONS = 64  # beside those whose pictures are accepted
 GRACE = 0.5  # seconds in which connections made before the end are still answered
 
 
 class _Patient(H11Protocol):
     """Closes a connection whose next request has begun and does not get on: uvicorn itself waits
-    for ever."""
+    for ever. (What follows the head has its limit in `reading`.)"""
 
+    seconds = ServeSettings.receive
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -55,7 +55,7 @@ class _Patient(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        self._deadline = self.loop.call_later(self.seconds, self.transport.abort)
 
 
 class _Server(uvicorn.Server):
@@ -101,7 +101,7 @@ def serve(limits: ServeSettings, asked: RunSettings, choice: Choice) -> None:
         application,
         host=limits.host,
         port=limits.port,
-        http=_Patient,
+        http=type("_Patient", (_Patient,), {"seconds": limits.receive}),
         ws="none",
         log_config=None,
         access_log=False,
