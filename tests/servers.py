@@ -40,6 +40,8 @@ def service(command: list[str], log: Path, **options: Any) -> Iterator["subproce
         try:
             yield process
         finally:
+            if process.poll() is not None:
+                return
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
             process.terminate()
             _, stubborn = psutil.wait_procs(family, timeout=20)
