@@ -40,10 +40,11 @@ def service(command: list[str], log: Path, **options: Any) -> Iterator["subproce
         try:
             yield process
         finally:
-            if process.poll() is not None:
-                return
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
-            process.terminate()
+            family = []
+            if process.poll() is None:
+                own = psutil.Process(process.pid)
+                family = [own, *own.children(True)]
+                process.terminate()
             _, stubborn = psutil.wait_procs(family, timeout=20)
             for member in stubborn:  # a worker's flow runs have sessions of their own
                 member.kill()

@@ -98,6 +98,8 @@ export class Card {
 
   drawFaces() {
     const image = this.part(".safe");
+    const wide = image.naturalWidth / image.naturalHeight;
+    this.part(".compare").style.setProperty("--wide", wide);  // so that a tall one fits the screen
     const focused = document.activeElement;
     const place = this.root.contains(focused) ? focused.dataset.face : undefined;
     const boxes = [], rows = [];
