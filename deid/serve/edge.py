@@ -11,6 +11,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deid.errors import DeidError
 from deid.serve.metrics import Metrics
 from deid.serve.problems import Problem
 from deid.serve.tokens import Tokens
@@ -106,7 +107,11 @@ class Edge:
         client = (scope.get("client") or ("unknown",))[0]
         if self._tokens is not None:
             kind, _, token = headers.get("authorization", "").partition(" ")
-            owner = self._tokens.owner(token.strip()) if kind.lower() == "bearer" else None
+            try:
+                owner = self._tokens.owner(token.strip()) if kind.lower() == "bearer" else None
+            except DeidError as error:
+                log.error("no tokens", extra={"reason": str(error)})
+                return Problem(503, "no_tokens", "the service cannot read its tokens", 60)
             if owner is None:
                 return Problem(401, "unauthorized", "give a bearer token that this service knows")
             client = scope["state"]["client"] = owner

@@ -28,8 +28,8 @@ GRACE = 0.5  # seconds in which connections made before the end are still answer
 
 
 class _Patient(H11Protocol):
-    """Closes a connection whose next request has begun and does not get on: uvicorn itself waits
-    for ever. (What follows the head has its limit in `reading`.)"""
+    """Closes a connection whose next request has begun and does not get on, or whose answer nobody
+    reads: uvicorn itself waits for ever. (What follows the head has its limit in `reading`.)"""
 
     seconds = ServeSettings.receive
     _deadline: asyncio.TimerHandle | None = None
@@ -45,6 +45,18 @@ class _Patient(H11Protocol):
         if self._deadline is not None and not self._is_between():
             self._deadline.cancel()
             self._deadline = None
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_reader(0)
+
+    def _watch_reader(self, unread: int) -> None:
+        """Give up a client that has read nothing for so long of what it was answered."""
+        left = self.transport.get_write_buffer_size()
+        if left and left == unread:
+            self.transport.abort()
+        elif left:
+            self.loop.call_later(self.seconds, self._watch_reader, left)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
