@@ -104,7 +104,7 @@ def serve(limits: ServeSettings, asked: RunSettings, choice: Choice) -> None:
     """Serve until a signal comes; `DeidError` where the model or the address is not to be had."""
     to_standard_error()
     chosen = choice.now()
-    settings = default_settings(asked, chosen.bundle)
+    settings = default_settings(asked, chosen.bundle, limits.timeout)
     failed: list[DeidError] = []
     application, service = create_app(
         limits, settings, lambda service: _run(service, choice, chosen, server, failed)

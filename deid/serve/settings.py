@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from deid.batch.settings import TIMEOUT
 from deid.errors import DeidError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -30,7 +31,11 @@ class ServeSettings:
     max_pixels: int = _asked(25_000_000, "Pixels of one picture.")
     max_faces: int = _asked(50, "Faces of one picture.")
     rate: float = _asked(0.0, "Requests a second from one client, twice as many at once; 0: any.")
-    timeout: float = _asked(120.0, "Seconds after which a picture is given up.")
+    timeout: float = _asked(
+        TIMEOUT,
+        "Seconds after which a picture is given up; after half of them, unless --time-limit says "
+        "otherwise, its faces are masked.",
+    )
     receive: float = _asked(30.0, "Seconds in which a request must be here.")
     reload: float = _asked(
         30.0, "Seconds between looks for another champion or previous model; 0: never."

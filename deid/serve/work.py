@@ -69,10 +69,13 @@ def methods_of(bundle: Bundle) -> tuple[str, ...]:
     return tuple(method for method in METHODS if method not in lacking)
 
 
-def default_settings(asked: RunSettings, bundle: Bundle) -> RunSettings:
-    """`asked`, its method one that `bundle` has; `DeidError` for what a service cannot do."""
+def default_settings(asked: RunSettings, bundle: Bundle, timeout: float) -> RunSettings:
+    """`asked`, its method one that `bundle` has, and masks before `timeout`; `DeidError` for what a
+    service cannot do."""
     if asked.dry_run:
         raise DeidError("--dry-run: a service draws no boxes; leave it out")
+    if asked.seconds is None:
+        asked = replace(asked, seconds=timeout / 2)
     if asked.method == RunSettings.method and asked.method not in methods_of(bundle):
         return replace(asked, method="blur")
     return asked
