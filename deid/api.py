@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict, Unpack
@@ -11,21 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deid.batch.bundle import STAGE_ONE, STAGE_TWO
-from deid.batch.pipeline import Pipeline
-from deid.batch.project import PARAMS, PROFILES, bundle_at, find_root, open_pipeline
+from deid.batch.in_memory import Result, deidentify_decoded
+from deid.batch.project import PARAMS, PROFILES, Pipelines, bundle_at, find_root
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
-from deid.gate.face import FaceRecord
-from deid.gate.limits import Limits
-from deid.imaging.codec import FORMAT_OF, Decoded, Form, decode, encode
-from deid.pixels import Pixels
+from deid.imaging.codec import Decoded, Form, decode
 from deid.stage_files import DESCRIPTION
-from deid.storage.staging import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EXACT = ("PNG", "TIFF", "BMP")  # formats that give back the judged pixels, whatever they were
+__all__ = ["Options", "Result", "deidentify"]
+
 _AS_PNG = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})  # modes that PNG has
 
 
@@ -46,52 +42,6 @@ class Options(TypedDict, total=False):
     keep: str | Path | None
     only: str | Path | None
     seconds: float | None
-
-
-@dataclass(frozen=True)
-class Result:
-    """A safe picture: `data` is the file that was judged, to the byte, without metadata.
-
-    `faces` tells what became of each face; `verdict` is verified, masked (some face had to be),
-    kept (by request) or no face; `notes` say what of the original could not come back.
-    """
-
-    data: bytes = field(repr=False)
-    faces: tuple[FaceRecord, ...] = field(repr=False)
-    verdict: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def pixels(self) -> Pixels:
-        """`uint8 [H,W,3]`, RGB."""
-        return decode(self.data, "the result").pixels
-
-    @property
-    def image(self) -> "Image":
-        """As a Pillow image, with transparency where there was some."""
-        from PIL import Image
-
-        image = Image.open(io.BytesIO(self.data))
-        image.load()
-        return image
-
-    def save(self, path: str | Path) -> None:
-        """Write `data`, or the same pixels as PNG, TIFF or BMP where `path` ends so.
-
-        `DeidError` for other formats than the original's: they change pixels that were judged.
-        """
-        decoded = decode(self.data, "the result")
-        target = FORMAT_OF.get(Path(path).suffix.lower())
-        if target == decoded.form.format:
-            write_atomically(Path(path), self.data)
-        elif target in EXACT:
-            as_target = decoded.stored_as(target)
-            write_atomically(Path(path), encode(decoded.pixels, decoded.alpha, as_target.form))
-        else:
-            raise DeidError(
-                f"{path}: the result is {decoded.form.format}, and another format would change "
-                "what was judged; give that suffix, or .png, .tif or .bmp"
-            )
 
 
 def deidentify(
@@ -121,24 +71,10 @@ def deidentify(
     cannot be made safe, and where networks are missing.
     """
     place = Path(root) if root is not None else find_root()
-    given = dict(options)
-    allow_no_face, seconds = given.pop("allow_no_face", False), given.pop("seconds", None)
-    pipeline = _pipeline(_settings(method, given), place.resolve(), world, _stamp(place, world))
-    decoded, name, content = _open(picture, bool(given.get("first_frame_only")))
-    try:
-        data, faces, notes = pipeline.deidentify(decoded, content, Limits(seconds=seconds))  # type: ignore[arg-type]
-    except DeidError as error:
-        raise DeidError(f"{name}: {error}") from None
-    except Exception as error:
-        raise DeidError(f"{name}: cannot be made safe ({type(error).__name__}: {error})") from error
-    if not faces and not allow_no_face:
-        raise DeidError(f"{name}: no face found; allow_no_face=True lets it pass as it is")
-    return Result(data, tuple(faces), _worst(faces), notes)
-
-
-def _worst(faces: list[FaceRecord]) -> str:
-    verdicts = {face.verdict for face in faces}
-    return next((v for v in ("masked", "verified", "kept") if v in verdicts), "no face")
+    asked = _settings(method, dict(options))
+    pipeline = _pipelines(place.resolve(), world, _stamp(place, world)).get(asked)
+    decoded, name, content = _open(picture, asked.first_frame_only)
+    return deidentify_decoded(pipeline, decoded, content, name)
 
 
 def _settings(method: str, options: dict[str, Any]) -> RunSettings:
@@ -217,8 +153,6 @@ def _stamp(root: Path, world: str | None) -> tuple[Any, ...]:
     return tuple(file.stat().st_mtime_ns if file.is_file() else None for file in files)
 
 
-@lru_cache(maxsize=4)
-def _pipeline(
-    asked: RunSettings, root: Path, world: str | None, stamp: tuple[Any, ...]
-) -> Pipeline:
-    return open_pipeline(bundle_at(root, world), asked)
+@lru_cache(maxsize=2)
+def _pipelines(root: Path, world: str | None, stamp: tuple[Any, ...]) -> Pipelines:
+    return Pipelines(bundle_at(root, world))

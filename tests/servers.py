@@ -29,7 +29,7 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.5)
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -40,8 +40,11 @@ def service(command: list[str], log: Path, **options: Any) -> Iterator["subproce
         try:
             yield process
         finally:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
-            process.terminate()
+            family = []
+            if process.poll() is None:
+                own = psutil.Process(process.pid)
+                family = [own, *own.children(True)]
+                process.terminate()
             _, stubborn = psutil.wait_procs(family, timeout=20)
             for member in stubborn:  # a worker's flow runs have sessions of their own
                 member.kill()

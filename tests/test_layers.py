@@ -31,6 +31,7 @@ LAYERS = [
     ["batch"],
     ["evaluate"],
     ["registry"],
+    ["serve"],
     ["api"],
     ["cli", "flows"],
 ]

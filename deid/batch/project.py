@@ -1,8 +1,9 @@
 """The bundle of a project folder, and the pipeline that is built from it."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,12 +22,14 @@ from deid.params import Params, WorldParams, load_params
 from deid.weights.cards import SUFFIX
 from deid.weights.catalog import require_commercial_content
 from deid.worlds import load_world
+from deid.worlds.world import World
 
 PARAMS = "params.yaml"
 PROFILES = "profiles"
 _CHECKOUT, _PACKAGE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]
 INSTALLED = _PACKAGE if (_PACKAGE / "data").is_dir() else _CHECKOUT
 """Has `data/mini/weights`: a wheel brings it inside the package, a checkout beside it."""
+_FREE: dict[str, Any] = {"seed": 0, "allow_no_face": False, "first_frame_only": False}
 
 
 def local_bundle(params: Params, root: Path = Path("data")) -> Bundle:
@@ -98,10 +101,13 @@ def _files_at(root: Path, files: dict[str, tuple[str, ...]]) -> dict[str, tuple[
     }
 
 
-def open_pipeline(bundle: Bundle, asked: RunSettings, update_model: bool = False) -> Pipeline:
+def open_pipeline(
+    bundle: Bundle, asked: RunSettings, update_model: bool = False, world: World | None = None
+) -> Pipeline:
     """Everything that `asked` needs, built from `bundle`, whose own `anonymize` settings count.
 
-    With `update_model`, outputs of other versions of a registered model are not done.
+    With `update_model`, outputs of other versions of a registered model are not done. `world`: that
+    of `bundle`, where it is loaded already.
     """
     if bundle.world.commercial:
         for spec in (*asked.detectors, *asked.recognizers):
@@ -111,8 +117,31 @@ def open_pipeline(bundle: Bundle, asked: RunSettings, update_model: bool = False
     stage_two = bundle.stage_two if bundle.stage_two.is_dir() else None
     models = ModelPaths(bundle.stage_one, stage_two) if bundle.stage_one.is_dir() else None
     settings = replace(asked, anonymize=bundle.anonymize)
-    pipeline = build_pipeline(settings, load_world(bundle.world), models)
+    pipeline = build_pipeline(settings, world or load_world(bundle.world), models)
     return replace(pipeline, origin=bundle.origin, update_model=update_model)
+
+
+class Pipelines:
+    """Pipelines of one bundle over one loaded world, each built when it is first asked for."""
+
+    MOST = 8  # kept; what was asked for longest ago goes first
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._built: dict[RunSettings, Pipeline] = {}
+
+    @cached_property
+    def world(self) -> World:
+        return load_world(self.bundle.world)
+
+    def get(self, asked: RunSettings) -> Pipeline:
+        """One for `asked`; what no network is built for may differ from call to call for free."""
+        key = replace(asked, **_FREE)
+        built = self._built.pop(key, None) or open_pipeline(self.bundle, key, world=self.world)
+        self._built[key] = built
+        while len(self._built) > self.MOST:
+            del self._built[next(iter(self._built))]
+        return replace(built, settings=replace(asked, anonymize=built.settings.anonymize))
 
 
 def run_project(

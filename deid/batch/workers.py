@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -40,6 +41,17 @@ _SPAWN = get_context("spawn")  # a forked copy of a threaded process may hang
 Open = Callable[[], Pipeline]
 """Builds the pipeline; can be pickled."""
 
+Work = Callable[[Any], Any]
+"""What a process does with each task; its answer is never None."""
+
+Begin = Callable[[], tuple[Any, Work]]
+"""Loads the networks, in the process: what it then says, and its work; can be pickled."""
+
+
+def _begin(open_: Open, source: Storage, destination: Storage) -> tuple[RunInfo, Work]:
+    pipeline = open_()
+    return pipeline.info, lambda task: process_task(task, pipeline, source, destination)
+
 
 @dataclass(frozen=True)
 class _Broken:
@@ -57,7 +69,7 @@ class ProcessPool:
     ) -> None:
         self._open, self._locations = open_, locations
         self._jobs, self._timeout = jobs, timeout
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._given_up: list[Task] = []
 
     def __enter__(self) -> Self:
@@ -94,8 +106,9 @@ class ProcessPool:
         for task in self._given_up:
             remove_leftover(task, self._locations.destination)
 
-    def _start(self) -> "_Worker":
-        worker = _Worker(self._open, self._locations.source, self._locations.destination)
+    def _start(self) -> "Worker":
+        where = self._locations
+        worker = Worker(partial(_begin, self._open, where.source, where.destination))
         self._workers.append(worker)
         return worker
 
@@ -107,7 +120,7 @@ class ProcessPool:
         for worker in list(self._workers):
             try:
                 outcome = worker.outcome()
-            except _Lost as lost:
+            except Lost as lost:
                 self._workers.remove(worker)
                 worker.end()
                 if worker.is_idle:
@@ -123,24 +136,24 @@ class ProcessPool:
                 yield outcome
 
 
-class _Lost(Exception):
+class Lost(Exception):
     """A worker is gone; the text says how."""
 
 
-class _Worker:
+class Worker:
     """One worker process, seen from here."""
 
-    def __init__(self, open_: Open, source: Storage, destination: Storage) -> None:
+    def __init__(self, begin: Begin) -> None:
         self.pipe, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(
             target=_serve,
-            args=(theirs, open_, source, destination, log.getEffectiveLevel()),
+            args=(theirs, begin, log.getEffectiveLevel()),
             daemon=True,
         )
         with _one_thread():
             self._process.start()
         theirs.close()
-        self.task: Task | None = None
+        self.task: Any = None
         self.deadline = time.monotonic() + START_TIMEOUT
         self._ready = False
 
@@ -148,7 +161,7 @@ class _Worker:
     def is_idle(self) -> bool:
         return self._ready and self.task is None
 
-    def give(self, task: Task, timeout: float) -> bool:
+    def give(self, task: Any, timeout: float) -> bool:
         """Start a task; False where the process has died idle, which `outcome` will say."""
         if not self._process.is_alive():
             return False
@@ -159,13 +172,13 @@ class _Worker:
         self.task, self.deadline = task, time.monotonic() + timeout
         return True
 
-    def greeting(self) -> RunInfo:
+    def greeting(self) -> Any:
         """What it says once it is ready; waits for it."""
         try:
             said = self._received() if self.pipe.poll(START_TIMEOUT) else None
-        except _Lost as lost:
+        except Lost as lost:
             raise DeidError(f"a worker process {lost} while it loaded the networks") from None
-        if not isinstance(said, RunInfo):
+        if said is None:
             raise DeidError(f"a worker process was not ready within {START_TIMEOUT:g} s; try again")
         self._be_ready()
         return said
@@ -173,16 +186,24 @@ class _Worker:
     def _be_ready(self) -> None:
         self._ready, self.task, self.deadline = True, None, float("inf")
 
-    def outcome(self) -> Outcome | None:
-        """That of its task, if it is there; raises `_Lost` for a worker that died or hangs."""
+    def outcome(self) -> Any:
+        """That of its task, if it is there; raises `Lost` for a worker that died or hangs."""
         if not self.pipe.poll():
             if time.monotonic() > self.deadline:
                 self._process.kill()
-                raise _Lost(TOO_LONG)
+                raise Lost(TOO_LONG)
             return None
-        said = self._received()
+        ready, said = self._ready, self._received()
         self._be_ready()
-        return said if isinstance(said, Outcome) else None
+        return said if ready else None  # or it is the greeting
+
+    def ask(self, task: Any, timeout: float) -> Any:
+        """Its answer; waits for it. Raises `Lost` for a worker that died or takes too long."""
+        if not self.give(task, timeout):
+            raise Lost("ended while it was idle")
+        while (answer := self.outcome()) is None:
+            connection.wait([self.pipe], max(0.0, self.deadline - time.monotonic()))
+        return answer
 
     def _received(self) -> Any:
         try:
@@ -191,9 +212,9 @@ class _Worker:
             self._process.join()
             code = self._process.exitcode or 0
             if code >= 0:
-                raise _Lost(f"ended with code {code}") from None
+                raise Lost(f"ended with code {code}") from None
             how = f"was killed by signal {-code} (out of memory, or a decoder crashed)"
-            raise _Lost(how) from None
+            raise Lost(how) from None
         if isinstance(said, _Broken):
             raise said.kind(said.reason)
         return said
@@ -229,19 +250,17 @@ def compute_on_one_thread() -> None:
     cv2.setNumThreads(0)
 
 
-def _serve(
-    pipe: Connection, open_: Open, source: Storage, destination: Storage, level: int
-) -> None:
+def _serve(pipe: Connection, begin: Begin, level: int) -> None:
     """The life of a worker process."""
     logging.basicConfig(level=level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_die_with_parent, daemon=True).start()
     compute_on_one_thread()
     try:
-        pipeline = open_()
-        pipe.send(pipeline.info)
+        greeting, work = begin()
+        pipe.send(greeting)
         while True:
-            pipe.send(process_task(pipe.recv(), pipeline, source, destination))
+            pipe.send(work(pipe.recv()))
     except (StorageFailure, DeidError) as error:
         pipe.send(_Broken(str(error), type(error)))
     except (EOFError, BrokenPipeError):

@@ -85,6 +85,8 @@ def _signature() -> "ModelSignature":
         ColSpec("binary", "image"),
         ColSpec("long", "faces"),
         ColSpec("string", "verdict"),
+        ColSpec("string", "similarities"),
+        ColSpec("long", "level"),
     ]
     return ModelSignature(
         inputs=Schema([ColSpec("binary", "image")]),

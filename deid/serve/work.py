@@ -1,0 +1,81 @@
+"""What a worker process does: it holds one model, and makes one picture safe at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from deid.anonymize import METHODS
+from deid.batch.bundle import Bundle
+from deid.batch.in_memory import Bounds, Box, Refused, Result, deidentify_bytes
+from deid.batch.project import Pipelines
+from deid.batch.settings import RunSettings
+from deid.errors import DeidError
+
+NEEDS_STAGE_ONE, NEEDS_STAGE_TWO = ("swap", "adversarial"), ("adversarial",)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to make safe."""
+
+    data: bytes
+    settings: RunSettings
+    keep: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why no safe picture came of it; `code` as in `Refused`."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a worker says once its networks are loaded."""
+
+    world: str
+    methods: tuple[str, ...]
+
+
+def begin(
+    bundle: Bundle, settings: RunSettings, bounds: Bounds
+) -> tuple[Ready, Callable[[Picture], Result | Refusal]]:
+    """For `deid.batch.workers.Worker`. Raises `DeidError` where `settings`, those of a request that
+    asks for nothing else, cannot be built."""
+    pipelines = Pipelines(bundle)
+    pipelines.get(settings)
+
+    def work(picture: Picture) -> Result | Refusal:
+        try:
+            pipeline = pipelines.get(picture.settings)
+        except DeidError as error:
+            return Refusal("bad_option", str(error))
+        try:
+            return deidentify_bytes(pipeline, picture.data, "the picture", picture.keep, bounds)
+        except Refused as error:
+            return Refusal(error.code, str(error))
+
+    return Ready(bundle.world.name, methods_of(bundle)), work
+
+
+def methods_of(bundle: Bundle) -> tuple[str, ...]:
+    """The methods for which `bundle` has what they need."""
+    lacking: set[str] = set()
+    if not bundle.stage_one.is_dir():
+        lacking.update(NEEDS_STAGE_ONE)
+    if not bundle.stage_two.is_dir():
+        lacking.update(NEEDS_STAGE_TWO)
+    return tuple(method for method in METHODS if method not in lacking)
+
+
+def default_settings(asked: RunSettings, bundle: Bundle, timeout: float) -> RunSettings:
+    """`asked`, its method one that `bundle` has, and masks before `timeout`; `DeidError` for what a
+    service cannot do."""
+    if asked.dry_run:
+        raise DeidError("--dry-run: a service draws no boxes; leave it out")
+    if asked.seconds is None:
+        asked = replace(asked, seconds=timeout / 2)
+    if asked.method == RunSettings.method and asked.method not in methods_of(bundle):
+        return replace(asked, method="blur")
+    return asked

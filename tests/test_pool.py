@@ -1,0 +1,191 @@
+"""The pool of a service: a bounded queue, a model that changes under load, a worker that dies."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from deid.batch.executor import TOO_LONG
+from deid.batch.in_memory import Result
+from deid.batch.settings import RunSettings
+from deid.batch.workers import Lost
+from deid.errors import DeidError
+from deid.registry import promotion
+from deid.serve.choice import Choice
+from deid.serve.edge import Rate
+from deid.serve.pool import Pool
+from deid.serve.problems import Problem
+from deid.serve.settings import ServeSettings
+from deid.serve.work import Picture, Ready
+from tests.toy_registry import BETTER, Model, model, store
+
+__all__ = ["model", "store"]
+TASK = Picture(b"", RunSettings())
+
+
+class Slow:
+    """In place of a worker process: answers with its model's name, after `seconds`."""
+
+    alive: list["Slow"] = []  # noqa: RUF012
+
+    def __init__(self, name: str, seconds: float = 0.02, loss: str = "") -> None:
+        self.name, self.seconds, self.loss, self.busy = name, seconds, loss, threading.Lock()
+        Slow.alive.append(self)
+
+    def greeting(self) -> Ready:
+        return Ready(self.name, ())
+
+    def ask(self, picture: Picture, timeout: float) -> Result:
+        assert self.busy.acquire(blocking=False), "two pictures at once"
+        assert self in Slow.alive, "it was ended"
+        time.sleep(self.seconds)
+        self.busy.release()
+        if self.loss:
+            raise Lost(self.loss)
+        assert self in Slow.alive, "it was ended in the middle of its picture"
+        return Result(self.name.encode(), (), "no face")
+
+    def end(self) -> None:
+        Slow.alive.remove(self)
+
+
+@pytest.fixture(autouse=True)
+def _none_alive() -> None:
+    Slow.alive.clear()
+
+
+def run(work: Callable[[Pool], Awaitable[Any]], jobs: int = 2, queue: int = 100) -> Any:
+    async def all_of_it() -> Any:
+        pool = Pool(jobs, queue, timeout=5.0)
+        try:
+            return await work(pool)
+        finally:
+            await pool.close()
+            assert Slow.alive == []
+
+    return asyncio.run(all_of_it())
+
+
+def test_a_model_changes_under_load_and_no_picture_is_lost() -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Slow("one"))  # type: ignore[arg-type, return-value]
+        asked = [asyncio.create_task(pool.run(TASK)) for _ in range(60)]
+        await asyncio.sleep(0.1)
+        await pool.use(lambda: Slow("two"))  # type: ignore[arg-type, return-value]
+        names = [answer.data for answer in await asyncio.gather(*asked)]  # type: ignore[union-attr]
+        assert set(names) == {b"one", b"two"}
+        assert len(names) == 60
+        after = [await pool.run(TASK) for _ in range(10)]
+        assert {answer.data for answer in after} == {b"two"}  # type: ignore[union-attr]
+        await asyncio.sleep(0.1)
+        assert [worker.name for worker in Slow.alive] == ["two", "two"]
+
+    run(work)
+
+
+def test_a_model_that_cannot_be_started_leaves_the_present_one() -> None:
+    def broken() -> Any:
+        raise DeidError("no such weights")
+
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Slow("one"))  # type: ignore[arg-type, return-value]
+        with pytest.raises(DeidError, match="no such weights"):
+            await pool.use(broken)
+        answer = await pool.run(TASK)
+        assert answer.data == b"one"  # type: ignore[union-attr]
+
+    run(work)
+
+
+def test_who_finds_the_queue_full_is_told_so_at_once() -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Slow("one", 0.2))  # type: ignore[arg-type, return-value]
+        asked = [asyncio.create_task(pool.run(TASK)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        with pytest.raises(Problem) as refused:
+            await pool.run(TASK)
+        assert time.monotonic() - began < 0.05
+        assert refused.value.status == 503
+        assert (refused.value.retry_after or 0) >= 1
+        await asyncio.gather(*asked)
+        await pool.run(TASK)
+
+    run(work, jobs=1, queue=2)
+
+
+@pytest.mark.parametrize(("loss", "code"), [(TOO_LONG, "too_slow"), ("was killed", "worker_lost")])
+def test_a_lost_worker_costs_one_picture_and_is_replaced(loss: str, code: str) -> None:
+    losses = [loss]
+
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Slow("one", loss=losses.pop() if losses else ""))  # type: ignore[arg-type, return-value]
+        with pytest.raises(Problem) as lost:
+            await pool.run(TASK)
+        assert (lost.value.status, lost.value.code) == (503, code)
+        answer = await pool.run(TASK)
+        assert answer.data == b"one"  # type: ignore[union-attr]
+        assert pool.lost == 1
+
+    run(work, jobs=1)
+
+
+def test_a_client_that_leaves_ends_no_worker_in_the_middle_of_its_picture() -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Slow("one", 0.1))  # type: ignore[arg-type, return-value]
+        asked = asyncio.create_task(pool.run(TASK))
+        await asyncio.sleep(0.03)
+        asked.cancel()
+        await pool.run(TASK)  # the only worker is free again
+        assert pool.accepted == 0
+
+    run(work, jobs=1)
+
+
+def test_a_client_may_ask_twice_at_once_and_then_at_its_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    rate = Rate(1.0)
+    assert [rate.wait("a"), rate.wait("a")] == [0.0, 0.0]
+    assert rate.wait("a") == 1.0
+    assert rate.wait("b") == 0.0
+    now[0] = 1.0
+    assert rate.wait("a") == 0.0
+    assert rate.wait("a") == 1.0
+    assert Rate(0.0).wait("a") == 0.0
+
+
+def test_the_champion_is_served_and_given_up_for_the_next_and_for_the_one_before(
+    model: Model, tmp_path: Any
+) -> None:
+    (tmp_path / "params.yaml").write_text(f"register: {{model: {model.params.model}}}\n")
+    choice = Choice(None, tmp_path, None)
+    assert choice.moves
+    model.register(1.0)
+    first = choice.now()
+    assert (first.version, choice.newer(first)) == ("1", None)
+    model.register(2.0, **BETTER)
+    assert choice.newer(first) is None  # a challenger serves nobody
+    promotion.promote(model.params)
+    second = choice.newer(first)
+    assert second is not None
+    assert (second.version, choice.newer(second)) == ("2", None)
+    promotion.rollback(model.params)
+    back = choice.newer(second)
+    assert back is not None
+    assert back.version == "1"
+    assert not Choice("shipped", tmp_path, None).moves
+    assert not Choice("2", tmp_path, None).moves
+
+
+def test_an_address_that_others_reach_needs_tokens_or_a_word() -> None:
+    with pytest.raises(DeidError, match=r"--host 0\.0\.0\.0: .*--tokens FILE, or --open"):
+        ServeSettings(host="0.0.0.0")
+    assert ServeSettings(host="0.0.0.0", open=True).host == "0.0.0.0"
+    with pytest.raises(DeidError, match="--jobs 0: must be more than 0"):
+        ServeSettings(jobs=0)
