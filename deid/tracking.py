@@ -34,6 +34,12 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
+def store_exists() -> bool:
+    """Whether there is a store to ask; a database file is made by who writes to it first."""
+    uri = tracking_uri()
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_file()
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
     """What the store answers in this block (or decorated function) becomes a `DeidError`."""

@@ -77,7 +77,8 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
         "provenance": {
             name: sorted({str(record[name]) for record in written if record.get(name)})
             for name in ("method", "model", "settings", "detector")
-        },
+        }
+        | {"origin": sorted({_origin(record) for record in written} - {""})},
     }
 
 
@@ -143,6 +144,15 @@ def _judges(records: Sequence[Record]) -> dict[str, dict[str, float]]:
         }
         for name, values in sorted(seen.items())
     }
+
+
+def _origin(record: Record) -> str:
+    """Which model made an output: version, run and content, as far as they are known."""
+    origin: Mapping[str, str] = record.get("origin") or {}
+    parts = {"": "model", " version ": "version", ", run ": "run_id"}
+    name = "".join(word + origin[key] for word, key in parts.items() if origin.get(key))
+    content = origin.get("content_sha256")
+    return f"{name}, content {content}" if content else name
 
 
 def _share(value: Any, count: int, total: int, name: str) -> dict[str, Any]:

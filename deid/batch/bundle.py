@@ -14,6 +14,19 @@ _WORLDS = Path(__file__).resolve().parents[1] / "worlds"
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a bundle is from, as the record of each output has it."""
+
+    model: str = ""  # the registered model; else shipped, local, or a folder's name
+    version: str = ""  # of the registered model
+    run_id: str = ""  # of the MLflow run that registered it
+    content_sha256: str = ""  # of the stages, the world's own networks and the settings
+
+
+UNKNOWN = Origin()
+
+
+@dataclass(frozen=True)
 class Bundle:
     """Paths and settings from which an anonymizer is built."""
 
@@ -21,6 +34,7 @@ class Bundle:
     stage_two: Path
     world: WorldParams
     anonymize: AnonymizeParams
+    origin: Origin = UNKNOWN
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from deid.audit.seal import LEDGER, TIME, with_times
+from deid.batch.bundle import UNKNOWN, Origin
 from deid.gate.face import FaceRecord
 from deid.storage.local import LocalStorage
 from deid.storage.protocol import PRIVATE, Storage, StorageFailure
@@ -45,7 +46,8 @@ class FileRecord:
     settings: str = ""  # fingerprint of everything that shapes the output
     method: str = ""
     seed: int = 0
-    model: str = ""
+    model: str = ""  # hash of every network that may draw an output
+    origin: Origin = UNKNOWN
     detector: str = ""
     thresholds: dict[str, float] = field(default_factory=dict)  # the judges and their limits
     faces: tuple[FaceRecord, ...] = ()

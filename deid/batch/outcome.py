@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from deid.audit.seal import recorded_name
 from deid.batch.manifest import FileRecord, Line, Versions
-from deid.batch.pipeline import Pipeline
+from deid.batch.pipeline import Pipeline, RunInfo
 from deid.errors import DeidError
 from deid.storage.protocol import Occupied, Storage, StorageFailure, Unreachable
 
@@ -32,25 +32,31 @@ class Task:
     last: Line | None
     versions: Versions | None  # when `last` was recorded
 
-    def is_known(self, settings: str) -> bool:
+    def is_known(self, info: RunInfo) -> bool:
         """Done before under these settings, and neither input nor output touched since."""
-        return self._has_record(settings) and self.versions == (self.version, self.occupied)
+        return self._has_record(info) and self.versions == (self.version, self.occupied)
 
-    def is_done(self, settings: str, input_sha256: str, destination: Storage) -> bool:
+    def is_done(self, info: RunInfo, input_sha256: str, destination: Storage) -> bool:
         """The same, told by the bytes: those of the output are read and hashed."""
         return (
             self.last is not None
-            and self._has_record(settings)
+            and self._has_record(info)
             and self.last.get("input_sha256") == input_sha256
             and content_sha256(destination, self.output) == self.last.get("output_sha256")
         )
 
-    def _has_record(self, settings: str) -> bool:
+    @property
+    def content(self) -> str:
+        """Hash of the model that made what is on record."""
+        return str(((self.last or {}).get("origin") or {}).get("content_sha256", ""))
+
+    def _has_record(self, info: RunInfo) -> bool:
         last = self.last or {}
         return (
             last.get("status") in ("written", "previewed")
-            and last.get("settings") == settings
+            and last.get("settings") == info.settings
             and last.get("output") == self.output
+            and (info.any_version or self.content == info.content)
         )
 
 
@@ -77,7 +83,7 @@ def process_task(task: Task, pipeline: Pipeline, source: Storage, destination: S
     task = replace(task, version=version)
     record = pipeline.blank_record(task.name, hashlib.sha256(data).hexdigest())
     try:
-        if task.last and task.is_done(record.settings, record.input_sha256, destination):
+        if task.last and task.is_done(pipeline.info, record.input_sha256, destination):
             return Outcome("done", task.last, (version, destination.version(task.output) or ""))
         suffix = PurePosixPath(task.output).suffix
         encoded, record = pipeline.process(record, data, suffix)

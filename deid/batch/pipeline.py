@@ -9,6 +9,7 @@ from typing import cast, get_args
 from torch import Tensor
 
 from deid.anonymize import METHODS, ModelPaths, invert, refine
+from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import NAME, PREVIEWS, FileRecord
 from deid.batch.preview import REASON, SUFFIX, draw_preview, planned
 from deid.batch.settings import RunSettings
@@ -44,10 +45,12 @@ SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", "model.py", "pixels.
 class RunInfo:
     """What a pipeline says of itself before it gets any work."""
 
-    settings: str  # fingerprint of everything that shapes an output
+    settings: str  # fingerprint of what shapes an output, but for the version of the model
     manifest: str = NAME
     suffix: str = ""  # what an output's name has beyond the input's
     notes: tuple[str, ...] = ()
+    content: str = ""  # hash of the model
+    any_version: bool = True  # outputs of other versions of the model stay
 
 
 @dataclass(frozen=True)
@@ -56,28 +59,36 @@ class Pipeline:
 
     settings: RunSettings
     components: Components
-    model: str  # version of the networks
+    model: str  # hash of the networks
     notes: tuple[str, ...] = ()
+    origin: Origin = UNKNOWN
+    update_model: bool = False
 
     @property
     def info(self) -> RunInfo:
         """What a batch must know before it begins."""
+        content, stay = self.origin.content_sha256, not self.update_model
         if self.settings.dry_run:
-            return RunInfo(self.fingerprint, PREVIEWS, SUFFIX, (*self.notes, f"note: {REASON}"))
-        return RunInfo(self.fingerprint, notes=self.notes)
+            notes = (*self.notes, f"note: {REASON}")
+            return RunInfo(self.fingerprint, PREVIEWS, SUFFIX, notes, content, stay)
+        return RunInfo(self.fingerprint, notes=self.notes, content=content, any_version=stay)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with everything that shapes an output, save the picture itself."""
+        """Changes with everything that shapes an output, save the picture itself, and save which
+        version of a registered model draws: each version names itself in its records."""
         anonymize = self.settings.anonymize or AnonymizeParams()
         asked = asdict(self.settings) | {"anonymize": anonymize.model_dump()}
+        model = self.model
+        if self.origin.version:
+            asked["anonymize"], model = None, self.origin.model
         files = {
             spec: [file_sha256(file) for file in weights_of(spec)]
             for spec in (*self.settings.detectors, *self.settings.recognizers)
         }
         chosen = [reference_hashes(self.settings.keep), reference_hashes(self.settings.only)]
         judges, detector = self.components.verifier.description, self.components.detector.name
-        return fingerprint([code_sha256(), asked, files, chosen, judges, detector, self.model])
+        return fingerprint([code_sha256(), asked, files, chosen, judges, detector, model])
 
     def blank_record(self, name: str, input_sha256: str) -> FileRecord:
         """The record of an input of which nothing has become yet."""
@@ -89,6 +100,7 @@ class Pipeline:
             method=self.settings.method,
             seed=self.settings.seed,
             model=self.model,
+            origin=self.origin,
             detector=self.components.detector.name,
             thresholds=self.components.verifier.description,
         )

@@ -155,6 +155,15 @@ class Plan:
     refusals: tuple[Outcome, ...]
     todo: tuple[Todo, ...]
     gone: tuple[str, ...]  # names on record that the source no longer has
+    others: int = 0  # of the known, those that another version of the model made
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know before the work."""
+        if not self.others:
+            return ()
+        versions = "another version" if self.others == 1 else "other versions"
+        return (f"note: {self.others} done before by {versions}; --update-model makes them again",)
 
     def tasks(self, records: Records) -> Iterator[Task]:
         """One at a time, because a task has all that is known of its input."""
@@ -171,6 +180,7 @@ def make_plan(locations: Locations, inputs: Inputs, records: Records, info: RunI
     """Compare what is in the source with what is in the destination and on record."""
     refusals: list[Outcome] = []
     todo: list[Todo] = []
+    others = 0
     present = _present(locations, info.suffix)
     for name, what in inputs.others.items():
         refusals.append(refused(name, "", "skipped", what))
@@ -182,12 +192,14 @@ def make_plan(locations: Locations, inputs: Inputs, records: Records, info: RunI
         output = (locations.single[1] if locations.single else name) + info.suffix
         item = (name, version, output, present.get(output))
         (task,) = tasks_of((item,), records)
-        if not task.is_known(info.settings):
+        if not task.is_known(info):
             todo.append(item)
+        elif task.content != info.content:
+            others += 1
     known = len(inputs) - len(refusals) - len(todo)
     named = {*inputs.files, *inputs.others, *(outcome.line["file"] for outcome in refusals)}
     gone = tuple(sorted(records.names() - named))
-    return Plan(len(inputs), known, tuple(refusals), tuple(todo), gone)
+    return Plan(len(inputs), known, tuple(refusals), tuple(todo), gone, others)
 
 
 def _present(locations: Locations, suffix: str) -> dict[str, str]:

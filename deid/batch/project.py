@@ -98,8 +98,11 @@ def _files_at(root: Path, files: dict[str, tuple[str, ...]]) -> dict[str, tuple[
     }
 
 
-def open_pipeline(bundle: Bundle, asked: RunSettings) -> Pipeline:
-    """Everything that `asked` needs, built from `bundle`, whose own `anonymize` settings count."""
+def open_pipeline(bundle: Bundle, asked: RunSettings, update_model: bool = False) -> Pipeline:
+    """Everything that `asked` needs, built from `bundle`, whose own `anonymize` settings count.
+
+    With `update_model`, outputs of other versions of a registered model are not done.
+    """
     if bundle.world.commercial:
         for spec in (*asked.detectors, *asked.recognizers):
             for file in weights_of(spec):
@@ -108,7 +111,8 @@ def open_pipeline(bundle: Bundle, asked: RunSettings) -> Pipeline:
     stage_two = bundle.stage_two if bundle.stage_two.is_dir() else None
     models = ModelPaths(bundle.stage_one, stage_two) if bundle.stage_one.is_dir() else None
     settings = replace(asked, anonymize=bundle.anonymize)
-    return build_pipeline(settings, load_world(bundle.world), models)
+    pipeline = build_pipeline(settings, load_world(bundle.world), models)
+    return replace(pipeline, origin=bundle.origin, update_model=update_model)
 
 
 def run_project(
@@ -116,24 +120,21 @@ def run_project(
     destination: str,
     asked: RunSettings,
     batch: BatchSettings,
-    params: Path | None = None,
-    world: str | None = None,
+    bundle: Bundle,
 ) -> Summary:
-    """`deid run`: a batch with what the pipeline left at `params`, or else what there is here for
-    `world` (`bundle_at`).
+    """`deid run`: a batch with the model `bundle`.
 
     Worker processes do it, so that no picture takes the batch along; a single picture, which has
     none to take along, is done in this process, which starts sooner.
     """
-    if params is not None and world is not None:
-        raise DeidError(f"--params {params} --world {world}: each names a world; give one of them")
-    bundle = local_bundle(load_params(params)) if params else bundle_at(find_root(), world)
     locations = locate(source, destination, batch)
+
+    open_ = partial(open_pipeline, bundle, asked, batch.update_model)
 
     def start(where: Locations) -> Executor:
         if where.single is not None:
             compute_on_one_thread()
-            return InProcess(open_pipeline(bundle, asked), where, batch.timeout)
-        return ProcessPool(partial(open_pipeline, bundle, asked), where, batch.jobs, batch.timeout)
+            return InProcess(open_(), where, batch.timeout)
+        return ProcessPool(open_, where, batch.jobs, batch.timeout)
 
     return run_batch(locations, start, batch.prune)

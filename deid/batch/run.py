@@ -43,7 +43,7 @@ def run_batch(
         notes = _keep_previews_apart(locations, info.manifest)
         records = Records(locations.audit, info.manifest)
         plan = make_plan(locations, inputs, records, info)
-        notes += _remove_gone(locations, records, plan.gone, prune)
+        notes += plan.notes + _remove_gone(locations, records, plan.gone, prune)
         record = f"{locations.audit}/{records.name}"
         summary = Summary(record, +Counter(done=plan.known), notes=(*info.notes, *notes))
         with progress("de-identify", plan.inputs, plan.known) as bar:

@@ -99,6 +99,11 @@ class BatchSettings:
     encryption: str | None = _asked(
         None, "What S3 encrypts new objects with: AES256, aws:kms or aws:kms:KEY-ID."
     )
+    update_model: bool = _asked(
+        False,
+        "Make outputs of other versions of the registered model again, with the one chosen; "
+        "without this, a promotion changes no output that is there.",
+    )
     prune: bool = _asked(False, "Remove outputs of inputs that are no longer in the source.")
 
     def __post_init__(self) -> None:

@@ -1,12 +1,16 @@
 """`deid run`: pictures in, safe pictures out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deid.batch.settings import BatchSettings, RunSettings
 from deid.cli.options import with_options
+from deid.errors import DeidError
+
+if TYPE_CHECKING:
+    from deid.registry.choice import Chosen
 
 
 @with_options(RunSettings, BatchSettings)
@@ -31,6 +35,15 @@ def run(
             "that come with deid; else the world of the parameters file.",
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="What draws new faces: champion, challenger, previous or a version's number (of "
+            "the registry), shipped, local, or a model's folder; else what was trained here, or "
+            "what comes with deid.",
+        ),
+    ] = None,
 ) -> None:
     """De-identify pictures: detect, align, anonymize, verify, paste back, write.
 
@@ -38,7 +51,24 @@ def run(
     """
     from deid.batch.project import run_project
 
-    summary = run_project(source, destination, asked, batch, params, world)
+    drawn_by = _model(params, world, model)
+    summary = run_project(source, destination, asked, batch, drawn_by.bundle)
+    if model is not None:
+        typer.echo(f"model: {drawn_by.name}, content {drawn_by.content_sha256[:12]}")
     typer.echo(summary.text())
     if summary.failed:
         raise typer.Exit(1)
+
+
+def _model(params: Path | None, world: str | None, model: str | None) -> "Chosen":
+    from deid.batch.project import find_root, local_bundle
+    from deid.params import load_params
+    from deid.registry.choice import LOCAL, chosen, model_name, named
+
+    if params is None:
+        root = find_root()
+        return chosen(model, model_name(root), root, world)
+    for option, value in (("--world", world), ("--model", model)):
+        if value is not None:
+            raise DeidError(f"--params {params} {option} {value}: each names a model; give one")
+    return named(local_bundle(load_params(params)), LOCAL)

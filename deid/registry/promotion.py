@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.params import RegisterParams
-from deid.registry.bundle import read_bundle
+from deid.registry.files import registered
 from deid.registry.gates import failed_gates, metrics_table
 from deid.registry.versions import (
     CHALLENGER,
@@ -22,7 +21,7 @@ from deid.registry.versions import (
     figures_of,
     tag_validation,
 )
-from deid.tracking import mlflow_client, store_errors, tracking_uri
+from deid.tracking import mlflow_client, store_errors
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -135,13 +134,4 @@ def champion_version(model: str) -> int | None:
 @store_errors()
 def champion_bundle(model: str) -> Bundle | None:
     """The champion's files, local (downloaded if need be); None without a champion."""
-    version = champion_version(model)
-    if version is None:
-        return None
-    import mlflow
-
-    client = mlflow_client()
-    uri = client.get_model_version_download_uri(model, str(version))
-    mlflow.set_tracking_uri(tracking_uri())
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    return read_bundle(folder / "artifacts" / "bundle")
+    return None if champion_version(model) is None else registered(CHAMPION, model).bundle

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CONTENT, VALIDATION, REASON = "content_sha256", "validation", "validation_reason"
 WITHDRAWN = "withdrawn"
+RETIRED = "retired"
+"""The tag of a version that nobody may use any more: why."""
 PROMOTED, FIRST = "promoted_after", "none"
 """The tag of a version that was made champion: which one was before it. It stays: the best of those
 that have it is the mark to reach."""
