@@ -214,9 +214,7 @@ def make_plan(
     known = len(inputs) - len(refusals) - len(todo) - len(hopeless)
     named = {*inputs.files, *inputs.others, *(outcome.line["file"] for outcome in refusals)}
     gone = tuple(sorted(records.names() - named))
-    return Plan(
-        len(inputs), known, tuple(refusals), tuple(todo), gone, tuple(hopeless), others
-    )
+    return Plan(len(inputs), known, tuple(refusals), tuple(todo), gone, tuple(hopeless), others)
 
 
 def _present(locations: Locations, suffix: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ otherwise.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from deid.errors import DeidError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # so that the help of a command does not wait for what reads 
 
 TIMEOUT = 300.0  # seconds for one file
 METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")
-Engine = Literal["processes", "ray"]
+ENGINES = ("processes", "ray")
 
 
 def _asked(
@@ -121,8 +121,10 @@ class BatchSettings:
         "Try pictures again that an earlier run quarantined for what is in them; else only those "
         "that changed since, or under other settings.",
     )
-    engine: Engine = _asked(
-        "processes", "processes: on this machine; ray: on a Ray cluster (extra `ray`)."
+    engine: str = _asked(
+        "processes",
+        "processes: on this machine; ray: on a Ray cluster (extra `ray`).",
+        choices=ENGINES,
     )
     address: str | None = _asked(
         None, "Of the Ray cluster, HOST:PORT or auto; else Ray is started on this machine."
@@ -137,5 +139,7 @@ class BatchSettings:
             raise DeidError(
                 f"{self.shard_size} files in a shard, {self.gpus:g} GPUs: correct the number"
             )
+        if self.engine not in ENGINES:
+            raise DeidError(f"engine {self.engine!r}: unknown; choose {' or '.join(ENGINES)}")
         if self.engine == "processes" and (self.address or self.gpus):
             raise DeidError("--address and --gpus are of a Ray cluster; give --engine ray, too")
