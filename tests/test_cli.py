@@ -211,6 +211,15 @@ def test_options_become_one_settings_object(monkeypatch: pytest.MonkeyPatch) -> 
     assert seen == [(asked, BatchSettings(jobs=2, audit="a", prune=True))]
 
 
+@pytest.mark.parametrize("option", ["--world", "--model"])
+def test_a_parameters_file_and_what_names_another_model_are_not_given_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    said = deid(monkeypatch, capsys, "run", "in", "out", "--params", "p.yaml", option, "photo")
+    assert said[0] == 1
+    assert "each names a model; give one" in said[2]
+
+
 def test_version_and_tracebacks_are_there_when_asked_for(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,8 +9,7 @@ import torch
 
 from deid.batch import bundle
 from deid.batch.bundle import Bundle, read_bundle, shipped_bundle
-from deid.batch.project import bundle_at, run_project
-from deid.batch.settings import BatchSettings, RunSettings
+from deid.batch.project import bundle_at
 from deid.errors import DeidError
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams, WorldParams
@@ -94,12 +93,6 @@ def test_another_world_is_no_way_around_a_projects_terms(tmp_path: Path, shipped
     assert bundle_at(root, "photo").world.commercial
     assert bundle_at(root, "mini").world.commercial
     assert not bundle_at(tmp_path, "photo").world.commercial
-
-
-def test_parameters_and_a_world_are_not_given_together(tmp_path: Path) -> None:
-    asked = RunSettings(method="mask"), BatchSettings()
-    with pytest.raises(DeidError, match="give one of them"):
-        run_project("in", "out", *asked, params=tmp_path / "params.yaml", world="photo")
 
 
 def test_an_unknown_world_and_damaged_settings_are_named(tmp_path: Path, shipped: Path) -> None:

@@ -2,11 +2,9 @@
 
 import base64
 import io
-import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,87 +14,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
 
 import deid.batch.project
 import deid.tracking
 from deid.batch.bundle import Bundle
 from deid.errors import DeidError
-from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
+from deid.params import AnonymizeParams, Gates
 from deid.registry import promotion
 from deid.registry.bundle import content_sha256, read_bundle, write_bundle
 from deid.registry.gates import FIGURES, failed_gates, read_metrics
-from deid.registry.register import Registration, register, standing
-from deid.stage_files import WEIGHTS, content_of
+from deid.registry.register import register, standing
+from deid.stage_files import WEIGHTS
 from deid.tracking import RUN_ID_FILE, git_commit, mlflow_client, tracked_run
-from tests.toy import toy_world
+from tests.toy import picture, toy_world
+from tests.toy_registry import BETTER, Model, figures, make_bundle, model, store, write_metrics
 
-GOOD = {
-    "id_similarity_selecting": 0.2,
-    "reidentification_selecting": 0.01,
-    "detect_rate": 1.0,
-    "source_id_loss": 0.05,
-}
-BETTER = {"source_id_loss": 0.04}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One SQLite store for the module; each test has a model name of its own."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield folder
-
-
-def make_bundle(folder: Path, value: float) -> Bundle:
-    """A bundle whose networks hold one number."""
-    for name in ("stage_one", "stage_two", "weights"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        save_file({"w": np.full(4, value, np.float32)}, str(folder / name / WEIGHTS))
-    world = WorldParams(weights=folder / "weights")
-    return Bundle(folder / "stage_one", folder / "stage_two", world, AnonymizeParams())
-
-
-def write_metrics(path: Path, bundle: Bundle, **changes: float) -> Path:
-    """A metrics.json as `evaluate` writes it for `bundle`, with the gated figures only."""
-    values = figures(**changes)
-    content: dict[str, Any] = {
-        "measured": content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize)
-    }
-    for figure in FIGURES:
-        table, method, name = figure.key.split(".")
-        row = content.setdefault(table, {}).setdefault(method, {})
-        row[name] = {"mean": values[figure.key], "std": 0.01}
-    path.write_text(json.dumps(content))
-    return path
-
-
-class Model:
-    """A registered model of its own for one test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.params = folder, RegisterParams(model=folder.name)
-
-    def register(self, value: float, **figures: float) -> Registration:
-        bundle = make_bundle(self.folder / str(value), value)
-        metrics = write_metrics(self.folder / "metrics.json", bundle, **figures)
-        return register(self.params, bundle, metrics, self.folder / "out.json")
-
-    def aliases(self) -> dict[str, int]:
-        found = mlflow_client().get_registered_model(self.params.model).aliases
-        return {alias: int(version) for alias, version in found.items()}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Model:
-    return Model(tmp_path)
-
-
-def figures(**changes: float) -> dict[str, float]:
-    values = GOOD | changes
-    return {figure.key: values[figure.key.rsplit(".", 1)[1]] for figure in FIGURES}
+__all__ = ["model", "picture", "store"]
 
 
 def test_good_figures_pass_every_gate() -> None:
@@ -314,14 +247,6 @@ def test_new_figures_of_the_same_content_count(model: Model) -> None:
 
 def test_without_any_version_there_is_a_clear_error(model: Model) -> None:
     assert promotion.champion_bundle(model.params.model) is None
-
-
-def picture(seed: int = 0, side: int = 96) -> bytes:
-    """A PNG in whose middle the toy detector sees a face."""
-    noise = np.random.default_rng(seed).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(out, "PNG")
-    return out.getvalue()
 
 
 def pixels(data: bytes) -> Any:

@@ -4,6 +4,7 @@ Its pictures are blobs, not people; it has the shapes, ranges and gradients of a
 that is all a test of what stands above a world needs.
 """
 
+import io
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -232,3 +234,11 @@ def draw_pairs(latents: Path, count: int = 64, shard_size: int = 64) -> Path:
         np.save(w_path(latents, number), np.concatenate([w for _, w in blocks]))
     write_index(latents, index)
     return latents
+
+
+def picture(seed: int = 0, side: int = 96) -> bytes:
+    """A PNG in whose middle the toy detector sees a face."""
+    noise = np.random.default_rng(seed).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(out, "PNG")
+    return out.getvalue()

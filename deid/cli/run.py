@@ -13,6 +13,27 @@ if TYPE_CHECKING:
     from deid.registry.choice import Chosen
 
 
+Params = Annotated[
+    Path | None,
+    typer.Option("--params", help="The parameters file; else the one here, or deid's own."),
+]
+WorldName = Annotated[
+    str | None,
+    typer.Option(
+        help="photo, mini (rendered people) or ffhq, with the stages trained here or those that "
+        "come with deid; else the world of the parameters file."
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="What draws new faces: champion, challenger, previous or a version's number (of the "
+        "registry), shipped, local, or a model's folder; else what was trained here, or what comes "
+        "with deid."
+    ),
+]
+
+
 @with_options(RunSettings, BatchSettings)
 def run(
     source: Annotated[
@@ -23,27 +44,9 @@ def run(
     ],
     asked: RunSettings,
     batch: BatchSettings,
-    params: Annotated[
-        Path | None,
-        typer.Option("--params", help="The parameters file; else the one here, or deid's own."),
-    ] = None,
-    world: Annotated[
-        str | None,
-        typer.Option(
-            "--world",
-            help="photo, mini (rendered people) or ffhq, with the stages trained here or those "
-            "that come with deid; else the world of the parameters file.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="What draws new faces: champion, challenger, previous or a version's number (of "
-            "the registry), shipped, local, or a model's folder; else what was trained here, or "
-            "what comes with deid.",
-        ),
-    ] = None,
+    params: Params = None,
+    world: WorldName = None,
+    model: Model = None,
 ) -> None:
     """De-identify pictures: detect, align, anonymize, verify, paste back, write.
 
