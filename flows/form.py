@@ -54,11 +54,11 @@ def _type(kind: type, field: Any) -> Any:
 
 def settings_from(options: Mapping[str, Any]) -> tuple[RunSettings, BatchSettings]:
     """The settings objects of a flow's parameters."""
-    made = [
-        kind(**{f.name: _hashable(options[f.name]) for f in _asked(kind) if f.name in options})
+    run, batch = (
+        {f.name: _hashable(options[f.name]) for f in _asked(kind) if f.name in options}
         for kind in KINDS
-    ]
-    return made[0], made[1]
+    )
+    return RunSettings(**run), BatchSettings(**batch)
 
 
 def _hashable(value: Any) -> Any:
