@@ -59,10 +59,8 @@ def look(model: str, places: Sequence[str], docs: Path) -> Drift:
     frame = _frame(rows)
     tag = client.get_model_version(model, version).tags.get(REFERENCE)
     if tag is None:
-        reference = {
-            name: [float(frame[name].mean()), float(frame[name].std())] for name in FIGURES
-        }
-        text = json.dumps({"pictures": len(rows), "figures": reference})
+        spread = {n: [float(frame[n].mean()), float(frame[n].std())] for n in FIGURES}
+        text = json.dumps({"pictures": len(rows), "figures": spread})
         client.set_model_version_tag(model, version, REFERENCE, text)
         return Drift(len(rows), note=f"these are the reference of version {version} from now on")
     from deid.latents.expectations import check_tables

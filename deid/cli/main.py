@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from deid import __version__
-from deid.cli import audit, registry, run, stages, weights
+from deid.cli import audit, flows, registry, run, stages, weights
 from deid.errors import DeidError, missing_extra
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command()(run.run)
 app.add_typer(weights.app, name="weights")
 app.add_typer(audit.app, name="audit")
+app.add_typer(flows.app, name="flows")
 for stage in (stages.sample, stages.validate, stages.stage_one, stages.stage_two):
     app.command()(stage)
 for stage in (stages.evaluate, stages.report):
