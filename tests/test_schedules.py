@@ -1,4 +1,4 @@
-"""The flows as a platform team runs them: a real server, a worker, a bucket; and what kills them."""
+"""The flows as a platform team runs them: real server, worker and bucket; and what kills them."""
 
 import os
 import signal
@@ -69,6 +69,10 @@ class Server:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return httpx.post(f"{self.url}/{path}", json=body, timeout=120).json()
 
+    def make_pool(self) -> None:
+        command = ("prefect", "work-pool", "create", "deid", "--type", "process")
+        run(*command, environment=self.environment)
+
     def deploy(self, **changes: dict[str, Any]) -> None:
         """prefect.yaml, with `changes` for the deployments of these names; no others."""
         config = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -90,7 +94,9 @@ class Server:
         """Start a run of a deployment now; its id."""
         name = {"hourly": "deidentify"}.get(deployment, "retrain")
         found = self.get(f"deployments/name/{name}/{deployment}")
+        assert "id" in found, found
         made = self.post(f"deployments/{found['id']}/create_flow_run", {})
+        assert "id" in made, made
         return str(made["id"])
 
     def state(self, flow_run: str) -> dict[str, Any]:

@@ -79,9 +79,7 @@ class RayCluster:
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         pool = ray.data.ActorPoolStrategy(
-            min_size=1,
-            max_size=min(self._batch.jobs, len(rows)),
-            max_tasks_in_flight_per_actor=AHEAD,
+            size=min(self._batch.jobs, len(rows)), max_tasks_in_flight_per_actor=AHEAD
         )
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Shards,
