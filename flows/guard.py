@@ -44,7 +44,8 @@ def _run(command: tuple[str, ...]) -> int:
         _signal(process.pid, signal.SIGKILL)
 
     def end_with_caller() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 1):  # no buffer, whose lock would be held at exit
+            pass
         end()
 
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end).start())
