@@ -1,203 +1,202 @@
-"""De-identify a folder or an `s3://` prefix into another one, shard by shard.
+"""De-identify a folder or an `s3://` prefix into another one: `deid run`, on a schedule.
 
-The champion of the registry does it; where nothing is registered, the models in `data`, or those
-that come with deid. Each shard is done by the engine of `deid run`, in processes of its own. What
-was done before under the same settings is not done again; a shard that fails leaves the others
-alone.
+The champion of the registry draws the faces; where nothing is registered, the models in `data`, or
+those that come with deid. All else is as `deid run` does it, in the same code: what was done before
+is not done again, what was quarantined is not tried again, an interrupted run resumes. Prefect sees
+a task for each shard of files, which is tried again, later each time, when a storage fails.
 """
 
+import hashlib
 import sys
-from argparse import ArgumentParser, Namespace
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Annotated, Any, Self
 
-from prefect import flow, get_run_logger, task, unmapped
+from prefect import State, flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.events import emit_event
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
+from pydantic import Field
 
-from deid.batch.bundle import Bundle
-from deid.batch.manifest import Records, open_journal
+from deid.batch.cluster import shards_of
+from deid.batch.executor import Executor
+from deid.batch.outcome import Outcome, Task
 from deid.batch.pipeline import RunInfo
-from deid.batch.plan import Locations, Plan, Todo, list_inputs, locate, make_plan, tasks_of
-from deid.batch.project import bundle_at, open_pipeline
-from deid.batch.run import exclusive, finalize, recorded
-from deid.batch.settings import TIMEOUT, BatchSettings, RunSettings
+from deid.batch.project import run_project
 from deid.batch.summary import Summary
-from deid.batch.workers import ProcessPool
 from deid.errors import DeidError
-from deid.params import load_params
-from deid.registry.bundle import content_sha256
-from deid.registry.promotion import champion_bundle
+from deid.registry.choice import Chosen, chosen, model_name
+from deid.registry.promotion import champion_version
+from deid.registry.versions import CHAMPION
+from deid.storage.protocol import StorageFailure
+from deid.tracking import store_exists
+from flows.form import parsed, settings_from, with_settings
+
+RETRIES, FIRST_PAUSE = 3, 10  # of a shard; seconds before the first retry, doubled for each further
+MOST_FAILED = 3  # shards in a row, after which to continue is of no use
+MOST_STARTS = 5  # of one flow run: one that ends its process each time must not do so for ever
+FINISHED = "deid.batch.finished"
+QUARANTINED = "Quarantined"  # the name of the state of a completed run that left pictures out
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a batch was asked to do, and with which networks: a promotion midway changes nothing."""
+class Shard:
+    """Some files of a batch, known by their content: the same files are the same shard again."""
 
-    source: str
-    destination: str
-    asked: RunSettings
-    batch: BatchSettings
-    bundle: Bundle
-    content: str  # hash of the bundle: equal paths may hold other networks by now
-
-    def locations(self) -> Locations:
-        """Opened anew for each thread."""
-        return locate(self.source, self.destination, self.batch)
-
-    def pool(self, locations: Locations) -> ProcessPool:
-        """The engine of `deid run`."""
-        open_ = partial(open_pipeline, self.bundle, self.asked)
-        return ProcessPool(open_, locations, self.batch.jobs, self.batch.timeout)
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.left = {item.name: item for item in tasks}  # of which no outcome came yet
+        marks = "\n".join(f"{item.name} {item.version}" for item in tasks)
+        self.name = hashlib.sha256(marks.encode()).hexdigest()[:12]
 
 
-@task(cache_policy=NO_CACHE)
-def plan_batch(request: Request) -> tuple[Plan, RunInfo, Summary]:
-    """What is to do, and a summary of all that is not."""
-    locations = request.locations()
-    inputs = list_inputs(locations, may_be_empty=True)
-    with request.pool(locations) as executor:
-        info = executor.info
-    records = Records(locations.audit)
-    plan = make_plan(locations, inputs, records, info)
-    summary = Summary(request.destination, +Counter(done=plan.known), notes=info.notes)
-    for outcome in recorded(iter(plan.refusals), records):
-        summary.add(outcome)
-    return plan, info, summary
+def _is_of_the_storage(_task: Any, _run: Any, state: State[Any]) -> bool:
+    return isinstance(state.data and state.result(raise_on_failure=False), StorageFailure)
 
 
-@task(retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
-def deidentify_shard(request: Request, todo: Sequence[Todo]) -> Summary:
-    """One shard, from its originals to its lines in the journal."""
-    locations = request.locations()
-    summary = Summary(request.destination)
-    tasks = tasks_of(todo, Records(locations.audit))  # another attempt may have done some
-    with request.pool(locations) as executor:
-        for outcome in recorded(executor.work(tasks), open_journal(locations.audit)):
-            summary.add(outcome)
-    return summary
+def _shard_name() -> str:
+    shard: Shard = runtime.task_run.parameters["shard"]
+    return f"shard-{shard.name}"
 
 
-_threads: Any = ThreadPoolTaskRunner(max_workers=2)
+@task(
+    task_run_name=_shard_name,
+    retries=RETRIES,
+    retry_delay_seconds=exponential_backoff(FIRST_PAUSE),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_is_of_the_storage,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def deidentify_shard(executor: Executor, shard: Shard) -> Generator[Outcome, None, None]:
+    """The outcomes of a shard; of another attempt, those that are missing."""
+    try:
+        for outcome in executor.work(iter(list(shard.left.values()))):
+            shard.left.pop(outcome.line["file"], None)
+            yield outcome
+    except StorageFailure:
+        executor.__exit__(None, None, None)  # what was at work may be in any state
+        executor.__enter__()
+        raise
 
 
-@flow(name="deidentify", task_runner=_threads)
+class ByShard:
+    """An executor whose work is a Prefect task for each shard. One that fails leaves the others
+    alone; once they are done, it is an error."""
+
+    def __init__(self, executor: Executor, size: int) -> None:
+        self._executor, self._size = executor, size
+
+    @property
+    def info(self) -> RunInfo:
+        return self._executor.info
+
+    def __enter__(self) -> Self:
+        self._executor.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._executor.__exit__(kind, error, trace)
+
+    def work(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
+        """See `Executor`."""
+        count, failures, in_a_row = 0, list[DeidError](), 0
+        for shard in shards_of(tasks, self._size):
+            count += 1
+            try:
+                yield from deidentify_shard(self._executor, Shard(shard))
+                in_a_row = 0
+            except StorageFailure as error:
+                failures.append(error)
+                in_a_row += 1
+                if in_a_row == MOST_FAILED:
+                    break
+        if failures:
+            raise DeidError(
+                f"{len(failures)} of {count} shards failed; run it again to resume; the first: "
+                f"{failures[0]}"
+            )
+
+
+@flow(name="deidentify")
+@with_settings
 def deidentify(
-    source: str,
-    destination: str,
-    method: str = "swap",
-    seed: int = 0,
-    detectors: Sequence[str] = (),
-    recognizers: Sequence[str] = (),
-    allow_no_face: bool = False,
-    first_frame_only: bool = False,
-    shard_size: int = 256,
-    encryption: str | None = None,
-    timeout: float = TIMEOUT,
-    more: dict[str, Any] | None = None,
-) -> dict[str, int]:
+    source: Annotated[str, Field(description="A picture or folder, or s3://BUCKET/PREFIX.")],
+    destination: Annotated[str, Field(description="A folder or s3://BUCKET/PREFIX.")],
+    model: Annotated[
+        str | None,
+        Field(
+            description="champion, challenger, previous, a version's number, shipped, local or a "
+            "model's folder; else the champion, or what `deid run` takes where there is none."
+        ),
+    ] = None,
+    world: Annotated[str | None, Field(description="photo, mini or ffhq.")] = None,
+    **options: Any,
+) -> Any:
     """De-identify `source` into `destination`; returns how many inputs ended in which state.
 
-    Either is a folder or `s3://bucket/prefix`; `encryption` is asked of S3 for new objects;
-    `timeout` is in seconds for a file; `more` has further fields of `RunSettings` by name, such as
-    `{"keep_metadata": ["icc"]}`. Raises `DeidError` when the destination holds the source, when the
-    source is not there, or, after all others are done, when a shard failed: run it again to resume.
+    Raises `DeidError` when the destination holds the source, when the source is not there, when
+    another run is at work at the destination, or, after all others are done, when a shard failed:
+    run it again to resume.
     """
-    further = {k: tuple(v) if isinstance(v, list) else v for k, v in (more or {}).items()}
-    shaping: dict[str, Any] = {
-        "method": method,
-        "seed": seed,
-        "detectors": tuple(detectors),
-        "recognizers": tuple(recognizers),
-        "allow_no_face": allow_no_face,
-        "first_frame_only": first_frame_only,
-        **further,
-    }
-    if unknown := shaping.keys() - {field.name for field in fields(RunSettings)}:
-        raise DeidError(f"more: {', '.join(sorted(unknown))}: no setting of a run; correct it")
-    batch = BatchSettings(timeout=timeout, encryption=encryption)
-    request = _request(source, destination, RunSettings(**shaping), batch)
-    return dict(_run(request, shard_size).counts)
+    if (starts := runtime.flow_run.run_count or 0) > MOST_STARTS:
+        raise DeidError(f"this flow run was started {starts} times and never ended; see its logs")
+    asked, batch = settings_from(options)
+    drawn_by = _chosen(model, world)
+    get_run_logger().info(f"model: {drawn_by.name}, content {drawn_by.content_sha256[:12]}")
+    summary = run_project(
+        source,
+        destination,
+        asked,
+        batch,
+        drawn_by.bundle,
+        around=lambda executor: ByShard(executor, batch.shard_size),
+        may_be_empty=True,
+    )
+    _report(destination, drawn_by, summary)
+    counts = dict(+summary.counts)
+    if summary.failed:
+        return Completed(name=QUARANTINED, message=_first_line(summary), data=counts)
+    return Completed(message=_first_line(summary), data=counts)
 
 
-def _run(request: Request, shard_size: int) -> Summary:
-    """Every shard; `DeidError` once all others are done where one failed."""
-    with exclusive(request.locations()):
-        plan, _, summary = plan_batch(request)
-        shards = [plan.todo[i : i + shard_size] for i in range(0, len(plan.todo), shard_size)]
-        futures = deidentify_shard.map(unmapped(request), shards)
-        futures.wait()
-        results: list[Any] = [future.result(raise_on_failure=False) for future in futures]
-        locations = request.locations()
-        finalize(locations, Records(locations.audit))
-    failures = [result for result in results if isinstance(result, BaseException)]
-    for result in results:
-        if not isinstance(result, BaseException):
-            summary.merge(result)
-    _report(request, summary, failures)
-    if failures:
-        raise DeidError(
-            f"{len(failures)} of {len(shards)} shards failed; run it again to resume; "
-            f"the first: {failures[0]}"
-        )
-    if summary.counts.total() != plan.inputs:
-        raise RuntimeError(f"{plan.inputs} inputs, but {dict(summary.counts)}")
-    return summary
+def _chosen(model: str | None, world: str | None) -> Chosen:
+    root = Path.cwd()
+    name = model_name(root)
+    if model is None and world is None and store_exists() and champion_version(name) is not None:
+        model = CHAMPION
+    return chosen(model, name, root, world)
 
 
-def _request(source: str, destination: str, asked: RunSettings, batch: BatchSettings) -> Request:
-    params = load_params()
-    bundle = champion_bundle(params.register_.model) or bundle_at(Path.cwd())
-    return Request(source, destination, asked, batch, bundle, content_sha256(bundle))
+def _first_line(summary: Summary) -> str:
+    return summary.text().splitlines()[0]
 
 
-def _report(request: Request, summary: Summary, failures: list[BaseException]) -> None:
-    counts = summary.counts
+def _report(destination: str, drawn_by: Chosen, summary: Summary) -> None:
+    """What became of the batch: to the log, as an artifact, and as an event."""
+    counts = dict(+summary.counts)
     rows = [f"| {status} | {count} |" for status, count in sorted(counts.items())]
     told = [f"- {text}" for text in (*summary.problems, *summary.lost, *summary.notes)]
-    told += [f"- a shard failed: {failure}" for failure in failures]
-    text = "\n".join([f"# {request.destination}", "", "| files | |", "|---|---|", *rows, "", *told])
-    create_markdown_artifact(key="deidentified", markdown=text, description=request.asked.method)
+    told.append(f"- model: {drawn_by.name}, content {drawn_by.content_sha256}")
+    text = "\n".join([f"# {destination}", "", "| files | |", "|---|---|", *rows, "", *told])
+    create_markdown_artifact(key="deidentified", markdown=text, description=_first_line(summary))
+    emit_event(
+        FINISHED,
+        resource={"prefect.resource.id": f"deid.destination.{destination}"},
+        payload={"counts": counts, "model": drawn_by.name, "content": drawn_by.content_sha256},
+    )
     get_run_logger().info(summary.text())
-
-
-def _arguments(words: Sequence[str] | None = None) -> Namespace:
-    parser = ArgumentParser(prog="python -m flows.deidentify", description=__doc__)
-    parser.add_argument("source", help="folder or s3://bucket/prefix")
-    parser.add_argument("destination", help="folder or s3://bucket/prefix")
-    for field in (*fields(RunSettings), *fields(BatchSettings)):
-        if field.name in NAMED:
-            flags = field.metadata["options"] or (f"--{field.name.replace('_', '-')}",)
-            action: dict[str, Any] = {"type": type(field.default)}
-            if field.name == "encryption":
-                action = {}
-            elif field.default is False:
-                action = {"action": "store_true"}
-            elif field.default == ():
-                action = {"action": "append"}
-            default = list(field.default) if field.default == () else field.default
-            parser.add_argument(
-                *flags, dest=field.name, default=default, help=field.metadata["help"], **action
-            )
-    parser.add_argument("--shard-size", type=int, default=256)
-    return parser.parse_args(words)
-
-
-NAMED = frozenset(
-    {"method", "seed", "detectors", "recognizers", "allow_no_face", "first_frame_only"}
-    | {"encryption", "timeout"}
-)
-"""Settings that are parameters of the flow itself."""
 
 
 if __name__ == "__main__":
     try:
-        ended = deidentify(**vars(_arguments()))
+        ended = deidentify(**vars(parsed(deidentify.fn)))
     except DeidError as error:
         sys.exit(f"deidentify: {error}")
     sys.exit(1 if ended.get("quarantined") else 0)

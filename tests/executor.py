@@ -47,3 +47,19 @@ def mask(source: Path, destination: Path) -> None:
     """A batch in this process."""
     places = locate(str(source), str(destination))
     run_batch(places, lambda places: InProcess(open_mask(), places))
+
+
+class Slow(ToyDetector):
+    """Takes its time, so that there is something to interrupt."""
+
+    name = "slow"
+
+    def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
+        time.sleep(0.3)
+        return super().detect(pictures)
+
+
+def open_slow_mask() -> Pipeline:
+    """The same without harm, slowly."""
+    pipeline = build_pipeline(RunSettings(method="mask"), toy_world(), None)
+    return replace(pipeline, components=replace(pipeline.components, detector=Slow()))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +18,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from PIL import Image
 
 from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL, recorded_name, verify
+from deid.batch import executor as executor_module
 from deid.batch import pipeline as pipeline_module
 from deid.batch import run as run_module
 from deid.batch.executor import InProcess
 from deid.batch.manifest import Records
-from deid.batch.outcome import refused
+from deid.batch.outcome import Outcome, Task, refused
+from deid.batch.pipeline import build_pipeline
 from deid.batch.plan import list_inputs, locate, make_plan
 from deid.batch.run import exclusive, recorded, run_batch
-from deid.batch.settings import BatchSettings
+from deid.batch.settings import BatchSettings, RunSettings
 from deid.batch.summary import Summary, shown
 from deid.batch.workers import ProcessPool
 from deid.cli.audit import verify as verify_command
@@ -33,6 +36,7 @@ from deid.storage.local import LocalStorage
 from deid.storage.protocol import PRIVATE
 from tests import executor
 from tests.executor import CRASHED, HANGING, STARVED, open_mask
+from tests.toy import toy_world
 
 
 def save(path: Path, seed: int, width: int = 48) -> None:
@@ -441,3 +445,75 @@ def test_a_change_of_the_code_that_shapes_outputs_makes_them_stale(tmp_path: Pat
         file.write("LIMIT = 1\n")
     pipeline_module.code_sha256.cache_clear()
     assert pipeline_module.code_sha256(package) != before
+
+
+def test_a_poison_file_is_quarantined_once_and_told_each_time(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    save(source / "good.png", 1)
+    save(source / "crashes.png", 2, CRASHED)
+    (source / "broken.jpg").write_bytes(b"no picture")
+    first = run(source, out, jobs=1)
+    before = contents(out)
+    again = run(source, out)  # in this process, which the crash would end
+    assert again.counts == {"done": 1, "quarantined": 2}
+    assert again.failed
+    assert sorted(again.problems) == sorted(first.problems)
+    assert "2 quarantined by an earlier run, not tried again" in again.text()
+    assert contents(out) == before
+    save(source / "crashes.png", 2)  # somebody repaired it
+    assert run(source, out).counts == {"done": 1, "written": 1, "quarantined": 1}
+
+
+def test_what_was_quarantined_is_tried_again_if_asked_or_under_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "broken.jpg").write_bytes(b"no picture")
+    run(source, out)
+    tried: list[str] = []
+    real = executor_module.process_task
+
+    def watched(task: Task, *rest: Any) -> Outcome:
+        tried.append(task.name)
+        return real(task, *rest)
+
+    monkeypatch.setattr(executor_module, "process_task", watched)
+    run(source, out)
+    assert tried == []
+    places = locate(str(source), str(out))
+    run_batch(places, lambda p: InProcess(open_mask(), p), retry=True)
+    assert tried == ["broken.jpg"]
+    other = build_pipeline(RunSettings(method="mask", seed=1), toy_world(), None)
+    run_batch(places, lambda p: InProcess(other, p))
+    assert tried == ["broken.jpg"] * 2
+
+
+def test_what_was_not_the_pictures_fault_is_tried_again(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    save(source / "a.png", 1, STARVED)
+    save(source / "b.png", 2)
+    out.mkdir()
+    (out / "b.png").write_bytes(b"somebody's")
+    assert run(source, out).counts == {"quarantined": 2}
+    (out / "b.png").unlink()
+    assert run(source, out).counts == {"quarantined": 1, "written": 1}
+    assert "not tried again" not in run(source, out).text()
+
+
+def test_late_renamed_and_doubled_pictures_are_each_done_once(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    save(source / "a.png", 1)
+    save(source / "b.png", 2)
+    run(source, out)
+    save(source / "late.png", 3)
+    os.utime(source / "late.png", (0, 0))  # older than all that was done
+    (source / "b.png").rename(source / "renamed.png")
+    (source / "twin.png").write_bytes((source / "a.png").read_bytes())
+    summary = run(source, out)
+    assert summary.counts == {"done": 1, "written": 3}
+    assert "1 inputs on record are gone; --prune removes their outputs" in summary.text()
+    made = contents(out)
+    assert made["renamed.png"] == made["b.png"], "the same picture gets the same face"
+    assert made["twin.png"] == made["a.png"]
+    assert run(source, out).counts == {"done": 4}

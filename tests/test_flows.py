@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,16 @@ import httpx
 import pytest
 import yaml
 
+from deid.anonymize import METHODS
 from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL
+from deid.batch import project
 from deid.batch.executor import InProcess
-from deid.batch.manifest import Records, open_journal
+from deid.batch.manifest import Records, is_unfinished, open_journal
+from deid.batch.outcome import Task
 from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.plan import Locations, list_inputs, make_plan
 from deid.batch.run import exclusive, finalize, recorded
-from deid.batch.settings import RunSettings
+from deid.batch.settings import BatchSettings, RunSettings
 from deid.errors import DeidError
 from deid.params import RegisterParams
 from deid.registry import promotion
@@ -272,10 +276,11 @@ def test_a_shard_that_fails_leaves_the_others_alone(
 
     make_project(tmp_path, monkeypatch)
 
-    def in_process(request: Any, places: Locations) -> InProcess:  # to be broken below
-        return InProcess(build_pipeline(request.asked, toy_world(), None), places)
+    def in_process(open_: Any, places: Locations, *_: Any) -> InProcess:  # to be broken below
+        shop = build_pipeline(RunSettings(method="mask"), toy_world(), None)
+        return InProcess(shop, places)
 
-    monkeypatch.setattr(module.Request, "pool", in_process)
+    monkeypatch.setattr(project, "ProcessPool", in_process)
     boto3.client("s3").create_bucket(Bucket="flow")
     source, destination = LocalStorage(tmp_path / "in"), open_storage("s3://flow/out")
     for n in range(4):
@@ -288,12 +293,13 @@ def test_a_shard_that_fails_leaves_the_others_alone(
         return put(self, name, data, version)
 
     monkeypatch.setattr(S3Storage, "replace", faulty)
-    once = module.deidentify_shard.with_options(retries=0)
-    monkeypatch.setattr(module, "deidentify_shard", once)
-    run_flow = partial(module.deidentify, method="mask", shard_size=1, more={"rendered": True})
+    twice = module.deidentify_shard.with_options(retries=1, retry_delay_seconds=0)
+    monkeypatch.setattr(module, "deidentify_shard", twice)
+    run_flow = partial(module.deidentify, method="mask", shard_size=1, rendered=True)
     with pytest.raises(DeidError, match=r"1 of 4 shards failed.*Input/output error"):
         run_flow("in", "s3://flow/out")
-    assert set(lines_of(destination)) == {"0.png", "1.png", "3.png"}
+    assert Records(destination).names() == {"0.png", "1.png", "3.png"}
+    assert is_unfinished(destination)
     broken.clear()
     assert run_flow("in", "s3://flow/out") == {"written": 1, "done": 3}
     assert set(lines_of(destination)) == {f"{n}.png" for n in range(4)}
@@ -382,12 +388,12 @@ def make_project(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str = "1 
     (folder / ".dvc/config").write_text(f"[core]\n{text}")
 
 
-def run(*command: str, environment: Mapping[str, str]) -> str:
-    """`python -m COMMAND` in the current directory."""
+def run(*command: str, environment: Mapping[str, str], code: int = 0) -> str:
+    """What `python -m COMMAND`, in the current directory, printed."""
     done = subprocess.run(
         [sys.executable, "-m", *command], capture_output=True, text=True, env=environment
     )
-    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == code, f"{command}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -420,13 +426,16 @@ def test_a_server_runs_both_deployments_on_their_schedules(
     LocalStorage(tmp_path / "data/inbox").write("one.png", original)
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     soon = (datetime.now(UTC) + timedelta(seconds=25)).isoformat()
-    for deployment in deployments["deployments"]:
-        assert [set(s) for s in deployment["schedules"]] == [{"cron", "timezone"}]
+    kept = [entry for entry in deployments["deployments"] if "schedules" in entry]
+    deployments["deployments"] = kept
+    assert [set(d["schedules"][0]) for d in kept] == [{"cron", "timezone"}, {"interval"}]
+    for deployment in kept:
         # Again later, for a machine so busy that `soon` is over before all is deployed.
         deployment["schedules"] = [{"interval": 300, "anchor_date": soon}]
     deployments["deployments"][1]["parameters"] |= {"method": "mask"}
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(deployments))
     environment = os.environ | server | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+    environment["DEID_PROJECT"] = str(tmp_path)
     run("prefect", "work-pool", "create", "deid", "--type", "process", environment=environment)
     run("prefect", "--no-prompt", "deploy", "--all", environment=environment)
     api = httpx.Client(base_url=server["PREFECT_API_URL"], timeout=300)
@@ -462,18 +471,42 @@ def test_git_overlooks_the_pictures_that_the_deployment_reads_and_writes() -> No
 
 
 def test_the_flow_takes_what_the_command_line_takes() -> None:
-    from flows.deidentify import _arguments
+    from flows.deidentify import deidentify
+    from flows.form import parsed
 
     words = "in out --detector yunet --detector scrfd --recogniser foamliu --timeout 9"
-    given = vars(_arguments([*words.split(), "--allow-no-face", "--first-frame-only"]))
+    words += " --allow-no-face --first-frame-only --engine ray"
+    given = vars(parsed(deidentify.fn, words.split()))
     assert given["first_frame_only"]
     assert given["detectors"] == ["yunet", "scrfd"]
     assert given["recognizers"] == ["foamliu"]
     assert (given["timeout"], given["allow_no_face"], given["method"]) == (9.0, True, "swap")
 
 
-def test_a_setting_that_is_none_is_named() -> None:
+def test_the_form_of_the_flow_offers_what_the_command_line_takes() -> None:
     from flows.deidentify import deidentify
 
-    with pytest.raises(DeidError, match="more: keep_metadta: no setting of a run"):
-        deidentify.fn("in", "out", more={"keep_metadta": ["icc"]})
+    form = deidentify.parameters.model_dump()["properties"]
+    asked = {f.name for kind in (RunSettings, BatchSettings) for f in fields(kind) if f.metadata}
+    assert set(form) == asked | {"source", "destination", "model", "world"}
+    assert tuple(form["method"]["enum"]) == METHODS
+    assert form["engine"]["enum"] == ["processes", "ray"]
+    assert all(entry["description"] for entry in form.values())
+
+
+def test_a_shard_is_named_by_its_files_and_their_versions() -> None:
+    from flows.deidentify import Shard
+
+    one, two = (Task(name, "1", name, None, None, None) for name in ("a.png", "b.png"))
+    assert Shard([one, two]).name == Shard([one, two]).name
+    assert Shard([one, two]).name != Shard([one, replace(two, version="2")]).name
+
+
+def test_a_flow_run_that_ends_its_process_each_time_is_not_started_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flows import deidentify as module
+
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(module.MOST_STARTS + 1))
+    with pytest.raises(DeidError, match="was started 6 times and never ended"):
+        module.deidentify.fn("in", "out")

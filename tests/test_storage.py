@@ -30,6 +30,7 @@ from tests.toy import toy_world
 
 __all__ = ["faults", "s3"]  # fixtures
 
+SECONDS_LEFT = lease._seconds_left
 NAMES = [f"{n % 3}/{n}.png" for n in range(8)]
 
 
@@ -37,7 +38,7 @@ NAMES = [f"{n % 3}/{n}.png" for n in range(8)]
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_module, "PAUSE", 0.01)
     monkeypatch.setattr(s3_module, "READ_TIMEOUT", 2.0)
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)  # a run that failed keeps nobody out
+    monkeypatch.setattr(lease, "_seconds_left", lambda storage: 0.0)  # a failed run keeps none out
 
 
 @pytest.fixture
@@ -309,7 +310,7 @@ def test_objects_say_what_they_are(bucket: str, faults: Faults) -> None:
 def test_a_lease_keeps_a_second_run_out_and_needs_no_permission_to_delete(
     bucket: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 60.0)
+    monkeypatch.setattr(lease, "_seconds_left", SECONDS_LEFT)
     first, second = S3Storage(bucket, "out"), S3Storage(bucket, "out")
     with first.exclusive():
         taken = next(request for request in faults.seen if request.method == "PUT")
@@ -319,6 +320,38 @@ def test_a_lease_keeps_a_second_run_out_and_needs_no_permission_to_delete(
     with second.exclusive():
         pass
     assert not any(request.method == "DELETE" for request in faults.seen)
+
+
+def test_a_run_that_lost_its_lease_writes_no_record(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused, other = S3Storage(bucket, "out"), S3Storage(bucket, "out")
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)  # renewed each second
+    with paused.exclusive():
+        paused.write("manifest.jsonl", b"ours")
+        with other.exclusive():  # as after a pause of `paused` that was longer than its lease
+            wait_until(lambda: is_refused(paused), 30, "the loss is noticed")
+            other.write("manifest.jsonl", b"theirs")
+    assert other.read("manifest.jsonl") == b"theirs"
+    assert lease._read(other)["seconds"] == 0, "the first run's end leaves the other's lease alone"
+
+
+def test_a_run_that_cannot_renew_its_lease_writes_no_record(
+    bucket: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
+    storage = S3Storage(bucket, "out")
+    with storage.exclusive():
+        faults.always("denied", path=lease.LEASE)
+        wait_until(lambda: is_refused(storage), 30, "the lease runs out")
+
+
+def is_refused(storage: Storage) -> bool:
+    try:
+        storage.write("manifest.jsonl", b"ours")
+    except StorageFailure as error:
+        return "another run may be at work" in str(error)
+    return False
 
 
 def test_a_source_that_forbids_every_read_ends_the_batch(

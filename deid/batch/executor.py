@@ -14,7 +14,7 @@ from deid.batch.pipeline import Pipeline, RunInfo
 from deid.batch.plan import Locations
 
 GRACE = 30.0  # seconds that code which cannot be interrupted has to return
-TOO_LONG = "took too long; raise --timeout"
+TOO_LONG = "took too long; raise --timeout and give --retry-quarantined"
 
 
 class Executor(Protocol):
@@ -63,7 +63,7 @@ class InProcess:
                     outcome = process_task(task, self._pipeline, source, destination)
             except _TimeUp:
                 given_up.append(task)
-                outcome = give_up(task, TOO_LONG, destination)
+                outcome = give_up(task, TOO_LONG, destination, self.info.settings)
             yield outcome
         for task in given_up:
             remove_leftover(task, destination)

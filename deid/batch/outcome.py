@@ -45,6 +45,12 @@ class Task:
             and content_sha256(destination, self.output) == self.last.get("output_sha256")
         )
 
+    def is_hopeless(self, info: RunInfo) -> bool:
+        """Quarantined before under these settings, for what is in it, and not touched since."""
+        last, versions = self.last or {}, self.versions or ("", "")
+        judged = last.get("status") == "quarantined" and last.get("settings") == info.settings
+        return judged and versions[0] == self.version
+
     @property
     def content(self) -> str:
         """Hash of the model that made what is on record."""
@@ -95,13 +101,16 @@ def process_task(task: Task, pipeline: Pipeline, source: Storage, destination: S
     except Exception as error:
         log.debug("%s", task.name, exc_info=True)
         record = replace(record, status="quarantined", reason=error_text(error))
+        if isinstance(error, MemoryError | OSError):  # the machine's fault, perhaps only today's
+            record = replace(record, settings="")
         return _quarantined(task, record, destination)
 
 
-def give_up(task: Task, reason: str, destination: Storage) -> Outcome:
+def give_up(task: Task, reason: str, destination: Storage, settings: str) -> Outcome:
     """The end of an input whose process died or hung; what that process wrote goes with it."""
     remove_leftover(task, destination)
-    return _quarantined(task, FileRecord(task.name, "quarantined", reason), destination)
+    record = FileRecord(task.name, "quarantined", reason, settings=settings)
+    return _quarantined(task, record, destination)
 
 
 def remove_leftover(task: Task, destination: Storage) -> None:
@@ -127,7 +136,7 @@ def _published(task: Task, record: FileRecord, encoded: bytes, destination: Stor
     taken = replace(
         record, status="quarantined", reason=reason, output="", output_sha256="", faces=()
     )
-    return _outcome(task, taken)
+    return _outcome(task, replace(taken, settings=""))  # not for what is in it: tried again
 
 
 def _quarantined(task: Task, record: FileRecord, destination: Storage) -> Outcome:

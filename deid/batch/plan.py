@@ -148,22 +148,29 @@ Todo = tuple[str, str, str, str | None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do. `inputs` is how many there are, `known` how many need nothing."""
+    """What there is to do. `inputs` is how many there are, `known` how many are done; `hopeless`
+    are the names of those that were quarantined before and are not tried again."""
 
     inputs: int
     known: int
     refusals: tuple[Outcome, ...]
     todo: tuple[Todo, ...]
     gone: tuple[str, ...]  # names on record that the source no longer has
+    hopeless: tuple[str, ...] = ()
     others: int = 0  # of the known, those that another version of the model made
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know before the work."""
-        if not self.others:
-            return ()
-        versions = "another version" if self.others == 1 else "other versions"
-        return (f"note: {self.others} done before by {versions}; --update-model makes them again",)
+        notes = []
+        if self.others:
+            by = "another version" if self.others == 1 else "other versions"
+            again = "--update-model makes them again"
+            notes.append(f"note: {self.others} done before by {by}; {again}")
+        if self.hopeless:
+            again = "not tried again; --retry-quarantined does"
+            notes.append(f"note: {len(self.hopeless)} quarantined by an earlier run, {again}")
+        return tuple(notes)
 
     def tasks(self, records: Records) -> Iterator[Task]:
         """One at a time, because a task has all that is known of its input."""
@@ -176,9 +183,15 @@ def tasks_of(todo: Iterable[Todo], records: Records) -> Iterator[Task]:
         yield Task(name, version, output, occupied, records.last(name), records.versions(name))
 
 
-def make_plan(locations: Locations, inputs: Inputs, records: Records, info: RunInfo) -> Plan:
-    """Compare what is in the source with what is in the destination and on record."""
+def make_plan(
+    locations: Locations, inputs: Inputs, records: Records, info: RunInfo, retry: bool = False
+) -> Plan:
+    """Compare what is in the source with what is in the destination and on record.
+
+    With `retry`, what an earlier run quarantined is tried again.
+    """
     refusals: list[Outcome] = []
+    hopeless: list[str] = []
     todo: list[Todo] = []
     others = 0
     present = _present(locations, info.suffix)
@@ -192,14 +205,16 @@ def make_plan(locations: Locations, inputs: Inputs, records: Records, info: RunI
         output = (locations.single[1] if locations.single else name) + info.suffix
         item = (name, version, output, present.get(output))
         (task,) = tasks_of((item,), records)
-        if not task.is_known(info):
+        if not retry and task.is_hopeless(info):
+            hopeless.append(name)
+        elif not task.is_known(info):
             todo.append(item)
         elif task.content != info.content:
             others += 1
-    known = len(inputs) - len(refusals) - len(todo)
+    known = len(inputs) - len(refusals) - len(todo) - len(hopeless)
     named = {*inputs.files, *inputs.others, *(outcome.line["file"] for outcome in refusals)}
     gone = tuple(sorted(records.names() - named))
-    return Plan(len(inputs), known, tuple(refusals), tuple(todo), gone, others)
+    return Plan(len(inputs), known, tuple(refusals), tuple(todo), gone, tuple(hopeless), others)
 
 
 def _present(locations: Locations, suffix: str) -> dict[str, str]:

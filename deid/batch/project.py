@@ -1,5 +1,6 @@
 """The bundle of a project folder, and the pipeline that is built from it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from deid.anonymize import ModelPaths
 from deid.batch.bundle import STAGE_ONE, STAGE_TWO, Bundle, shipped_bundle
+from deid.batch.cluster import RayCluster
 from deid.batch.executor import Executor, InProcess
 from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.plan import Locations, locate
@@ -150,11 +152,14 @@ def run_project(
     asked: RunSettings,
     batch: BatchSettings,
     bundle: Bundle,
+    around: Callable[[Executor], Executor] = lambda executor: executor,
+    may_be_empty: bool = False,
 ) -> Summary:
     """`deid run`: a batch with the model `bundle`.
 
     Worker processes do it, so that no picture takes the batch along; a single picture, which has
-    none to take along, is done in this process, which starts sooner.
+    none to take along, is done in this process, which starts sooner. `around` may wrap what does
+    the work, as the flow does; `may_be_empty` as in `run_batch`.
     """
     locations = locate(source, destination, batch)
 
@@ -164,6 +169,8 @@ def run_project(
         if where.single is not None:
             compute_on_one_thread()
             return InProcess(open_(), where, batch.timeout)
-        return ProcessPool(open_, where, batch.jobs, batch.timeout)
+        if batch.engine == "ray":
+            return around(RayCluster(open_, where, batch))
+        return around(ProcessPool(open_, where, batch.jobs, batch.timeout))
 
-    return run_batch(locations, start, batch.prune)
+    return run_batch(locations, start, batch.prune, batch.retry_quarantined, may_be_empty)

@@ -30,22 +30,30 @@ MOST_UNREACHABLE = 20  # inputs in a row that a storage does not give before the
 
 
 def run_batch(
-    locations: Locations, start: Callable[[Locations], Executor], prune: bool = False
+    locations: Locations,
+    start: Callable[[Locations], Executor],
+    prune: bool = False,
+    retry: bool = False,
+    may_be_empty: bool = False,
 ) -> Summary:
     """A whole batch. `DeidError` when a storage fails: what was done by then stays done.
 
-    With `prune`, outputs of inputs that the source no longer has are removed.
+    With `prune`, outputs of inputs that the source no longer has are removed; with `retry`, what an
+    earlier run quarantined is tried again. A source without a picture is an error, unless it
+    `may_be_empty`, as the inbox of a schedule is.
     """
     signing_key()  # one that cannot sign is better known before the work than after it
-    inputs = list_inputs(locations, may_be_empty=prune)
+    inputs = list_inputs(locations, may_be_empty=prune or may_be_empty)
     with start(locations) as executor, exclusive(locations):
         info = executor.info
         notes = _keep_previews_apart(locations, info.manifest)
         records = Records(locations.audit, info.manifest)
-        plan = make_plan(locations, inputs, records, info)
+        plan = make_plan(locations, inputs, records, info, retry)
         notes += plan.notes + _remove_gone(locations, records, plan.gone, prune)
         record = f"{locations.audit}/{records.name}"
         summary = Summary(record, +Counter(done=plan.known), notes=(*info.notes, *notes))
+        for name in plan.hopeless:
+            summary.add(Outcome("quarantined", records.last(name) or {}, ("", "")))
         with progress("de-identify", plan.inputs, plan.known) as bar:
             outcomes = itertools.chain(plan.refusals, executor.work(plan.tasks(records)))
             for outcome in recorded(outcomes, records):

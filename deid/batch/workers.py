@@ -130,7 +130,8 @@ class ProcessPool:
                         f"a worker process {lost} while it loaded the networks; try fewer --jobs"
                     ) from None
                 self._given_up.append(worker.task)
-                yield give_up(worker.task, f"its process {lost}", self._locations.destination)
+                reason, destination = f"its process {lost}", self._locations.destination
+                yield give_up(worker.task, reason, destination, self.info.settings)
                 continue
             if outcome is not None:
                 yield outcome

@@ -64,6 +64,7 @@ class S3Storage:
         self.encryption = encryption
         self._extra = _encryption(encryption)
         self._made: S3Client | None = None
+        self._lease: lease.Lease | None = None  # while this process has the place to itself
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
@@ -118,6 +119,8 @@ class S3Storage:
         return self.fetch(name)[0]
 
     def write(self, name: str, data: bytes) -> str:
+        if self._lease is not None:
+            self._lease.check()
         with self._errors(name, writes=True):
             return self._put(name, data)
 
@@ -160,11 +163,15 @@ class S3Storage:
     def exclusive(self) -> Iterator[None]:
         """Hold a lease, which also shows that objects can be written; none may be deleted for it.
 
-        On a server that knows no conditional writes, two runs that begin within one round trip of
-        each other are both let in: they do the work twice, to the same bytes.
+        On a server that overlooks conditions (rclone's), two runs that begin within one round trip
+        of each other may both be let in. The one that finds another's lease when it renews its own
+        ends there; until then they do the same work, to the same bytes.
         """
-        with lease.hold(self):
-            yield
+        with lease.hold(self) as self._lease:
+            try:
+                yield
+            finally:
+                self._lease = None
 
     def age(self, name: str) -> float:
         """Seconds since an object was written, by the server's clock alone."""

@@ -1,0 +1,50 @@
+"""Both deployments of prefect.yaml on this machine, without a worker or a work pool.
+
+    python -m flows.serve                (in the project's root; Ctrl-C ends it)
+
+With PREFECT_API_URL they report to that server; without, `prefect server start` comes first.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+DEPLOYMENTS = Path("prefect.yaml")
+
+
+def served(file: Path = DEPLOYMENTS) -> list[Any]:
+    """The deployments in `file`, with their schedules, triggers and parameters."""
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig
+    from prefect.flows import load_flow_from_entrypoint
+
+    made = []
+    for entry in yaml.safe_load(file.read_text())["deployments"]:
+        (schedule,) = entry.get("schedules") or [{}]
+        flow = load_flow_from_entrypoint(entry["entrypoint"])
+        made.append(
+            flow.to_deployment(
+                entry["name"],
+                description=entry["description"],
+                cron=schedule.get("cron"),
+                interval=schedule.get("interval"),
+                triggers=entry.get("triggers"),
+                parameters=entry["parameters"],
+                concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
+            )
+        )
+    return cast(list[Any], made)
+
+
+def main() -> None:
+    """Serve them until interrupted."""
+    if not DEPLOYMENTS.is_file():
+        sys.exit(f"serve: {DEPLOYMENTS}: no such file here; go to the project's root")
+    from prefect import serve
+
+    serve(*served(), limit=2)
+
+
+if __name__ == "__main__":
+    main()
