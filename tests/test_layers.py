@@ -30,6 +30,7 @@ LAYERS = [
     ["training", "gate"],
     ["batch"],
     ["evaluate"],
+    ["attack"],
     ["registry"],
     ["api"],
     ["cli", "flows"],

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from deid import __version__
-from deid.cli import audit, registry, run, stages, weights
+from deid.cli import attack, audit, registry, run, stages, weights
 from deid.errors import DeidError, missing_extra
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(run.run)
+app.command()(attack.attack)
 app.add_typer(weights.app, name="weights")
 app.add_typer(audit.app, name="audit")
 for stage in (stages.sample, stages.validate, stages.stage_one, stages.stage_two):
