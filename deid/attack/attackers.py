@@ -6,8 +6,8 @@ it from all recognizers' answers and the pixels; A4 anonymized the clear picture
 the key, and searches there.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -25,6 +25,8 @@ ATTACKERS: Mapping[str, str] = {
     "A3": "learned inversion: has learned from pixels and all recognizers to tell the original",
     "A4": "same code, other key: among originals that the attacker anonymized again",
 }
+LEARNING = ("A2", "A3")
+PARTIAL = ("A0", "A2")  # who is asked where an identity survives
 ALL = "all together"
 THUMBNAIL = 24  # side of what A3 sees of the pixels
 PIXELS = 0.5  # how much they count beside one recognizer
@@ -57,20 +59,34 @@ def see(crops: Crops, networks: Sequence[Recognizer]) -> Seen:
     )
 
 
-def attack(seen: Seen) -> tuple[Searches, dict[str, str]]:
-    """All searches that can be made, and why others cannot, by attacker."""
-    searches: Searches = {name: {} for name in ATTACKERS}
+def attack(seen: Seen, attackers: Collection[str] = ATTACKERS) -> tuple[Searches, dict[str, str]]:
+    """All searches of `attackers` that can be made, and why others cannot, by attacker."""
+    searches: Searches = {name: {} for name in ATTACKERS if name in attackers}
     for name in seen.originals:
         strangers = _strangers(seen, name)
-        for attacker, scores in _all_scores(seen, name).items():
+        for attacker, found in searches.items():
+            scores = _SCORES[attacker](seen, name)
             if scores is not None:
-                known = strangers if attacker in ("A0", "A1", "A4") else _of_others(seen, scores)
-                searches[attacker][name] = Searched(scores, known, seen.people)
+                # A model knows outputs only, so its impostors are outputs of others.
+                learned = attacker in LEARNING
+                known = without_own(scores, seen.people) if learned else strangers
+                found[name] = Searched(scores, known, seen.people)
     for found in searches.values():
         if len(found) > 1:
             found[ALL] = fused(found)
-    left_out = {name: why for name, why in _REASONS.items() if not searches[name]}
+    left_out = {name: why for name, why in _REASONS.items() if not searches.get(name, True)}
     return {name: found for name, found in searches.items() if found}, left_out
+
+
+def where_it_survives(crops: Crops, networks: Sequence[Recognizer]) -> dict[str, Searches]:
+    """`PARTIAL` with all but the inside of faces gray ("inside"), and with the inside gray, in
+    originals and outputs alike."""
+    parts = {}
+    for part in ("inside", "outside"):
+        originals, outputs = crops.masked(inside=part == "outside")
+        masked = replace(crops, originals=originals, outputs=outputs, again=None)
+        parts[part], _ = attack(see(masked, networks), PARTIAL)
+    return parts
 
 
 _REASONS = {
@@ -81,29 +97,46 @@ _REASONS = {
 }
 
 
-def _all_scores(seen: Seen, name: str) -> dict[str, Scores | None]:
-    before, after, people = seen.originals[name], seen.outputs[name], seen.people
+def _clear(seen: Seen, name: str) -> Scores:
+    return _best(seen.outputs[name] @ seen.originals[name].T, seen.people)
+
+
+def _others(seen: Seen, name: str) -> Scores | None:
+    """Outputs among outputs, none with itself."""
+    if len(np.unique(seen.people)) == len(seen.people):
+        return None
+    similarities = seen.outputs[name] @ seen.outputs[name].T
+    np.fill_diagonal(similarities, -np.inf)
+    return _best(similarities, seen.people)
+
+
+def _parrot(seen: Seen, name: str) -> Scores | None:
+    outputs = seen.outputs[name]
+    return learned_scores(outputs, seen.originals[name], outputs, seen.people)
+
+
+def _inversion(seen: Seen, name: str) -> Scores | None:
     everything = np.concatenate([*seen.outputs.values(), seen.thumbnails], axis=1)
-    return {
-        "A0": _best(after @ before.T, people),
-        "A1": _others(after, people),
-        "A2": learned_scores(after, before, [after], people),
-        "A3": learned_scores(after, before, [everything], people),
-        "A4": None if seen.again is None else _best(after @ seen.again[name].T, people),
-    }
+    return learned_scores(seen.outputs[name], seen.originals[name], everything, seen.people)
+
+
+def _again(seen: Seen, name: str) -> Scores | None:
+    if seen.again is None:
+        return None
+    return _best(seen.outputs[name] @ seen.again[name].T, seen.people)
+
+
+_SCORES: Mapping[str, Callable[[Seen, str], Scores | None]] = {
+    "A0": _clear,
+    "A1": _others,
+    "A2": _parrot,
+    "A3": _inversion,
+    "A4": _again,
+}
 
 
 def _best(similarities: Scores, people: People) -> Scores:
     return person_scores(similarities, people, int(people.max()) + 1)
-
-
-def _others(outputs: Rows, people: People) -> Scores | None:
-    """Outputs among outputs, none with itself."""
-    if len(np.unique(people)) == len(people):
-        return None
-    similarities = outputs @ outputs.T
-    np.fill_diagonal(similarities, -np.inf)
-    return _best(similarities, people)
 
 
 def _strangers(seen: Seen, name: str) -> Scores:
@@ -112,30 +145,7 @@ def _strangers(seen: Seen, name: str) -> Scores:
     return without_own(_best(before @ before.T, seen.people), seen.people)
 
 
-def _of_others(seen: Seen, scores: Scores) -> Scores:
-    """Where a model knows outputs only, its impostors are outputs of others."""
-    return without_own(scores, seen.people)
-
-
 def _thumbnail(output: NDArray[np.uint8]) -> Rows:
     small = cv2.resize(output, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     values = small.astype(np.float64).ravel() / 127.5 - 1.0
     return np.asarray(values / np.sqrt(values.size) * PIXELS)
-
-
-def where_it_survives(crops: Crops, networks: Sequence[Recognizer]) -> dict[str, Searches]:
-    """A0 with the inside of all faces gray, and with all but the inside, on both sides."""
-    parts = {}
-    for part, inside in (("outside", True), ("inside", False)):
-        before, after = crops.masked(inside)
-        _, people = np.unique([pair.person for pair in crops.pairs], return_inverse=True)
-        seen = (embed_all(networks, faces, crops.points) for faces in (before, after))
-        originals, outputs = seen
-        found = {}
-        for name in originals:
-            a, b = originals[name], outputs[name]
-            strangers = without_own(_best(a @ a.T, people), people)
-            found[name] = Searched(_best(b @ a.T, people), strangers, people)
-        found[ALL] = fused(found)
-        parts[part] = {"A0": found}
-    return parts

@@ -71,7 +71,7 @@ class _Place:
     def fits(self, picture: Pixels) -> bool:
         """Whether a picture has the original's shape, so that the face is where it was."""
         height, width = picture.shape[:2]
-        return abs(width / height / self.ratio - 1) <= SAME_SHAPE
+        return bool(abs(width / height / self.ratio - 1) <= SAME_SHAPE)
 
 
 def cut(

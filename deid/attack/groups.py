@@ -54,7 +54,7 @@ def skin_angles(faces: Pixels) -> NDArray[np.float64]:
     )
     means = faces[:, rows, columns].reshape(len(faces), -1, 3).mean(axis=1) / 255
     lab = cv2.cvtColor(means[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0].astype(np.float64)
-    return np.degrees(np.arctan2(lab[:, 0] - 50.0, lab[:, 2]))
+    return np.asarray(np.degrees(np.arctan2(lab[:, 0] - 50.0, lab[:, 2])))
 
 
 def groups(crops: Crops, before: AgeAndSex | None) -> Labels:

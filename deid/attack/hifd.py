@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from deid.attack.attackers import Seen
 from deid.attack.groups import AgeAndSex
@@ -43,8 +44,8 @@ def predictions(seen: Seen, before: Described, after: Described) -> list[Predict
         made += _age_and_gender(before.person, after.person)
     if before.names_expressions:
         names = [f"class {i}" for i in range(before.expression.shape[1])]
-        likely = [[{"probs": p.tolist()} for p in one.expression] for one in (before, after)]
-        made.append(Predictions("macro_exp", "metric", *likely, {"class_names": names}))
+        a, b = ([{"probs": p.tolist()} for p in one.expression] for one in (before, after))
+        made.append(Predictions("macro_exp", "metric", a, b, {"class_names": names}))
     return made
 
 
@@ -84,8 +85,9 @@ def _landmarks(before: Described, after: Described) -> Predictions:
     apart = np.linalg.norm(
         before.landmarks[:, 36:42].mean(1) - before.landmarks[:, 42:48].mean(1), axis=1
     )
-    rows = [
-        [
+
+    def rows(all_points: NDArray[np.float64]) -> list[dict[str, Any]]:
+        return [
             {
                 "points": points.tolist(),
                 "left_eye_center": [0.0, 0.0],
@@ -93,13 +95,15 @@ def _landmarks(before: Described, after: Described) -> Predictions:
             }
             for points, eyes in zip(all_points, apart, strict=True)
         ]
-        for all_points in (np.zeros_like(ways), ways)
-    ]
-    return Predictions("landmark", "En_lnd", *rows)
+
+    return Predictions("landmark", "En_lnd", rows(np.zeros_like(ways)), rows(ways))
 
 
 def _age_and_gender(before: AgeAndSex, after: AgeAndSex) -> list[Predictions]:
     ages = [[{"value": float(years)} for years in one.years] for one in (before, after)]
     sexes = [[{"probs": [1 - m, m]} for m in one.male.tolist()] for one in (before, after)]
     names = {"class_names": ["female", "male"]}
-    return [Predictions("age", "En_id", *ages), Predictions("gender", "En_id", *sexes, names)]
+    return [
+        Predictions("age", "En_id", ages[0], ages[1]),
+        Predictions("gender", "En_id", sexes[0], sexes[1], names),
+    ]

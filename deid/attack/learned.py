@@ -6,7 +6,7 @@ that compares an output of person a with person b has seen neither a nor b, and 
 gallery of everybody. (Were b among those it learned from, its answers would lean towards b.)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -38,7 +38,7 @@ def linear(features: Rows) -> Rows:
     Features are not centered here: less their mean, each is the negative sum of all others, so that
     a linear map of more dimensions than people would tell everybody by the others.
     """
-    return features @ features.T + np.square(features).sum(axis=1).mean()
+    return np.asarray(features @ features.T + np.square(features).sum(axis=1).mean())
 
 
 def smooth(features: Rows) -> Rows:
@@ -48,14 +48,12 @@ def smooth(features: Rows) -> Rows:
     return np.asarray(np.exp(-distances / max(np.median(distances), 1e-12))) + 1.0
 
 
-def learned_scores(
-    outputs: Rows, originals: Rows, features: Sequence[Rows], people: People
-) -> Scores | None:
+def learned_scores(outputs: Rows, originals: Rows, features: Rows, people: People) -> Scores | None:
     """How alike each output `[N]` and each person of `people [N]` is to an attacker who has learned
     from all others, `[N,P]`; None where there are too few people.
 
-    `outputs` and `originals [N,D]` are the recognizer's embeddings, in pairs; `features` are what
-    else may be learned from, each `[N,K]`. The candidate for a person is the one that does best by
+    `outputs` and `originals [N,D]` are the recognizer's embeddings, in pairs; `features [N,K]` are
+    what is seen of the outputs. The candidate for a person is the one that does best by
     all others.
     """
     count = int(people.max()) + 1
@@ -85,9 +83,8 @@ def learned_scores(
     return scores
 
 
-def _candidates(features: Sequence[Rows]) -> Iterator[Candidate]:
-    kernels = [kernel(some) for some in features for kernel in (linear, smooth)]
-    for kernel, ridge, start in product(kernels, RIDGES, (0.0, 1.0)):
+def _candidates(features: Rows) -> Iterator[Candidate]:
+    for kernel, ridge, start in product((linear(features), smooth(features)), RIDGES, (0.0, 1.0)):
         yield Candidate(kernel, ridge, start)
 
 
@@ -148,7 +145,7 @@ class _Fitted:
         )
         square += np.einsum("pvb,pvb->pv", taken @ self.with_weights[among], taken)
         cosines = dots / np.sqrt(np.maximum(square, 1e-12))[:, :, None]
-        return np.where(rows[:, None, :] >= 0, cosines, -np.inf).max(axis=2).T
+        return np.asarray(np.where(rows[:, None, :] >= 0, cosines, -np.inf).max(axis=2).T)
 
 
 def _rows_of(people: People) -> People:

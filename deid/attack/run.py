@@ -21,7 +21,7 @@ from deid.attack.findings import (
     worst_group,
 )
 from deid.attack.groups import groups
-from deid.attack.hifd import predictions, write_hifd
+from deid.attack.hifd import Predictions, predictions, write_hifd
 from deid.attack.pairs import open_folders, read_pairs
 from deid.attack.recognizers import Recognizer, build_detectors, recognizers
 from deid.attack.report import Page, write_page
@@ -73,18 +73,20 @@ def examine(world: World, settings: AttackSettings) -> dict[str, Any]:
     """
     networks = recognizers(world, settings.recognizers)
     crops = _crops(world, settings)
-    before, after = (describe(world, faces) for faces in (crops.originals, crops.outputs))
-    with progress("attack", 3) as bar:
+    with progress("attack", 4) as bar:
         seen = see(crops, networks)
         bar.advance()
         searches, left_out = attack(seen)
         bar.advance()
         parts = where_it_survives(crops, networks)
         bar.advance()
-    of, labels = outcomes(searches), groups(crops, before.person)
-    chosen, figures = best(of), utility(world, crops, before, after)
-    found = by_group(of, chosen, labels, settings.seed)
-    metrics = {
+        before, after = (describe(world, faces) for faces in (crops.originals, crops.outputs))
+        kept, good = utility(world, crops, before, after), quality(world, crops)
+        bar.advance()
+    of = outcomes(searches)
+    chosen = best(of)
+    found = by_group(of, chosen, groups(crops, before.person), settings.seed)
+    metrics: dict[str, Any] = {
         "about": _about(world, settings, crops, networks),
         "best": _best_figures(of, chosen, settings.seed),
         "found_by_any": found_by_any(of),
@@ -93,17 +95,20 @@ def examine(world: World, settings: AttackSettings) -> dict[str, Any]:
         "where": _where(parts, settings.seed),
         "groups": found,
         "worst_group": worst_group(found),
-        "utility": {name: asdict(figure) for name, figure in figures.items()},
-        "quality": {name: asdict(figure) for name, figure in quality(world, crops).items()},
+        "utility": {name: asdict(figure) for name, figure in kept.items()},
+        "quality": {name: asdict(figure) for name, figure in good.items()},
+        "limits": asdict(settings.limits),
     }
-    metrics["limits"] = asdict(settings.limits)
     metrics["exceeded"] = exceeded(metrics, settings.limits)
-    write_atomically(settings.out / METRICS, (json.dumps(metrics, indent=2) + "\n").encode())
-    samples = [pair.original for pair in crops.pairs]
-    write_hifd(settings.out / "hifd", samples, predictions(seen, before, after))
-    page = Page(metrics, crops, searches, of, chosen)
-    write_page(settings.out / PAGE, page, settings.compare, settings.pictures)
+    _write(settings, Page(metrics, crops, searches, of, chosen), predictions(seen, before, after))
     return metrics
+
+
+def _write(settings: AttackSettings, page: Page, made: Sequence[Predictions]) -> None:
+    content = json.dumps(page.metrics, indent=2) + "\n"
+    write_atomically(settings.out / METRICS, content.encode())
+    write_hifd(settings.out / "hifd", [pair.original for pair in page.crops.pairs], made)
+    write_page(settings.out / PAGE, page, settings.compare, settings.pictures)
 
 
 def exceeded(metrics: Mapping[str, Any], limits: Limits) -> list[str]:
@@ -150,7 +155,7 @@ def _best_figures(of: Outcomes, chosen: Mapping[str, Best], seed: int) -> dict[s
 
 
 def _where(parts: Mapping[str, Searches], seed: int) -> dict[str, Any]:
-    return {part: tables(outcomes(found), seed)["A0"] for part, found in parts.items()}
+    return {part: tables(outcomes(found), seed) for part, found in parts.items()}
 
 
 def _about(

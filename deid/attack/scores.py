@@ -120,7 +120,7 @@ def ranked(own: Scores, others: Scores, rank: int) -> Scores:
     others are in any order."""
     above = (others > own[:, None]).sum(axis=1)
     level = (others == own[:, None]).sum(axis=1)
-    return np.clip((rank - above) / (level + 1), 0.0, 1.0)
+    return np.asarray(np.clip((rank - above) / (level + 1), 0.0, 1.0))
 
 
 def bootstrap(values: Scores, people: People, seed: int) -> Estimate:

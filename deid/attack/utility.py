@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -130,10 +129,6 @@ def _person(before: AgeAndSex | None, after: AgeAndSex | None) -> dict[str, Figu
 
 def quality(world: World, crops: Crops) -> dict[str, Figure]:
     """How near the faces' pictures are to the originals, one by one and as a whole."""
-    from torchmetrics.functional.image import (
-        peak_signal_noise_ratio,
-        structural_similarity_index_measure,
-    )
     from torchmetrics.image.kid import poly_mmd
 
     features, *_ = networks(world)
@@ -141,25 +136,34 @@ def quality(world: World, crops: Crops) -> dict[str, Figure]:
     before, after = (
         _each(world, metric.pooled, faces) for faces in (crops.originals, crops.outputs)
     )
-    pictures = [to_tensor(faces) for faces in (crops.outputs, crops.originals)]
-    options: dict[str, Any] = {"data_range": (-1.0, 1.0)}
+    noise, likeness = pixel_figures(crops)
     figures = {
         "fid": Figure(metric.fid_label, "↓", frechet_distance(before, after), features),
         "lpips": Figure(metric.lpips_label, "↓", float(distances(world, crops).mean()), features),
-        "psnr": Figure(
-            "PSNR, dB",
-            "↑",
-            float(peak_signal_noise_ratio(*pictures, **options, dim=(1, 2, 3)).clamp(max=99)),
-        ),
-        "ssim": Figure(
-            "SSIM", "↑", float(structural_similarity_index_measure(*pictures, **options))
-        ),
+        "psnr": Figure("PSNR, dB (at most 99)", "↑", noise),
+        "ssim": Figure("SSIM", "↑", likeness),
     }
     if len(before) >= KID_LEAST:
         kid = poly_mmd(torch.from_numpy(before), torch.from_numpy(after)).item()
         label = metric.fid_label.replace("FID", "KID")
         figures["kid"] = Figure(label, "↓", float(kid), features)
     return figures
+
+
+def pixel_figures(crops: Crops) -> tuple[float, float]:
+    """Peak signal-to-noise ratio in dB and structural similarity (Wang et al. 2004), means of all
+    faces."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    shares = []
+    for pair in zip(crops.outputs, crops.originals, strict=True):
+        made, original = (to_tensor(face) for face in pair)
+        noise, likeness = (f(made, original, data_range=(-1.0, 1.0)) for f in (psnr, ssim))
+        assert isinstance(likeness, Tensor)
+        shares.append([min(float(noise), 99.0), float(likeness)])
+    noises, likenesses = np.mean(shares, axis=0).tolist()
+    return noises, likenesses
 
 
 @torch.inference_mode()
@@ -201,7 +205,8 @@ def _openings(world: World, images: Tensor) -> Tensor:
         return world.contours.openings(world.contours(images))
     points = world.landmarks(images)
     spans = [(points[:, a] - points[:, b]).norm(dim=1) for a, b in OPPOSITE]
-    return torch.stack(spans, 1) / (points[:, 36] - points[:, 45]).norm(dim=1)[:, None]
+    eyes: Tensor = (points[:, 36] - points[:, 45]).norm(dim=1)
+    return torch.stack(spans, 1) / eyes[:, None]
 
 
 def _agreement(before: Rows, after: Rows) -> float:
