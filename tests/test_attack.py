@@ -13,12 +13,13 @@ from PIL import Image
 
 from deid import cli
 from deid.attack.attackers import Seen, attack
+from deid.attack.crops import GRAY, Crops
 from deid.attack.learned import learned_scores
-from deid.attack.pairs import open_folders, read_pairs
+from deid.attack.pairs import Pair, open_folders, read_pairs
 from deid.attack.run import AttackSettings, Limits, examine
 from deid.attack.scores import Searched, clopper_pearson, outcome, person_scores, without_own
 from deid.errors import DeidError
-from deid.pixels import Pixels
+from deid.pixels import Pixels, to_tensor
 from deid.worlds.world import World
 from tests.conftest import ROOT
 
@@ -208,6 +209,19 @@ def test_answers_without_some_people_are_those_of_a_model_trained_without_them()
             predicted = outputs[rows] + kernel[np.ix_(rows, known)] @ weights
             expected = (unit(predicted) @ unit(originals[who == other]).T).max(axis=1)
             np.testing.assert_allclose(scores[rows, other], expected, atol=1e-9)
+
+
+def test_the_mask_is_the_same_for_all_or_it_would_tell_who_somebody_is(world: World) -> None:
+    landmarks = world.landmarks(to_tensor(rendered())).double().numpy()
+    pairs = [Pair(str(i), str(i), str(i)) for i in range(len(landmarks))]
+    white = np.full((len(pairs), 64, 64, 3), 255, np.uint8)
+    crops = Crops(pairs, white, white, None, landmarks, landmarks[:, :5], {}, {}, ())
+    masks = [crops.masked(inside)[0] == GRAY for inside in (True, False)]
+    for mask in masks:
+        assert (mask == mask[0]).all()
+    assert not (masks[0] & ~masks[1])[0, 0, 0].any()  # a corner is outside
+    assert masks[0][0, 36, 32].all()  # the nose is inside
+    assert not (~masks[0] & ~masks[1]).any()  # nothing is in both parts
 
 
 def test_ties_count_as_guesses() -> None:

@@ -24,7 +24,7 @@ WHOLE = np.array([[0.375, 0.475], [0.625, 0.475], [0.5, 0.6], [0.42, 0.725], [0.
 """Five points whose FFHQ square is the whole picture, in its sides."""
 SAME_SHAPE = 0.02  # by which the ratios of two pictures' sides may differ
 MIN_OVERLAP = 0.3  # of a detector's box with the place of the original's face
-GRAY = 128
+GRAY, NEARLY_NOBODY = 128, 0.05
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,22 @@ class Crops:
     missing: tuple[str, ...]  # originals without an output
 
     def masked(self, inside: bool) -> tuple[Pixels, Pixels]:
-        """Originals and outputs, the face itself in gray, or (not `inside`) all but the face."""
+        """Originals and outputs, the face itself in gray, or (not `inside`) all but the face.
+
+        One mask for all, since a person's own would be their outline: what lies in the face of
+        nearly nobody is outside, what lies in nearly everybody's is inside.
+        """
         hulls = np.zeros(self.originals.shape[:3], np.uint8)
         for mask, points in zip(hulls, self.landmarks, strict=True):
             hull = np.rint(hull_of_landmarks(points)).astype(np.int32)
             cv2.fillConvexPoly(mask, hull, 1)
-        gone = (hulls == 1)[..., None] if inside else (hulls == 0)[..., None]
+        share = hulls.mean(axis=0)
+        gone = (share > NEARLY_NOBODY) if inside else (share < 1 - NEARLY_NOBODY)
         gray = np.uint8(GRAY)
-        return np.where(gone, gray, self.originals), np.where(gone, gray, self.outputs)
+        masked = [
+            np.where(gone[..., None], gray, faces) for faces in (self.originals, self.outputs)
+        ]
+        return masked[0], masked[1]
 
 
 @dataclass(frozen=True)
