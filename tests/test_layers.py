@@ -30,6 +30,7 @@ LAYERS = [
     ["training", "gate"],
     ["batch"],
     ["evaluate"],
+    ["attack"],
     ["registry"],
     ["serve"],
     ["api"],

@@ -1,0 +1,1 @@
+"""What the best attacker finds in a folder of outputs, whoever made them: `deid attack`."""

@@ -1,0 +1,151 @@
+"""The attackers A0 to A4, each with every recognizer; A5 is the best of them.
+
+A0 searches outputs among clear pictures; A1 among outputs made of other pictures of the person; A2
+has learned, recognizer by recognizer, what outputs of other people were made from; A3 has learned
+it from all recognizers' answers and the pixels; A4 anonymized the clear pictures again, without
+the key, and searches there.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deid.attack.crops import Crops
+from deid.attack.learned import Rows, learned_scores
+from deid.attack.recognizers import Embeddings, Recognizer, embed_all
+from deid.attack.scores import People, Scores, Searched, fused, person_scores, without_own
+
+ATTACKERS: Mapping[str, str] = {
+    "A0": "clear gallery: outputs are searched among the originals",
+    "A1": "anonymized gallery: among outputs of other pictures of the person",
+    "A2": "parrot: has learned from other people's outputs what this recognizer makes of them",
+    "A3": "learned inversion: has learned from pixels and all recognizers to tell the original",
+    "A4": "same code, other key: among originals that the attacker anonymized again",
+}
+LEARNING = ("A2", "A3")
+PARTIAL = ("A0", "A2")  # who is asked where an identity survives
+ALL = "all together"
+THUMBNAIL = 24  # side of what A3 sees of the pixels
+PIXELS = 0.5  # how much they count beside one recognizer
+
+Searches = dict[str, dict[str, Searched]]
+"""By attacker, then by recognizer."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What all recognizers say of all pictures."""
+
+    people: People  # [N]
+    originals: Embeddings
+    outputs: Embeddings
+    again: Embeddings | None
+    thumbnails: Rows  # [N,K], of the outputs
+
+
+def see(crops: Crops, networks: Sequence[Recognizer]) -> Seen:
+    """Every picture, once by every recognizer."""
+    _, people = np.unique([pair.person for pair in crops.pairs], return_inverse=True)
+    again = None if crops.again is None else embed_all(networks, crops.again, crops.points)
+    return Seen(
+        people=people,
+        originals=embed_all(networks, crops.originals, crops.points),
+        outputs=embed_all(networks, crops.outputs, crops.points),
+        again=again,
+        thumbnails=np.stack([_thumbnail(output) for output in crops.outputs]),
+    )
+
+
+def attack(seen: Seen, attackers: Collection[str] = ATTACKERS) -> tuple[Searches, dict[str, str]]:
+    """All searches of `attackers` that can be made, and why others cannot, by attacker."""
+    searches: Searches = {name: {} for name in ATTACKERS if name in attackers}
+    for name in seen.originals:
+        strangers = _strangers(seen, name)
+        for attacker, found in searches.items():
+            scores = _SCORES[attacker](seen, name)
+            if scores is not None:
+                # A model knows outputs only, so its impostors are outputs of others.
+                learned = attacker in LEARNING
+                known = without_own(scores, seen.people) if learned else strangers
+                found[name] = Searched(scores, known, seen.people)
+    for found in searches.values():
+        if len(found) > 1:
+            found[ALL] = fused(found)
+    left_out = {name: why for name, why in _REASONS.items() if not searches.get(name, True)}
+    return {name: found for name, found in searches.items() if found}, left_out
+
+
+def where_it_survives(crops: Crops, networks: Sequence[Recognizer]) -> dict[str, Searches]:
+    """`PARTIAL` with all but the inside of faces gray ("inside"), and with the inside gray, in
+    originals and outputs alike."""
+    parts = {}
+    for part in ("inside", "outside"):
+        originals, outputs = crops.masked(inside=part == "outside")
+        masked = replace(crops, originals=originals, outputs=outputs, again=None)
+        parts[part], _ = attack(see(masked, networks), PARTIAL)
+    return parts
+
+
+_REASONS = {
+    "A1": "not applicable: nobody has two outputs",
+    "A2": "not applicable: too few people to learn from others",
+    "A3": "not applicable: too few people to learn from others",
+    "A4": "not tried: give --again FOLDER, the originals anonymized with another seed or key",
+}
+
+
+def _clear(seen: Seen, name: str) -> Scores:
+    return _best(seen.outputs[name] @ seen.originals[name].T, seen.people)
+
+
+def _others(seen: Seen, name: str) -> Scores | None:
+    """Outputs among outputs, none with itself."""
+    if len(np.unique(seen.people)) == len(seen.people):
+        return None
+    similarities = seen.outputs[name] @ seen.outputs[name].T
+    np.fill_diagonal(similarities, -np.inf)
+    return _best(similarities, seen.people)
+
+
+def _parrot(seen: Seen, name: str) -> Scores | None:
+    outputs = seen.outputs[name]
+    return learned_scores(outputs, seen.originals[name], outputs, seen.people)
+
+
+def _inversion(seen: Seen, name: str) -> Scores | None:
+    everything = np.concatenate([*seen.outputs.values(), seen.thumbnails], axis=1)
+    return learned_scores(seen.outputs[name], seen.originals[name], everything, seen.people)
+
+
+def _again(seen: Seen, name: str) -> Scores | None:
+    if seen.again is None:
+        return None
+    return _best(seen.outputs[name] @ seen.again[name].T, seen.people)
+
+
+_SCORES: Mapping[str, Callable[[Seen, str], Scores | None]] = {
+    "A0": _clear,
+    "A1": _others,
+    "A2": _parrot,
+    "A3": _inversion,
+    "A4": _again,
+}
+
+
+def _best(similarities: Scores, people: People) -> Scores:
+    return person_scores(similarities, people, int(people.max()) + 1)
+
+
+def _strangers(seen: Seen, name: str) -> Scores:
+    """Originals among the originals of all others."""
+    before = seen.originals[name]
+    return without_own(_best(before @ before.T, seen.people), seen.people)
+
+
+def _thumbnail(output: NDArray[np.uint8]) -> Rows:
+    small = cv2.resize(output, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    values = small.astype(np.float64).ravel() / 127.5 - 1.0
+    return np.asarray(values / np.sqrt(values.size) * PIXELS)

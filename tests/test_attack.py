@@ -1,0 +1,312 @@
+"""Attackers find whom they should find, and nobody else."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid import cli
+from deid.attack.attackers import Seen, attack
+from deid.attack.crops import GRAY, Crops
+from deid.attack.learned import learned_scores
+from deid.attack.pairs import Pair, open_folders, read_pairs
+from deid.attack.run import AttackSettings, Limits, examine
+from deid.attack.scores import Searched, clopper_pearson, outcome, person_scores, without_own
+from deid.errors import DeidError
+from deid.pixels import Pixels, to_tensor
+from deid.worlds.world import World
+from tests.conftest import ROOT
+
+PEOPLE, VIEWS = 12, 3
+
+
+@cache
+def rendered() -> Pixels:
+    """Rendered people of the mini world in several views, `uint8 [PEOPLE * VIEWS,64,64,3]`."""
+    from deid.worlds.mini.test_faces import held_out_faces
+
+    return held_out_faces(PEOPLE, VIEWS, 5).pixels
+
+
+def save(folder: Path, pictures: Pixels, name: Callable[[int], str]) -> Path:
+    for index, pixels in enumerate(pictures):
+        file = folder / name(index)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    return folder
+
+
+def in_folders(index: int) -> str:
+    return f"{index // VIEWS:02}/{index % VIEWS}.png"
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("originals"), rendered(), in_folders)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs that show other people, a new one in every picture."""
+    from deid.worlds.mini.test_faces import held_out_faces
+
+    strangers = held_out_faces(PEOPLE * VIEWS, 1, 77).pixels
+    return save(tmp_path_factory.mktemp("others"), strangers, in_folders)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def seen_by_one(originals: np.ndarray, outputs: np.ndarray, people: np.ndarray) -> Seen:
+    pixels = np.zeros((len(people), 3))
+    return Seen(people, {"judge": originals}, {"judge": outputs}, None, pixels)
+
+
+def rank1(found: Searched) -> float:
+    made = outcome(found)
+    assert made is not None
+    return float(made.values["rank1"].mean())
+
+
+def test_outputs_that_are_the_originals_are_all_found_and_the_command_fails(
+    originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["attack", str(originals), str(originals), "--world", "mini", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["deid", *words, "--max-rank1", "0.5", "--max-tar", "0.1"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    said = capsys.readouterr()
+    assert "rank-1 100.0% is more than 50.0%; TAR 100.0% is more than 10.0%" in said.err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["about"]["people"] == PEOPLE
+    for found in metrics["attacks"]["A0"].values():
+        assert found["rank1"]["value"] == found["tar"]["value"] == 1.0
+        assert found["fnir"]["value"] == 0.0
+    assert metrics["where"]["inside"]["A0"]["all together"]["rank1"]["value"] == 1.0
+    assert metrics["utility"]["landmarks"]["value"] == 0.0
+    assert metrics["quality"]["ssim"]["value"] == pytest.approx(1.0)
+    page = (tmp_path / "index.html").read_text()
+    assert "100.0 %" in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # nothing is fetched
+
+
+@pytest.fixture(scope="module")
+def of_others(
+    world: World, originals: Path, others: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The report on outputs that show other people and do not depend on the key: made again, they
+    are the same. And its metrics."""
+    out = tmp_path_factory.mktemp("report")
+    limits = Limits(max_tar=0.6, min_detected=0.9)
+    again = str(others)
+    settings = AttackSettings(str(originals), str(others), out, again=again, limits=limits)
+    return out, examine(world, settings)
+
+
+Report = tuple[Path, dict[str, Any]]
+
+
+def test_outputs_that_show_other_people_are_found_by_chance(of_others: Report) -> None:
+    _, metrics = of_others
+    for attacker in ("A0", "A1", "A2", "A3"):
+        for figures in metrics["attacks"][attacker].values():
+            assert figures["rank1"]["value"] <= 0.25  # chance is 1 in 12
+            assert figures["rank1"]["low"] <= figures["chance"]["rank1"]
+    assert not any(f["enough_impostors"] for f in metrics["attacks"]["A0"].values())
+
+
+def test_an_attacker_with_the_code_finds_who_does_not_depend_on_the_key(of_others: Report) -> None:
+    _, metrics = of_others
+    assert metrics["best"]["rank1"]["attacker"] == "A4"
+    assert metrics["best"]["rank1"]["value"] == 1.0
+    assert metrics["exceeded"] == ["TAR 100.0% is more than 60.0%"]
+
+
+def test_nothing_is_written_but_figures_and_a_page_of_outputs(of_others: Report) -> None:
+    out, _ = of_others
+    written = {path.suffix for path in out.rglob("*") if path.is_file()}
+    assert written == {".json", ".html", ".yaml"}
+    assert (out / "index.html").read_text().count("data:image/jpeg") == 12
+
+
+def test_the_same_examination_gives_the_same_bytes_and_no_picture_unless_asked(
+    world: World, originals: Path, others: Path, of_others: Report, tmp_path: Path
+) -> None:
+    out, metrics = of_others
+    settings = AttackSettings(str(originals), str(others), tmp_path, again=str(others))
+    again = examine(world, replace(settings, pictures=False))
+    assert {**again, "limits": 0, "exceeded": 0} == {**metrics, "limits": 0, "exceeded": 0}
+    name = "hifd/deid/landmark_en_lnd.json"
+    assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert "data:image/jpeg" not in (tmp_path / "index.html").read_text()
+
+
+def test_what_is_written_for_hifd_holds_the_cosine_and_no_embedding(
+    world: World, of_others: Report
+) -> None:
+    out, _ = of_others
+    for name in world.held_out:
+        before, after = (
+            json.loads((out / f"hifd/{side}/face_embedding_{name}.json").read_text())
+            for side in ("original", "deid")
+        )
+        assert before["schema_version"] == "1.0"
+        assert (before["source"], after["source"]) == ("original", "deid")
+        assert len(after["predictions"]) == PEOPLE * VIEWS
+        for sample, said in after["predictions"].items():
+            assert before["predictions"][sample]["embedding"] == [1.0, 0.0]
+            assert np.hypot(*said["embedding"]) == pytest.approx(1.0)
+
+
+def test_a_hidden_linear_map_is_found_by_who_learns_and_by_nobody_else() -> None:
+    random = np.random.default_rng(0)
+    originals = unit(random.standard_normal((60, 48)))
+    turn = np.linalg.qr(random.standard_normal((48, 48)))[0]
+    outputs = unit(originals @ turn + 0.05 * random.standard_normal((60, 48)))
+    searches, _ = attack(seen_by_one(originals, outputs, np.arange(60)))
+    assert rank1(searches["A0"]["judge"]) < 0.1
+    assert rank1(searches["A2"]["judge"]) > 0.9
+    assert rank1(searches["A3"]["judge"]) > 0.9
+
+
+@pytest.mark.parametrize(("people", "views", "dim"), [(60, 1, 256), (20, 3, 16)])
+def test_who_learns_from_noise_finds_nobody(people: int, views: int, dim: int) -> None:
+    # Each model must have seen neither of the two people it compares, or this is 0 or 1.
+    who, found = np.repeat(np.arange(people), views), []
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        originals = unit(random.standard_normal((people, dim))[who] + 0.3)
+        outputs = unit(random.standard_normal((len(who), dim)) + 0.5)
+        scores = learned_scores(outputs, originals, outputs, who)
+        assert scores is not None
+        found.append(rank1(Searched(scores, without_own(scores, who), who)))
+    assert 0.1 / people < np.mean(found) < 2.5 / people
+
+
+def test_answers_without_some_people_are_those_of_a_model_trained_without_them() -> None:
+    from deid.attack import learned
+
+    random = np.random.default_rng(1)
+    who = np.repeat(np.arange(6), [1, 2, 3, 1, 2, 1])
+    outputs, originals = (random.standard_normal((len(who), 5)) for _ in range(2))
+    kernel = learned.smooth(outputs)
+    scores = learned._left_out(learned.Candidate(kernel, 0.1, 1.0), outputs, originals, who)
+    ridge = 0.1 * (np.trace(kernel) / len(who) - kernel.mean())
+    for own in range(6):
+        for other in range(6):
+            known = (who != own) & (who != other)
+            system = kernel[np.ix_(known, known)] + ridge * np.eye(known.sum())
+            weights = np.linalg.solve(system, (originals - outputs)[known])
+            rows = who == own
+            predicted = outputs[rows] + kernel[np.ix_(rows, known)] @ weights
+            expected = (unit(predicted) @ unit(originals[who == other]).T).max(axis=1)
+            np.testing.assert_allclose(scores[rows, other], expected, atol=1e-9)
+
+
+def test_the_mask_is_the_same_for_all_or_it_would_tell_who_somebody_is(world: World) -> None:
+    landmarks = world.landmarks(to_tensor(rendered())).double().numpy()
+    pairs = [Pair(str(i), str(i), str(i)) for i in range(len(landmarks))]
+    white = np.full((len(pairs), 64, 64, 3), 255, np.uint8)
+    crops = Crops(pairs, white, white, None, landmarks, landmarks[:, :5], {}, {}, ())
+    masks = [crops.masked(inside)[0] == GRAY for inside in (True, False)]
+    for mask in masks:
+        assert (mask == mask[0]).all()
+    assert not (masks[0] & ~masks[1])[0, 0, 0].any()  # a corner is outside
+    assert masks[0][0, 36, 32].all()  # the nose is inside
+    assert not (~masks[0] & ~masks[1]).any()  # nothing is in both parts
+
+
+def test_ties_count_as_guesses() -> None:
+    people = np.arange(10)
+    same = np.zeros((10, 10))
+    made = outcome(Searched(same, without_own(same, people), people))
+    assert made is not None
+    assert made.values["rank1"].mean() == pytest.approx(0.1)
+    assert made.values["rank5"].mean() == pytest.approx(0.5)
+    assert made.values["tar"].mean() == 0.0
+
+
+def test_a_person_scores_as_their_best_picture_does() -> None:
+    similarities = np.array([[0.1, 0.9, 0.3], [0.4, 0.2, -np.inf]])
+    best = person_scores(similarities, np.array([0, 0, 1]), 2)
+    np.testing.assert_array_equal(best, [[0.9, 0.3], [0.4, -np.inf]])
+
+
+def test_an_exact_interval_is_clopper_and_pearsons() -> None:
+    assert clopper_pearson(0, 60) == (0.0, pytest.approx(0.0596, abs=1e-4))
+    assert clopper_pearson(60, 60) == (pytest.approx(0.9404, abs=1e-4), 1.0)
+    assert clopper_pearson(5, 50) == (
+        pytest.approx(0.0333, abs=1e-4),
+        pytest.approx(0.2181, abs=1e-4),
+    )
+
+
+def test_a_table_says_who_is_who_and_which_output_is_whose(tmp_path: Path) -> None:
+    pictures = rendered()[:4]
+    save(tmp_path / "in", pictures, lambda i: f"{i}.png")
+    save(tmp_path / "out", pictures[:3], lambda i: f"new{i}.png")
+    rows = ["original,output,person,decade"]
+    rows += [f"{i}.png,{f'new{i}.png' if i < 3 else ''},{'ab'[i % 2]},{i}0s" for i in range(4)]
+    table = tmp_path / "pairs.csv"
+    table.write_text("\n".join(rows))
+    folders = open_folders(str(tmp_path / "in"), str(tmp_path / "out"), None)
+    pairs = read_pairs(folders, table, "auto")
+    assert [pair.output for pair in pairs] == ["new0.png", "new1.png", "new2.png", None]
+    assert [pair.person for pair in pairs] == ["a", "b", "a", "b"]
+    assert pairs[1].groups == {"decade": "10s"}
+    table.write_text("original,person\n0.png,a")
+    with pytest.raises(DeidError, match="first line with the columns original, output, person"):
+        read_pairs(folders, table, "auto")
+
+
+@pytest.mark.parametrize(("people", "expected"), [("file", 3), ("prefix", 2)])
+def test_names_say_who_is_who_and_suffixes_may_change(
+    tmp_path: Path, people: str, expected: int
+) -> None:
+    pictures = rendered()[:3]
+    names = ["ann_1", "ann_2", "bob_1"]
+    save(tmp_path / "in", pictures, lambda i: f"{names[i]}.png")
+    save(tmp_path / "out", pictures, lambda i: f"{names[i]}.jpg")
+    folders = open_folders(str(tmp_path / "in"), str(tmp_path / "out"), None)
+    pairs = read_pairs(folders, None, people)
+    assert len({pair.person for pair in pairs}) == expected
+    assert [pair.output for pair in pairs] == [f"{name}.jpg" for name in names]
+    with pytest.raises(DeidError, match="--people city: unknown"):
+        read_pairs(folders, None, "city")
+
+
+def test_missing_outputs_are_named_and_count_as_faces_not_found(
+    world: World, originals: Path, tmp_path: Path
+) -> None:
+    outputs = save(tmp_path / "out", rendered()[:-VIEWS], in_folders)
+    (outputs / "00/0.png").write_bytes(b"no picture")
+    limits = Limits(min_detected=0.95)
+    settings = AttackSettings(str(originals), str(outputs), tmp_path / "report", limits=limits)
+    metrics = examine(world, settings)
+    assert metrics["about"]["missing"] == ["00/0.png", "11/0.png", "11/1.png", "11/2.png"]
+    assert metrics["utility"]["detected_mini"]["value"] == pytest.approx(32 / 36)
+    assert metrics["exceeded"] == ["faces found in 88.9% are less than 95.0%"]
+
+
+def test_nothing_to_compare_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    save(tmp_path / "in", rendered()[:2], lambda i: f"{i}.png")
+    save(tmp_path / "out", rendered()[:2], lambda i: f"other{i}.png")
+    words = ["attack", str(tmp_path / "in"), str(tmp_path / "out"), "--world", "mini"]
+    monkeypatch.setattr("sys.argv", ["deid", *words, "--out", str(tmp_path / "report")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "deid: fewer than two people have an output" in said
+    assert not (tmp_path / "report").exists()
+    assert str(ROOT) not in said
