@@ -1,6 +1,6 @@
 """What a hundred million pictures would take: `python benchmarks/scale_plan.py`.
 
-    python benchmarks/scale_plan.py FOLDER --method swap --world photo     measures on pictures there
+    python benchmarks/scale_plan.py FOLDER --method swap --world photo    measures on pictures there
     python benchmarks/scale_plan.py FOLDER ... --pictures 1e8 --cores 1024 --preempted-per-hour 0.05
 
 Measured here, on this machine: seconds of a core for each picture of FOLDER (every one alone, so

@@ -22,7 +22,7 @@ def served(file: Path = DEPLOYMENTS) -> list[Any]:
     made = []
     for entry in yaml.safe_load(file.read_text())["deployments"]:
         (schedule,) = entry.get("schedules") or [{}]
-        flow = load_flow_from_entrypoint(entry["entrypoint"])
+        flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
         made.append(
             flow.to_deployment(
                 entry["name"],
