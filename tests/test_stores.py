@@ -76,6 +76,7 @@ def remote(
     words += ["--artifacts-destination", f"s3://{request.param}/runs"]
     quiet = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # on a machine that has other work
     with service([sys.executable, "-m", "mlflow", *words], log, env=quiet):
         wait_until(lambda: answers(port), 600, f"MLflow listens; {log}")
         yield s3
