@@ -510,7 +510,7 @@ def test_a_store_that_cannot_be_used_is_one_line(
     named: str,
 ) -> None:
     shutil.copy(ROOT / "profiles/mini.yaml", checkout / "params.yaml")
-    monkeypatch.setattr(tracking, "SECONDS_FOR_OTHERS", 0.1)
+    monkeypatch.setattr("deid.tracking.store.SECONDS_FOR_OTHERS", 0.1)
     store = checkout / "mlflow.db"
     if state == "garbage":
         store.write_bytes(b"not a database " * 500)
