@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,7 +47,8 @@ def service(command: list[str], log: Path, **options: Any) -> Iterator["subproce
                 process.terminate()
             _, stubborn = psutil.wait_procs(family, timeout=20)
             for member in stubborn:  # a worker's flow runs have sessions of their own
-                member.kill()
+                with suppress(psutil.NoSuchProcess):  # it ended with its parent
+                    member.kill()
             process.wait()
 
 

@@ -478,7 +478,9 @@ def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
     assert not (checkout / "registered.json").exists()
     done = attempt()
     assert (done.version, done.alias) == (1, "champion")
-    assert runs("register") == [("FINISHED", 16)]
+    ((status, figures),) = runs("register")
+    assert status == "FINISHED"
+    assert figures >= 20
     assert len(client.search_model_versions("name='face-deid'")) == 1
     assert not list(checkout.rglob("*.partial"))
     assert attempt() == done
@@ -508,7 +510,7 @@ def test_a_store_that_cannot_be_used_is_one_line(
     named: str,
 ) -> None:
     shutil.copy(ROOT / "profiles/mini.yaml", checkout / "params.yaml")
-    monkeypatch.setattr(tracking, "SECONDS_FOR_OTHERS", 0.1)
+    monkeypatch.setattr("deid.tracking.store.SECONDS_FOR_OTHERS", 0.1)
     store = checkout / "mlflow.db"
     if state == "garbage":
         store.write_bytes(b"not a database " * 500)

@@ -1,5 +1,6 @@
 """A version that takes much longer than the champion is not promoted."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import pytest
 
 from deid.batch.bundle import Bundle
-from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
+from deid.params import AnonymizeParams, Gates, Params, RegisterParams, WorldParams
 from deid.registry import latency, promotion
+from deid.registry.measure import measure
 from deid.tracking import mlflow_client
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
-from tests.toy_registry import BETTER, Model, model, store
+from tests.toy_registry import BETTER, Model, model, store, write_metrics
 
 __all__ = ["model", "store"]
 
@@ -68,3 +70,23 @@ def test_a_slow_challenger_stays_and_its_time_is_on_record(
     assert [bundle.stage_one.is_dir() for bundle in seen[0]] == [True, True]
     params = RegisterParams(model=model.params.model, gates=Gates(max_slowdown=2.0))
     assert "version 2 is champion" in promotion.promote(params)
+
+
+def test_measuring_a_version_anew_replaces_its_figures_and_says_on_which_faces(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.register(1.0)
+
+    def evaluate(*given: Any) -> None:
+        _, anonymize, world, one, two, out = given
+        out.mkdir()
+        path = write_metrics(out / "metrics.json", Bundle(one, two, world, anonymize), fid=3.0)
+        about = {"images": 20, "identities": 5, "repetitions": 1, "world": world.name}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"about": about}))
+
+    monkeypatch.setattr("deid.registry.measure.evaluate", evaluate)
+    params = Params.model_validate({"register": model.params.model_dump()})
+    faces = "20 faces of 5 people of the world mini, 1 times"
+    assert f"version 1 measured on {faces}: passed" in measure(params, "champion")
+    tags = mlflow_client().get_model_version(model.params.model, "1").tags
+    assert (tags["held_out"], tags["table2.swap.fid"]) == (faces, "3.0")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
 
 from deid.batch.bundle import shipped_folder
 from deid.batch.project import bundle_at
@@ -31,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
             "max_reidentification": 1.0,
             "min_detect_rate": 0.0,
             "max_source_id_loss": 1.0,
+            "max_fid": 1e6,
             "max_regression": 1.0,
         }
     },
@@ -84,6 +86,31 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path / "deid"
 
 
+def assert_tracked(folder: Path) -> None:
+    """One run for the whole `dvc repro`, and a child for each stage, with what it read."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("face-deid")
+    found = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in found if run.info.run_name == "dvc repro"]
+    children = {run.info.run_name: run for run in found if run is not parent}
+    assert children.keys() == ENTRIES.keys()
+    for run in found:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["world"] == "mini"
+        assert len(run.data.tags["world_weights_sha256"]) == 64
+    for run in children.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    read = {
+        name: {i.dataset.name for i in run.inputs.dataset_inputs} for name, run in children.items()
+    }
+    assert read["validate"] == {"data/latents"}
+    assert read["stage_two"] == {"data/latents", "data/stage_one"}
+    assert read["register"] >= {"data/stage_one", "data/stage_two"}
+    version = client.get_model_version_by_alias("face-deid", "champion")
+    assert version.run_id == children["register"].info.run_id
+    assert "| swap reidentification |" in version.description
+
+
 @pytest.mark.timeout(1200)  # about two minutes when nothing else runs
 def test_a_small_pipeline_runs_from_clone_to_champion(clone: Path) -> None:
     mini = project(clone, "mini", SMALL)
@@ -108,6 +135,7 @@ def test_a_small_pipeline_runs_from_clone_to_champion(clone: Path) -> None:
     assert (registered["model"], registered["version"]) == ("face-deid", 1)
     assert set(registered) == {"model", "version", "content_sha256"}  # nothing that changes
     assert (mini / "data/validation/data_docs/index.html").is_file()
+    assert_tracked(mini)
 
     again = repro(mini)
     assert "Running stage" not in again

@@ -111,7 +111,10 @@ def test_content_is_names_bytes_and_settings_but_neither_place_nor_time(tmp_path
     one, other = make_bundle(tmp_path / "a", 1.0), make_bundle(tmp_path / "b", 1.0)
     (other.stage_one / "losses.csv").write_text("step,total\n")
     assert content_sha256(one) == content_sha256(other)
+    (tmp_path / "a/calibration.json").write_text("{}")  # thresholds of the world's judges
+    assert content_sha256(one) != content_sha256(other)
     write_bundle(one, tmp_path / "packed")
+    assert (tmp_path / "packed/calibration.json").read_text() == "{}"
     assert content_sha256(read_bundle(tmp_path / "packed")) == content_sha256(one)
     stronger = Bundle(one.stage_one, one.stage_two, one.world, AnonymizeParams(pgd_steps=11))
     changed = make_bundle(tmp_path / "c", 2.0)

@@ -16,13 +16,16 @@ from deid.storage.staging import file_sha256
 
 __all__ = ["bundle_files", "content_sha256", "read_bundle", "write_bundle"]
 
+CALIBRATION = "calibration.json"  # beside the world's own networks: its judges' thresholds
 KEPT = {".safetensors", ".json", ".onnx", ".md"}  # sheets and loss curves stay behind
 
 
 def bundle_files(bundle: Bundle) -> dict[str, Path]:
     """Name inside the bundle → file, sorted; a folder that is not there has no files."""
     folders = _folders(bundle)
-    return {
+    thresholds = bundle.world.weights.parent / CALIBRATION
+    beside = {CALIBRATION: thresholds} if WEIGHTS in folders and thresholds.is_file() else {}
+    return beside | {
         f"{name}/{file.relative_to(folder).as_posix()}": file
         for name, folder in folders.items()
         for file in sorted(folder.rglob("*"))

@@ -6,7 +6,7 @@ who was killed shuts nobody out.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,26 +55,27 @@ def lease(client: "MlflowClient", model: str) -> Iterator[None]:
     name, end = f"{model}.lock", time.monotonic() + PATIENCE
     while True:
         try:
-            client.create_registered_model(name, tags={UNTIL: repr(time.time() + LEASE)})
+            until = repr(time.time() + LEASE)
+            client.create_registered_model(name, tags={UNTIL: until})
             break
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        if not _expired(client, name):
+        if not _removed(client, name, lambda held: float(held) < time.time()):
             _wait(end, model)
     try:
         yield
     finally:
-        client.delete_registered_model(name)
+        _removed(client, name, lambda held: held == until)  # who took over a void one keeps it
 
 
-def _expired(client: "MlflowClient", name: str) -> bool:
-    """Whether the lock was free by now, or void and therefore removed."""
+def _removed(client: "MlflowClient", name: str, due: Callable[[str], bool]) -> bool:
+    """Remove the lock if the time that it holds until is `due`; whether nobody has it now."""
     from mlflow.exceptions import MlflowException
 
     try:
         held = client.get_registered_model(name)
-        if time.time() < float(held.tags.get(UNTIL, 0.0)):
+        if not due(held.tags.get(UNTIL, "0")):
             return False
         client.delete_registered_model(name)
     except MlflowException as error:

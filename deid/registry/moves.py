@@ -17,7 +17,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from deid.registry.lock import alone
-from deid.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, aliases_of
+from deid.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    FIRST,
+    PASSED,
+    PREVIOUS,
+    PROMOTED,
+    VALIDATION,
+    aliases_of,
+)
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -43,6 +52,18 @@ class Move:
     when: str = ""
     number: int = 0
     done: bool = False
+
+
+def promotion(aliases: Mapping[str, str], version: str, why: str) -> Move:
+    """The move that makes `version` champion, from how the aliases stand."""
+    before = aliases.get(CHAMPION)
+    after: dict[str, str | None] = {CHAMPION: version}
+    if before is not None:
+        after[PREVIOUS] = before
+    if aliases.get(CHALLENGER) == version:
+        after[CHALLENGER] = None
+    tags = {version: {PROMOTED: before or FIRST, VALIDATION: PASSED}}
+    return Move(PROMOTION, version, before, version, why, after, tags)
 
 
 def history(client: "MlflowClient", model: str) -> list[Move]:

@@ -41,6 +41,7 @@ def save_pyfunc(bundle: Path, out: Path, card: str = "") -> None:
     import mlflow
 
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # "no version of pip"
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # "validating input example"
     code = out.with_name("code") / "deid"
     shutil.copytree(PACKAGE, code, ignore=shutil.ignore_patterns(*LEFT_OUT))
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from deid.errors import DeidError
 from deid.params import RegisterParams
 from deid.registry.files import find_version, registered
 from deid.registry.gates import failed_gates, metrics_table
-from deid.registry.moves import PROMOTION, RETIREMENT, ROLLBACK, Move, make, moving
+from deid.registry.moves import PROMOTION, RETIREMENT, ROLLBACK, Move, make, moving, promotion
 from deid.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -149,18 +149,6 @@ def promote(params: RegisterParams, version: str = CHALLENGER, why: str = "") ->
                 move = promotion(aliases, str(judged.challenger), why)
                 return told(model, make(client, model, move))
     raise DeidError(f"{model}: the champion changed {ATTEMPTS} times meanwhile; try again")
-
-
-def promotion(aliases: Mapping[str, str], version: str, why: str) -> Move:
-    """The move that makes `version` champion, from how the aliases stand."""
-    before = aliases.get(CHAMPION)
-    after: dict[str, str | None] = {CHAMPION: version}
-    if before is not None:
-        after[PREVIOUS] = before
-    if aliases.get(CHALLENGER) == version:
-        after[CHALLENGER] = None
-    tags = {version: {PROMOTED: before or FIRST, VALIDATION: PASSED}}
-    return Move(PROMOTION, version, before, version, why, after, tags)
 
 
 @store_errors()

@@ -20,8 +20,7 @@ from deid.registry.bundle import content_sha256, write_bundle
 from deid.registry.card import INTENDED, model_card
 from deid.registry.files import CHANGED, GONE, files_state
 from deid.registry.gates import Metrics, failed_gates, gated, read_metrics
-from deid.registry.moves import make, moving
-from deid.registry.promotion import promotion
+from deid.registry.moves import make, moving, promotion
 from deid.registry.versions import (
     CHALLENGER,
     CHAMPION,
