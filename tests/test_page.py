@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
 ]
 TOKEN = "a token of the page"
+expect.set_options(timeout=60_000)  # on a busy machine
 PHONE = {"width": 375, "height": 720}
 DESK = {"width": 1200, "height": 900}
 

@@ -1,9 +1,12 @@
 """The pool of a service: a bounded queue, a model that changes under load, a worker that dies."""
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from deid.serve.edge import Rate
 from deid.serve.pool import Pool
 from deid.serve.problems import Problem
 from deid.serve.settings import ServeSettings
+from deid.serve.tokens import Tokens
 from deid.serve.work import Picture, Ready
 from tests.toy_registry import BETTER, Model, model, store
 
@@ -189,3 +193,22 @@ def test_an_address_that_others_reach_needs_tokens_or_a_word() -> None:
     assert ServeSettings(host="0.0.0.0", open=True).host == "0.0.0.0"
     with pytest.raises(DeidError, match="--jobs 0: must be more than 0"):
         ServeSettings(jobs=0)
+
+
+def test_a_token_file_holds_hashes_a_plain_token_is_not_quoted_and_a_new_line_counts_at_once(
+    tmp_path: Path,
+) -> None:
+    file, plain = tmp_path / "tokens", "not-a-hash-but-the-token"
+    file.write_text(f"{plain} alice\n")
+    with pytest.raises(DeidError, match=r"tokens:1: not a SHA-256 hash") as refused:
+        Tokens(file)
+    assert plain not in str(refused.value)
+    file.write_text(f"{sha256(b'one').hexdigest()} alice\n")
+    tokens = Tokens(file)
+    assert (tokens.owner("one"), tokens.owner("two"), tokens.owner("")) == ("alice", None, None)
+    file.write_text(f"{sha256(b'two').hexdigest()}\n")
+    os.utime(file, (1, 1))
+    assert (tokens.owner("one"), tokens.owner("two")) == (None, "line 1")
+    file.write_text("# nobody\n")
+    with pytest.raises(DeidError, match="no token in it"):
+        Tokens(file)

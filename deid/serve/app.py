@@ -83,6 +83,27 @@ _SEVERAL = {
     }
 }
 
+_ONE_SAFE = DOCUMENTED | {
+    200: {
+        "description": "The picture in its own format, with X-Deid-Verdict, X-Deid-Faces, "
+        "X-Deid-Level and X-Deid-Model; or JSON, if Accept names it.",
+        "content": {
+            "image/*": _BINARY,
+            "application/json": {"schema": PictureBody.model_json_schema()},
+        },
+    }
+}
+_SEVERAL_SAFE = DOCUMENTED | {
+    200: {
+        "description": "For each picture what became of it; a zip archive of the pictures, if "
+        "Accept names application/zip.",
+        "content": {
+            "application/json": {"schema": BatchBody.model_json_schema()},
+            "application/zip": _BINARY,
+        },
+    }
+}
+
 
 class ModelBody(BaseModel):
     """The model that answers."""
@@ -116,6 +137,12 @@ class Service:
     metrics: Metrics
     model: ModelBody | None = None
     edge: Edge | None = None
+
+    async def received(self, request: Request, most: int) -> list[bytes]:
+        """The pictures of a request, at most `most`; or `Problem`."""
+        if self.pool.is_full:
+            raise self.pool.overloaded()  # before it is all here
+        return await read_pictures(request, most, self.serve.max_bytes, self.serve.receive)
 
     async def picture(self, data: bytes, settings: RunSettings, keep: Any = ()) -> Result:
         """A safe picture, or `Problem`."""
@@ -165,34 +192,18 @@ def create_app(serve: ServeSettings, settings: RunSettings, begin: Begin) -> tup
 
 
 def _pictures(app: FastAPI, service: Service) -> None:
-    limits = service.serve
-
-    async def received(request: Request, most: int) -> list[bytes]:
-        if service.pool.is_full:
-            raise service.pool.overloaded()  # before it is all here
-        return await read_pictures(request, most, limits.max_bytes, limits.receive)
-
     @app.post(
         "/v1/anonymize",
         response_class=Response,
         summary="One picture, safe",
         openapi_extra=_ONE,
-        responses=DOCUMENTED
-        | {
-            200: {
-                "description": "The picture in its own format, with X-Deid-Verdict, X-Deid-Faces, "
-                "X-Deid-Level and X-Deid-Model; or JSON, if Accept names it.",
-                "content": {
-                    "image/*": _BINARY,
-                    "application/json": {"schema": PictureBody.model_json_schema()},
-                },
-            }
-        },
+        responses=_ONE_SAFE,
     )
     async def anonymize(request: Request, options: Annotated[PictureOptions, Query()]) -> Response:
         model = service.present()
-        (data,) = await received(request, 1)
-        result = await service.picture(data, options.settings(service.settings), options.boxes())
+        (data,) = await service.received(request, 1)
+        settings = options.settings(service.settings)
+        result = await service.picture(data, settings, options.boxes())
         request.state.verdict, request.state.faces = result.verdict, len(result.faces)
         return picture_answer(result, model.name, request.headers.get("accept", ""))
 
@@ -201,21 +212,11 @@ def _pictures(app: FastAPI, service: Service) -> None:
         response_class=Response,
         summary="Several pictures, each by itself",
         openapi_extra=_SEVERAL,
-        responses=DOCUMENTED
-        | {
-            200: {
-                "description": "For each picture what became of it; a zip archive of the pictures, "
-                "if Accept names application/zip.",
-                "content": {
-                    "application/json": {"schema": BatchBody.model_json_schema()},
-                    "application/zip": _BINARY,
-                },
-            }
-        },
+        responses=_SEVERAL_SAFE,
     )
     async def batch(request: Request, options: Annotated[Options, Query()]) -> Response:
         model = service.present()
-        pictures = await received(request, _max_batch(limits))
+        pictures = await service.received(request, _max_batch(service.serve))
         settings = options.settings(service.settings)
 
         async def one(data: bytes) -> Result | Failure:

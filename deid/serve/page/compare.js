@@ -156,9 +156,7 @@ export class Card {
     const made = MADE_BY[method] ?? method;
     const tries = face.level > 1 ? `, at try ${face.level}` : "";
     if (face.verdict === "masked") return `covered${tries}`;
-    const nearest = Math.max(...Object.values(face.similarities));
-    const likeness = Number.isFinite(nearest) ? `, likeness ${nearest.toFixed(2)} of 1` : "";
-    return `${made}${tries}; verified${likeness}`;
+    return `${made}${tries}; no recognizer knows it again`;
   }
 
   thumbnail(face, image) {
