@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -42,9 +44,7 @@ def small_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         '"source_id_loss": 0.05 - value / 1000', '"source_id_loss": params.stage_two.delta / 100'
     )
     (folder / "stage.py").write_text(stage)
-    pipeline = json.loads(
-        json.dumps(PIPELINE).replace('"reports/metrics.json": {"cache": false}', "@")
-    )
+    pipeline: Any = deepcopy(PIPELINE)
     evaluate = pipeline["stages"]["evaluate"]
     evaluate["outs"] = ["data/stage_one", "data/stage_two"]
     evaluate["metrics"] = ["reports/metrics.json"]
