@@ -134,5 +134,5 @@ def test_the_deployments_name_no_folder_of_one_machine_and_can_be_served_here(
 
 def test_flow_status_without_a_server_says_how_to_start_one() -> None:
     api = f"http://127.0.0.1:{free_port()}/api"
-    with pytest.raises(DeidError, match="does not answer .*prefect server start"):
+    with pytest.raises(DeidError, match=r"does not answer .*prefect server start"):
         CliRunner().invoke(app, ["flows", "status", "--api", api], catch_exceptions=False)
