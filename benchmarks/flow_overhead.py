@@ -1,9 +1,9 @@
-"""What orchestration costs, and what a second process brings: `python benchmarks/flow_overhead.py`.
+"""What orchestration costs, what a second process brings: `python benchmarks/flow_overhead.py`.
 
-2,000 pictures are masked, by turns: by the engine of `deid run` alone, by the flow (its tasks, states
-and artifact reported to a Prefect server on this machine, which is started before), and by the
-engine with two processes. Ratios of wall time within this one run are printed; how long a process
-takes to import the libraries and the server to start is not in them.
+2,000 pictures are masked, by turns: by the engine of `deid run` alone, by the flow (its tasks,
+states and artifact reported to the Prefect server that it starts on this machine, by a flow of one
+picture before), and by the engine with two processes. Ratios of wall time within this one run are
+printed; how long a process takes to import the libraries, and the server to start, is not in them.
 """
 
 import argparse
@@ -28,6 +28,9 @@ def main() -> None:
         os.environ["PREFECT_HOME"] = f"{scratch}/prefect"
         source = Path(scratch, "in")
         make_pictures(source, args.files, args.side)
+        one = Path(scratch, "one")
+        make_pictures(one, 1, args.side)
+        ways()["flow"](str(one), f"{scratch}/warm")
         times: dict[str, list[float]] = {}
         for turn in range(args.turns):
             for name, run in ways().items():
