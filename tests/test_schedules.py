@@ -159,13 +159,11 @@ def test_pictures_in_a_bucket_become_safe_with_the_best_model_there_is(
             "process",
             environment=prefect.environment,
         )
-        prefect.deploy(
-            nightly={"schedules": []},
-            hourly={"parameters": settings, "schedules": [soon(30)]},
-            **{"on-drift": {"parameters": {"batches": ["s3://safe/out"]}}},
-        )
+        drift = {"parameters": {"batches": ["s3://safe/out"]}}
+        prefect.deploy(nightly={"schedules": []}, **{"on-drift": drift})
         with prefect.worker("one"):
             assert prefect.ended(prefect.started("nightly"))["type"] == "COMPLETED"
+            prefect.deploy(hourly={"parameters": settings, "schedules": [soon(5)]})
             # Nobody starts it.
             wait_until(lambda: origin(safe, "a.png") == "1", 900, "the schedule picks them up")
             (Path("value.txt")).write_text("2 0.22")
