@@ -1,7 +1,7 @@
 """What a hundred million pictures would take: `python benchmarks/scale_plan.py`.
 
-    python benchmarks/scale_plan.py FOLDER --method swap --world photo    measures on pictures there
-    python benchmarks/scale_plan.py FOLDER ... --pictures 1e8 --cores 1024 --preempted-per-hour 0.05
+    python benchmarks/scale_plan.py FOLDER --method swap --world photo       measures on those
+    python benchmarks/scale_plan.py FOLDER … --pictures 1e8 --cores 1024 --preempted-per-hour 0.05
 
 Measured here, on this machine: seconds of a core for each picture of FOLDER (every one alone, so
 that slow ones count), bytes read and written, bytes of record, seconds to load the networks. All

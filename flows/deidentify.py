@@ -26,6 +26,7 @@ from deid.batch.executor import Executor
 from deid.batch.outcome import Outcome, Task
 from deid.batch.pipeline import RunInfo
 from deid.batch.project import run_project
+from deid.batch.settings import BatchSettings
 from deid.batch.summary import Summary
 from deid.errors import DeidError
 from deid.registry.choice import Chosen, chosen, model_name
@@ -156,7 +157,7 @@ def deidentify(
         asked,
         batch,
         drawn_by.bundle,
-        around=lambda executor: ByShard(executor, batch.shard_size),
+        around=lambda executor: ByShard(executor, _files_of_a_task(batch)),
         may_be_empty=True,
     )
     _report(destination, drawn_by, summary)
@@ -164,6 +165,11 @@ def deidentify(
     if summary.failed:
         return Completed(name=QUARANTINED, message=_first_line(summary), data=counts)
     return Completed(message=_first_line(summary), data=counts)
+
+
+def _files_of_a_task(batch: BatchSettings) -> int:
+    """A shard for each process, and for a cluster, which hands them out itself, several."""
+    return batch.shard_size * batch.jobs * (8 if batch.engine == "ray" else 1)
 
 
 def _chosen(model: str | None, world: str | None) -> Chosen:

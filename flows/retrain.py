@@ -34,6 +34,7 @@ DRIFT_DOCS = Path("reports/drift")
 LOCK, REPRO_LOCK = Path(".dvc/tmp/retrain.lock"), Path(".dvc/tmp/retrain-repro.lock")
 LIMIT = "retrain"  # a global concurrency limit of the server: one retraining on all machines
 LEASE_SECONDS = 60.0  # how long that of a killed run is kept
+WAIT = 90.0  # seconds, so that a killed run's lease has ended by then
 RETRAINED, DRIFTED = "deid.model.retrained", "deid.model.drifted"
 
 
@@ -125,7 +126,7 @@ def alone() -> Iterator[None]:
                 client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
             with concurrency(
                 LIMIT,
-                timeout_seconds=LEASE_SECONDS * 1.5,
+                timeout_seconds=WAIT,
                 lease_duration=LEASE_SECONDS,
                 strict=True,
                 raise_on_lease_renewal_failure=False,  # a server may be restarted meanwhile
@@ -153,10 +154,10 @@ def retrain(
     when another retraining is at work, or when a stage or, with `promote`, a gate fails.
     """
     params = load_params().register_
+    drift = check_inputs(params.model, batches) if batches else Drift(0, note="not looked for")
+    if when == "drift" and not drift.changed:
+        return f"{params.model}: no drift ({drift.note or 'as before'}); nothing retrained"
     with alone():
-        drift = check_inputs(params.model, batches) if batches else Drift(0, note="not looked for")
-        if when == "drift" and not drift.changed:
-            return f"{params.model}: no drift ({drift.note or 'as before'}); nothing retrained"
         ended = _retrained(params, promote, force)
     _emit(RETRAINED, params.model, outcome=ended)
     return ended

@@ -7,9 +7,12 @@ With PREFECT_API_URL they report to that server; without, `prefect server start`
 
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
+
+if TYPE_CHECKING:
+    from prefect import Flow
 
 DEPLOYMENTS = Path("prefect.yaml")
 
@@ -22,7 +25,7 @@ def served(file: Path = DEPLOYMENTS) -> list[Any]:
     made = []
     for entry in yaml.safe_load(file.read_text())["deployments"]:
         (schedule,) = entry.get("schedules") or [{}]
-        flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
+        flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"])
         made.append(
             flow.to_deployment(
                 entry["name"],

@@ -33,7 +33,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # a busy machine
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         yield made

@@ -150,22 +150,12 @@ def test_pictures_in_a_bucket_become_safe_with_the_best_model_there_is(
     place = {"source": "s3://inbox/new", "destination": "s3://safe/out"}
     settings = place | {"method": "mask", "rendered": True, "allow_no_face": True}
     with prefect.up():
-        run(
-            "prefect",
-            "work-pool",
-            "create",
-            "deid",
-            "-t",
-            "process",
-            environment=prefect.environment,
-        )
-        prefect.deploy(
-            nightly={"schedules": []},
-            hourly={"parameters": settings, "schedules": [soon(30)]},
-            **{"on-drift": {"parameters": {"batches": ["s3://safe/out"]}}},
-        )
+        prefect.make_pool()
+        drift = {"parameters": {"batches": ["s3://safe/out"]}}
+        prefect.deploy(nightly={"schedules": []}, **{"on-drift": drift})
         with prefect.worker("one"):
             assert prefect.ended(prefect.started("nightly"))["type"] == "COMPLETED"
+            prefect.deploy(hourly={"parameters": settings, "schedules": [soon(5)]})
             # Nobody starts it.
             wait_until(lambda: origin(safe, "a.png") == "1", 900, "the schedule picks them up")
             (Path("value.txt")).write_text("2 0.22")
@@ -214,15 +204,7 @@ def test_a_run_outlives_its_server_and_its_worker_and_a_cancelled_one_resumes(
         return len(list(out.glob("*.png")))
 
     with prefect.up():
-        run(
-            "prefect",
-            "work-pool",
-            "create",
-            "deid",
-            "-t",
-            "process",
-            environment=prefect.environment,
-        )
+        prefect.make_pool()
         prefect.deploy(hourly={"parameters": settings, "schedules": []})
         run(
             "prefect",

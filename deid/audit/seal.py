@@ -158,6 +158,19 @@ def verify(read: Read, names: Iterable[str], key: AuditKey | None = None) -> lis
         return [*missing, f"the audit files are not readable ({type(error).__name__})"]
 
 
+def is_sealed(read: Read, key: AuditKey | None) -> bool:
+    """Whether the audit files are those of their seal, which this `key` made, or none where none is
+    given; says nothing of the outputs."""
+    try:
+        audit = {name: read(name) for name in AUDIT_FILES}
+        body = _json(audit[SEAL].decode())
+        signed = is_signed(audit[SEAL])
+        problems = _signature_problems(body, key) + _file_problems(body, audit)
+        return signed == (key is not None) and not problems
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def is_audit_file(name: str) -> bool:
     """Whether a file of a batch belongs to its records and not to its outputs."""
     return name in AUDIT_FILES or name.startswith(PRIVATE)

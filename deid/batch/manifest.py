@@ -11,6 +11,7 @@ they were, neither needs to be read to know that an input is done; where one is 
 is hashed. They can be deleted: all that is lost is time.
 """
 
+import io
 import json
 import os
 import secrets
@@ -72,6 +73,7 @@ class Records:
         self._times: dict[str, str] = {}
         self._journal = open_journal(storage, name)
         parts = list(storage.list(_journal_stem(name)))
+        self.changed = bool(parts)  # since the manifest was written
         for line in self._read(name):
             self._texts[line["file"]] = _text(line)
         if name == NAME and storage.version(LEDGER) is not None:
@@ -90,9 +92,9 @@ class Records:
         """The whole lines of a file; one that a killed run left unfinished has no say."""
         if self._storage.version(name) is None:
             return
-        for text in self._storage.read(name).decode(errors="replace").splitlines():
+        for text in io.BytesIO(self._storage.read(name)):  # not all lines at once
             try:
-                line = json.loads(text)
+                line = json.loads(text.decode(errors="replace"))
                 whole = isinstance(line.get("record", line)["file"], str)
             except (ValueError, KeyError, AttributeError, TypeError):
                 continue
@@ -111,6 +113,7 @@ class Records:
 
     def forget(self, file: str) -> None:
         """Drop the record of an input, from the next manifest on."""
+        self.changed = True
         for kept in (self._texts, self._versions, self._times):
             kept.pop(file, None)
 
@@ -128,6 +131,7 @@ class Records:
         file = line["file"]
         if self._texts.get(file) == _text(line) and self._versions.get(file) == versions:
             return
+        self.changed = True
         self._remember(line, versions, _now())
         self._journal.append(line, versions)
 

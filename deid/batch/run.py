@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 
 from deid.audit.keys import signing_key
-from deid.audit.seal import seal
+from deid.audit.seal import is_sealed, seal
 from deid.batch.executor import Executor, InProcess
 from deid.batch.manifest import NAME, PREVIEWS, Journal, Records
 from deid.batch.outcome import Outcome, content_sha256
@@ -59,7 +59,8 @@ def run_batch(
             for outcome in recorded(outcomes, records):
                 summary.add(outcome)
                 bar.advance()
-        finalize(locations, records)
+        if records.changed or not is_settled(locations, records.name):
+            finalize(locations, records)
     if summary.counts.total() != plan.inputs:
         raise RuntimeError(f"{plan.inputs} inputs, but {dict(summary.counts)}")
     return summary
@@ -80,6 +81,20 @@ def recorded(outcomes: Iterator[Outcome], journal: Journal) -> Iterator[Outcome]
             journal.flush()
         raise
     journal.flush()
+
+
+def is_settled(locations: Locations, manifest: str) -> bool:
+    """Whether what an earlier batch left needs no other form."""
+    audit = locations.audit
+
+    def read(name: str) -> bytes:
+        if audit.version(name) is None:
+            raise FileNotFoundError(name)
+        return audit.read(name)
+
+    if manifest != NAME:
+        return audit.version(manifest) is not None
+    return is_sealed(read, signing_key())
 
 
 def finalize(locations: Locations, records: Records) -> None:
