@@ -142,11 +142,13 @@ def test_the_same_examination_gives_the_same_bytes_and_no_picture_unless_asked(
 ) -> None:
     out, metrics = of_others
     settings = AttackSettings(str(originals), str(others), tmp_path, again=str(others))
-    again = examine(world, replace(settings, pictures=False))
+    again = examine(world, replace(settings, pictures=False, compare=(out,)))
     assert {**again, "limits": 0, "exceeded": 0} == {**metrics, "limits": 0, "exceeded": 0}
     name = "hifd/deid/landmark_en_lnd.json"
     assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
-    assert "data:image/jpeg" not in (tmp_path / "index.html").read_text()
+    page = (tmp_path / "index.html").read_text()
+    assert "data:image/jpeg" not in page
+    assert "and those it is compared with" in page
 
 
 def test_what_is_written_for_hifd_holds_the_cosine_and_no_embedding(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which color-blind readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PANELS = (("utility", "expression"), ("quality", "lpips"))
+"""What privacy is plotted against: part of the metrics, and figure."""
 
 
 def det_curves(searches: Searches) -> bytes:
@@ -33,9 +35,8 @@ def det_curves(searches: Searches) -> bytes:
 
 def privacy_against_utility(named: Mapping[str, Mapping[str, Any]]) -> bytes:
     """A point each report, by its name: the best attacker's rank-1 against expression and looks."""
-    panels = (("utility", "expression"), ("quality", "lpips"))
-    figure, axes = _axes(8.0, 3.4, len(panels))
-    for axis, (part, key) in zip(axes, panels, strict=True):
+    figure, axes = _axes(8.0, 3.4, len(PANELS))
+    for axis, (part, key) in zip(axes, PANELS, strict=True):
         for color, (name, metrics) in zip(COLORS * 9, named.items(), strict=False):
             x, y = metrics["best"]["rank1"], metrics[part][key]["value"]
             around = [[x["value"] - x["low"]], [x["high"] - x["value"]]]

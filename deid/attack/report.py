@@ -12,7 +12,7 @@ import cv2
 from deid.attack.attackers import Searches
 from deid.attack.crops import Crops
 from deid.attack.findings import Best, Outcomes, worst_cases
-from deid.attack.plots import det_curves, privacy_against_utility
+from deid.attack.plots import PANELS, det_curves, privacy_against_utility
 from deid.errors import DeidError
 from deid.pixels import Pixels
 from deid.storage.staging import write_atomically
@@ -47,9 +47,12 @@ def write_page(file: Path, page: Page, compare: Sequence[Path], pictures: bool) 
         loader=PackageLoader("deid.attack", "."), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["share"] = share
-    named = {Path(page.metrics["about"]["outputs"]).name: page.metrics}
+    named: dict[str, Mapping[str, Any]] = {
+        Path(page.metrics["about"]["outputs"]).name: page.metrics
+    }
     for path in compare:
-        named |= _read(path)
+        folder = path if path.is_dir() else path.parent
+        named[str(path) if folder.name in named else folder.name] = _read(folder)
     text = environment.get_template("report.html").render(
         **page.metrics,
         columns=COLUMNS,
@@ -103,15 +106,14 @@ def _worst(page: Page) -> list[tuple[str, str]]:
     ]
 
 
-def _read(path: Path) -> dict[str, Mapping[str, Any]]:
-    file = path / "metrics.json" if path.is_dir() else path
+def _read(folder: Path) -> Mapping[str, Any]:
+    file = folder / "metrics.json"
     try:
-        content = json.loads(file.read_bytes())
-        parts = [content[part] for part in ("best", "utility", "quality", "about")]
-        assert all(isinstance(part, dict) for part in parts)
-        return {Path(content["about"]["outputs"]).name: content}
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        content: Mapping[str, Any] = json.loads(file.read_bytes())
+        _ = [content[part][key] for part, key in (("best", "rank1"), *PANELS)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DeidError(f"{file}: not readable ({error}); give what `deid attack` wrote") from None
+    return content
 
 
 def _jpeg(pixels: Pixels) -> bytes:

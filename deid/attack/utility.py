@@ -81,15 +81,7 @@ def utility(world: World, crops: Crops, before: Described, after: Described) -> 
     eyes = np.linalg.norm(before.landmarks[:, 36] - before.landmarks[:, 45], axis=1)
     apart = np.linalg.norm(before.landmarks - after.landmarks, axis=2)[:, INNER].mean(axis=1) / eyes
     turned = _turned(before.landmarks, after.landmarks, crops.outputs.shape[1])
-    figures = {
-        f"detected_{name}": Figure(
-            f"face found, {name}",
-            "↑",
-            float(found.mean()),
-            detector if name == world.name else Network(name, "no part in training or selection"),
-        )
-        for name, found in crops.found.items()
-    }
+    figures = _detection(crops, world.name, detector)
     figures |= {
         "landmarks": Figure(
             "landmarks off, in distances of the eyes", "↓", _median(apart), landmarks
@@ -113,6 +105,19 @@ def utility(world: World, crops: Crops, before: Described, after: Described) -> 
         same = before.expression.argmax(axis=1) == after.expression.argmax(axis=1)
         figures["expression_class"] = Figure("same expression", "↑", float(same.mean()), features)
     return figures | _person(before.person, after.person)
+
+
+def _detection(crops: Crops, own: str, detector: Network) -> dict[str, Figure]:
+    """Of all originals, also those without an output; `own` names the world's `detector`."""
+    return {
+        f"detected_{name}": Figure(
+            f"face found, {name}",
+            "↑",
+            float(found.mean()),
+            detector if name == own else Network(name, "no part in training or selection"),
+        )
+        for name, found in crops.found.items()
+    }
 
 
 def _person(before: AgeAndSex | None, after: AgeAndSex | None) -> dict[str, Figure]:
