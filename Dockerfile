@@ -16,12 +16,12 @@ RUN uv sync --frozen --no-dev --no-editable --extra serve
 
 FROM python:3.11-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin deid \
-    && mkdir /weights /work && chown deid /weights
+    && mkdir /weights /srv/deid && chown deid /weights
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH DEID_WEIGHTS_STORE=/weights HOME=/tmp PYTHONDONTWRITEBYTECODE=1 \
     MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 USER 10001
-WORKDIR /work
+WORKDIR /srv/deid
 EXPOSE 8000
 HEALTHCHECK --interval=30s --start-period=2m \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=5)"]
