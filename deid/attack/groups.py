@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from deid.attack.crops import Crops
 from deid.pixels import Pixels, to_tensor
-from deid.worlds.photo.faces import Looks
 from deid.worlds.world import World
 
 Labels = Mapping[str, Sequence[str]]
@@ -25,7 +24,7 @@ BATCH = 25
 
 @dataclass(frozen=True)
 class AgeAndSex:
-    """What En_id's own heads say: years `[N]`, and how likely a man is shown `[N]`."""
+    """What the world's network of looks says: years `[N]`, and how likely a man is shown `[N]`."""
 
     years: NDArray[np.float64]
     male: NDArray[np.float64]
@@ -35,13 +34,13 @@ class AgeAndSex:
 def age_and_sex(world: World, faces: Pixels) -> AgeAndSex | None:
     """Of `uint8 [N,S,S,3]`; None in a world without a network for it."""
     looks = world.looks
-    if not isinstance(looks, Looks):
+    if looks is None:
         return None
     parts = [
-        (looks(to_tensor(faces[i : i + BATCH]).to(world.device)) * looks.steps).cpu()
+        looks.age_and_sex(to_tensor(faces[i : i + BATCH]).to(world.device)).cpu()
         for i in range(0, len(faces), BATCH)
     ]
-    years, male = torch.cat(parts)[:, :2].double().T.numpy()
+    years, male = torch.cat(parts).double().T.numpy()
     return AgeAndSex(years, male)
 
 

@@ -94,6 +94,10 @@ class LooksNetwork(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor: ...
 
+    def age_and_sex(self, images: Tensor) -> Tensor:
+        """Years, and how likely a man is shown, `[N,2]`."""
+        ...
+
 
 class PerceptualNetwork(Protocol):
     """Features in which pictures are compared."""

@@ -113,6 +113,11 @@ class Looks(nn.Module):
         skin = images[:, :, top:bottom, round(0.34 * width) : round(0.66 * width)].mean((2, 3))
         return torch.cat([person, lab((skin + 1) / 2)], 1) / self.steps
 
+    def age_and_sex(self, images: Tensor) -> Tensor:
+        """Years, and how likely a man is shown, `[N,2]`."""
+        person: Tensor = self(images)[:, :2] * self.steps[:2]
+        return person
+
 
 def lab(rgb: Tensor) -> Tensor:
     """sRGB in 0…1, `[N,3]` → L, a, b (CIE 1976, D65)."""
