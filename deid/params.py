@@ -210,7 +210,7 @@ class Gates(Section):
     max_reidentification: Share = 0.05
     min_detect_rate: Share = 0.99
     max_source_id_loss: float = 0.1  # of `swap`
-    max_fid: Annotated[float, Field(gt=0.0)] = 100.0  # of either, in the world's own features
+    max_fid: Annotated[float, Field(gt=0.0)] = 5.0  # of either, in the world's own features
     # How many times as long as the champion's a face may take, timed in turn on the same faces on
     # the machine that promotes; None: not timed.
     max_slowdown: Annotated[float, Field(ge=1.0)] | None = 1.5
