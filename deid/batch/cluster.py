@@ -10,6 +10,7 @@ Every node needs this package, the model's files at the same paths, and its own 
 
 import os
 import pickle
+import socket
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from types import TracebackType
@@ -23,6 +24,7 @@ from deid.batch.workers import Open, ProcessPool
 from deid.errors import DeidError, missing_extra
 
 TASKS, OUTCOMES = "tasks", "outcomes"  # columns of the rows that Ray carries: pickled lists
+ANSWER = 10.0  # seconds that a cluster has to take a connection
 AHEAD = 2  # shards that an actor has, of which it works on one
 
 
@@ -49,12 +51,13 @@ class RayCluster:
     def _connect(self, ray: Any) -> None:
         local = {"num_cpus": self._batch.jobs, "include_dashboard": False}
         try:
+            _knock(self._batch.address)
             ray.init(
                 address=self._batch.address or "local",
                 log_to_driver=False,
                 **({} if self._batch.address else local),
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise DeidError(
                 f"--address {self._batch.address}: {str(error).splitlines()[0]}; start a cluster "
                 "with `ray start --head`, or correct the address"
@@ -129,3 +132,10 @@ def _ray() -> Any:
     except ModuleNotFoundError as error:
         raise DeidError(missing_extra(error, "ray")) from None
     return ray
+
+
+def _knock(address: str | None) -> None:
+    """`OSError` where nothing listens at HOST:PORT: Ray itself would try for many minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), ANSWER).close()
