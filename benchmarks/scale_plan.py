@@ -120,8 +120,8 @@ def print_plan(cost: Cost, args: argparse.Namespace) -> None:
 
 
 def simulate(cost: Cost, args: argparse.Namespace) -> tuple[float, float, float]:
-    """Hours, share of pictures done again, processes taken away: a thousandth of the shards on a
-    thousandth of the cores (at least 16), so that it takes seconds; shards are drawn from what was
+    """Hours, share of pictures done again, processes taken away: a 64th of the shards on a
+    64th of the cores (at least 16), so that it takes seconds; shards are drawn from what was
     measured."""
     rng = random.Random(0)
     cores = max(16, args.cores // 64)

@@ -23,9 +23,9 @@ def processors() -> int:
 
 @contextmanager
 def process_pool(
-    workers: int, start: Callable[..., None], *setup: Any
+    workers: int, start: Callable[..., None] | None = None, *setup: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes each call `start(*setup)` first.
+    """A pool whose processes each call `start(*setup)` first, where there is one.
 
     They end when this process does, also when it is killed. An error in the block, or Ctrl-C,
     cancels what has not begun. `BrokenProcessPool` where one of them is killed.
@@ -38,18 +38,18 @@ def process_pool(
             raise
 
 
-def _begin(start: Callable[..., None], *setup: Any) -> None:
+def _begin(start: Callable[..., None] | None, *setup: Any) -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C the parent speaks, and only it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    start(*setup)
+    if start is not None:
+        start(*setup)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A killed parent cannot stop its pool, whose processes would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)

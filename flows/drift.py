@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LEAST = 100  # pictures, both for a reference and for a judgement
 RECENT = 1000  # pictures that are looked at, the newest
-ERRORS = 4.0  # standard errors of the recent mean within which nothing is said to have changed
+ERRORS = 4.0  # standard errors of both means within which nothing is said to have changed
 FIGURES = {
     # What it is: the least change of its mean that matters.
     "faces": (0.5, "faces in a picture"),
@@ -65,7 +65,7 @@ def look(model: str, places: Sequence[str], docs: Path) -> Drift:
         return Drift(len(rows), note=f"these are the reference of version {version} from now on")
     from deid.latents.expectations import check_tables
 
-    outcomes = check_tables({"pictures": (frame, checks(_reference(tag), len(rows)))}, docs)
+    outcomes = check_tables({"pictures": (frame, checks(*_reference(tag), len(rows)))}, docs)
     return Drift(len(rows), tuple(str(outcome) for outcome in outcomes if not outcome.success))
 
 
@@ -93,14 +93,15 @@ def _figures(faces: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def checks(reference: dict[str, list[float]], pictures: int) -> list["Check"]:
-    """What each figure's mean must be between, and that each is a number of its range."""
+def checks(reference: dict[str, list[float]], of: int, pictures: int) -> list["Check"]:
+    """What each figure's mean over so many `pictures` must be between, after a reference `of` so
+    many, and that each is known."""
     from deid.latents.expectations import Check
 
     made = []
     for name, (least, meaning) in FIGURES.items():
         mean, deviation = reference[name]
-        near = max(least, ERRORS * deviation / pictures**0.5)
+        near = max(least, ERRORS * deviation * (1 / of + 1 / pictures) ** 0.5)
         bounds = {"min_value": mean - near, "max_value": mean + near}
         made.append(
             Check(f"{meaning}: as before", "ExpectColumnMeanToBeBetween", {"column": name} | bounds)
@@ -109,10 +110,12 @@ def checks(reference: dict[str, list[float]], pictures: int) -> list["Check"]:
     return made
 
 
-def _reference(tag: str) -> dict[str, list[float]]:
+def _reference(tag: str) -> tuple[dict[str, list[float]], int]:
+    """Mean and deviation of each figure, and of how many pictures."""
     try:
-        figures = json.loads(tag)["figures"]
-        return {name: [float(value) for value in figures[name]] for name in FIGURES}
+        content = json.loads(tag)
+        figures, pictures = content["figures"], int(content["pictures"])
+        return {name: [float(value) for value in figures[name]] for name in FIGURES}, pictures
     except (ValueError, KeyError, TypeError) as error:
         raise DeidError(
             f"tag {REFERENCE}: damaged ({error}); delete it, and it is made anew"

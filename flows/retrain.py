@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -120,20 +120,23 @@ def alone() -> Iterator[None]:
     """Keep other retrainings out: of this folder by a lock that no kill leaves behind, of other
     machines by a limit of the server, which a killed run holds until its lease ends."""
     LOCK.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(LOCK, timeout=0):
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(LOCK, timeout=0))
             with get_client(sync_client=True) as client:
                 client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
-            with concurrency(
+            slot = concurrency(
                 LIMIT,
                 timeout_seconds=WAIT,
                 lease_duration=LEASE_SECONDS,
                 strict=True,
-                raise_on_lease_renewal_failure=False,  # a server may be restarted meanwhile
-            ):
-                yield
-    except (Timeout, TimeoutError):
-        raise DeidError("another retraining is at work; wait for its end") from None
+                # The limit that a deployment has is renewed by Prefect and does end the run.
+                raise_on_lease_renewal_failure=False,
+            )
+            held.enter_context(slot)
+        except (Timeout, TimeoutError):
+            raise DeidError("another retraining is at work; wait for its end") from None
+        yield
 
 
 @flow(name="retrain", log_prints=True)

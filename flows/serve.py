@@ -1,4 +1,4 @@
-"""Both deployments of prefect.yaml on this machine, without a worker or a work pool.
+"""The deployments of prefect.yaml on this machine, without a worker or a work pool.
 
     python -m flows.serve                (in the project's root; Ctrl-C ends it)
 

@@ -16,10 +16,12 @@ from deid.attack.attackers import Seen, attack
 from deid.attack.crops import GRAY, Crops
 from deid.attack.learned import learned_scores
 from deid.attack.pairs import Pair, open_folders, read_pairs
-from deid.attack.run import AttackSettings, Limits, examine
-from deid.attack.scores import Searched, clopper_pearson, outcome, person_scores, without_own
+from deid.attack.run import examine
+from deid.attack.scores import Searched, clopper_pearson, hits, person_scores, without_own
+from deid.attack.settings import AttackSettings
 from deid.errors import DeidError
 from deid.pixels import Pixels, to_tensor
+from deid.storage.protocol import Storage, StorageFailure
 from deid.worlds.world import World
 from tests.conftest import ROOT
 
@@ -70,7 +72,7 @@ def seen_by_one(originals: np.ndarray, outputs: np.ndarray, people: np.ndarray) 
 
 
 def rank1(found: Searched) -> float:
-    made = outcome(found)
+    made = hits(found)
     assert made is not None
     return float(made.values["rank1"].mean())
 
@@ -105,10 +107,8 @@ def of_others(
     """The report on outputs that show other people and do not depend on the key: made again, they
     are the same. And its metrics."""
     out = tmp_path_factory.mktemp("report")
-    limits = Limits(max_tar=0.6, min_detected=0.9)
-    again = str(others)
-    settings = AttackSettings(str(originals), str(others), out, again=again, limits=limits)
-    return out, examine(world, settings)
+    settings = AttackSettings(again=str(others), max_tar=0.6, min_detected=0.9)
+    return out, examine(world, str(originals), str(others), out, settings)
 
 
 Report = tuple[Path, dict[str, Any]]
@@ -141,8 +141,8 @@ def test_the_same_examination_gives_the_same_bytes_and_no_picture_unless_asked(
     world: World, originals: Path, others: Path, of_others: Report, tmp_path: Path
 ) -> None:
     out, metrics = of_others
-    settings = AttackSettings(str(originals), str(others), tmp_path, again=str(others))
-    again = examine(world, replace(settings, pictures=False, compare=(out,)))
+    settings = AttackSettings(again=str(others), pictures=False, compare=(out,))
+    again = examine(world, str(originals), str(others), tmp_path, settings)
     assert {**again, "limits": 0, "exceeded": 0} == {**metrics, "limits": 0, "exceeded": 0}
     name = "hifd/deid/landmark_en_lnd.json"
     assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
@@ -193,6 +193,31 @@ def test_who_learns_from_noise_finds_nobody(people: int, views: int, dim: int) -
     assert 0.1 / people < np.mean(found) < 2.5 / people
 
 
+def test_outputs_that_are_all_alike_put_a_person_anywhere_among_the_others() -> None:
+    who, places = np.arange(40), []
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        originals = unit(random.standard_normal((40, 64)) + 0.3)
+        outputs = unit(np.ones((40, 64)) + 1e-6 * random.standard_normal((40, 64)))
+        scores = learned_scores(outputs, originals, outputs, who)
+        assert scores is not None
+        places.append((scores < scores[who, who][:, None]).mean())
+    assert 0.4 < np.mean(places) < 0.6, "share of the others who are thought less likely"
+
+
+def test_outputs_that_are_all_alike_are_matched_with_nobody_by_who_has_the_code() -> None:
+    random = np.random.default_rng(0)
+    originals = unit(random.standard_normal((40, 64)))
+    outputs, again = (
+        unit(np.ones((40, 64)) + 0.05 * random.standard_normal((40, 64))) for _ in range(2)
+    )
+    seen = replace(seen_by_one(originals, outputs, np.arange(40)), again={"judge": again})
+    searches, _ = attack(seen, ["A4"])
+    made = hits(searches["A4"]["judge"])
+    assert made is not None
+    assert made.values["tar"].mean() < 0.1
+
+
 def test_answers_without_some_people_are_those_of_a_model_trained_without_them() -> None:
     from deid.attack import learned
 
@@ -204,7 +229,8 @@ def test_answers_without_some_people_are_those_of_a_model_trained_without_them()
     ridge = 0.1 * (np.trace(kernel) / len(who) - kernel.mean())
     for own in range(6):
         for other in range(6):
-            known = (who != own) & (who != other)
+            second = other if other != own else (own + 1) % 6
+            known = (who != own) & (who != second)
             system = kernel[np.ix_(known, known)] + ridge * np.eye(known.sum())
             weights = np.linalg.solve(system, (originals - outputs)[known])
             rows = who == own
@@ -229,7 +255,7 @@ def test_the_mask_is_the_same_for_all_or_it_would_tell_who_somebody_is(world: Wo
 def test_ties_count_as_guesses() -> None:
     people = np.arange(10)
     same = np.zeros((10, 10))
-    made = outcome(Searched(same, without_own(same, people), people))
+    made = hits(Searched(same, without_own(same, people), people))
     assert made is not None
     assert made.values["rank1"].mean() == pytest.approx(0.1)
     assert made.values["rank5"].mean() == pytest.approx(0.5)
@@ -290,12 +316,48 @@ def test_missing_outputs_are_named_and_count_as_faces_not_found(
 ) -> None:
     outputs = save(tmp_path / "out", rendered()[:-VIEWS], in_folders)
     (outputs / "00/0.png").write_bytes(b"no picture")
-    limits = Limits(min_detected=0.95)
-    settings = AttackSettings(str(originals), str(outputs), tmp_path / "report", limits=limits)
-    metrics = examine(world, settings)
+    settings = AttackSettings(min_detected=0.95)
+    metrics = examine(world, str(originals), str(outputs), tmp_path / "report", settings)
     assert metrics["about"]["missing"] == ["00/0.png", "11/0.png", "11/1.png", "11/2.png"]
     assert metrics["utility"]["detected_mini"]["value"] == pytest.approx(32 / 36)
-    assert metrics["exceeded"] == ["faces found in 88.9% are less than 95.0%"]
+    assert metrics["exceeded"] == [
+        "faces found in 88.9% are less than 95.0%",
+        "4 outputs are missing, and nobody searched them",
+    ]
+
+
+def test_an_output_is_one_originals_only(tmp_path: Path) -> None:
+    for name in ("in/a.jpg", "in/a.png", "in/b.png", "out/a.jpg", "out/b.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    folders = open_folders(*(str(tmp_path / name) for name in ("in", "out", "out")))
+    pairs = {pair.original: (pair.output, pair.again) for pair in read_pairs(folders, None, "file")}
+    assert pairs["a.jpg"] == ("a.jpg", "a.jpg")
+    assert pairs["a.png"] == (None, None)
+    assert pairs["b.png"] == ("b.webp", "b.webp")
+
+
+def test_a_storage_that_fails_is_no_missing_output(
+    world: World, originals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deid.attack import crops
+
+    def lost(storage: Storage, name: str) -> Pixels:
+        asked.append(name)
+        if len(asked) % 2 == 0:  # its output
+            raise StorageFailure("s3://out: does not answer")
+        return read_picture(storage, name)
+
+    asked: list[str] = []
+    read_picture = crops.read_picture
+    monkeypatch.setattr(crops, "read_picture", lost)
+    with pytest.raises(StorageFailure, match="does not answer"):
+        examine(world, str(originals), str(originals), originals / "report", AttackSettings())
+
+
+def test_a_limit_that_is_no_share_is_refused() -> None:
+    with pytest.raises(DeidError, match="--max-rank1 5: a share is from 0 to 1"):
+        AttackSettings(max_rank1=5.0)
 
 
 def test_nothing_to_compare_is_said_in_one_line(

@@ -10,9 +10,9 @@ from deid.params import RegisterParams
 from deid.registry.gates import FIGURES
 from deid.registry.moves import TAG
 from deid.tracking import mlflow_client
-from tests.toy_registry import BETTER, Model, light_model, model, store
+from tests.toy_registry import BETTER, Model, fileless, light_model, model, store
 
-__all__ = ["model", "store"]
+__all__ = ["fileless", "model", "store"]
 
 
 class Shell:
@@ -99,6 +99,7 @@ def test_a_move_that_was_killed_is_told_and_finished(shell: Shell) -> None:
     assert len(json.loads(shell("history", "--json"))) == 3
 
 
+@pytest.mark.usefixtures("fileless")
 def test_rollback_retire_and_promote_take_versions_and_reasons(shell: Shell) -> None:
     name = shell.file.parent.name
     light_model(RegisterParams(model=name), 4, champions=3)

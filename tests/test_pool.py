@@ -4,30 +4,40 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
+from deid.batch.bundle import Bundle
 from deid.batch.executor import TOO_LONG
-from deid.batch.in_memory import Result
+from deid.batch.in_memory import Result, _Named
 from deid.batch.settings import RunSettings
-from deid.batch.workers import Lost
+from deid.batch.workers import Lost, _one_thread
 from deid.errors import DeidError
+from deid.params import AnonymizeParams, WorldParams
 from deid.registry import promotion
+from deid.serve.app import create_app
 from deid.serve.choice import Choice
 from deid.serve.edge import Rate
 from deid.serve.pool import Pool
 from deid.serve.problems import Problem
+from deid.serve.reading import OVERHEAD
+from deid.serve.service import ModelBody, Service
 from deid.serve.settings import ServeSettings
 from deid.serve.tokens import Tokens
-from deid.serve.work import Picture, Ready
+from deid.serve.work import PictureRequest, Ready, default_settings
+from tests.servers import wait_until
 from tests.toy_registry import BETTER, Model, model, store
 
 __all__ = ["model", "store"]
-TASK = Picture(b"", RunSettings())
+TASK = PictureRequest(b"", RunSettings())
 
 
 class Slow:
@@ -42,7 +52,7 @@ class Slow:
     def greeting(self) -> Ready:
         return Ready(self.name, ())
 
-    def ask(self, picture: Picture, timeout: float) -> Result:
+    def ask(self, picture: PictureRequest, timeout: float) -> Result:
         assert self.busy.acquire(blocking=False), "two pictures at once"
         assert self in Slow.alive, "it was ended"
         time.sleep(self.seconds)
@@ -212,3 +222,124 @@ def test_a_token_file_holds_hashes_a_plain_token_is_not_quoted_and_a_new_line_co
     file.write_text("# nobody\n")
     with pytest.raises(DeidError, match="no token in it"):
         Tokens(file)
+
+
+def test_a_worker_that_is_starting_ends_with_the_service() -> None:
+    class Loading(Slow):
+        def greeting(self) -> Ready:
+            while self in Slow.alive:
+                time.sleep(0.01)
+            raise Lost("was killed")
+
+    async def work(pool: Pool) -> None:
+        starting = asyncio.create_task(pool.use(lambda: Loading("one")))  # type: ignore[arg-type, return-value]
+        await asyncio.sleep(0.1)
+        assert len(Slow.alive) == 1
+        starting.cancel()
+
+    run(work)
+
+
+def test_a_fault_at_a_worker_costs_its_place_and_not_the_service() -> None:
+    faults = [RuntimeError("a fault")]
+
+    class Faulty(Slow):
+        def ask(self, picture: PictureRequest, timeout: float) -> Result:
+            if faults:
+                raise faults.pop()
+            return super().ask(picture, timeout)
+
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Faulty("one"))  # type: ignore[arg-type, return-value]
+        with pytest.raises(RuntimeError, match="a fault"):
+            await pool.run(TASK)
+        answer = await pool.run(TASK)
+        assert answer.data == b"one"  # type: ignore[union-attr]
+
+    run(work, jobs=1)
+
+
+LIMITS = ServeSettings(jobs=1, queue=1, max_bytes=1000)
+
+
+@contextmanager
+def app() -> Iterator[tuple[TestClient, Service]]:
+    async def begin(service: Service) -> None:
+        await service.pool.use(lambda: Slow("one"))  # type: ignore[arg-type, return-value]
+        service.model = ModelBody(
+            name="one",
+            version=None,
+            run_id=None,
+            content_sha256="",
+            world="mini",
+            methods=["mask"],
+            default_method="mask",
+        )
+
+    edge, service = create_app(LIMITS, RunSettings(method="mask"), begin)
+    with TestClient(edge, raise_server_exceptions=False) as client:
+        wait_until(lambda: service.model is not None, 10, "a model")
+        yield client, service
+
+
+def test_a_fault_of_the_service_is_answered_as_a_problem_that_tells_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fault(*_: object) -> None:
+        raise RuntimeError("what was sent")
+
+    with app() as (client, service):
+        monkeypatch.setattr(service.pool, "run", fault)
+        answer = client.post("/v1/anonymize", content=b"x", headers={"content-type": "image/png"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "failed")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "what was sent" not in answer.text
+
+
+def test_requests_together_hold_no_more_bytes_than_pictures_may_wait() -> None:
+    picture = {"content": b"x" * 900, "headers": {"content-type": "image/png"}}
+    with app() as (client, service):
+        assert client.post("/v1/anonymize", **picture).status_code == 200
+        assert service.held == 0
+        service.held = 2 * (LIMITS.max_bytes + OVERHEAD) - 899
+        refused = client.post("/v1/anonymize", **picture)
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        service.held -= 1
+        assert client.post("/v1/anonymize", **picture).status_code == 200
+
+
+def test_options_that_a_service_cannot_keep_are_refused(tmp_path: Path) -> None:
+    bundle = Bundle(tmp_path, tmp_path, WorldParams(), AnonymizeParams())
+    for asked in (RunSettings(dry_run=True), RunSettings(keep_metadata=("icc",))):
+        with pytest.raises(DeidError, match=r"--dry-run|--keep-metadata"):
+            default_settings(asked, bundle, 10.0)
+
+
+def test_a_box_is_used_also_where_the_service_keeps_that_face_itself() -> None:
+    everybody = SimpleNamespace(keeps=lambda *_: True)
+    face = SimpleNamespace(geometry=SimpleNamespace(box=(0.0, 0.0, 10.0, 10.0)), found="detector")
+    boxes = np.array([[0.0, 0.0, 10.0, 10.0]], np.float32)
+    named = _Named(None, (), True, boxes, everybody)  # type: ignore[arg-type]
+    assert named.keeps(np.zeros((20, 20, 3), np.uint8), face)  # type: ignore[arg-type]
+    assert named.missing() == ""
+
+
+def test_processes_that_start_together_leave_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def start() -> None:
+        for _ in range(50):
+            with _one_thread():
+                time.sleep(0.0005)
+                seen.append(os.environ.get("OMP_NUM_THREADS"))
+
+    seen: list[str | None] = []
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == ["1"] * 200
+    assert "OMP_NUM_THREADS" not in os.environ

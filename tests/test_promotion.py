@@ -12,14 +12,16 @@ from mlflow.tracking import MlflowClient
 
 from deid.errors import DeidError
 from deid.params import RegisterParams
-from deid.registry import lock
+from deid.registry import lock, promotion
 from deid.registry.moves import history
-from deid.registry.promotion import contest, promote, retire, rollback
+from deid.registry.promotion import Contest, contest, promote, retire, rollback
 from deid.registry.versions import aliases_of, is_usable, versions_of
 from deid.tracking import mlflow_client
-from tests.toy_registry import UNTIMED, light_model, store
+from tests.toy_registry import UNTIMED, fileless, light_model, store
 
-__all__ = ["store"]
+__all__ = ["fileless", "store"]
+
+pytestmark = pytest.mark.usefixtures("fileless")
 
 WRITES = (
     "set_registered_model_tag",
@@ -132,6 +134,22 @@ def test_rollback_goes_back_step_by_step_and_promote_with_a_number_forward_again
     last = history(mlflow_client(), params.model)[-1]
     assert last.who
     assert last.when[:4].isdigit()
+
+
+def test_who_is_retired_while_it_is_judged_is_not_promoted(
+    params: RegisterParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = three_champions(params.model)
+
+    def judged(*given: Any) -> Contest:
+        found = contest(*given)
+        retire(params, "4", "a leak")
+        return found
+
+    monkeypatch.setattr(promotion, "contest", judged)
+    with pytest.raises(DeidError, match=r"retired|no challenger"):
+        promote(params)
+    assert aliases(params)["champion"] == 3
 
 
 def test_rollback_goes_to_former_champions_only(params: RegisterParams) -> None:

@@ -22,7 +22,7 @@ from deid.errors import DeidError
 from deid.params import AnonymizeParams, Gates
 from deid.registry import promotion
 from deid.registry.bundle import content_sha256, read_bundle, write_bundle
-from deid.registry.files import files_state, local_files
+from deid.registry.files import PACKED, files_state, local_files
 from deid.registry.gates import FIGURES, failed_gates, read_metrics
 from deid.registry.register import register, standing
 from deid.stage_files import WEIGHTS
@@ -214,6 +214,45 @@ def test_a_version_that_was_rolled_back_does_not_return(model: Model) -> None:
     assert model.aliases() == {"champion": 1}
 
 
+def test_a_rollback_beside_a_registration_is_not_undone(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deid.registry import register as registration
+
+    model.register(1.0)
+    model.register(2.0, **BETTER)
+    promotion.promote(model.params)
+
+    def beside(*given: Any) -> str:
+        promotion.rollback(model.params)
+        return card(*given)
+
+    card = registration.model_card
+    monkeypatch.setattr(registration, "model_card", beside)
+    assert model.register(2.0, **BETTER).alias == "withdrawn"
+    assert model.aliases() == {"champion": 1}
+
+
+def test_no_alias_moves_to_a_version_whose_files_are_gone(model: Model) -> None:
+    def lose(version: str) -> Path:
+        source = str(mlflow_client().get_model_version(model.params.model, version).source)
+        lost = Path(source.removeprefix("file://")) / PACKED
+        return Path(shutil.move(lost, lost.with_name("lost")))
+
+    model.register(1.0)
+    model.register(2.0, **BETTER)
+    lost = lose("2")
+    with pytest.raises(DeidError, match="version 2: its files are gone; run `deid register`"):
+        promotion.promote(model.params)
+    assert model.aliases() == {"champion": 1, "challenger": 2}
+    lost.rename(lost.with_name("bundle"))
+    promotion.promote(model.params)
+    lose("1")
+    with pytest.raises(DeidError, match="version 1: its files are gone"):
+        promotion.rollback(model.params)
+    assert model.aliases() == {"champion": 2, "previous": 1}
+
+
 def test_new_figures_of_the_same_content_count(model: Model) -> None:
     model.register(1.0)
     model.register(2.0, detect_rate=0.5)
@@ -259,10 +298,6 @@ def test_registering_again_puts_back_the_files_that_a_version_lost(
     assert model.register(1.0) == done
     assert files_state(client, version) == "whole"
     assert len(client.search_model_versions(f"name='{model.params.model}'")) == 1
-
-
-def test_without_any_version_there_is_a_clear_error(model: Model) -> None:
-    assert promotion.champion_bundle(model.params.model) is None
 
 
 def pixels(data: bytes) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deid.tracking import RUN_ID_FILE, experiment_id, git_commit, mlflow_client, tracked_run
+from deid.tracking import RUN_ID_FILE, experiment_id, git_commit, mlflow_client, shown, tracked_run
 from deid.tracking.lineage import PARENT
 from tests.toy_registry import store
 
@@ -176,3 +176,16 @@ def test_runs_of_other_machines_and_of_living_processes_stay_open(project: Path)
         assert run_stage("one", "finished") == 0
         for run_id in (outer.run_id, other.info.run_id):
             assert client.get_run(run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("sqlite:////a/b.db", "/a/b.db"),
+        ("postgresql://u:secret@host:5432/db", "postgresql://host:5432/db"),
+        ("postgresql://host/db?user=u&password=secret", "postgresql://host/db"),
+        ("http://u:secret@host:5000", "http://host:5000"),
+    ],
+)
+def test_a_stores_address_is_told_without_a_password(uri: str, told: str) -> None:
+    assert shown(uri) == told

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from deid.batch.bundle import Bundle
 from deid.params import AnonymizeParams, Gates, RegisterParams, WorldParams
+from deid.registry import promotion
 from deid.registry.gates import FIGURES
 from deid.registry.moves import TAG, Move
 from deid.registry.register import Registration, register
@@ -91,6 +92,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
     return Model(tmp_path)
+
+
+@pytest.fixture
+def fileless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aliases move to versions of `light_model`, which have no files."""
+    monkeypatch.setattr(promotion, "require_files", lambda *_: None)
 
 
 def light_model(params: RegisterParams, count: int, champions: int) -> None:

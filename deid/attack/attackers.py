@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deid.attack.crops import Crops
 from deid.attack.learned import Rows, learned_scores
-from deid.attack.recognizers import Embeddings, Recognizer, embed_all
+from deid.attack.recognizers import Embeddings, NamedRecognizer, embed_all
 from deid.attack.scores import People, Scores, Searched, fused, person_scores, without_own
 
 ATTACKERS: Mapping[str, str] = {
@@ -25,7 +25,6 @@ ATTACKERS: Mapping[str, str] = {
     "A3": "learned inversion: has learned from pixels and all recognizers to tell the original",
     "A4": "same code, other key: among originals that the attacker anonymized again",
 }
-LEARNING = ("A2", "A3")
 PARTIAL = ("A0", "A2")  # who is asked where an identity survives
 ALL = "all together"
 THUMBNAIL = 24  # side of what A3 sees of the pixels
@@ -46,7 +45,7 @@ class Seen:
     thumbnails: Rows  # [N,K], of the outputs
 
 
-def see(crops: Crops, networks: Sequence[Recognizer]) -> Seen:
+def see(crops: Crops, networks: Sequence[NamedRecognizer]) -> Seen:
     """Every picture, once by every recognizer."""
     _, people = np.unique([pair.person for pair in crops.pairs], return_inverse=True)
     again = None if crops.again is None else embed_all(networks, crops.again, crops.points)
@@ -67,9 +66,9 @@ def attack(seen: Seen, attackers: Collection[str] = ATTACKERS) -> tuple[Searches
         for attacker, found in searches.items():
             scores = _SCORES[attacker](seen, name)
             if scores is not None:
-                # A model knows outputs only, so its impostors are outputs of others.
-                learned = attacker in LEARNING
-                known = without_own(scores, seen.people) if learned else strangers
+                # Only who searches clear pictures can be held against clear strangers; two
+                # outputs, or what a model makes of them, are alike for reasons of their own.
+                known = strangers if attacker == "A0" else without_own(scores, seen.people)
                 found[name] = Searched(scores, known, seen.people)
     for found in searches.values():
         if len(found) > 1:
@@ -78,7 +77,7 @@ def attack(seen: Seen, attackers: Collection[str] = ATTACKERS) -> tuple[Searches
     return {name: found for name, found in searches.items() if found}, left_out
 
 
-def where_it_survives(crops: Crops, networks: Sequence[Recognizer]) -> dict[str, Searches]:
+def where_it_survives(crops: Crops, networks: Sequence[NamedRecognizer]) -> dict[str, Searches]:
     """`PARTIAL` with all but the inside of faces gray ("inside"), and with the inside gray, in
     originals and outputs alike."""
     parts = {}

@@ -18,7 +18,7 @@ from deid.imaging.align import Square, crop_face
 from deid.imaging.paste import hull_of_landmarks
 from deid.pixels import Pixels
 from deid.progress import Bar
-from deid.storage.protocol import Storage
+from deid.storage.protocol import Storage, StorageFailure
 
 WHOLE = np.array([[0.375, 0.475], [0.625, 0.475], [0.5, 0.6], [0.42, 0.725], [0.58, 0.725]])
 """Five points whose FFHQ square is the whole picture, in its sides."""
@@ -153,6 +153,8 @@ class _Reader:
             return None
         try:
             return read_picture(storage, name)
+        except StorageFailure:
+            raise  # it is there perhaps, and must not count as missing
         except DeidError:
             self._note("outputs that are no whole picture, counted as missing")
             return None

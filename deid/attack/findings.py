@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from deid.attack.attackers import Searches
 from deid.attack.groups import Labels
-from deid.attack.scores import Outcome, bootstrap, figures, outcome
+from deid.attack.scores import Hits, bootstrap, figures, hits
 
 FIGURES = ("rank1", "rank5", "fnir", "tar", "tar_calibrated")
 LOWER_IS_WORSE = ("fnir",)
 LEAST_OF_GROUP = 5  # people; of fewer, a share says nothing
 
-Outcomes = Mapping[str, Mapping[str, Outcome]]
+AllHits = Mapping[str, Mapping[str, Hits]]
 """By attacker and recognizer."""
 
 
@@ -27,15 +27,15 @@ class Best:
     recognizer: str
 
 
-def outcomes(searches: Searches) -> dict[str, dict[str, Outcome]]:
+def all_hits(searches: Searches) -> dict[str, dict[str, Hits]]:
     """What became of every search."""
     return {
-        attacker: {name: made for name, one in found.items() if (made := outcome(one)) is not None}
+        attacker: {name: made for name, one in found.items() if (made := hits(one)) is not None}
         for attacker, found in searches.items()
     }
 
 
-def tables(of: Outcomes, seed: int) -> dict[str, dict[str, Any]]:
+def tables(of: AllHits, seed: int) -> dict[str, dict[str, Any]]:
     """All figures by attacker and recognizer, the worst recognizer (by rank-1, then TAR) first."""
     made = {
         attacker: {name: figures(one, seed) for name, one in found.items()}
@@ -49,7 +49,7 @@ def tables(of: Outcomes, seed: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def best(of: Outcomes) -> dict[str, Best]:
+def best(of: AllHits) -> dict[str, Best]:
     """For each figure, who does most harm; the earlier attacker where several do the same."""
     chosen = {}
     for figure in FIGURES:
@@ -65,24 +65,24 @@ def best(of: Outcomes) -> dict[str, Best]:
     return chosen
 
 
-def found_by_any(of: Outcomes) -> dict[str, float]:
+def found_by_any(of: AllHits) -> dict[str, float]:
     """The share of outputs whose person some attacker with some recognizer puts first, and what it
     would be if all of them guessed, each for itself."""
-    hits: dict[int, float] = {}
+    once: dict[int, float] = {}
     missed: dict[int, float] = {}
     for found in of.values():
         for one in found.values():
             for row, hit in zip(one.rows.tolist(), one.values["rank1"].tolist(), strict=True):
-                hits[row] = max(hits.get(row, 0.0), hit)
+                once[row] = max(once.get(row, 0.0), hit)
                 missed[row] = missed.get(row, 1.0) * (1 - 1 / one.gallery)
     return {
-        "value": float(np.mean(list(hits.values()))),
+        "value": float(np.mean(list(once.values()))),
         "guessing": float(np.mean([1 - each for each in missed.values()])),
     }
 
 
 def by_group(
-    of: Outcomes, chosen: Mapping[str, Best], labels: Labels, seed: int
+    of: AllHits, chosen: Mapping[str, Best], labels: Labels, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Rank-1 and TAR of the best attackers in each group; groups of few people are left out."""
     made: dict[str, dict[str, Any]] = {}
@@ -112,14 +112,14 @@ def worst_group(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     )
 
 
-def worst_cases(one: Outcome, count: int) -> list[int]:
+def worst_cases(one: Hits, count: int) -> list[int]:
     """The outputs found with the largest margin, first the clearest."""
     order = np.argsort(-one.margins, kind="stable")
     return [int(one.rows[i]) for i in order[:count] if one.margins[i] > 0]
 
 
 def _of_rows(
-    of: Outcomes, chosen: Best, figure: str, rows: NDArray[np.bool_], seed: int
+    of: AllHits, chosen: Best, figure: str, rows: NDArray[np.bool_], seed: int
 ) -> dict[str, Any] | None:
     one = of[chosen.attacker][chosen.recognizer]
     those = rows[one.rows]

@@ -2,8 +2,9 @@
 
 Kernel ridge regression from what is seen in an output to a recognizer's embedding of the original.
 It has a closed form, and so have its answers without some of the people it was trained on: a model
-that compares an output of person a with person b has seen neither a nor b, and still there is a
-gallery of everybody. (Were b among those it learned from, its answers would lean towards b.)
+that compares an output of person a with person b has seen neither a nor b (with a: neither a nor
+the next), and still there is a gallery of everybody. (Were b among those it learned from, its
+answers would lean towards b.)
 """
 
 from collections.abc import Iterator
@@ -132,7 +133,9 @@ class _Fitted:
     def without(self, own: People, rows: People, person: int) -> Scores:
         """Scores `[V,P]` of the rows `own [V]` of a `person`, against the `rows [P,W]` of each."""
         blocks = np.concatenate([np.tile(own, (len(rows), 1)), rows], axis=1)  # [P,V+W]
-        blocks[person, len(own) :] = -1
+        # For a person's own pictures another person is left out as well: were the person alone,
+        # the others' mean would lean away from them more than from anybody else.
+        blocks[person, len(own) :] = rows[(person + 1) % len(rows)]
         real = blocks >= 0
         both = real[:, :, None] & real[:, None, :]
         among = blocks[:, :, None], blocks[:, None, :]

@@ -3,8 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from deid.errors import DeidError
@@ -63,9 +63,10 @@ def read_pairs(folders: Folders, table: Path | None, people: str) -> list[Pair]:
     """
     if people not in PEOPLE:
         raise DeidError(f"--people {people}: unknown; choose {', '.join(PEOPLE)}")
-    again = _by_stem(folders.again) if folders.again else {}
+    again = _pictures(folders.again) if folders.again else []
     pairs = _read_table(table) if table else _same_names(folders, people)
-    pairs = [_with_again(pair, again) for pair in pairs]
+    made = _matches([pair.original for pair in pairs], again)
+    pairs = [replace(pair, again=made.get(pair.original)) for pair in pairs]
     if len({pair.person for pair in pairs if pair.output}) < 2:
         raise DeidError(
             "fewer than two people have an output: outputs need their originals' names, or give "
@@ -74,20 +75,20 @@ def read_pairs(folders: Folders, table: Path | None, people: str) -> list[Pair]:
     return sorted(pairs, key=lambda pair: pair.original)
 
 
-def _with_again(pair: Pair, again: Mapping[str, str]) -> Pair:
-    found = again.get(_stem(pair.original))
-    return Pair(pair.original, pair.output, pair.person, pair.groups, found)
-
-
 def _same_names(folders: Folders, people: str) -> list[Pair]:
-    names, outputs = _pictures(folders.originals), set(_pictures(folders.outputs))
-    by_stem = {_stem(name): name for name in sorted(outputs)}
+    names = _pictures(folders.originals)
+    made = _matches(names, _pictures(folders.outputs))
     if people == "auto":
         people = "folder" if names and all("/" in name for name in names) else "file"
-    return [
-        Pair(name, name if name in outputs else by_stem.get(_stem(name)), _person(name, people))
-        for name in names
-    ]
+    return [Pair(name, made.get(name), _person(name, people)) for name in names]
+
+
+def _matches(originals: Sequence[str], made: Sequence[str]) -> dict[str, str]:
+    """Original → what has its name; else its name with another suffix, and is no other's."""
+    exact = set(originals) & set(made)
+    by_stem = {_stem(name): name for name in sorted(set(made) - exact)}
+    found = {name: by_stem.get(_stem(name)) for name in originals if name not in exact}
+    return {name: name for name in exact} | {k: v for k, v in found.items() if v is not None}
 
 
 def _person(name: str, people: str) -> str:
@@ -121,10 +122,6 @@ def _pictures(storage: Storage) -> list[str]:
         for name in storage.list()
         if PurePosixPath(name).suffix.lower() in _SUFFIXES and not name.startswith(PRIVATE)
     ]
-
-
-def _by_stem(storage: Storage) -> dict[str, str]:
-    return {_stem(name): name for name in _pictures(storage)}
 
 
 def _stem(name: str) -> str:

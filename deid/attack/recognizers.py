@@ -24,7 +24,7 @@ Embeddings = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Recognizer:
+class NamedRecognizer:
     """A network, and what part it had in the training or selection of this project's methods."""
 
     name: str
@@ -32,21 +32,21 @@ class Recognizer:
     embed: Embed
 
 
-def recognizers(world: World, specs: Sequence[str]) -> list[Recognizer]:
+def recognizers(world: World, specs: Sequence[str]) -> list[NamedRecognizer]:
     """The world's judges, those of `specs` (as `deid run --recognizer`), and En_id."""
     judges = build_verifier(specs, world).judges if specs else ()
     return [
         *(
-            Recognizer(name, _part(world, name), _embed(network, world.device))
+            NamedRecognizer(name, _part(world, name), _embed(network, world.device))
             for name, network in world.held_out.items()
         ),
-        *(Recognizer(judge.name, INDEPENDENT, judge.embed) for judge in judges),
-        Recognizer("En_id", "trained with and attacked", _embed(world.identity, world.device)),
+        *(NamedRecognizer(judge.name, INDEPENDENT, judge.embed) for judge in judges),
+        NamedRecognizer("En_id", "trained with and attacked", _embed(world.identity, world.device)),
     ]
 
 
 def embed_all(
-    networks: Sequence[Recognizer], faces: Pixels, points: NDArray[np.float64]
+    networks: Sequence[NamedRecognizer], faces: Pixels, points: NDArray[np.float64]
 ) -> Embeddings:
     """What every recognizer says of `uint8 [N,S,S,3]`, five points `[N,5,2]` in each."""
     embeddings = {}

@@ -11,7 +11,7 @@ import cv2
 
 from deid.attack.attackers import Searches
 from deid.attack.crops import Crops
-from deid.attack.findings import Best, Outcomes, worst_cases
+from deid.attack.findings import AllHits, Best, worst_cases
 from deid.attack.plots import PANELS, det_curves, privacy_against_utility
 from deid.errors import DeidError
 from deid.pixels import Pixels
@@ -35,7 +35,7 @@ class Page:
     metrics: Mapping[str, Any]
     crops: Crops
     searches: Searches
-    outcomes: Outcomes
+    hits: AllHits
     best: Mapping[str, Best]
 
 
@@ -99,7 +99,7 @@ def share(one: Mapping[str, Any]) -> str:
 def _worst(page: Page) -> list[tuple[str, str]]:
     """The outputs that the best attacker finds most clearly: name and picture."""
     chosen = page.best["rank1"]
-    rows = worst_cases(page.outcomes[chosen.attacker][chosen.recognizer], WORST)
+    rows = worst_cases(page.hits[chosen.attacker][chosen.recognizer], WORST)
     return [
         (str(page.crops.pairs[row].output), _uri(_jpeg(page.crops.outputs[row]), "jpeg"))
         for row in rows

@@ -59,7 +59,7 @@ def without_own(scores: Scores, people: People) -> Scores:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Hits:
     """What became of each search that can be made: `[N]` each, by the figure's name."""
 
     rows: NDArray[np.int64]  # [N], of the outputs
@@ -71,7 +71,7 @@ class Outcome:
     gallery: int
 
 
-def outcome(found: Searched) -> Outcome | None:
+def hits(found: Searched) -> Hits | None:
     """Rank-1 and rank-5, FNIR at FPIR 1 %, and TAR at FAR 1e-3: at the threshold of the strangers,
     and at one `calibrated` on the outputs themselves, which an attacker has. None: nobody has a
     picture in the gallery."""
@@ -94,10 +94,10 @@ def outcome(found: Searched) -> Outcome | None:
     }
     gallery = int(np.isfinite(scores).any(axis=0).sum())
     margins = own - others.max(axis=1)
-    return Outcome(rows, people, values, margins, threshold, len(known), gallery)
+    return Hits(rows, people, values, margins, threshold, len(known), gallery)
 
 
-def figures(of: Outcome, seed: int) -> dict[str, Any]:
+def figures(of: Hits, seed: int) -> dict[str, Any]:
     """The means over searches with their intervals, and from how many comparisons they come."""
     shown: dict[str, Any] = {
         name: vars(bootstrap(values, of.people, seed)) for name, values in of.values.items()
@@ -149,7 +149,7 @@ def trade_off(found: Searched) -> tuple[Scores, Scores]:
     own = found.scores[np.arange(len(found.people)), found.people]
     impostors = np.sort(_comparisons(found.strangers))[::-1]
     ranks = np.unique(np.geomspace(1, len(impostors), 200).astype(int))
-    missed = [(own[np.isfinite(own)] <= impostors[rank - 1]).mean() for rank in ranks]
+    missed = [(own[np.isfinite(own)] < impostors[rank - 1]).mean() for rank in ranks]
     return ranks / len(impostors), np.asarray(missed)
 
 

@@ -36,7 +36,7 @@ PIXELS = Network("", "")
 
 
 @dataclass(frozen=True)
-class Figure:
+class Reading:
     """A figure of utility or quality, and the network that measured it; `better` is ↑ or ↓."""
 
     heading: str
@@ -72,7 +72,7 @@ def describe(world: World, faces: Pixels) -> Described:
     )
 
 
-def utility(world: World, crops: Crops, before: Described, after: Described) -> dict[str, Figure]:
+def utility(world: World, crops: Crops, before: Described, after: Described) -> dict[str, Reading]:
     """How well outputs serve those who do not ask who somebody is."""
     features, _, __, detector = networks(world)
     trained, contours = "trained with", world.contours is not None
@@ -83,34 +83,34 @@ def utility(world: World, crops: Crops, before: Described, after: Described) -> 
     turned = _turned(before.landmarks, after.landmarks, crops.outputs.shape[1])
     figures = _detection(crops, world.name, detector)
     figures |= {
-        "landmarks": Figure(
+        "landmarks": Reading(
             "landmarks off, in distances of the eyes", "↓", _median(apart), landmarks
         ),
-        "pose": Figure("pose off, degrees", "↓", _median(turned), landmarks),
-        "openings": Figure(
+        "pose": Reading("pose off, degrees", "↓", _median(turned), landmarks),
+        "openings": Reading(
             "mouth and eyes open, correlation",
             "↑",
             _agreement(before.openings, after.openings),
             lips,
         ),
-        "expression": Figure(
+        "expression": Reading(
             "expression, correlation",
             "↑",
             _agreement(before.expression, after.expression),
             features,
         ),
-        "skin": Figure("skin tone off, degrees", "↓", _median(np.abs(before.skin - after.skin))),
+        "skin": Reading("skin tone off, degrees", "↓", _median(np.abs(before.skin - after.skin))),
     }
     if before.names_expressions:
         same = before.expression.argmax(axis=1) == after.expression.argmax(axis=1)
-        figures["expression_class"] = Figure("same expression", "↑", float(same.mean()), features)
+        figures["expression_class"] = Reading("same expression", "↑", float(same.mean()), features)
     return figures | _person(before.person, after.person)
 
 
-def _detection(crops: Crops, own: str, detector: Network) -> dict[str, Figure]:
+def _detection(crops: Crops, own: str, detector: Network) -> dict[str, Reading]:
     """Of all originals, also those without an output; `own` names the world's `detector`."""
     return {
-        f"detected_{name}": Figure(
+        f"detected_{name}": Reading(
             f"face found, {name}",
             "↑",
             float(found.mean()),
@@ -120,19 +120,19 @@ def _detection(crops: Crops, own: str, detector: Network) -> dict[str, Figure]:
     }
 
 
-def _person(before: AgeAndSex | None, after: AgeAndSex | None) -> dict[str, Figure]:
+def _person(before: AgeAndSex | None, after: AgeAndSex | None) -> dict[str, Reading]:
     if before is None or after is None:
         return {}
     heads = Network("En_id’s heads", "trained with")
     same = (before.male > 0.5) == (after.male > 0.5)
     years = float(np.abs(before.years - after.years).mean())
     return {
-        "age": Figure("age off, years", "↓", years, heads),
-        "sex": Figure("same sex", "↑", float(same.mean()), heads),
+        "age": Reading("age off, years", "↓", years, heads),
+        "sex": Reading("same sex", "↑", float(same.mean()), heads),
     }
 
 
-def quality(world: World, crops: Crops) -> dict[str, Figure]:
+def quality(world: World, crops: Crops) -> dict[str, Reading]:
     """How near the faces' pictures are to the originals, one by one and as a whole."""
     from torchmetrics.image.kid import poly_mmd
 
@@ -143,15 +143,15 @@ def quality(world: World, crops: Crops) -> dict[str, Figure]:
     )
     noise, likeness = pixel_figures(crops)
     figures = {
-        "fid": Figure(metric.fid_label, "↓", frechet_distance(before, after), features),
-        "lpips": Figure(metric.lpips_label, "↓", float(distances(world, crops).mean()), features),
-        "psnr": Figure("PSNR, dB (at most 99)", "↑", noise),
-        "ssim": Figure("SSIM", "↑", likeness),
+        "fid": Reading(metric.fid_label, "↓", frechet_distance(before, after), features),
+        "lpips": Reading(metric.lpips_label, "↓", float(distances(world, crops).mean()), features),
+        "psnr": Reading("PSNR, dB (at most 99)", "↑", noise),
+        "ssim": Reading("SSIM", "↑", likeness),
     }
     if len(before) >= KID_LEAST:
         kid = poly_mmd(torch.from_numpy(before), torch.from_numpy(after)).item()
         label = metric.fid_label.replace("FID", "KID")
-        figures["kid"] = Figure(label, "↓", float(kid), features)
+        figures["kid"] = Reading(label, "↓", float(kid), features)
     return figures
 
 

@@ -20,7 +20,7 @@ from deid.batch.outcome import Outcome, Task
 from deid.batch.pipeline import RunInfo
 from deid.batch.plan import Locations
 from deid.batch.settings import BatchSettings
-from deid.batch.workers import Open, ProcessPool
+from deid.batch.workers import START_TIMEOUT, Open, ProcessPool
 from deid.errors import DeidError, missing_extra
 
 TASKS, OUTCOMES = "tasks", "outcomes"  # columns of the rows that Ray carries: pickled lists
@@ -29,7 +29,10 @@ AHEAD = 2  # shards that an actor has, of which it works on one
 
 
 class RayCluster:
-    """See `Executor`. `DeidError` where Ray is not installed or the cluster does not answer."""
+    """See `Executor`. `DeidError` where Ray is not installed or the cluster does not answer.
+
+    Unlike other executors it takes all tasks at once: Ray hands them out.
+    """
 
     def __init__(self, open_: Open, locations: Locations, batch: BatchSettings) -> None:
         self._open, self._locations, self._batch = open_, locations, batch
@@ -42,10 +45,10 @@ class RayCluster:
             self._started = True
         try:
             greet = ray.remote(num_cpus=1, num_gpus=self._batch.gpus)(_info)
-            self.info: RunInfo = ray.get(greet.remote(self._open))
-        except ray.exceptions.RayTaskError as error:
+            self.info: RunInfo = ray.get(greet.remote(self._open), timeout=START_TIMEOUT)
+        except ray.exceptions.RayError as error:  # also that no node has room within that time
             self.__exit__(None, None, None)
-            raise DeidError(f"the Ray cluster cannot load the networks: {error.cause}") from None
+            raise DeidError(f"the Ray cluster cannot load the networks: {_said(error)}") from None
         return self
 
     def _connect(self, ray: Any) -> None:
@@ -58,9 +61,10 @@ class RayCluster:
                 **({} if self._batch.address else local),
             )
         except (OSError, RuntimeError, ValueError) as error:
+            where = f"--address {self._batch.address}" if self._batch.address else "--engine ray"
             raise DeidError(
-                f"--address {self._batch.address}: {str(error).splitlines()[0]}; start a cluster "
-                "with `ray start --head`, or correct the address"
+                f"{where}: {_said(error)}; start a cluster with `ray start --head`, or correct the "
+                "address"
             ) from None
 
     def __exit__(
@@ -92,11 +96,16 @@ class RayCluster:
             num_cpus=1,
             num_gpus=self._batch.gpus,
         )
-        for row in done.iter_rows():
-            said = pickle.loads(row[OUTCOMES])
-            if isinstance(said, DeidError):
-                raise said
-            yield from said
+        try:
+            for row in done.iter_rows():
+                said = pickle.loads(row[OUTCOMES])
+                if isinstance(said, DeidError):
+                    raise said
+                yield from said
+        except ray.exceptions.RayError as error:
+            raise DeidError(
+                f"the Ray cluster gave up: {_said(error)}; run it again to resume"
+            ) from None
 
 
 class _Shards:
@@ -119,6 +128,12 @@ def shards_of(tasks: Iterator[Task], size: int) -> Iterator[Sequence[Task]]:
     """So many tasks at a time, in their order."""
     while shard := list(islice(tasks, size)):
         yield shard
+
+
+def _said(error: Exception) -> str:
+    """The first line of what went wrong, where Ray reports another's error that one."""
+    reason = getattr(error, "cause", None) or error
+    return (str(reason) or type(reason).__name__).splitlines()[0]
 
 
 def _info(open_: Open) -> RunInfo:

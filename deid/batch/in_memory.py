@@ -197,14 +197,12 @@ class _Named(Chooser):
     used: set[int] = field(default_factory=set)
 
     def keeps(self, picture: Pixels, face: Face) -> bool:
-        if self.others is not None and self.others.keeps(picture, face):
-            return True
         overlaps = iou(np.asarray(face.geometry.box, np.float32), self.boxes)
         index = int(np.argmax(overlaps))
-        if face.found != "detector" or index in self.used or not overlaps[index] >= SAME_BOX:
-            return False
-        self.used.add(index)
-        return True
+        if face.found == "detector" and index not in self.used and overlaps[index] >= SAME_BOX:
+            self.used.add(index)
+            return True
+        return self.others is not None and self.others.keeps(picture, face)
 
     def missing(self) -> str:
         """The boxes at which there was no face; "" if all had one."""

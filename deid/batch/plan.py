@@ -15,8 +15,7 @@ from deid.storage.locations import S3_SCHEME, inside, open_storage
 from deid.storage.protocol import PRIVATE, Storage, is_safe
 
 OTHER_PICTURES = frozenset(
-    {".jp2", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
-    | {".ppm", ".pgm", ".tga", ".j2k", ".jps", ".heics"}
+    {".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 )
 
 

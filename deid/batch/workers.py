@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
@@ -32,11 +32,12 @@ from deid.batch.pipeline import Pipeline, RunInfo
 from deid.batch.plan import Locations
 from deid.batch.settings import TIMEOUT
 from deid.errors import DeidError
+from deid.pool import SPAWN, end_with_parent
 from deid.storage.protocol import Storage, StorageFailure
 
 START_TIMEOUT = 900.0  # seconds to load the networks
 log = logging.getLogger(__name__)
-_SPAWN = get_context("spawn")  # a forked copy of a threaded process may hang
+_ENVIRONMENT = threading.Lock()  # of all threads that start a process
 
 Open = Callable[[], Pipeline]
 """Builds the pipeline; can be pickled."""
@@ -145,8 +146,8 @@ class Worker:
     """One worker process, seen from here."""
 
     def __init__(self, begin: Begin) -> None:
-        self.pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(
+        self.pipe, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(
             target=_serve,
             args=(theirs, begin, log.getEffectiveLevel()),
             daemon=True,
@@ -230,16 +231,17 @@ class Worker:
 def _one_thread() -> Iterator[None]:
     """Processes started within compute on one thread each: OpenMP reads this as it is loaded."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with _ENVIRONMENT:
+        before = {name: os.environ.get(name) for name in names}
+        os.environ.update(dict.fromkeys(names, "1"))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def compute_on_one_thread() -> None:
@@ -255,7 +257,8 @@ def _serve(pipe: Connection, begin: Begin, level: int) -> None:
     """The life of a worker process."""
     logging.basicConfig(level=level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    # An orphan must not write any more: the batch may have been started again.
+    threading.Thread(target=end_with_parent, daemon=True).start()
     compute_on_one_thread()
     try:
         greeting, work = begin()
@@ -269,10 +272,3 @@ def _serve(pipe: Connection, begin: Begin, level: int) -> None:
     except Exception as error:
         log.debug("worker", exc_info=True)
         pipe.send(_Broken(f"a worker process failed: {error_text(error)}", DeidError))
-
-
-def _die_with_parent() -> None:
-    """An orphan must not write any more: the batch may have been started again."""
-    if parent := parent_process():
-        connection.wait([parent.sentinel])
-    os._exit(1)

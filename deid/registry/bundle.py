@@ -1,8 +1,8 @@
 """What a version of the registered model holds: both stages, the world's weights, the settings.
 
-A bundle needs nothing of the checkout that made it, only the installed `deid` package. Public
-weights of the ffhq world are not in it, since most licenses forbid handing them on: they come from
-the machine's own store, and the model refuses to load on others than it was trained on.
+A bundle needs nothing of the checkout that made it but this package, which a version carries.
+Public weights of the ffhq world are not in it, since most licenses forbid handing them on: they
+come from the machine's own store, and the model refuses to load on others than it was trained on.
 """
 
 import hashlib

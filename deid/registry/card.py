@@ -55,9 +55,10 @@ def model_card(model: str, bundle: Bundle, read: Metrics, gates: Gates, content:
             "## How to ask",
             "",
             "One column `image`: bytes of a JPEG, PNG or WebP (base64 through REST). Back come "
-            "`image`, `faces` (how many) and `verdict`, row for row. Methods that were trained: "
-            "`swap` (another face, the same expression and pose) and `adversarial` (alike to "
-            "people, a stranger to recognizers); `blur`, `pixelate` and `mask` need no training.",
+            "`image`, `faces` (how many), `verdict`, `similarities` and `level` (of the fallback), "
+            "row for row. Methods that were trained: `swap` (another face, the same expression and "
+            "pose) and `adversarial` (alike to people, a stranger to recognizers); `blur`, "
+            "`pixelate` and `mask` need no training.",
             "",
             "## Limits",
             "",

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,11 +93,15 @@ def files_state(client: "MlflowClient", version: "ModelVersion") -> str:
         return "stored" if _stored(client, version) else GONE
     if not (place / PACKED).is_dir():
         return GONE
-    try:
-        same = content_sha256(read_bundle(place / PACKED)) == version.tags.get(CONTENT)
-    except DeidError:
-        same = False
-    return "whole" if same else CHANGED
+    return "whole" if _holds(place, version.tags.get(CONTENT, "")) else CHANGED
+
+
+def require_files(client: "MlflowClient", version: "ModelVersion") -> None:
+    """`DeidError` where a version's files are gone, or not those that were registered."""
+    if (state := files_state(client, version)) in (GONE, CHANGED):
+        raise DeidError(
+            f"{version.name} version {version.version}: its files are {state}; {REMEDY}"
+        )
 
 
 def local_files(client: "MlflowClient", version: "ModelVersion") -> Path:
@@ -125,13 +130,15 @@ def _stored(client: "MlflowClient", version: "ModelVersion") -> bool:
 
 
 def _fetched(uri: str, version: "ModelVersion") -> Path:
-    """From another machine, kept by content: each version is fetched once."""
+    """From another machine, kept by content: each version is fetched once, and again where its
+    copy was damaged."""
     import mlflow
     from mlflow.exceptions import MlflowException
     from platformdirs import user_cache_path
 
-    kept = user_cache_path("deid") / "models" / version.tags.get(CONTENT, "unknown")
-    if (kept / PACKED).is_dir():
+    content = version.tags.get(CONTENT, "unknown")
+    kept = user_cache_path("deid") / "models" / content
+    if _holds(kept, content):
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri())
@@ -147,10 +154,16 @@ def _fetched(uri: str, version: "ModelVersion") -> Path:
             raise DeidError(
                 f"{version.name} version {version.version}: its files are gone; {REMEDY}"
             )
-        shutil.rmtree(kept, ignore_errors=True)
-        try:
-            got.rename(kept)
-        except OSError:  # another process was faster
-            if not (kept / PACKED).is_dir():
-                raise
+        if not _holds(kept, content):  # else another process was faster, and reads it
+            shutil.rmtree(kept, ignore_errors=True)
+            with suppress(OSError):
+                got.rename(kept)
     return kept
+
+
+def _holds(folder: Path, content: str) -> bool:
+    """Whether a fetched model is there, and whole."""
+    try:
+        return content_sha256(read_bundle(folder / PACKED)) == content
+    except DeidError:
+        return False

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from deid.errors import DeidError
 from deid.tracking import SQLITE, tracking_uri
 
@@ -34,16 +36,12 @@ def alone(client: "MlflowClient", model: str) -> Iterator[None]:
 
 @contextmanager
 def _file(store: Path, model: str) -> Iterator[None]:
-    import fcntl
-
-    with store.with_name(f"{store.name}.moves.lock").open("w") as file:
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                _wait(end, model)
+    lock = FileLock(store.with_name(f"{store.name}.moves.lock"))
+    try:
+        held = lock.acquire(PATIENCE)
+    except Timeout:
+        raise _busy(model) from None
+    with held:
         yield
 
 
@@ -86,8 +84,12 @@ def _removed(client: "MlflowClient", name: str, due: Callable[[str], bool]) -> b
 
 def _wait(end: float, model: str) -> None:
     if time.monotonic() > end:
-        raise DeidError(
-            f"{model}: another process has been moving its aliases for {PATIENCE:.0f} s; see "
-            "`deid registry status`, then try again"
-        )
+        raise _busy(model)
     time.sleep(PAUSE)
+
+
+def _busy(model: str) -> DeidError:
+    return DeidError(
+        f"{model}: another process has been moving its aliases for {PATIENCE:.0f} s; see "
+        "`deid registry status`, then try again"
+    )

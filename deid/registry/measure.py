@@ -21,7 +21,8 @@ def measure(params: Params, version: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "reports"
         stages = bundle.stage_one, bundle.stage_two
-        evaluate(params.evaluate, bundle.anonymize, bundle.world, *stages, out)
+        world = bundle.world.model_copy(update={"faces": params.world.faces})  # a bundle has none
+        evaluate(params.evaluate, bundle.anonymize, world, *stages, out)
         read = read_metrics(out / "metrics.json")
     client = mlflow_client()
     registered_version = find_version(client, model, found.version)

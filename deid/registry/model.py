@@ -1,7 +1,7 @@
 """The code of a registered version: encoded pictures in, encoded pictures without identities out.
 
 MLflow copies this file into each version and runs it when the version is loaded; everything that
-it calls comes from the installed `deid` package, everything that it reads from the version itself.
+it calls and everything that it reads comes from the version itself, but for public packages.
 It fails closed: one picture that cannot be made safe fails its request, and nothing is returned.
 """
 
@@ -51,7 +51,7 @@ class FaceDeid(PythonModel):
                     _row(deidentify_bytes(pipeline, _bytes(data, number), f"picture {number}"))
                     for number, data in enumerate(model_input["image"])
                 ]
-        except DeidError as error:  # the caller's to mend: answered without a traceback
+        except DeidError as error:  # the caller's to fix: answered without a traceback
             raise MlflowException(f"withheld: {error}", INVALID_PARAMETER_VALUE) from None
         return pd.DataFrame(rows, columns=["image", "faces", "verdict", "similarities", "level"])
 

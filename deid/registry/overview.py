@@ -19,8 +19,8 @@ from deid.registry.versions import (
     REASON,
     RETIRED,
     VALIDATION,
-    WITHDRAWN,
     aliases_of,
+    barred,
     figures_of,
     versions_of,
 )
@@ -142,13 +142,10 @@ def _client(params: RegisterParams) -> "MlflowClient":
 def _row(version: "ModelVersion", held: Mapping[str, str]) -> Row:
     number, tags = str(version.version), version.tags
     made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-    barred = "retired" if tags.get(RETIRED) else ""
-    if tags.get(VALIDATION) == WITHDRAWN:
-        barred = barred or WITHDRAWN
     return {
         "version": int(number),
         "aliases": sorted(alias for alias, holder in held.items() if holder == number),
-        "standing": barred or ("former champion" if PROMOTED in tags else ""),
+        "standing": barred(version) or ("former champion" if PROMOTED in tags else ""),
         "validation": tags.get(VALIDATION, ""),
         "created": made.isoformat(timespec="seconds"),
         "content_sha256": tags.get(CONTENT, ""),

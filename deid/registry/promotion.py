@@ -5,12 +5,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.params import RegisterParams
-from deid.registry.files import find_version, registered
+from deid.registry.files import find_version, registered, require_files
 from deid.registry.gates import failed_gates, metrics_table
-from deid.registry.moves import PROMOTION, RETIREMENT, ROLLBACK, Move, make, moving, promotion
+from deid.registry.moves import (
+    PROMOTION,
+    RETIREMENT,
+    ROLLBACK,
+    Move,
+    history,
+    make,
+    moving,
+    promotion,
+)
 from deid.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-ATTEMPTS = 3  # to judge a challenger before the champion changes once more
+ATTEMPTS = 3  # to judge a challenger before anything is moved once more
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def contest(params: RegisterParams, version: str = CHALLENGER) -> Contest:
         raise DeidError(f"{model} version {champion} is {CHAMPION} already; nothing changed")
     if reason := challenger.tags.get(RETIRED):
         raise DeidError(f"{model} version {challenger.version} is retired: {reason}")
-    promoted = _promoted(client, model, aliases, str(challenger.version))
+    promoted = _promoted(client, aliases, challenger)
     figures = figures_of(challenger)
     failures = failed_gates(params.gates, figures, promoted)
     failures += _measured_elsewhere(client, challenger, champion)
@@ -105,17 +113,19 @@ def _too_slow(
 
 
 def _promoted(
-    client: "MlflowClient", model: str, aliases: Mapping[str, str], challenger: str
+    client: "MlflowClient", aliases: Mapping[str, str], challenger: "ModelVersion"
 ) -> list[dict[str, float]]:
-    """The figures of every other version that was champion and is still to be used; the champion's
-    last."""
+    """The figures of every other version that was champion, is still to be used, and was measured
+    on the same faces; the champion's last, whatever it was measured on."""
     champions = {aliases[name] for name in (CHAMPION, PREVIOUS) if name in aliases}
+    held_out = challenger.tags.get(HELD_OUT)
     versions = [
         version
-        for number, version in versions_of(client, model).items()
+        for number, version in versions_of(client, challenger.name).items()
         if is_usable(version)
-        if number != challenger
+        if number != str(challenger.version)
         if PROMOTED in version.tags or number in champions
+        if number == aliases.get(CHAMPION) or version.tags.get(HELD_OUT) == held_out
     ]
     versions.sort(key=lambda v: (str(v.version) == aliases.get(CHAMPION), int(v.version)))
     return [figures_of(version) for version in versions]
@@ -135,6 +145,7 @@ def promote(params: RegisterParams, version: str = CHALLENGER, why: str = "") ->
             asked = (CHALLENGER, unfinished.version) if unfinished else ()
             if unfinished and unfinished.what == PROMOTION and version in asked:
                 return told(model, unfinished)
+            moves = len(history(client, model))
         judged = contest(params, version)
         if judged.failures:
             stays = CHALLENGER if version == CHALLENGER else "as it is"
@@ -143,12 +154,12 @@ def promote(params: RegisterParams, version: str = CHALLENGER, why: str = "") ->
                 f"{'; '.join(judged.failures)}; train a better one or change register.gates"
             )
         with _moving(client, model):
-            aliases = aliases_of(client, model)
-            champion = None if judged.champion is None else str(judged.champion)
-            if aliases.get(CHAMPION) == champion:
-                move = promotion(aliases, str(judged.challenger), why)
+            if len(history(client, model)) == moves:  # else it was judged by what is past
+                number = str(judged.challenger)
+                require_files(client, find_version(client, model, number))
+                move = promotion(aliases_of(client, model), number, why)
                 return told(model, make(client, model, move))
-    raise DeidError(f"{model}: the champion changed {ATTEMPTS} times meanwhile; try again")
+    raise DeidError(f"{model}: its versions were moved {ATTEMPTS} times meanwhile; try again")
 
 
 @store_errors()
@@ -178,6 +189,7 @@ def rollback(params: RegisterParams, to: str | None = None, why: str = "") -> st
             )
         if reason := versions[number].tags.get(RETIRED):
             raise DeidError(f"{model} version {number} is retired: {reason}")
+        require_files(client, versions[number])
         after: dict[str, str | None] = {
             CHAMPION: number,
             PREVIOUS: _before(number, versions, {champion or ""}),
@@ -256,9 +268,3 @@ def champion_version(model: str) -> int | None:
     """The version that is champion, or None when nothing was ever registered."""
     alias = aliases_of(mlflow_client(), model).get(CHAMPION)
     return None if alias is None else int(alias)
-
-
-@store_errors()
-def champion_bundle(model: str) -> Bundle | None:
-    """The champion's files, local (downloaded if need be); None without a champion."""
-    return None if champion_version(model) is None else registered(CHAMPION, model).bundle

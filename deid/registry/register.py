@@ -28,10 +28,10 @@ from deid.registry.versions import (
     HELD_OUT,
     PASSED,
     PROMOTED,
-    RETIRED,
     VALIDATION,
     WITHDRAWN,
     aliases_of,
+    barred,
     tag_validation,
     versions_of,
 )
@@ -100,8 +100,9 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
             version = _create_version(client, params, bundle, content, read, card, work)
         elif files_state(client, version) in (GONE, CHANGED):
             _put_back(client, version, bundle, card)
-        validation = record_figures(client, params, version, read)
         with moving(client, params.model):
+            version = client.get_model_version(params.model, version.version)  # as it stands now
+            validation = record_figures(client, params, version, read)
             alias = _place(client, params.model, version, validation)
         done = Registration(params.model, int(version.version), alias, content, validation)
         record = {key: value for key, value in asdict(done).items() if key in RECORDED}
@@ -123,7 +124,7 @@ def standing(record: Path) -> Registration:
     client = mlflow_client()
     found = client.get_model_version(model, str(version))
     aliases = [name for name, held in aliases_of(client, model).items() if held == str(version)]
-    alias = _barred(found) or next(iter(sorted(aliases)), "")
+    alias = barred(found) or next(iter(sorted(aliases)), "")
     return Registration(model, int(version), alias, sha256, found.tags.get(VALIDATION, ""))
 
 
@@ -213,18 +214,11 @@ def _place(client: "MlflowClient", model: str, version: "ModelVersion", validati
         return CHAMPION
     if experiment():  # who finds it good promotes it by its number
         return ""
-    if barred := _barred(version):  # or a nightly retraining would undo every rollback
-        return barred
+    if why := barred(version):  # or a nightly retraining would undo every rollback
+        return why
     first = not any(PROMOTED in other.tags for other in versions_of(client, model).values())
     if first and CHAMPION not in aliases and validation == PASSED:
         make(client, model, promotion(aliases, str(version.version), "the first to pass its gates"))
         return CHAMPION
     client.set_registered_model_alias(model, CHALLENGER, version.version)
     return CHALLENGER
-
-
-def _barred(version: "ModelVersion") -> str:
-    """Why a version gets no alias by itself: withdrawn by a rollback, or retired; else empty."""
-    if version.tags.get(RETIRED):
-        return RETIRED
-    return WITHDRAWN if version.tags.get(VALIDATION) == WITHDRAWN else ""

@@ -45,9 +45,16 @@ def versions_of(client: "MlflowClient", model: str) -> dict[str, "ModelVersion"]
     return {str(v.version): v for v in sorted(found, key=lambda v: int(v.version))}
 
 
+def barred(version: "ModelVersion") -> str:
+    """Why a version gets no alias by itself: withdrawn by a rollback, or retired; else empty."""
+    if version.tags.get(RETIRED):
+        return RETIRED
+    return WITHDRAWN if version.tags.get(VALIDATION) == WITHDRAWN else ""
+
+
 def is_usable(version: "ModelVersion") -> bool:
     """Neither withdrawn by a rollback nor retired."""
-    return version.tags.get(VALIDATION) != WITHDRAWN and not version.tags.get(RETIRED)
+    return not barred(version)
 
 
 def tag_validation(client: "MlflowClient", version: "ModelVersion", failures: list[str]) -> str:

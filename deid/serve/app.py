@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
-from pydantic import BaseModel, Field
 
 from deid import __version__
 from deid.batch.in_memory import Result
@@ -23,17 +21,16 @@ from deid.serve.answers import (
     PictureBody,
     batch_answer,
     picture_answer,
-    refused,
 )
 from deid.serve.edge import Edge, Rate
-from deid.serve.metrics import Metrics
-from deid.serve.options import Options, PictureOptions
+from deid.serve.metrics import Counters
+from deid.serve.options import PictureOptions, RequestOptions
 from deid.serve.pool import Pool
 from deid.serve.problems import DOCUMENTED, Problem
-from deid.serve.reading import FORM, read_pictures
+from deid.serve.reading import FORM
+from deid.serve.service import ModelsBody, Service
 from deid.serve.settings import ServeSettings
 from deid.serve.tokens import Tokens
-from deid.serve.work import Picture, Refusal
 
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -105,67 +102,13 @@ _SEVERAL_SAFE = DOCUMENTED | {
 }
 
 
-class ModelBody(BaseModel):
-    """The model that answers."""
-
-    name: str = Field(examples=["face-deid version 3 (champion)"])
-    version: str | None = Field(description="of the registered model")
-    run_id: str | None
-    content_sha256: str
-    world: str
-    methods: list[str]
-    default_method: str
-
-
-class ModelsBody(BaseModel):
-    """What is served, and what a request may have."""
-
-    models: list[ModelBody]
-    max_bytes: int
-    max_pixels: int
-    max_faces: int
-    max_batch: int
-
-
-@dataclass
-class Service:
-    """What the routes work with. `model`: what is served now; None until it is ready."""
-
-    serve: ServeSettings
-    settings: RunSettings
-    pool: Pool
-    metrics: Metrics
-    model: ModelBody | None = None
-    edge: Edge | None = None
-
-    async def received(self, request: Request, most: int) -> list[bytes]:
-        """The pictures of a request, at most `most`; or `Problem`."""
-        if self.pool.is_full:
-            raise self.pool.overloaded()  # before it is all here
-        return await read_pictures(request, most, self.serve.max_bytes, self.serve.receive)
-
-    async def picture(self, data: bytes, settings: RunSettings, keep: Any = ()) -> Result:
-        """A safe picture, or `Problem`."""
-        answer = await self.pool.run(Picture(data, settings, keep))
-        if isinstance(answer, Refusal):
-            raise refused(answer)
-        self.metrics.count(answer)
-        return answer
-
-    def present(self) -> ModelBody:
-        """The model; `Problem` before there is one. A worker that is replaced is waited for."""
-        if self.model is None:
-            raise Problem(503, "not_ready", "no worker is ready yet", 5)
-        return self.model
-
-
 Begin = Callable[[Service], Coroutine[Any, Any, None]]
 
 
 def create_app(serve: ServeSettings, settings: RunSettings, begin: Begin) -> tuple[Edge, Service]:
     """The ASGI application. `begin` starts what it needs, and runs until the service ends."""
     pool = Pool(serve.jobs, serve.queue, serve.timeout)
-    service = Service(serve, settings, pool, Metrics(pool))
+    service = Service(serve, settings, pool, Counters(pool))
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -201,9 +144,10 @@ def _pictures(app: FastAPI, service: Service) -> None:
     )
     async def anonymize(request: Request, options: Annotated[PictureOptions, Query()]) -> Response:
         model = service.present()
-        (data,) = await service.received(request, 1)
         settings = options.settings(service.settings)
-        result = await service.picture(data, settings, options.boxes())
+        with service.room(request, 1):
+            (data,) = await service.received(request, 1)
+            result = await service.picture(data, settings, options.boxes())
         request.state.verdict, request.state.faces = result.verdict, len(result.faces)
         return picture_answer(result, model.name, request.headers.get("accept", ""))
 
@@ -214,9 +158,8 @@ def _pictures(app: FastAPI, service: Service) -> None:
         openapi_extra=_SEVERAL,
         responses=_SEVERAL_SAFE,
     )
-    async def batch(request: Request, options: Annotated[Options, Query()]) -> Response:
-        model = service.present()
-        pictures = await service.received(request, _max_batch(service.serve))
+    async def batch(request: Request, options: Annotated[RequestOptions, Query()]) -> Response:
+        model, most = service.present(), service.most
         settings = options.settings(service.settings)
 
         async def one(data: bytes) -> Result | Failure:
@@ -225,13 +168,10 @@ def _pictures(app: FastAPI, service: Service) -> None:
             except Problem as problem:
                 return Failure(problem)
 
-        results = await asyncio.gather(*map(one, pictures))
+        with service.room(request, most):
+            pictures = await service.received(request, most)
+            results = await asyncio.gather(*map(one, pictures))
         return batch_answer(results, model.name, request.headers.get("accept", ""))
-
-
-def _max_batch(limits: ServeSettings) -> int:
-    """A batch must find room where nobody else is."""
-    return limits.jobs + limits.queue
 
 
 def _state(app: FastAPI, service: Service) -> None:
@@ -244,7 +184,7 @@ def _state(app: FastAPI, service: Service) -> None:
             max_bytes=limits.max_bytes,
             max_pixels=limits.max_pixels,
             max_faces=limits.max_faces,
-            max_batch=_max_batch(limits),
+            max_batch=service.most,
         )
 
     @app.get("/healthz", summary="The process lives", response_class=PlainTextResponse)

@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deid.errors import DeidError
-from deid.serve.metrics import Metrics
-from deid.serve.problems import Problem
+from deid.serve.metrics import Counters
+from deid.serve.problems import Problem, fault
 from deid.serve.tokens import Tokens
 
 log = logging.getLogger("deid.serve.access")
@@ -58,7 +58,7 @@ class Rate:
 class Edge:
     """ASGI, around the routes."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tokens: Tokens | None, rate: Rate) -> None:
+    def __init__(self, app: ASGIApp, metrics: Counters, tokens: Tokens | None, rate: Rate) -> None:
         self._app, self._metrics, self._tokens, self._rate = app, metrics, tokens, rate
         self.ending = False
 
@@ -91,10 +91,7 @@ class Edge:
         except Exception:
             log.error("failed", exc_info=True, extra={"request_id": request_id})
             if facts["status"] == 500 and not facts["sent"]:
-                wrong = Problem(
-                    500, "failed", "the service has a fault; its log has the request id"
-                )
-                await wrong.response(request_id)(scope, receive, sending)
+                await fault().response(request_id)(scope, receive, sending)
         finally:
             self._record(scope, request_id, facts, time.monotonic() - began)
 

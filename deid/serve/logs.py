@@ -1,6 +1,7 @@
 """Structured logs: one JSON object a line on standard error, and nothing of any picture.
 
-A line has names, sizes and times. No query, header, file name or body is ever in one.
+A line has names, sizes and times. No query, file name or body is ever in one, and of the headers
+only a request's id, if it is a plain word.
 """
 
 import json

@@ -8,7 +8,7 @@ from deid.serve.pool import Pool
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 
 
-class Metrics:
+class Counters:
     """Of one service."""
 
     def __init__(self, pool: Pool) -> None:

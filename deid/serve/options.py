@@ -14,7 +14,7 @@ _BOX = re.compile(r"-?\d{1,6}(,-?\d{1,6}){3}")
 BOX_PATTERN = rf"^{_BOX.pattern}$"
 
 
-class Options(BaseModel):
+class RequestOptions(BaseModel):
     """Settings of one request; those that are not given are the server's own."""
 
     model_config = ConfigDict(extra="forbid")
@@ -52,11 +52,11 @@ class Options(BaseModel):
 
     def settings(self, own: RunSettings) -> RunSettings:
         """Of a server whose own are `own`."""
-        asked = self.model_dump(exclude_none=True, include=set(Options.model_fields))
+        asked = self.model_dump(exclude_none=True, include=set(RequestOptions.model_fields))
         return replace(own, **asked)
 
 
-class PictureOptions(Options):
+class PictureOptions(RequestOptions):
     """The same, and which faces of the picture stay."""
 
     keep: Annotated[

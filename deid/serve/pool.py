@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from deid.batch.executor import TOO_LONG
@@ -17,7 +18,7 @@ from deid.batch.in_memory import Result
 from deid.batch.workers import Lost, Worker
 from deid.errors import DeidError
 from deid.serve.problems import Problem
-from deid.serve.work import Picture, Ready, Refusal
+from deid.serve.work import PictureRequest, Ready, Refusal
 
 log = logging.getLogger(__name__)
 AGAIN = 5.0  # seconds until a worker that could not be started is tried again
@@ -40,6 +41,7 @@ class Pool:
         self._threads = ThreadPoolExecutor(2 * jobs + 1, thread_name_prefix="deid-worker")
         self._idle: asyncio.Queue[_Place] = asyncio.Queue()
         self._places: set[_Place] = set()
+        self._workers: set[Worker] = set()  # every process that lives
         self._tasks: set[asyncio.Task[Any]] = set()
         self._generation = 0
         self._start: Start | None = None
@@ -80,7 +82,7 @@ class Pool:
             self._background(self._replace())
         return first.ready
 
-    async def run(self, picture: Picture) -> Result | Refusal:
+    async def run(self, picture: PictureRequest) -> Result | Refusal:
         """What becomes of a picture; `Problem` where the queue is full or its worker was lost."""
         if self.is_full:
             raise self.overloaded()
@@ -94,7 +96,7 @@ class Pool:
     def _leave(self) -> None:
         self.accepted -= 1
 
-    async def _done(self, picture: Picture) -> Result | Refusal:
+    async def _done(self, picture: PictureRequest) -> Result | Refusal:
         try:
             place = await asyncio.wait_for(self._take(), self._timeout)
         except TimeoutError:
@@ -104,8 +106,10 @@ class Pool:
             answer: Result | Refusal = await loop.run_in_executor(
                 self._threads, place.worker.ask, picture, self._timeout
             )
-        except (Lost, DeidError) as error:
+        except Exception as error:
             await self._lose(place)
+            if not isinstance(error, Lost | DeidError):
+                raise
             if str(error) == TOO_LONG:
                 raise Problem(503, "too_slow", f"given up after {self._timeout:g} s", 60) from None
             raise Problem(503, "worker_lost", "the worker process ended; try again", 5) from None
@@ -138,7 +142,7 @@ class Pool:
             generation = self._generation
             try:
                 place = await self._spawn(self._start, generation)
-            except DeidError as error:
+            except (DeidError, OSError) as error:  # the latter where the machine has no room
                 log.error("worker not started", extra={"reason": str(error)})
                 await asyncio.sleep(AGAIN)
                 continue
@@ -157,10 +161,13 @@ class Pool:
     async def _spawn(self, start: Start, generation: int) -> _Place:
         def started() -> _Place:
             worker = start()
+            self._workers.add(worker)
             try:
+                if self._closed:
+                    raise DeidError("the service ends")
                 return _Place(worker, generation, worker.greeting())
             except BaseException:
-                worker.end()
+                self._kill(worker)
                 raise
 
         return await asyncio.to_thread(started)
@@ -180,7 +187,12 @@ class Pool:
             await self._end(place)
 
     async def _end(self, place: _Place) -> None:
-        await asyncio.to_thread(place.worker.end)
+        await asyncio.to_thread(self._kill, place.worker)
+
+    def _kill(self, worker: Worker) -> None:
+        with suppress(KeyError):  # another thread was faster
+            self._workers.remove(worker)
+            worker.end()
 
     def _background(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work)
@@ -193,7 +205,7 @@ class Pool:
         self._closed = True
         for task in list(self._tasks):
             task.cancel()
-        for place in list(self._places):
-            await self._end(place)
+        for worker in list(self._workers):  # also one that starts, or that an old model left
+            await asyncio.to_thread(self._kill, worker)
         self._places.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)

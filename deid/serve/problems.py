@@ -43,6 +43,11 @@ class Problem(Exception):
         return JSONResponse(body.model_dump(), self.status, headers=headers, media_type=MEDIA_TYPE)
 
 
+def fault() -> Problem:
+    """The service's own."""
+    return Problem(500, "failed", "the service has a fault; its log has the request id")
+
+
 _SAID = {
     400: "the request is broken",
     401: "no or an unknown bearer token",
@@ -78,6 +83,10 @@ def install(app: FastAPI) -> None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         return answered(request, Problem(422, "bad_option", f"{where}: {first['msg']}"))
+
+    @app.exception_handler(Exception)
+    async def other(request: Request, error: Exception) -> Response:
+        return answered(request, fault())  # and Starlette raises it again, for the log
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -16,9 +16,10 @@ from deid.batch.settings import RunSettings
 from deid.batch.workers import Worker
 from deid.errors import DeidError
 from deid.registry.choice import Chosen
-from deid.serve.app import ModelBody, Service, create_app
+from deid.serve.app import create_app
 from deid.serve.choice import Choice
 from deid.serve.logs import to_standard_error
+from deid.serve.service import ModelBody, Service
 from deid.serve.settings import ServeSettings
 from deid.serve.work import begin, default_settings
 
@@ -107,7 +108,7 @@ def serve(limits: ServeSettings, asked: RunSettings, choice: Choice) -> None:
     settings = default_settings(asked, chosen.bundle, limits.timeout)
     failed: list[DeidError] = []
     application, service = create_app(
-        limits, settings, lambda service: _run(service, choice, chosen, server, failed)
+        limits, settings, lambda service: _run(service, asked, choice, chosen, server, failed)
     )
     config = uvicorn.Config(
         application,
@@ -140,6 +141,7 @@ def serve(limits: ServeSettings, asked: RunSettings, choice: Choice) -> None:
 
 async def _run(
     service: Service,
+    asked: RunSettings,
     choice: Choice,
     chosen: Chosen,
     server: _Server,
@@ -147,9 +149,9 @@ async def _run(
 ) -> None:
     """Start the workers, then follow the alias for as long as the service lives."""
     try:
-        await _use(service, chosen)
-    except DeidError as error:
-        failed.append(error)
+        await _use(service, asked, chosen)
+    except (DeidError, OSError) as error:
+        failed.append(DeidError(str(error)))
         server.should_exit = True
         return
     while service.serve.reload and choice.moves:
@@ -157,18 +159,20 @@ async def _run(
         try:
             newer = await asyncio.to_thread(choice.newer, chosen)
             if newer is not None:
-                await _use(service, newer)
+                await _use(service, asked, newer)
                 chosen = newer
-        except DeidError as error:
+        except (DeidError, OSError) as error:
             log.error("kept the present model", extra={"reason": str(error)})
 
 
-async def _use(service: Service, chosen: Chosen) -> None:
+async def _use(service: Service, asked: RunSettings, chosen: Chosen) -> None:
     """Answer with another model from now on."""
     limits, bundle = service.serve, chosen.bundle
     bounds = Bounds(limits.max_pixels, limits.max_faces)
-    start = partial(Worker, partial(begin, bundle, service.settings, bounds))
+    settings = default_settings(asked, bundle, limits.timeout)
+    start = partial(Worker, partial(begin, bundle, settings, bounds))
     ready = await service.pool.use(start)
+    service.settings = settings
     service.model = ModelBody(
         name=chosen.name,
         version=chosen.version,
@@ -176,6 +180,6 @@ async def _use(service: Service, chosen: Chosen) -> None:
         content_sha256=chosen.content_sha256,
         world=ready.world,
         methods=list(ready.methods),
-        default_method=service.settings.method,
+        default_method=settings.method,
     )
     log.info("model", extra={"model": chosen.name, "content_sha256": chosen.content_sha256})

@@ -1,43 +1,39 @@
 """What a service is started with, beside what shapes a picture (`RunSettings`)."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from deid.batch.settings import TIMEOUT
 from deid.errors import DeidError
+from deid.option import option
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-def _asked(default: Any, help_text: str, *options: str) -> Any:
-    return field(default=default, metadata={"help": help_text, "options": options})
 
 
 @dataclass(frozen=True)
 class ServeSettings:
     """Where it listens, who may ask, and what one request may cost."""
 
-    host: str = _asked("127.0.0.1", "The address to listen on.")
-    port: int = _asked(8000, "The port to listen on; 0: any that is free.")
-    tokens: str | None = _asked(
+    host: str = option("127.0.0.1", "The address to listen on.")
+    port: int = option(8000, "The port to listen on; 0: any that is free.")
+    tokens: str | None = option(
         None, "File of SHA-256 hashes of bearer tokens, one a line, a name after it; read anew."
     )
-    open: bool = _asked(
+    open: bool = option(
         False, "Let anybody who reaches it ask; needed without --tokens on an outside address."
     )
-    jobs: int = _asked(1, "Worker processes; each holds the networks.")
-    queue: int = _asked(16, "Pictures that may wait for a worker; more are answered with 503.")
-    max_bytes: int = _asked(20_000_000, "Bytes of one encoded picture.")
-    max_pixels: int = _asked(25_000_000, "Pixels of one picture.")
-    max_faces: int = _asked(50, "Faces of one picture.")
-    rate: float = _asked(0.0, "Requests a second from one client, twice as many at once; 0: any.")
-    timeout: float = _asked(
+    jobs: int = option(1, "Worker processes; each holds the networks.")
+    queue: int = option(16, "Pictures that may wait for a worker; more are answered with 503.")
+    max_bytes: int = option(20_000_000, "Bytes of one encoded picture.")
+    max_pixels: int = option(25_000_000, "Pixels of one picture.")
+    max_faces: int = option(50, "Faces of one picture.")
+    rate: float = option(0.0, "Requests a second from one client, twice as many at once; 0: any.")
+    timeout: float = option(
         TIMEOUT,
         "Seconds after which a picture is given up; after half of them, unless --time-limit says "
         "otherwise, its faces are masked.",
     )
-    receive: float = _asked(30.0, "Seconds in which a request must be here.")
-    reload: float = _asked(
+    receive: float = option(30.0, "Seconds in which a request must be here.")
+    reload: float = option(
         30.0, "Seconds between looks for another champion or previous model; 0: never."
     )
 

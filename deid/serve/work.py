@@ -1,20 +1,24 @@
 """What a worker process does: it holds one model, and makes one picture safe at a time."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from deid.anonymize import METHODS
 from deid.batch.bundle import Bundle
 from deid.batch.in_memory import Bounds, Box, Refused, Result, deidentify_bytes
+from deid.batch.pipeline import TRAINED
 from deid.batch.project import Pipelines
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
+from deid.serve.logs import to_standard_error
 
-NEEDS_STAGE_ONE, NEEDS_STAGE_TWO = ("swap", "adversarial"), ("adversarial",)
+NEEDS_STAGE_TWO = ("adversarial",)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureRequest:
     """One picture to make safe."""
 
     data: bytes
@@ -40,13 +44,14 @@ class Ready:
 
 def begin(
     bundle: Bundle, settings: RunSettings, bounds: Bounds
-) -> tuple[Ready, Callable[[Picture], Result | Refusal]]:
+) -> tuple[Ready, Callable[[PictureRequest], Result | Refusal]]:
     """For `deid.batch.workers.Worker`. Raises `DeidError` where `settings`, those of a request that
     asks for nothing else, cannot be built."""
+    to_standard_error()
     pipelines = Pipelines(bundle)
     pipelines.get(settings)
 
-    def work(picture: Picture) -> Result | Refusal:
+    def work(picture: PictureRequest) -> Result | Refusal:
         try:
             pipeline = pipelines.get(picture.settings)
         except DeidError as error:
@@ -54,7 +59,10 @@ def begin(
         try:
             return deidentify_bytes(pipeline, picture.data, "the picture", picture.keep, bounds)
         except Refused as error:
-            return Refusal(error.code, str(error))
+            if error.__cause__ is None:
+                return Refusal(error.code, str(error))
+            log.error("withheld", exc_info=error.__cause__)  # what it says is not for outside
+            return Refusal(error.code, "the picture: cannot be made safe; the log says where")
 
     return Ready(bundle.world.name, methods_of(bundle)), work
 
@@ -63,7 +71,7 @@ def methods_of(bundle: Bundle) -> tuple[str, ...]:
     """The methods for which `bundle` has what they need."""
     lacking: set[str] = set()
     if not bundle.stage_one.is_dir():
-        lacking.update(NEEDS_STAGE_ONE)
+        lacking.update(TRAINED)
     if not bundle.stage_two.is_dir():
         lacking.update(NEEDS_STAGE_TWO)
     return tuple(method for method in METHODS if method not in lacking)
@@ -74,6 +82,8 @@ def default_settings(asked: RunSettings, bundle: Bundle, timeout: float) -> RunS
     service cannot do."""
     if asked.dry_run:
         raise DeidError("--dry-run: a service draws no boxes; leave it out")
+    if asked.keep_metadata:
+        raise DeidError("--keep-metadata: a service gives none back; leave it out")
     if asked.seconds is None:
         asked = replace(asked, seconds=timeout / 2)
     if asked.method == RunSettings.method and asked.method not in methods_of(bundle):

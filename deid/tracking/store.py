@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from deid.errors import DeidError
 
@@ -74,8 +75,11 @@ def store_errors() -> Iterator[None]:
 
 
 def shown(uri: str) -> str:
-    """A store's address without what may be a password."""
-    return uri.removeprefix(SQLITE).split("@")[-1]
+    """A store's address without what may be a password: no user, no query."""
+    if uri.startswith(SQLITE):
+        return uri.removeprefix(SQLITE)
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @store_errors()

@@ -187,12 +187,15 @@ async function answered(picture) {
       return failed("The service does not answer");
     }
     if (answer.ok) return { state: "done", result: { ...body, blob: blobOf(body) } };
-    const later = [429, 503].includes(answer.status) && body.code !== "too_slow";
+    const later = [429, 503].includes(answer.status) && !FATAL.includes(body.code);
     if (!later || tried >= TRIES) return failed(worded(body));
     const seconds = Number(answer.headers.get("retry-after")) || 1;
     await new Promise((done) => setTimeout(done, 1000 * Math.min(seconds, 10)));
   }
 }
+
+// Another try would cost the service another worker.
+const FATAL = ["too_slow", "worker_lost"];
 
 const failed = (problem) => ({ state: "failed", problem });
 
@@ -201,6 +204,7 @@ const WORDS = {
   not_a_picture: "Not a whole picture",
   too_many_bytes: "Too large a file",
   too_slow: "It took too long",
+  worker_lost: "It ended the process that worked on it",
   overloaded: "The service has too much to do; try again later",
 };
 

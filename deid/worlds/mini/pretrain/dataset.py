@@ -8,10 +8,9 @@ missing. Every picture follows from its index and the seed, whatever the workers
 
 import argparse
 import json
-import multiprocessing
 from collections.abc import Iterable
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from deid.errors import DeidError
 from deid.pixels import Pixels, to_pixels
+from deid.pool import process_pool
 from deid.progress import progress
 from deid.storage.staging import resumable_directory
 from deid.worlds.mini.generator import RESOLUTION
@@ -129,9 +129,10 @@ def _rendered(
     chunks: list[int], working: Path, settings: RenderSettings, workers: int
 ) -> Iterable[int]:
     """Render the chunks in `workers` processes; yields each when it is on disk."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, torch.set_num_threads, (1,)) as pool:
-        yield from pool.imap_unordered(partial(_render_chunk, working, settings), chunks)
+    with process_pool(workers) as pool:
+        started = [pool.submit(_render_chunk, working, settings, chunk) for chunk in chunks]
+        for done in as_completed(started):
+            yield done.result()
 
 
 def _render_chunk(working: Path, settings: RenderSettings, chunk: int) -> int:
