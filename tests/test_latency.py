@@ -82,11 +82,12 @@ def test_measuring_a_version_anew_replaces_its_figures_and_says_on_which_faces(
         out.mkdir()
         path = write_metrics(out / "metrics.json", Bundle(one, two, world, anonymize), fid=3.0)
         about = {"images": 20, "identities": 5, "repetitions": 1, "world": world.name}
+        about["weights"] = "0123456789abcdef"  # other networks see other faces
         path.write_text(json.dumps(json.loads(path.read_text()) | {"about": about}))
 
     monkeypatch.setattr("deid.registry.measure.evaluate", evaluate)
     params = Params.model_validate({"register": model.params.model_dump()})
-    faces = "20 faces of 5 people of the world mini, 1 times"
+    faces = "20 faces of 5 people of the world mini (0123456789ab), 1 times"
     assert f"version 1 measured on {faces}: passed" in measure(params, "champion")
     tags = mlflow_client().get_model_version(model.params.model, "1").tags
     assert (tags["held_out"], tags["table2.swap.fid"]) == (faces, "3.0")

@@ -86,6 +86,7 @@ def evaluate_world(
         }
         | {f"{name}_selecting": asdict(selecting(world)) for name in SELECTING},
         "world": world.name,
+        "weights": world.weights_sha256,
         "fid": world.metric_features.fid_label,
         "lpips": world.metric_features.lpips_label,
         "images": params.identities * params.views,

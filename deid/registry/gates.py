@@ -66,7 +66,7 @@ class Metrics:
 
     figures: dict[str, float]  # by dotted key; of `{mean, std}` the mean is at the key itself
     measured: object  # the content that they hold for
-    held_out: str  # the faces that they were measured on
+    held_out: str  # the faces that they were measured on, and by which networks of the world
     networks: Mapping[str, Mapping[str, str]]  # figure → which network measured it, and its part
 
 
@@ -101,9 +101,10 @@ def read_metrics(path: Path) -> Metrics:
 def _held_out(about: Mapping[str, object]) -> str:
     if "images" not in about:
         return ""
+    weights = f" ({str(about['weights'])[:12]})" if "weights" in about else ""
     return (
-        f"{about['images']} faces of {about['identities']} people of the world {about['world']}, "
-        f"{about['repetitions']} times"
+        f"{about['images']} faces of {about['identities']} people of the world {about['world']}"
+        f"{weights}, {about['repetitions']} times"
     )
 
 
