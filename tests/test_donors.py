@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from deid.anonymize.swap import NEAR, Swap
 from deid.seeds import torch_generator
+from deid.training.donors import as_drawn
 from deid.worlds.donors import ALIKE, SIMILAR, DonorBank
 from deid.worlds.photo.faces import lab
 from deid.worlds.world import World
@@ -112,6 +113,26 @@ def test_a_fringe_is_rather_taken_than_another_sex(
     swap = Swap(small, model, 0.3, 1)
     for seed in range(4):
         assert torch.equal(swap.codes(torch.zeros(1, 3, 64, 64), [seed])[0], woman)
+
+
+def test_a_bank_has_the_looks_of_drawn_faces_and_nobody_with_a_fringe(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy model draws a donor in the gray of its code; where that is dark, it has a fringe."""
+    looks: Any = lambda images: images.mean((2, 3))  # noqa: E731
+    detector: Any = SimpleNamespace(detect=lambda images: [SimpleNamespace(boxes=[0])])
+    small: World = replace(world, looks=looks, detector=detector)
+    drawn: Any = lambda w, side: w[:, :1, None, None].expand(-1, 3, side, side)  # noqa: E731
+    model: Any = SimpleNamespace(
+        latent_from=lambda code, expression: code + 0.1 * expression,
+        expression=lambda face: torch.ones(len(face), 1),
+        synthesize=drawn,
+    )
+    monkeypatch.setattr("deid.training.donors.fringe", lambda face, _: 1.0 * (face.mean() < 100))
+    codes = torch.tensor([[-0.6, 0.8], [0.6, 0.8], [0.0, 1.0]])
+    made = as_drawn(small, model, DonorBank(codes, torch.full((3, 3), 9.0)))
+    assert torch.equal(made.codes, codes[1:])
+    assert torch.allclose(made.looks, torch.tensor([[0.7], [0.1]]).expand(2, 3))
 
 
 def test_lab_is_what_others_compute() -> None:
