@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.anonymize.swap import NEAR, Swap
+from deid.anonymize.swap import ASKED, NEAR, Swap
 from deid.seeds import torch_generator
 from deid.training.donors import as_drawn
 from deid.worlds.donors import ALIKE, SIMILAR, DonorBank
@@ -68,6 +68,30 @@ def test_people_who_are_alike_are_near_in_code_and_in_looks() -> None:
     near = everybody.looks.square().sum(1).topk(ALIKE, largest=False).indices
     expected = F.normalize(everybody.codes[near].mean(0), dim=0)
     assert torch.allclose(everybody.alike(code, looks)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("age", "tries"), [(0.3, 1), (-1.0, ASKED)])
+def test_a_face_may_be_as_unlike_as_the_donors_that_there_are(
+    world: World, monkeypatch: pytest.MonkeyPatch, age: float, tries: int
+) -> None:
+    """Nobody in the bank is as old as the person: one who is drawn as old as they are will do."""
+    identity: Any = lambda images: F.normalize(images.flatten(1)[:, :DIM] + 1, dim=1)  # noqa: E731
+    old, drawn_looks = torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([[age, 0.0, 0.0]])
+    looks: Any = lambda images: old if images.amax() > 0 else drawn_looks  # noqa: E731
+    donors = DonorBank(bank().codes, bank().looks * torch.tensor([0.1, 0.0, 0.0]))
+    small: World = replace(world, identity=identity, looks=looks, donors=donors)
+    tried: list[int] = []
+
+    def synthesize(w: Tensor, side: int) -> Tensor:
+        tried.append(side)
+        return -torch.ones(len(w), 3, side, side)
+
+    latent: Any = lambda codes, _: codes  # noqa: E731
+    model: Any = SimpleNamespace(latent_from=latent, expression=lambda f: f, synthesize=synthesize)
+    monkeypatch.setattr("deid.anonymize.swap.fringe", lambda *_: 0.0)
+    monkeypatch.setattr("deid.anonymize.swap.bridge", lambda *_: 0.0)
+    Swap(small, model, 0.3, 1).codes(torch.rand(1, 3, 64, 64), [0])
+    assert len(tried) == tries
 
 
 def test_the_bank_is_used_where_there_is_one_and_it_is_asked_for(world: World) -> None:

@@ -25,8 +25,8 @@ ASKED = 12
 portraits, 5.8 each."""
 
 UNLIKE = 2.4
-"""Difference in looks (`LooksNetwork`) beyond which a drawn face is of another age or skin: of 60
-drawn from the bank's donors, who are alike, a quarter was."""
+"""Difference in looks (`LooksNetwork`) beyond which a drawn face is of another age or skin, unless
+the bank has nobody nearer: stage one draws nobody over forty, however old the donor."""
 
 OTHER_SEX = 1.0
 """Difference in the looks' certainty of the sex, a third of it, beyond which a drawn face may be of
@@ -106,18 +106,20 @@ class Swap:
         person's sex if any is."""
         small = at_size(face, SMALL)
         glasses, expression = bridge(*self._seen(small)) > SURELY, self.model.expression(small)
+        unlike = max(UNLIKE, bank.reach(*person, self.max_similarity, NEAR))
         flaws: list[tuple[Flaw, Tensor]] = []
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*person, self.max_similarity, NEAR, random)
             drawn = self._drawn(self.model.latent_from(code[None], expression), SMALL)
-            flaws.append((self._flaw(drawn, person[1], glasses), code))
+            flaws.append((self._flaw(drawn, person[1], unlike, glasses), code))
             if flaws[-1][0] == FLAWLESS:
                 break
         return min(flaws, key=lambda tried: tried[0])[1]
 
-    def _flaw(self, drawn: Tensor, looks: Tensor, glasses: bool) -> Flaw:
-        """What of a drawn face `[1,3,R,R]` shows at once beside a person's looks."""
+    def _flaw(self, drawn: Tensor, looks: Tensor, unlike: float, glasses: bool) -> Flaw:
+        """What of a drawn face `[1,3,R,R]` shows at once beside a person's looks, from which it may
+        differ by `unlike`."""
         seen = self._seen(drawn)
         hangs = max(0.0, fringe(*seen) - FRINGE)
         wrong = bridge(*seen) < GLASSES if glasses else bridge(*seen) > MAYBE
@@ -125,7 +127,7 @@ class Swap:
             return False, hangs + wrong
         difference = self.world.looks(drawn)[0] - looks
         other_sex = bool(difference[SEX].abs() > OTHER_SEX)
-        return other_sex, hangs + wrong + max(0.0, float(difference.norm()) - UNLIKE)
+        return other_sex, hangs + wrong + max(0.0, float(difference.norm()) - unlike)
 
     def _drawn(self, w: Tensor, side: int) -> Tensor:
         return at_size(self.model.synthesize(w, side).clamp(-1.0, 1.0), side)

@@ -10,7 +10,8 @@ strangers chosen by looks alone, which know age, sex and skin, some would be of 
 
 
 class DonorBank(nn.Module):
-    """`codes [N,dim]`, unit vectors of En_id; `looks [N,K]`, in the world's measure of looks."""
+    """`codes [N,dim]`, unit vectors of En_id; `looks [N,K]`, in the world's measure of looks, of
+    the faces that stage one draws of them (`deid.training.donors`)."""
 
     codes: Tensor
     looks: Tensor
@@ -29,12 +30,23 @@ class DonorBank(nn.Module):
         similar ones. Of them, one of the `near` that look most alike is drawn: were it always the
         nearest, the donor would tell who the person is.
         """
+        nearest, _ = self._nearest(code, looks, most, near)
+        return self.codes[nearest[torch.randint(len(nearest), (), generator=random)]]
+
+    def reach(self, code: Tensor, looks: Tensor, most: float, near: int) -> float:
+        """How far from the person's looks those of the donors are, at most, of whom `choose` draws
+        one."""
+        return float(self._nearest(code, looks, most, near)[1].amax())
+
+    def _nearest(
+        self, code: Tensor, looks: Tensor, most: float, near: int
+    ) -> tuple[Tensor, Tensor]:
+        """The rows of the donors that `choose` draws from, and how far their looks are."""
         similarity = self.codes @ code
-        least = similarity.argsort()
-        strangers = least[: max(near, int((similarity <= most).sum()))]
-        distance = (self.looks[strangers] - looks).square().sum(dim=1)
-        chosen = strangers[distance.argsort()[:near]]
-        return self.codes[chosen[torch.randint(len(chosen), (), generator=random)]]
+        strangers = similarity.argsort()[: max(near, int((similarity <= most).sum()))]
+        distance = (self.looks[strangers] - looks).norm(dim=1)
+        nearest = distance.argsort()[:near]
+        return strangers[nearest], distance[nearest]
 
     def alike(self, codes: Tensor, looks: Tensor) -> Tensor:
         """For people of `codes [N,dim]` and `looks [N,K]`, the mean code of those who are alike,

@@ -1,9 +1,11 @@
 """Draws the bank of donors from which `swap` chooses (`deid.worlds.donors`).
 
-    python -m deid.worlds.photo.pretrain.donors --count 500
+    python -m deid.worlds.photo.pretrain.donors --count 1198
+    python -m deid.training.donors deid/worlds/photo/shipped/stage_one
 
-writes it to where the world is loaded from. 320 s of one busy core; the files of the
-world must be in the store (`deid weights fetch --world photo`).
+write it to where the world is loaded from: first their codes, then how stage one draws them. Half
+an hour of one core; the files of the world must be in the store (`deid weights fetch --world
+photo`).
 """
 
 import argparse
@@ -56,7 +58,7 @@ def draw_donors(count: int, seed: int = 0) -> DonorBank:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--count", type=int, default=1198)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OURS)
     asked = parser.parse_args()
