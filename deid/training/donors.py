@@ -91,6 +91,7 @@ def main() -> None:
     bank = as_drawn(world, model, world.donors)
     card = json.loads((OURS / "donors.json").read_text())
     about = {key: card[key] for key in ("network", "data", "license")}
+    about["network"] += " as stage one draws them"
     about["training"] = card["training"] | {"kept": len(bank.codes), "drawn": TIMES}
     about["seconds"] = round(card["seconds"] + time.process_time() - began)
     bank.codes, bank.looks = bank.codes.half(), bank.looks.half()
