@@ -16,8 +16,8 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
+from deid.batch.manifest import RunInfo
 from deid.batch.outcome import Outcome, Task
-from deid.batch.pipeline import RunInfo
 from deid.batch.plan import Locations
 from deid.batch.settings import BatchSettings
 from deid.batch.workers import START_TIMEOUT, Open, ProcessPool
