@@ -262,7 +262,8 @@ def test_the_help_waits_for_no_library() -> None:
 def test_the_parent_of_a_run_waits_for_no_network_and_no_training() -> None:
     code = (
         "import sys, deid.batch.project, deid.registry.choice;"
-        "heavy = {'torch', 'cv2', 'numpy', 'mlflow', 'great_expectations', 'skimage', 'matplotlib', 'pandas', 'scipy',"
+        "heavy = {'torch', 'cv2', 'numpy', 'mlflow', 'great_expectations', 'skimage', 'matplotlib',"
+        " 'pandas', 'scipy',"
         " 'lightning_fabric', 'deid.training.loop'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"
     )
