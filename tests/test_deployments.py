@@ -77,3 +77,34 @@ def test_no_secret_is_in_a_template(pools: dict[str, Any]) -> None:
     for pool in pools.values():
         names = pool.get("job_variables", {}).get("env", {})
         assert not [n for n in names if any(w in n for w in ("KEY", "SECRET", "TOKEN"))]
+
+
+def test_one_machine_serves_every_deployment_with_its_schedules_and_their_time_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.serve import served
+
+    content = yaml.safe_load(FILE.read_text())
+    nightly, _, hourly = content["deployments"]
+    nightly["schedules"][0]["timezone"] = "Europe/Berlin"
+    hourly["schedules"].append({"cron": "30 4 * * 0"})
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(ROOT)
+    made = {d.name: [s.schedule for s in d.schedules] for d in served(tmp_path / "prefect.yaml")}
+    (night,) = made["nightly"]
+    assert (night.cron, night.timezone) == ("0 2 * * *", "Europe/Berlin")
+    assert made["on-drift"] == []
+    assert made["hourly"][0].interval.total_seconds() == 3600
+    assert made["hourly"][1].cron == "30 4 * * 0"
+
+
+def test_to_serve_outside_a_project_is_an_error_that_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.serve import main
+
+    monkeypatch.chdir(tmp_path)
+    for there in ("prefect.yaml", "flows/retrain.py"):
+        with pytest.raises(SystemExit, match=rf"serve: {there}: no such file here; go to"):
+            main()
+        (tmp_path / "prefect.yaml").write_text(FILE.read_text())
