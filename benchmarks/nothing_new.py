@@ -2,8 +2,8 @@
 
 100,000 inputs, their outputs and their records are laid out as a batch leaves them (one picture is
 made by a real batch, the others are copies of its files and record under names of their own). Then
-`deid run` is called on them; printed are its wall time, the processor time of it and its worker, the
-largest resident memory of both together, and the load of the machine.
+`deid run` is called on them; printed are its wall time, the processor time of it and its worker,
+the largest resident memory of both together, and the load of the machine.
 """
 
 import argparse
