@@ -67,6 +67,7 @@ def measure(folder: Path, method: str, world: str, options: list[str]) -> Cost:
         out = Path(scratch, "out")
         command = [sys.executable, "-m", "deid.cli", "run", str(folder), str(out)]
         options = ["--method", method, "--world", world, "--allow-no-face", *options]
+        options += ["--timeout", "3600"]  # by the clock, of which a busy machine takes more
         journal, times, start, last, seen = out / JOURNAL, list[float](), 0.0, 0.0, 0
         with subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL) as process:
             while process.poll() is None:
@@ -77,7 +78,10 @@ def measure(folder: Path, method: str, world: str, options: list[str]) -> Cost:
                     start, last, seen = start or now, now, lines
         made = [json.loads(x) for x in (out / "manifest.jsonl").read_text().splitlines()]
         written = [out / line["output"] for line in made if line["status"] == "written"]
-        assert len(times) > 1, f"{folder}: too few pictures to measure"
+        if len(times) < 2 or len(written) < len(made):
+            sys.exit(
+                f"{folder}: {len(written)} of {len(made)} pictures written; nothing to measure"
+            )
         return Cost(
             tuple(times),
             start,
