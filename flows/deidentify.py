@@ -23,8 +23,8 @@ from pydantic import Field
 
 from deid.batch.cluster import shards_of
 from deid.batch.executor import Executor
+from deid.batch.manifest import RunInfo
 from deid.batch.outcome import Outcome, Task
-from deid.batch.pipeline import RunInfo
 from deid.batch.project import run_project
 from deid.batch.settings import BatchSettings
 from deid.batch.summary import Summary

@@ -6,6 +6,7 @@ With PREFECT_API_URL they report to that server; without, `prefect server start`
 """
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,14 +25,12 @@ def served(file: Path = DEPLOYMENTS) -> list[Any]:
 
     made = []
     for entry in yaml.safe_load(file.read_text())["deployments"]:
-        (schedule,) = entry.get("schedules") or [{}]
         flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"])
         made.append(
             flow.to_deployment(
                 entry["name"],
                 description=entry["description"],
-                cron=schedule.get("cron"),
-                interval=schedule.get("interval"),
+                schedules=[_schedule(**each) for each in entry.get("schedules", [])],
                 triggers=entry.get("triggers"),
                 parameters=entry["parameters"],
                 concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
@@ -40,13 +39,22 @@ def served(file: Path = DEPLOYMENTS) -> list[Any]:
     return cast(list[Any], made)
 
 
+def _schedule(interval: float | None = None, **more: Any) -> Any:
+    """One of prefect.yaml's, of which Prefect reads the same names; `interval` in seconds."""
+    from prefect.schedules import Schedule
+
+    return Schedule(interval=timedelta(seconds=interval) if interval else None, **more)
+
+
 def main() -> None:
     """Serve them until interrupted."""
-    if not DEPLOYMENTS.is_file():
-        sys.exit(f"serve: {DEPLOYMENTS}: no such file here; go to the project's root")
     from prefect import serve
 
-    serve(*served(), limit=2)
+    try:
+        deployments = served()
+    except FileNotFoundError as error:  # of the deployments, or of a flow that they name
+        sys.exit(f"serve: {error.filename}: no such file here; go to the project's root")
+    serve(*deployments, limit=2)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from deid.audit.seal import (
     SEAL,
     publishable,
     seal,
+    times_of,
     verify,
-    with_times,
 )
 from deid.audit.summary import HTML, SUMMARY, WORST
 from deid.errors import DeidError
@@ -317,7 +317,9 @@ def test_the_same_records_give_the_same_bytes_whenever_they_were_made() -> None:
 def test_times_come_back_to_a_batch_that_goes_on() -> None:
     records, outputs = batch()
     first = seal(records, outputs.__getitem__, KEY)
-    again = with_times(map(json.loads, lines(first[MANIFEST])), first[LEDGER])
+    times = times_of(first[LEDGER])
+    public = map(json.loads, lines(first[MANIFEST]))
+    again = [{"time": times[record["file"]], **record} for record in public]
     assert seal(again, outputs.__getitem__, KEY) == first
 
 

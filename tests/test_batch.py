@@ -6,20 +6,24 @@ import os
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL, recorded_name, verify
+from deid.audit.seal import AUDIT_FILES, LEDGER, MANIFEST, SEAL, recorded_name, verify
 from deid.batch import executor as executor_module
 from deid.batch import pipeline as pipeline_module
+from deid.batch import plan as plan_module
 from deid.batch import run as run_module
 from deid.batch.executor import InProcess
 from deid.batch.manifest import Records
@@ -33,7 +37,7 @@ from deid.batch.workers import ProcessPool
 from deid.cli.audit import verify as verify_command
 from deid.errors import DeidError
 from deid.storage.local import LocalStorage
-from deid.storage.protocol import PRIVATE
+from deid.storage.protocol import PRIVATE, is_safe
 from tests import executor
 from tests.executor import CRASHED, HANGING, STARVED, open_mask
 from tests.toy import toy_world
@@ -298,7 +302,7 @@ def test_a_single_picture_leaves_the_rest_of_its_folder_alone(
     save(home / "mine.png", 2)
     walk = LocalStorage._walk
 
-    def watched(self: LocalStorage, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    def watched(self: LocalStorage, folder: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
         assert folder or self.root != home, "the whole folder is walked"
         return walk(self, folder)
 
@@ -311,6 +315,42 @@ def test_a_single_picture_leaves_the_rest_of_its_folder_alone(
     (home / "safe.png").write_bytes(b"other")
     with pytest.raises(DeidError, match="1 problem; do not trust it"):
         verify_command(str(home / "safe.png"))
+
+
+def test_a_run_with_nothing_new_lists_each_place_once_and_reads_each_record_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a hundred thousand files each further look costs seconds."""
+    for n in range(3):
+        save(tmp_path / f"in/{n}.png", n)
+    run(tmp_path / "in", tmp_path / "out")
+    looks: Counter[str] = Counter()
+    list_, read = LocalStorage.list, LocalStorage.read
+
+    def listed(self: LocalStorage, prefix: str = "") -> dict[str, str]:
+        looks.update([f"list {self.root.name}"] if not prefix else [])
+        return list_(self, prefix)
+
+    def fetched(self: LocalStorage, name: str) -> bytes:
+        looks.update([name])
+        return read(self, name)
+
+    monkeypatch.setattr(LocalStorage, "list", listed)
+    monkeypatch.setattr(LocalStorage, "read", fetched)
+    assert run(tmp_path / "in", tmp_path / "out").counts == {"done": 3}
+    assert (looks["list in"], looks["list out"]) == (1, 1)
+    assert (looks[MANIFEST], looks[LEDGER]) == (2, 1), "once more for the seal"
+    assert not [name for name in looks if name.endswith(".png")]
+
+
+@given(st.text(alphabet="ab./\\ \0Ü", max_size=12))
+def test_a_name_is_judged_as_pathlib_would_judge_it(name: str) -> None:
+    path = PurePosixPath(name)
+    plain = not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    safe = plain and bool(path.parts) and str(path) == name
+    assert is_safe(name) == safe
+    if safe:
+        assert plan_module._suffix(name) == path.suffix.lower()
 
 
 def test_a_killed_batch_is_unfinished_and_not_distrusted(tmp_path: Path) -> None:

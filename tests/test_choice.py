@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import deid.batch.project
+import deid.worlds
 from deid.batch import bundle
 from deid.batch.executor import InProcess
 from deid.batch.plan import locate
@@ -124,7 +124,7 @@ Run = Callable[..., Summary]
 @pytest.fixture
 def run(two: Model, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Masks the faces of three pictures with the model of a choice."""
-    monkeypatch.setattr(deid.batch.project, "load_world", lambda _: toy_world())
+    monkeypatch.setattr(deid.worlds, "load_world", lambda _: toy_world())
     source = two.folder / "in"
     source.mkdir()
     for seed in range(3):

@@ -259,10 +259,11 @@ def test_the_help_waits_for_no_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_imports_nothing_of_the_training() -> None:
+def test_the_parent_of_a_run_waits_for_no_network_and_no_training() -> None:
     code = (
-        "import sys, deid.batch.project;"
-        "heavy = {'mlflow', 'great_expectations', 'skimage', 'matplotlib', 'pandas', 'scipy',"
+        "import sys, deid.batch.project, deid.registry.choice;"
+        "heavy = {'torch', 'cv2', 'numpy', 'mlflow', 'great_expectations', 'skimage', 'matplotlib',"
+        " 'pandas', 'scipy',"
         " 'lightning_fabric', 'deid.training.loop'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"
     )

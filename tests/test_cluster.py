@@ -15,11 +15,15 @@ from deid.batch.plan import locate
 from deid.batch.run import run_batch
 from deid.batch.settings import BatchSettings
 from deid.errors import DeidError
+from deid.latents.cluster import Cluster
+from deid.latents.sample import sample_from
+from deid.params import SampleParams
 from tests.conftest import ROOT
 from tests.executor import KILLED, open_mask, open_slow_mask
 from tests.servers import wait_until
 from tests.test_batch import save
 from tests.test_serve import picture
+from tests.toy import toy_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 PICTURES = 100
@@ -101,6 +105,16 @@ def test_a_picture_that_kills_its_process_costs_itself_only(cluster: Any, tmp_pa
     summary = run_batch(places, lambda where: RayCluster(open_mask, where, settings(cluster)))
     assert dict(summary.counts) == {"written": 3, "quarantined": 1}
     assert "was killed by signal 9" in summary.problems[0]
+
+
+def test_the_cluster_draws_the_very_pairs_that_processes_draw(cluster: Any, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=1)
+    asked = SampleParams(count=24, shard_size=8, batch_size=4, workers=1, seed=5)
+    for name, share_out in (("one", None), ("cluster", Cluster(cluster.address))):
+        sample_from(asked, toy_world, tmp_path / name, share_out)
+    made = contents(tmp_path / "cluster")
+    assert len(made) > 6, "an index, and pictures and vectors of three shards"
+    assert made == contents(tmp_path / "one")
 
 
 def test_a_cluster_that_is_not_there_is_an_error_that_says_how_to_start_one(

@@ -30,7 +30,7 @@ from deid.gate import recognize as recognize_module
 from deid.gate import sweep as sweep_module
 from deid.gate.calibration import pair_similarities
 from deid.gate.components import Components
-from deid.gate.face import Face, FaceRecord
+from deid.gate.face import Face
 from deid.gate.fallback import (
     COARSE,
     OPAQUE,
@@ -44,6 +44,7 @@ from deid.gate.judges import Judge, Verifier, world_verifier
 from deid.gate.limits import Limits, Unsafe
 from deid.gate.picture import deidentify_picture
 from deid.gate.place import Placing, place
+from deid.gate.record import FaceRecord
 from deid.imaging.align import Square, crop_face
 from deid.imaging.codec import Form, decode, encode
 from deid.imaging.paste import OPAQUE_GRAY, coverage, hard_region, hull_of_box, looks_filled

@@ -37,7 +37,6 @@ from deid.gate import geometry as geometry_module
 from deid.gate import place as place_module
 from deid.gate.calibration import pair_similarities
 from deid.gate.components import Components
-from deid.gate.face import FaceRecord
 from deid.gate.geometry import Geometry, check_geometry
 from deid.gate.judges import (
     Judge,
@@ -45,6 +44,7 @@ from deid.gate.judges import (
     build_verifier,
 )
 from deid.gate.picture import deidentify_picture
+from deid.gate.record import FaceRecord
 from deid.imaging.align import Square, crop_face, place_face
 from deid.imaging.codec import DEFAULT_QUALITY, decode, encode, jpeg_quality
 from deid.imaging.paste import (

@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import deid.batch.project
+import deid.batch.pipeline
 import deid.tracking
+import deid.worlds
 from deid.batch.bundle import Bundle
 from deid.errors import DeidError
 from deid.params import AnonymizeParams, Gates
@@ -310,7 +311,7 @@ def champion(model: Model, monkeypatch: pytest.MonkeyPatch) -> Any:
     model.register(1.0)
     for file in (model.folder / "1.0").rglob("*.safetensors"):
         file.unlink()
-    monkeypatch.setattr(deid.batch.project, "load_world", lambda _: toy_world())
+    monkeypatch.setattr(deid.worlds, "load_world", lambda _: toy_world())
     mlflow.set_tracking_uri(deid.tracking.tracking_uri())
     return mlflow.pyfunc.load_model(f"models:/{model.params.model}@champion")
 
@@ -352,13 +353,13 @@ def test_no_file_is_written_and_no_pipeline_built_twice_for_requests(
     sent = pd.DataFrame({"image": [picture(1)]})
     methods = [{"method": "mask"}, {"method": "blur"}, {"method": "mask", "seed": 3}]
     built: list[str] = []
-    build = deid.batch.project.build_pipeline
+    build = deid.batch.pipeline.build_pipeline
 
     def building(settings: Any, *rest: Any) -> Any:
         built.append(settings.method)
         return build(settings, *rest)
 
-    monkeypatch.setattr(deid.batch.project, "build_pipeline", building)
+    monkeypatch.setattr(deid.batch.pipeline, "build_pipeline", building)
     for method in methods:
         champion.predict(sent, params=method)
     with files_written() as written:

@@ -13,6 +13,7 @@ are not, and cannot be.
 """
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -60,14 +61,10 @@ def seal(records: Sequence[Record], read_output: Read, key: AuditKey | None) -> 
     return {**files, SEAL: _signed(files, len(lines), key)}
 
 
-def with_times(manifest: Iterable[Record], ledger: bytes) -> list[dict[str, Any]]:
-    """Records of a sealed manifest with their times again, for a batch that resumes."""
-    times: dict[str, str] = {}
-    for line in ledger.decode(errors="replace").splitlines():
-        entry = _json(line)
-        if isinstance(entry, dict):
-            times[str(entry.get("file"))] = str(entry.get(TIME, ""))
-    return [{TIME: times.get(str(record["file"]), ""), **record} for record in manifest]
+def times_of(ledger: bytes) -> dict[str, str]:
+    """Name → time of a sealed manifest's records, for a batch that resumes."""
+    entries = (_json(line.decode(errors="replace")) for line in io.BytesIO(ledger))
+    return {str(e.get("file")): str(e.get(TIME, "")) for e in entries if isinstance(e, dict)}
 
 
 def publishable(record: Record) -> dict[str, Any]:
@@ -148,7 +145,7 @@ def verify(read: Read, names: Iterable[str], key: AuditKey | None = None) -> lis
         if not isinstance(body, dict) or body.get("version") != VERSION:
             return [f"{SEAL}: not a seal of this version"]
         problems = _signature_problems(body, key)
-        problems += _file_problems(body, audit)
+        problems += _file_problems(body, audit.__getitem__)
         records, found = _record_problems(audit[MANIFEST], audit[LEDGER])
         problems += found
         if len(records) != body.get("records"):
@@ -162,10 +159,10 @@ def is_sealed(read: Read, key: AuditKey | None) -> bool:
     """Whether the audit files are those of their seal, which this `key` made, or none where none is
     given; says nothing of the outputs."""
     try:
-        audit = {name: read(name) for name in AUDIT_FILES}
-        body = _json(audit[SEAL].decode())
-        signed = is_signed(audit[SEAL])
-        problems = _signature_problems(body, key) + _file_problems(body, audit)
+        sealed = read(SEAL)
+        body = _json(sealed.decode())
+        signed = is_signed(sealed)
+        problems = _signature_problems(body, key) + _file_problems(body, read)
         return signed == (key is not None) and not problems
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -197,12 +194,12 @@ def _signature_problems(body: Mapping[str, Any], key: AuditKey | None) -> list[s
     return [] if key.verify(_message(body), signature) else [f"{SEAL}: its signature is wrong"]
 
 
-def _file_problems(body: Mapping[str, Any], audit: Mapping[str, bytes]) -> list[str]:
+def _file_problems(body: Mapping[str, Any], read: Read) -> list[str]:
     sealed = body["sha256"]
     return [
         f"{name}: changed since it was sealed"
         for name in AUDIT_FILES
-        if name != SEAL and hashlib.sha256(audit[name]).hexdigest() != sealed.get(name)
+        if name != SEAL and hashlib.sha256(read(name)).hexdigest() != sealed.get(name)
     ]
 
 

@@ -8,23 +8,22 @@ be the same bytes. The lease, the journal and the manifest stay with this proces
 Every node needs this package, the model's files at the same paths, and its own credentials.
 """
 
-import os
 import pickle
-import socket
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
+from deid.batch.manifest import RunInfo
 from deid.batch.outcome import Outcome, Task
-from deid.batch.pipeline import RunInfo
 from deid.batch.plan import Locations
 from deid.batch.settings import BatchSettings
 from deid.batch.workers import START_TIMEOUT, Open, ProcessPool
-from deid.errors import DeidError, missing_extra
+from deid.cluster import connected, said
+from deid.errors import DeidError
 
 TASKS, OUTCOMES = "tasks", "outcomes"  # columns of the rows that Ray carries: pickled lists
-ANSWER = 10.0  # seconds that a cluster has to take a connection
 AHEAD = 2  # shards that an actor has, of which it works on one
 
 
@@ -36,36 +35,18 @@ class RayCluster:
 
     def __init__(self, open_: Open, locations: Locations, batch: BatchSettings) -> None:
         self._open, self._locations, self._batch = open_, locations, batch
-        self._started = False
+        self._connection = ExitStack()
 
     def __enter__(self) -> Self:
-        ray = _ray()
-        if not ray.is_initialized():
-            self._connect(ray)
-            self._started = True
+        batch = self._batch
+        ray = self._connection.enter_context(connected(batch.address, batch.jobs))
         try:
-            greet = ray.remote(num_cpus=1, num_gpus=self._batch.gpus)(_info)
+            greet = ray.remote(num_cpus=1, num_gpus=batch.gpus)(_info)
             self.info: RunInfo = ray.get(greet.remote(self._open), timeout=START_TIMEOUT)
         except ray.exceptions.RayError as error:  # also that no node has room within that time
-            self.__exit__(None, None, None)
-            raise DeidError(f"the Ray cluster cannot load the networks: {_said(error)}") from None
+            self._connection.close()
+            raise DeidError(f"the Ray cluster cannot load the networks: {said(error)}") from None
         return self
-
-    def _connect(self, ray: Any) -> None:
-        local = {"num_cpus": self._batch.jobs, "include_dashboard": False}
-        try:
-            _knock(self._batch.address)
-            ray.init(
-                address=self._batch.address or "local",
-                log_to_driver=False,
-                **({} if self._batch.address else local),
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            where = f"--address {self._batch.address}" if self._batch.address else "--engine ray"
-            raise DeidError(
-                f"{where}: {_said(error)}; start a cluster with `ray start --head`, or correct the "
-                "address"
-            ) from None
 
     def __exit__(
         self,
@@ -73,9 +54,7 @@ class RayCluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._started:
-            _ray().shutdown()
-            self._started = False
+        self._connection.close()
 
     def work(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
         """See `Executor`; of a lost node, shards are done again."""
@@ -98,13 +77,13 @@ class RayCluster:
         )
         try:
             for row in done.iter_rows():
-                said = pickle.loads(row[OUTCOMES])
-                if isinstance(said, DeidError):
-                    raise said
-                yield from said
+                done_or_not = pickle.loads(row[OUTCOMES])
+                if isinstance(done_or_not, DeidError):
+                    raise done_or_not
+                yield from done_or_not
         except ray.exceptions.RayError as error:
             raise DeidError(
-                f"the Ray cluster gave up: {_said(error)}; run it again to resume"
+                f"the Ray cluster gave up: {said(error)}; run it again to resume"
             ) from None
 
 
@@ -130,27 +109,5 @@ def shards_of(tasks: Iterator[Task], size: int) -> Iterator[Sequence[Task]]:
         yield shard
 
 
-def _said(error: Exception) -> str:
-    """The first line of what went wrong, where Ray reports another's error that one."""
-    reason = getattr(error, "cause", None) or error
-    return (str(reason) or type(reason).__name__).splitlines()[0]
-
-
 def _info(open_: Open) -> RunInfo:
     return open_().info
-
-
-def _ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing calls home
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise DeidError(missing_extra(error, "ray")) from None
-    return ray
-
-
-def _knock(address: str | None) -> None:
-    """`OSError` where nothing listens at HOST:PORT: Ray itself would try for many minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host, int(port)), ANSWER).close()

@@ -7,11 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
+from deid.batch.manifest import RunInfo
 from deid.batch.outcome import Outcome, Task, give_up, process_task, remove_leftover
-from deid.batch.pipeline import Pipeline, RunInfo
 from deid.batch.plan import Locations
+
+if TYPE_CHECKING:
+    from deid.batch.pipeline import Pipeline
 
 GRACE = 30.0  # seconds that code which cannot be interrupted has to return
 TOO_LONG = "took too long; raise --timeout and give --retry-quarantined"
@@ -42,7 +45,7 @@ class InProcess:
     that a decoder that crashes, or never returns, ends the whole run."""
 
     def __init__(
-        self, pipeline: Pipeline, locations: Locations, timeout: float | None = None
+        self, pipeline: "Pipeline", locations: Locations, timeout: float | None = None
     ) -> None:
         self._pipeline, self._locations, self._timeout = pipeline, locations, timeout
         self.info = pipeline.info

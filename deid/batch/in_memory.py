@@ -18,8 +18,9 @@ from deid.errors import DeidError
 from deid.faces.detection.boxes import Boxes, iou
 from deid.faces.faces import FaceDetector, Faces
 from deid.gate.choose import Chooser
-from deid.gate.face import KEPT, Face, FaceRecord
+from deid.gate.face import KEPT, Face
 from deid.gate.limits import Limits
+from deid.gate.record import FaceRecord
 from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
 from deid.pixels import Pixels
 from deid.storage.staging import write_atomically

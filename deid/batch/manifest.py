@@ -21,17 +21,30 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from deid.audit.seal import LEDGER, TIME, with_times
+from deid.audit.seal import LEDGER, TIME, times_of
 from deid.batch.bundle import UNKNOWN, Origin
-from deid.gate.face import FaceRecord
+from deid.gate.record import FaceRecord
 from deid.storage.local import LocalStorage
 from deid.storage.protocol import PRIVATE, Storage, StorageFailure
 
 NAME = "manifest.jsonl"
 PREVIEWS = "previews.jsonl"  # of a dry run, which writes nothing that counts as an output
+PREVIEW_SUFFIX = ".preview.png"
 
 SYNC_SECONDS = 1.0  # how old a line of a local journal may get before the disk must have it
 PART_LINES, PART_SECONDS = 64, 5.0  # how much of a journal on S3 a kill may lose
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a pipeline says of itself before it gets any work."""
+
+    settings: str  # fingerprint of what shapes an output, but for the version of the model
+    manifest: str = NAME
+    suffix: str = ""  # what an output's name has beyond the input's
+    notes: tuple[str, ...] = ()
+    content: str = ""  # hash of the model
+    any_version: bool = True  # outputs of other versions of the model stay
 
 
 @dataclass(frozen=True)
@@ -70,36 +83,34 @@ class Records:
         self._storage = storage
         self._texts: dict[str, str] = {}
         self._versions: dict[str, Versions] = {}
-        self._times: dict[str, str] = {}
+        self._times: dict[str, str] = {}  # of lines that the ledger does not have
         self._journal = open_journal(storage, name)
         parts = list(storage.list(_journal_stem(name)))
         self.changed = bool(parts)  # since the manifest was written
-        for line in self._read(name):
-            self._texts[line["file"]] = _text(line)
-        if name == NAME and storage.version(LEDGER) is not None:
-            files: list[Line] = [{"file": file} for file in self._texts]
-            for line in with_times(files, storage.read(LEDGER)):
-                self._times[line["file"]] = line[TIME]
-        for line in self._read(_known_name(name)):
+        for line, text in self._read(name):
+            self._texts[line["file"]] = text
+        for line, _ in self._read(_known_name(name)):
             first, second = line["versions"]
             self._versions[line["file"]] = (str(first), str(second))
         for part in parts:
-            for line in self._read(part):
+            for line, _ in self._read(part):
                 first, second = line["versions"]
                 self._remember(line["record"], (str(first), str(second)), str(line[TIME]))
 
-    def _read(self, name: str) -> Iterator[Line]:
-        """The whole lines of a file; one that a killed run left unfinished has no say."""
+    def _read(self, name: str) -> Iterator[tuple[Line, str]]:
+        """The whole lines of a file, parsed and as they are; one that a killed run left unfinished
+        has no say."""
         if self._storage.version(name) is None:
             return
-        for text in io.BytesIO(self._storage.read(name)):  # not all lines at once
+        for data in io.BytesIO(self._storage.read(name)):  # not all lines at once
+            text = data.decode(errors="replace").strip()
             try:
-                line = json.loads(text.decode(errors="replace"))
+                line = json.loads(text)
                 whole = isinstance(line.get("record", line)["file"], str)
             except (ValueError, KeyError, AttributeError, TypeError):
                 continue
             if whole:
-                yield line
+                yield line, text
 
     def _remember(self, line: Line, versions: Versions, time: str) -> None:
         file, text = line["file"], _text(line)
@@ -142,8 +153,10 @@ class Records:
     def all(self) -> Iterator[Line]:
         """The newest record of each input, sorted by name, and its time, which no manifest has:
         that of a batch that was killed is no other than that of one that was not."""
+        sealed = self.name == NAME and self._storage.version(LEDGER) is not None
+        times = (times_of(self._storage.read(LEDGER)) if sealed else {}) | self._times
         for file in sorted(self._texts):
-            yield {**json.loads(self._texts[file]), TIME: self._times.get(file, "")}
+            yield {**json.loads(self._texts[file]), TIME: times.get(file, "")}
 
     def manifest(self) -> bytes:
         """The records as the manifest has them."""

@@ -8,12 +8,15 @@ import logging
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from deid.audit.seal import recorded_name
-from deid.batch.manifest import FileRecord, Line, Versions
-from deid.batch.pipeline import Pipeline, RunInfo
+from deid.batch.manifest import FileRecord, Line, RunInfo, Versions
 from deid.errors import DeidError
 from deid.storage.protocol import Occupied, Storage, StorageFailure, Unreachable
+
+if TYPE_CHECKING:  # the parent of a batch loads no network and need not wait for torch
+    from deid.batch.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +79,9 @@ class Outcome:
     unreachable: bool = False  # its storage did not give it
 
 
-def process_task(task: Task, pipeline: Pipeline, source: Storage, destination: Storage) -> Outcome:
+def process_task(
+    task: Task, pipeline: "Pipeline", source: Storage, destination: Storage
+) -> Outcome:
     """De-identify one input and write its output; raises nothing but `StorageFailure`."""
     try:
         data, version = source.fetch(task.name, MAX_BYTES)

@@ -10,20 +10,21 @@ from torch import Tensor
 
 from deid.anonymize import METHODS, ModelPaths, invert, refine
 from deid.batch.bundle import UNKNOWN, Origin
-from deid.batch.manifest import NAME, PREVIEWS, FileRecord
-from deid.batch.preview import REASON, SUFFIX, draw_preview, planned
+from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
+from deid.batch.preview import REASON, draw_preview, planned
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.faces.detection import build_detector, weights_of
 from deid.gate.choose import build_chooser, reference_files, reference_hashes
 from deid.gate.components import Components
 from deid.gate.domain import rendered_only
-from deid.gate.face import Face, FaceRecord
+from deid.gate.face import Face
 from deid.gate.fallback import build_anonymizers
 from deid.gate.find import find_faces
 from deid.gate.judges import build_verifier
 from deid.gate.limits import Limits
 from deid.gate.picture import deidentify_picture
+from deid.gate.record import FaceRecord
 from deid.gate.transparency import without_hidden_faces
 from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
 from deid.imaging.metadata import NOTHING, Keep, parse_keep
@@ -39,18 +40,6 @@ QUALITIES = ("normal", "high")
 TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", "model.py", "pixels.py", "seeds.py")
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What a pipeline says of itself before it gets any work."""
-
-    settings: str  # fingerprint of what shapes an output, but for the version of the model
-    manifest: str = NAME
-    suffix: str = ""  # what an output's name has beyond the input's
-    notes: tuple[str, ...] = ()
-    content: str = ""  # hash of the model
-    any_version: bool = True  # outputs of other versions of the model stay
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,7 @@ class Pipeline:
         content, stay = self.origin.content_sha256, not self.update_model
         if self.settings.dry_run:
             notes = (*self.notes, f"note: {REASON}")
-            return RunInfo(self.fingerprint, PREVIEWS, SUFFIX, notes, content, stay)
+            return RunInfo(self.fingerprint, PREVIEWS, PREVIEW_SUFFIX, notes, content, stay)
         return RunInfo(self.fingerprint, notes=self.notes, content=content, any_version=stay)
 
     @cached_property

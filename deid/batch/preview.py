@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from deid.gate.face import Face, FaceRecord
+from deid.gate.face import Face
+from deid.gate.record import FaceRecord
 from deid.pixels import Pixels
 
-SUFFIX = ".preview.png"
 REASON = "a preview, which shows original faces; nothing was de-identified"
 CHANGED, KEPT = (200, 30, 30), (20, 120, 45)
 PAPER = (255, 255, 255)

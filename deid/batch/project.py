@@ -4,27 +4,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from deid.anonymize import ModelPaths
 from deid.batch.bundle import STAGE_ONE, STAGE_TWO, Bundle, shipped_bundle
 from deid.batch.cluster import RayCluster
 from deid.batch.executor import Executor, InProcess
-from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.plan import Locations, locate
 from deid.batch.run import run_batch
 from deid.batch.settings import BatchSettings, RunSettings
 from deid.batch.summary import Summary
 from deid.batch.workers import ProcessPool, compute_on_one_thread
 from deid.errors import DeidError
-from deid.faces.detection import weights_of
 from deid.params import Params, WorldParams, load_params
 from deid.weights.cards import SUFFIX
 from deid.weights.catalog import require_commercial_content
-from deid.worlds import load_world
-from deid.worlds.world import World
+
+if TYPE_CHECKING:
+    from deid.batch.pipeline import Pipeline
+    from deid.worlds.world import World
 
 PARAMS = "params.yaml"
 PROFILES = "profiles"
@@ -104,13 +103,18 @@ def _files_at(root: Path, files: dict[str, tuple[str, ...]]) -> dict[str, tuple[
 
 
 def open_pipeline(
-    bundle: Bundle, asked: RunSettings, update_model: bool = False, world: World | None = None
-) -> Pipeline:
+    bundle: Bundle, asked: RunSettings, update_model: bool = False, world: "World | None" = None
+) -> "Pipeline":
     """Everything that `asked` needs, built from `bundle`, whose own `anonymize` settings count.
 
     With `update_model`, outputs of other versions of a registered model are not done. `world`: that
     of `bundle`, where it is loaded already.
     """
+    from deid.anonymize import ModelPaths  # what draws, and torch with it: not for a parent
+    from deid.batch.pipeline import build_pipeline
+    from deid.faces.detection import weights_of
+    from deid.worlds import load_world
+
     if bundle.world.commercial:
         for spec in (*asked.detectors, *asked.recognizers):
             for file in weights_of(spec):
@@ -133,10 +137,12 @@ class Pipelines:
         self._built: dict[RunSettings, Pipeline] = {}
 
     @cached_property
-    def world(self) -> World:
+    def world(self) -> "World":
+        from deid.worlds import load_world
+
         return load_world(self.bundle.world)
 
-    def get(self, asked: RunSettings) -> Pipeline:
+    def get(self, asked: RunSettings) -> "Pipeline":
         """One for `asked`; what no network is built for may differ from call to call for free."""
         key = replace(asked, **_FREE)
         built = self._built.pop(key, None) or open_pipeline(self.bundle, key, world=self.world)

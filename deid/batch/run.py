@@ -11,20 +11,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from deid.audit.keys import signing_key
 from deid.audit.seal import is_sealed, seal
 from deid.batch.executor import Executor, InProcess
 from deid.batch.manifest import NAME, PREVIEWS, Journal, Records
 from deid.batch.outcome import Outcome, content_sha256
-from deid.batch.pipeline import Pipeline
 from deid.batch.plan import Locations, list_inputs, locate, make_plan
-from deid.batch.preview import SUFFIX
 from deid.batch.summary import Summary
 from deid.errors import DeidError
 from deid.progress import progress
 from deid.storage.local import LocalStorage
 from deid.storage.protocol import StorageFailure
+
+if TYPE_CHECKING:
+    from deid.batch.pipeline import Pipeline
 
 MOST_UNREACHABLE = 20  # inputs in a row that a storage does not give before the batch ends
 
@@ -46,10 +48,10 @@ def run_batch(
     inputs = list_inputs(locations, may_be_empty=prune or may_be_empty)
     with start(locations) as executor, exclusive(locations):
         info = executor.info
-        notes = _keep_previews_apart(locations, info.manifest)
+        _keep_previews_apart(locations, info.manifest)
         records = Records(locations.audit, info.manifest)
         plan = make_plan(locations, inputs, records, info, retry)
-        notes += plan.notes + _remove_gone(locations, records, plan.gone, prune)
+        notes = plan.notes + _remove_gone(locations, records, plan.gone, prune)
         record = f"{locations.audit}/{records.name}"
         summary = Summary(record, +Counter(done=plan.known), notes=(*info.notes, *notes))
         for name in plan.hopeless:
@@ -128,16 +130,16 @@ def exclusive(locations: Locations) -> Iterator[None]:
     audit, destination = locations.audit, locations.destination
     both = locations.single is None and str(audit) != str(destination)
     with audit.exclusive(), destination.exclusive() if both else nullcontext():
-        for storage in (audit, destination):
+        for storage in {str(s): s for s in (destination, audit)}.values():
             if isinstance(storage, LocalStorage):
                 alone = storage is destination and locations.single
                 storage.clean(str(PurePosixPath(alone[1]).parent) if alone else None)
         yield
 
 
-def _keep_previews_apart(locations: Locations, manifest: str) -> tuple[str, ...]:
+def _keep_previews_apart(locations: Locations, manifest: str) -> None:
     """Previews show original faces, so they never stay beside outputs: a dry run refuses a place
-    with outputs, and a real run removes the previews of an earlier dry run. Notes of the rest."""
+    with outputs, and a real run removes the previews of an earlier dry run."""
     audit, destination = locations.audit, locations.destination
     if manifest == PREVIEWS:
         if audit.version(NAME) is not None or Records(audit).names():
@@ -145,7 +147,7 @@ def _keep_previews_apart(locations: Locations, manifest: str) -> tuple[str, ...]
                 f"{destination}: holds outputs, and previews show original faces; choose another "
                 "destination for --dry-run"
             )
-        return ()
+        return
     for storage in {str(s): s for s in (audit, destination)}.values():
         previews = Records(storage, PREVIEWS)
         for line in map(previews.last, previews.names()):
@@ -154,10 +156,6 @@ def _keep_previews_apart(locations: Locations, manifest: str) -> tuple[str, ...]
                 destination.delete(output)
         if previews.names():
             previews.discard()
-    if locations.single is not None:
-        return ()
-    left = sum(name.endswith(SUFFIX) for name in destination.list())
-    return (f"note: {left} files named *{SUFFIX} may show original faces",) if left else ()
 
 
 def _remove_gone(
@@ -182,7 +180,7 @@ def _remove_gone(
     return (f"note: outputs of {len(gone) - kept} inputs that are gone were removed{changed}",)
 
 
-def deidentify_path(source: Path, destination: Path, pipeline: Pipeline) -> Summary:
+def deidentify_path(source: Path, destination: Path, pipeline: "Pipeline") -> Summary:
     """De-identify a picture or a folder of pictures into `destination`, in this process.
 
     A folder's tree is kept. A single picture goes to `destination` if that has a picture's suffix,

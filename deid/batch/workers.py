@@ -17,9 +17,10 @@ from functools import partial
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from deid.batch.executor import TOO_LONG
+from deid.batch.manifest import RunInfo
 from deid.batch.outcome import (
     Outcome,
     Task,
@@ -28,18 +29,20 @@ from deid.batch.outcome import (
     process_task,
     remove_leftover,
 )
-from deid.batch.pipeline import Pipeline, RunInfo
 from deid.batch.plan import Locations
 from deid.batch.settings import TIMEOUT
 from deid.errors import DeidError
 from deid.pool import SPAWN, end_with_parent
 from deid.storage.protocol import Storage, StorageFailure
 
+if TYPE_CHECKING:
+    from deid.batch.pipeline import Pipeline
+
 START_TIMEOUT = 900.0  # seconds to load the networks
 log = logging.getLogger(__name__)
 _ENVIRONMENT = threading.Lock()  # of all threads that start a process
 
-Open = Callable[[], Pipeline]
+Open = Callable[[], "Pipeline"]
 """Builds the pipeline; can be pickled."""
 
 Work = Callable[[Any], Any]

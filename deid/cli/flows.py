@@ -68,7 +68,8 @@ def _lines(server: Any, deployment: dict[str, Any]) -> tuple[list[str], bool]:
         lines.append(f"  {state['name'].lower():12}{_when(run['end_time'])}  {_said(state)}")
         bad = bad or (number == 0 and state["type"] in ("FAILED", "CRASHED"))
     for run in _runs(server, deployment, ["RUNNING", "PENDING", "CANCELLING"], "START", 3):
-        lines.append(f"  {run['state']['name'].lower():12}since {_when(run['start_time'])}")
+        since = f"since {_when(run['start_time'])}" if run["start_time"] else "not begun yet"
+        lines.append(f"  {run['state']['name'].lower():12}{since}")
     for run in _runs(server, deployment, ["SCHEDULED"], "NEXT", 1):
         due = datetime.fromisoformat(run["expected_start_time"])
         late = (datetime.now(UTC) - due).total_seconds() > LATE
@@ -98,7 +99,7 @@ def _runs(
 
 
 def _when(time: str | None) -> str:
-    if time is None:
+    if time is None:  # of a run that was cancelled, or crashed, before it began
         return "not begun"
     return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 

@@ -1,9 +1,11 @@
 """The stages of the pipeline, as `dvc.yaml` runs them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from deid.errors import DeidError
 
 if TYPE_CHECKING:
     from deid.params import Params
@@ -19,16 +21,34 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.
 PARAMS = Path("params.yaml")
 
 
-def sample(params: ParamsFile = PARAMS) -> None:
-    """Draw the (image, w) pairs from the generator, into data/latents."""
+def sample(
+    params: ParamsFile = PARAMS,
+    engine: Annotated[
+        Literal["processes", "ray"],
+        typer.Option(help="processes: on this machine; ray: on a Ray cluster (extra `ray`)."),
+    ] = "processes",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster, HOST:PORT or auto; else Ray is started here."),
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option(min=0.0, help="GPUs for each process; with --engine ray.")
+    ] = 0.0,
+) -> None:
+    """Draw the (image, w) pairs from the generator, into data/latents, which the nodes of a
+    cluster must share."""
+    from deid.latents.cluster import Cluster
     from deid.latents.sample import sample
     from deid.params import load_params
     from deid.tracking import tracked_run
 
+    if engine == "processes" and (address or gpus):
+        raise DeidError("--address and --gpus are of a Ray cluster; give --engine ray, too")
+    cluster = Cluster(address, gpus) if engine == "ray" else None
     p = load_params(params)
     settings = {"sample": p.sample.model_dump(mode="json"), **_world(p)}
     with tracked_run("sample", settings):
-        sample(p.sample, p.world, LATENTS)
+        sample(p.sample, p.world, LATENTS, cluster)
 
 
 def validate(params: ParamsFile = PARAMS) -> None:

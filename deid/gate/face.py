@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from deid.gate.fallback import DESTRUCTIVE, OPAQUE, base, refinement
 from deid.gate.geometry import Geometry, replaced_region, whole_region
 from deid.gate.judges import Embeddings, Verifier
+from deid.gate.record import FaceRecord
 from deid.imaging.align import Square, crop_face
 from deid.imaging.paste import Region
 from deid.pixels import Pixels
@@ -16,20 +17,6 @@ from deid.seeds import seed_of
 
 KEPT = "kept"
 """In place of a level, of a face that a person chose to leave as it is."""
-
-
-@dataclass(frozen=True)
-class FaceRecord:
-    """What became of one face; goes into the manifest as it is."""
-
-    box: tuple[int, int, int, int]
-    score: float
-    method: str  # the level whose pixels were written, or "kept"
-    verdict: str  # "verified", "masked" or "kept"
-    similarities: Mapping[str, float]  # of what was written, for each judge
-    failures: tuple[str, ...]  # why higher levels were left
-    level: int = 1  # how many levels were tried
-    found: str = "detector"  # or "sweep": only in a picture that was already anonymized
 
 
 @dataclass

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 
 from deid.gate.components import Components
 from deid.gate.compose import compose
-from deid.gate.face import Face, FaceRecord
+from deid.gate.face import Face
 from deid.gate.fallback import OPAQUE
 from deid.gate.find import Admission
 from deid.gate.limits import Deadline, Limits, Unsafe
 from deid.gate.recognize import all_pass
+from deid.gate.record import FaceRecord
 from deid.gate.sweep import sweep
 from deid.pixels import Pixels
 

@@ -46,16 +46,27 @@ from deid.worlds.world import World
 Shard = tuple[int, int, int]  # number, first row, end row
 
 
-def sample(params: SampleParams, world_params: WorldParams, out: Path) -> None:
+def sample(
+    params: SampleParams,
+    world_params: WorldParams,
+    out: Path,
+    share_out: "ShareOut | None" = None,
+) -> None:
     """Draw `params.count` pairs from the world's generator into `out` (see `shards.py`).
 
-    A killed run goes on after its last finished shard when called again. `DeidError` where a
-    worker dies; errors of files and weights come as they are.
+    A killed run goes on after its last finished shard when called again. `params.workers`
+    processes draw, or whatever `share_out` gives the work to. `DeidError` where a worker dies;
+    errors of files and weights come as they are.
     """
-    sample_from(params, partial(load_world, world_params), out)
+    sample_from(params, partial(load_world, world_params), out, share_out)
 
 
-def sample_from(params: SampleParams, load: Callable[[], World], out: Path) -> None:
+def sample_from(
+    params: SampleParams,
+    load: Callable[[], World],
+    out: Path,
+    share_out: "ShareOut | None" = None,
+) -> None:
     """`sample` from the world that `load` gives; `load` is called in every worker too."""
     world = load()
     index = Index(
@@ -78,7 +89,8 @@ def sample_from(params: SampleParams, load: Callable[[], World], out: Path) -> N
             for shard in index.shards()
         ]
         missing = [task for task in wanted if not task.done(working)]
-        _draw_shards(missing, index, params.workers, load, working)
+        share_out = share_out or partial(_draw_shards, workers=params.workers)
+        share_out(missing, index, load, working)
         write_index(working, index)
 
 
@@ -102,7 +114,7 @@ def draw_missing(latents: Path, pairs: int | None, load: Callable[[], World]) ->
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
         missing = [task for task in wanted if not task.done(folder)]
-        _draw_shards(missing, index, SampleParams().workers, load, folder)
+        _draw_shards(missing, index, load, folder, SampleParams().workers)
 
 
 def _whole_shards(params: SampleParams) -> int:
@@ -162,8 +174,12 @@ class Task:
         return (images_path if self.pictures else w_path)(folder, self.shard[0]).exists()
 
 
+ShareOut = Callable[[list[Task], Index, Callable[[], World], Path], None]
+"""Has shards drawn into a folder, by processes that each load the world."""
+
+
 def _draw_shards(
-    tasks: list[Task], index: Index, workers: int, load: Callable[[], World], working: Path
+    tasks: list[Task], index: Index, load: Callable[[], World], working: Path, workers: int
 ) -> None:
     """Share the shards out to processes and show how far they are."""
     if not tasks:
@@ -174,9 +190,9 @@ def _draw_shards(
     try:
         with (
             progress("sample", total=index.count, done=shown) as bar,
-            process_pool(workers, _start_worker, *setup) as pool,
+            process_pool(workers, start_worker, *setup) as pool,
         ):
-            pending: set[Future[None]] = {pool.submit(_draw_shard, task) for task in tasks}
+            pending: set[Future[None]] = {pool.submit(draw_shard, task) for task in tasks}
             while pending:
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 bar.advance(before + drawn.value - shown)
@@ -203,13 +219,14 @@ class _Worker:
 _worker: _Worker
 
 
-def _start_worker(load: Callable[[], World], index: Index, working: Path, drawn: Any) -> None:
+def start_worker(load: Callable[[], World], index: Index, working: Path, drawn: Any) -> None:
+    """What a process does before its first shard."""
     global _worker
     _worker = _Worker(load(), index, working, drawn)
 
 
 @torch.inference_mode()
-def _draw_shard(task: Task) -> None:
+def draw_shard(task: Task) -> None:
     """Write the files of a shard; the images' name appears last and says that it is finished."""
     number, start, end = task.shard
     world, index, folder = _worker.world, _worker.index, _worker.working

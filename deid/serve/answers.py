@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
 from deid.batch.in_memory import Result
-from deid.gate.face import FaceRecord
+from deid.gate.record import FaceRecord
 from deid.imaging.codec import SUFFIXES
 from deid.serve.problems import STATUS_OF, Problem
 from deid.serve.work import Refusal

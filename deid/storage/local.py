@@ -7,7 +7,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,33 +34,37 @@ class LocalStorage:
         return str(self.root)
 
     def list(self, prefix: str = "") -> dict[str, str]:
-        walked = self._walk(prefix.rpartition("/")[0])
-        found = ((name, status) for name, status in walked if name.startswith(prefix))
-        return {name: _version(s) for name, s in sorted(found) if stat.S_ISREG(s.st_mode)}
+        found = {}
+        for name, entry in self._walk(prefix.rpartition("/")[0]):
+            if name.startswith(prefix) and entry.is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):  # gone since
+                    found[name] = _version(entry.stat(follow_symlinks=False))
+        return dict(sorted(found.items()))
 
     def non_files(self) -> dict[str, str]:
-        found = {name: s.st_mode for name, s in sorted(self._walk()) if not stat.S_ISREG(s.st_mode)}
-        return {
-            name: "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
-            for name, mode in found.items()
+        found = {
+            name: "a symbolic link" if entry.is_symlink() else "not a regular file"
+            for name, entry in self._walk()
+            if not entry.is_file(follow_symlinks=False)
         }
+        return dict(sorted(found.items()))
 
-    def _walk(self, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
-        """Everything below a folder, by default the root, but real folders."""
+    def _walk(self, folder: str = "") -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+        """Name and entry of everything below a folder, by default the root, but real folders.
+
+        Of a hundred thousand files each microsecond counts, and none is asked for its status here.
+        """
         first = self.root / folder
-        pending = [first] if first.is_dir() and not (folder and first.is_symlink()) else []
+        pending = [folder] if first.is_dir() and not (folder and first.is_symlink()) else []
         while pending:
             current = pending.pop()
-            with os.scandir(current) as entries:
+            above = f"{current}/" if current else ""
+            with os.scandir(self.root / current) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        pending.append(Path(entry.path))
-                        continue
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue  # gone since
-                    yield Path(entry.path).relative_to(self.root).as_posix(), status
+                        pending.append(above + entry.name)
+                    else:
+                        yield above + entry.name, entry
 
     def version(self, name: str) -> str | None:
         try:
@@ -148,7 +152,7 @@ class LocalStorage:
     def clean(self, folder: str | None = None) -> None:
         """Remove what killed runs left half-written, in one folder or, by default, everywhere."""
         if folder is None:
-            names = [name for name, _ in self._walk()]
+            names = [name for name, entry in self._walk() if entry.name.startswith(".deid-")]
         else:
             names = [str(Path(folder, p.name)) for p in self.root.joinpath(folder).glob(".deid-*")]
         for name in names:

@@ -7,17 +7,16 @@ it was asked for by name (`deid.imaging.metadata`).
 
 from deid.imaging.codec.form import (
     DEFAULT_QUALITY,
-    FORMAT_OF,
     LOSSLESS,
     MAX_PIXELS,
     MAX_SIDE,
-    SUFFIXES,
     Decoded,
     Form,
 )
 from deid.imaging.codec.quality import jpeg_quality
 from deid.imaging.codec.read import decode
 from deid.imaging.codec.write import encode
+from deid.imaging.formats import FORMAT_OF, SUFFIXES
 
 __all__ = [
     "DEFAULT_QUALITY",

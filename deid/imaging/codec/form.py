@@ -9,22 +9,6 @@ from deid.errors import DeidError
 from deid.imaging.metadata import Kept, fitting
 from deid.pixels import Pixels
 
-FORMAT_OF = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jps"), "JPEG"),
-    **dict.fromkeys((".png", ".apng"), "PNG"),
-    **dict.fromkeys((".bmp", ".dib"), "BMP"),
-    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
-    **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), "HEIF"),
-    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
-    **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpx", ".jpf"), "JPEG2000"),
-    **dict.fromkeys((".avif", ".avifs"), "AVIF"),
-    ".webp": "WEBP",
-    ".gif": "GIF",
-    ".tga": "TGA",
-}
-"""What a name that ends so promises to hold."""
-
-SUFFIXES = frozenset(FORMAT_OF)
 LOSSLESS = frozenset({"PNG", "BMP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000"})
 OPAQUE = frozenset({"JPEG", "BMP", "PPM"})  # they hold no transparency
 MAX_PIXELS = 80_000_000
