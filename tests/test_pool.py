@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,7 +264,7 @@ LIMITS = ServeSettings(jobs=1, queue=1, max_bytes=1000)
 
 
 @contextmanager
-def app() -> Iterator[tuple[TestClient, Service]]:
+def app(limits: ServeSettings = LIMITS) -> Iterator[tuple[TestClient, Service]]:
     async def begin(service: Service) -> None:
         await service.pool.use(lambda: Slow("one"))  # type: ignore[arg-type, return-value]
         service.model = ModelBody(
@@ -276,7 +277,7 @@ def app() -> Iterator[tuple[TestClient, Service]]:
             default_method="mask",
         )
 
-    edge, service = create_app(LIMITS, RunSettings(method="mask"), begin)
+    edge, service = create_app(limits, RunSettings(method="mask"), begin)
     with TestClient(edge, raise_server_exceptions=False) as client:
         wait_until(lambda: service.model is not None, 10, "a model")
         yield client, service
@@ -294,6 +295,46 @@ def test_a_fault_of_the_service_is_answered_as_a_problem_that_tells_nothing(
     assert (answer.status_code, answer.json()["code"]) == (500, "failed")
     assert answer.headers["content-type"] == "application/problem+json"
     assert "what was sent" not in answer.text
+
+
+def test_an_overloaded_service_refuses_before_it_reads_or_looks_at_options(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "deid.serve")
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with app() as (client, service):
+        service.pool.accepted = LIMITS.jobs + LIMITS.queue
+        scope = {"type": "http", "method": "POST", "path": "/v1/anonymize", "headers": []}
+        scope |= {"query_string": b"method=%", "client": ("127.0.0.1", 1)}
+        asyncio.run(service.edge(scope, receive, send))  # type: ignore[misc, arg-type]
+        counted = client.get("/metrics").text
+        assert client.get("/v1/models").status_code == 200
+    assert sent[0]["status"] == 503
+    assert dict(sent[0]["headers"])[b"retry-after"] == b"1"
+    assert b'"overloaded"' in sent[1]["body"]
+    assert 'deid_requests_total{route="/v1/anonymize",status="503"} 1.0' in counted
+    assert 'deid_refusals_total{code="overloaded"} 1.0' in counted
+    (line, *_) = (record for record in caplog.records if record.message == "request")
+    assert (line.route, line.code) == ("/v1/anonymize", "overloaded")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_an_operator_may_forbid_requests_to_keep_a_face(forbidden: bool) -> None:
+    picture = {"content": b"x", "headers": {"content-type": "image/png"}}
+    with app(replace(LIMITS, no_keep=forbidden)) as (client, _):
+        assert client.post("/v1/anonymize", **picture).status_code == 200
+        asked = client.post("/v1/anonymize?keep=1,2,3,4", **picture)
+        assert asked.status_code == (403 if forbidden else 200)
+        assert client.get("/v1/models").json()["may_keep"] is not forbidden
+    if forbidden:
+        assert asked.json()["code"] == "keep_forbidden"
 
 
 def test_requests_together_hold_no_more_bytes_than_pictures_may_wait() -> None:

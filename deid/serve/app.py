@@ -130,7 +130,7 @@ def create_app(serve: ServeSettings, settings: RunSettings, begin: Begin) -> tup
     _state(app, service)
     _page(app)
     tokens = Tokens(Path(serve.tokens)) if serve.tokens else None
-    service.edge = Edge(app, service.metrics, tokens, Rate(serve.rate))
+    service.edge = Edge(app, service.metrics, tokens, Rate(serve.rate), pool)
     return service.edge, service
 
 
@@ -145,6 +145,8 @@ def _pictures(app: FastAPI, service: Service) -> None:
     async def anonymize(request: Request, options: Annotated[PictureOptions, Query()]) -> Response:
         model = service.present()
         settings = options.settings(service.settings)
+        if options.keep and service.serve.no_keep:
+            raise Problem(403, "keep_forbidden", "this service leaves no face as it is")
         with service.room(request, 1):
             (data,) = await service.received(request, 1)
             result = await service.picture(data, settings, options.boxes())
@@ -185,6 +187,7 @@ def _state(app: FastAPI, service: Service) -> None:
             max_pixels=limits.max_pixels,
             max_faces=limits.max_faces,
             max_batch=service.most,
+            may_keep=not limits.no_keep,
         )
 
     @app.get("/healthz", summary="The process lives", response_class=PlainTextResponse)

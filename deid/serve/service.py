@@ -40,6 +40,7 @@ class ModelsBody(BaseModel):
     max_pixels: int
     max_faces: int
     max_batch: int
+    may_keep: bool = Field(description="whether a request may leave a face as it is (`keep`)")
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Service:
         read, where others have it all."""
         stated, whole = request.headers.get("content-length", ""), self._bytes_of(most)
         size = min(int(stated), whole) if stated.isdecimal() else whole
-        if self.pool.is_full or self.held + size > self._bytes_of(self.most):
+        if self.held + size > self._bytes_of(self.most):
             raise self.pool.overloaded()
         self.held += size
         try:
