@@ -167,12 +167,12 @@ def test_without_stages_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def wrong(monkeypatch: pytest.MonkeyPatch, model: Deidentifier) -> None:
     """The exporter leaves out what M_adv adds."""
-    right = export._to_onnx
+    right = export.to_onnx
 
     def wrongly(network: Any, given: Any, file: Path) -> None:
         right(replace(network, compute=lambda *inputs: inputs[0] * 1.01), given, file)
 
-    monkeypatch.setattr(export, "_to_onnx", wrongly)
+    monkeypatch.setattr(export, "to_onnx", wrongly)
     monkeypatch.setattr(export, "networks_of", lambda *_: networks_of(model, STRETCH)[3:4])
 
 

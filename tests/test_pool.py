@@ -33,7 +33,7 @@ from deid.serve.reading import OVERHEAD
 from deid.serve.service import ModelBody, Service
 from deid.serve.settings import ServeSettings
 from deid.serve.tokens import Tokens
-from deid.serve.work import PictureRequest, Ready, default_settings
+from deid.serve.work import Made, PictureRequest, Ready, default_settings
 from tests.servers import wait_until
 from tests.toy_registry import BETTER, Model, model, store
 
@@ -53,7 +53,7 @@ class Slow:
     def greeting(self) -> Ready:
         return Ready(self.name, ())
 
-    def ask(self, picture: PictureRequest, timeout: float) -> Result:
+    def ask(self, picture: PictureRequest, timeout: float) -> Made:
         assert self.busy.acquire(blocking=False), "two pictures at once"
         assert self in Slow.alive, "it was ended"
         time.sleep(self.seconds)
@@ -61,7 +61,7 @@ class Slow:
         if self.loss:
             raise Lost(self.loss)
         assert self in Slow.alive, "it was ended in the middle of its picture"
-        return Result(self.name.encode(), (), "no face")
+        return Made(Result(self.name.encode(), (), "no face"), self.name)
 
     def end(self) -> None:
         Slow.alive.remove(self)
@@ -90,11 +90,11 @@ def test_a_model_changes_under_load_and_no_picture_is_lost() -> None:
         asked = [asyncio.create_task(pool.run(TASK)) for _ in range(60)]
         await asyncio.sleep(0.1)
         await pool.use(lambda: Slow("two"))  # type: ignore[arg-type, return-value]
-        names = [answer.data for answer in await asyncio.gather(*asked)]  # type: ignore[union-attr]
+        names = [answer.result.data for answer in await asyncio.gather(*asked)]  # type: ignore[union-attr]
         assert set(names) == {b"one", b"two"}
         assert len(names) == 60
         after = [await pool.run(TASK) for _ in range(10)]
-        assert {answer.data for answer in after} == {b"two"}  # type: ignore[union-attr]
+        assert {answer.result.data for answer in after} == {b"two"}  # type: ignore[union-attr]
         await asyncio.sleep(0.1)
         assert [worker.name for worker in Slow.alive] == ["two", "two"]
 
@@ -110,7 +110,7 @@ def test_a_model_that_cannot_be_started_leaves_the_present_one() -> None:
         with pytest.raises(DeidError, match="no such weights"):
             await pool.use(broken)
         answer = await pool.run(TASK)
-        assert answer.data == b"one"  # type: ignore[union-attr]
+        assert answer.result.data == b"one"  # type: ignore[union-attr]
 
     run(work)
 
@@ -142,7 +142,7 @@ def test_a_lost_worker_costs_one_picture_and_is_replaced(loss: str, code: str) -
             await pool.run(TASK)
         assert (lost.value.status, lost.value.code) == (503, code)
         answer = await pool.run(TASK)
-        assert answer.data == b"one"  # type: ignore[union-attr]
+        assert answer.result.data == b"one"  # type: ignore[union-attr]
         assert pool.lost == 1
 
     run(work, jobs=1)
@@ -245,7 +245,7 @@ def test_a_fault_at_a_worker_costs_its_place_and_not_the_service() -> None:
     faults = [RuntimeError("a fault")]
 
     class Faulty(Slow):
-        def ask(self, picture: PictureRequest, timeout: float) -> Result:
+        def ask(self, picture: PictureRequest, timeout: float) -> Made:
             if faults:
                 raise faults.pop()
             return super().ask(picture, timeout)
@@ -255,7 +255,7 @@ def test_a_fault_at_a_worker_costs_its_place_and_not_the_service() -> None:
         with pytest.raises(RuntimeError, match="a fault"):
             await pool.run(TASK)
         answer = await pool.run(TASK)
-        assert answer.data == b"one"  # type: ignore[union-attr]
+        assert answer.result.data == b"one"  # type: ignore[union-attr]
 
     run(work, jobs=1)
 

@@ -128,7 +128,7 @@ def _write(
     inputs = {name: values[name] for name in network.inputs}
     one_by_one = [tuple(value[n : n + 1] for value in inputs.values()) for n in range(FACES)]
     wanted = torch.cat([network.compute(*given) for given in one_by_one])
-    _to_onnx(network, one_by_one[0], file)
+    to_onnx(network, one_by_one[0], file)
     difference = largest_difference(file, inputs, wanted)
     if not difference <= MOST:  # nor if it is no number
         raise DeidError(
@@ -148,7 +148,8 @@ def _write(
     }
 
 
-def _to_onnx(network: Network, given: tuple[Tensor, ...], file: Path) -> None:
+def to_onnx(network: Network, given: tuple[Tensor, ...], file: Path) -> None:
+    """Write `network`, through which `given`, one of each input, leads the exporter, to `file`."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch's exporter does inside

@@ -12,7 +12,6 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from deid import __version__
-from deid.batch.in_memory import Result
 from deid.batch.settings import RunSettings
 from deid.serve import problems
 from deid.serve.answers import (
@@ -31,6 +30,7 @@ from deid.serve.reading import FORM
 from deid.serve.service import ModelsBody, Service
 from deid.serve.settings import ServeSettings
 from deid.serve.tokens import Tokens
+from deid.serve.work import Made
 
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -143,15 +143,15 @@ def _pictures(app: FastAPI, service: Service) -> None:
         responses=_ONE_SAFE,
     )
     async def anonymize(request: Request, options: Annotated[PictureOptions, Query()]) -> Response:
-        model = service.present()
+        service.present()
         settings = options.settings(service.settings)
         if options.keep and service.serve.no_keep:
             raise Problem(403, "keep_forbidden", "this service leaves no face as it is")
         with service.room(request, 1):
             (data,) = await service.received(request, 1)
-            result = await service.picture(data, settings, options.boxes())
-        request.state.verdict, request.state.faces = result.verdict, len(result.faces)
-        return picture_answer(result, model.name, request.headers.get("accept", ""))
+            made = await service.picture(data, settings, options.boxes())
+        request.state.verdict, request.state.faces = made.result.verdict, len(made.result.faces)
+        return picture_answer(made, request.headers.get("accept", ""))
 
     @app.post(
         "/v1/batch",
@@ -161,10 +161,11 @@ def _pictures(app: FastAPI, service: Service) -> None:
         responses=_SEVERAL_SAFE,
     )
     async def batch(request: Request, options: Annotated[RequestOptions, Query()]) -> Response:
-        model, most = service.present(), service.most
+        service.present()
+        most = service.most
         settings = options.settings(service.settings)
 
-        async def one(data: bytes) -> Result | Failure:
+        async def one(data: bytes) -> Made | Failure:
             try:
                 return await service.picture(data, settings)
             except Problem as problem:
@@ -173,7 +174,7 @@ def _pictures(app: FastAPI, service: Service) -> None:
         with service.room(request, most):
             pictures = await service.received(request, most)
             results = await asyncio.gather(*map(one, pictures))
-        return batch_answer(results, model.name, request.headers.get("accept", ""))
+        return batch_answer(results, request.headers.get("accept", ""))
 
 
 def _state(app: FastAPI, service: Service) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, Field
 
-from deid.batch.in_memory import Result
 from deid.batch.settings import RunSettings
 from deid.serve.answers import refused
 from deid.serve.edge import Edge
@@ -17,7 +16,7 @@ from deid.serve.pool import Pool
 from deid.serve.problems import Problem
 from deid.serve.reading import OVERHEAD, read_pictures
 from deid.serve.settings import ServeSettings
-from deid.serve.work import PictureRequest, Refusal
+from deid.serve.work import Made, PictureRequest, Refusal
 
 
 class ModelBody(BaseModel):
@@ -81,12 +80,12 @@ class Service:
         """The pictures of a request, at most `most`; or `Problem`."""
         return await read_pictures(request, most, self.serve.max_bytes, self.serve.receive)
 
-    async def picture(self, data: bytes, settings: RunSettings, keep: Any = ()) -> Result:
+    async def picture(self, data: bytes, settings: RunSettings, keep: Any = ()) -> Made:
         """A safe picture, or `Problem`."""
         answer = await self.pool.run(PictureRequest(data, settings, keep))
         if isinstance(answer, Refusal):
             raise refused(answer)
-        self.metrics.count(answer)
+        self.metrics.count(answer.result)
         return answer
 
     def present(self) -> ModelBody:
