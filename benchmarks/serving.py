@@ -61,14 +61,15 @@ def server(jobs: int, queue: int) -> Iterator[tuple[str, psutil.Process, Path]]:
         with log.open("wb") as out:
             process = subprocess.Popen(command, stderr=out, cwd=folder)
         try:
-            yield _address(log), psutil.Process(process.pid), log
+            yield _address(log, process), psutil.Process(process.pid), log
         finally:
             process.terminate()
             process.wait(120)
 
 
-def _address(log: Path) -> str:
+def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
     while True:
+        assert process.poll() is None, log.read_text()
         lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
         said = {line["message"]: line for line in lines}
         if "listening" in said and "model" in said:

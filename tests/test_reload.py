@@ -59,6 +59,7 @@ class Client(threading.Thread):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_promotion_under_load_drops_no_request_and_each_answer_names_who_made_it(
     store: Path, tmp_path: Path
 ) -> None:

@@ -145,11 +145,10 @@ def _pictures(app: FastAPI, service: Service) -> None:
     async def anonymize(request: Request, options: Annotated[PictureOptions, Query()]) -> Response:
         service.present()
         settings = options.settings(service.settings)
-        if options.keep and service.serve.no_keep:
-            raise Problem(403, "keep_forbidden", "this service leaves no face as it is")
+        boxes = service.may_keep(options.boxes())
         with service.room(request, 1):
             (data,) = await service.received(request, 1)
-            made = await service.picture(data, settings, options.boxes())
+            made = await service.picture(data, settings, boxes)
         request.state.verdict, request.state.faces = made.result.verdict, len(made.result.faces)
         return picture_answer(made, request.headers.get("accept", ""))
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel, Field
 
+from deid.batch.in_memory import Box
 from deid.batch.settings import RunSettings
 from deid.serve.answers import refused
 from deid.serve.edge import Edge
@@ -76,11 +76,17 @@ class Service:
     def _bytes_of(self, pictures: int) -> int:
         return pictures * (self.serve.max_bytes + OVERHEAD)
 
+    def may_keep(self, boxes: tuple[Box, ...]) -> tuple[Box, ...]:
+        """`boxes` whose faces a request leaves as they are; `Problem` where none may."""
+        if boxes and self.serve.no_keep:
+            raise Problem(403, "keep_forbidden", "this service leaves no face as it is")
+        return boxes
+
     async def received(self, request: Request, most: int) -> list[bytes]:
         """The pictures of a request, at most `most`; or `Problem`."""
         return await read_pictures(request, most, self.serve.max_bytes, self.serve.receive)
 
-    async def picture(self, data: bytes, settings: RunSettings, keep: Any = ()) -> Made:
+    async def picture(self, data: bytes, settings: RunSettings, keep: tuple[Box, ...] = ()) -> Made:
         """A safe picture, or `Problem`."""
         answer = await self.pool.run(PictureRequest(data, settings, keep))
         if isinstance(answer, Refusal):
