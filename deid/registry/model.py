@@ -57,12 +57,12 @@ class FaceDeid(PythonModel):
 
 
 def _settings(params: Mapping[str, Any]) -> RunSettings:
-    kinds = {name: type(default) for name, _, default in PARAMETERS}
+    kinds: dict[str, Any] = {name: type(default) for name, _, default in PARAMETERS}
     asked = {name: kinds[name](value) for name, value in params.items()}
     detectors = tuple(filter(None, str(asked.pop("detector", "")).split(",")))
     if files := [spec for spec in detectors if "=" in spec]:
         raise DeidError(f"detector {files[0]!r}: a request names no files; name a detector alone")
-    return RunSettings(detectors=detectors, **asked)  # type: ignore[arg-type]
+    return RunSettings(detectors=detectors, **asked)
 
 
 def _bytes(data: Any, number: int) -> bytes:
