@@ -51,8 +51,8 @@ def small_picture() -> bytes:
 
 
 @contextmanager
-def server(jobs: int, queue: int) -> Iterator[tuple[str, psutil.Process]]:
-    """Its address and process, once it is ready."""
+def server(jobs: int, queue: int) -> Iterator[tuple[str, psutil.Process, Path]]:
+    """Its address, process and log, once it is ready."""
     command = [str(Path(sys.executable).with_name("deid")), "serve", "--world", "mini"]
     command += ["--rendered", "--method", "mask", "--detect-size", str(SIDE), "--port", "0"]
     command += ["--jobs", str(jobs), "--queue", str(queue)]
@@ -61,14 +61,15 @@ def server(jobs: int, queue: int) -> Iterator[tuple[str, psutil.Process]]:
         with log.open("wb") as out:
             process = subprocess.Popen(command, stderr=out, cwd=folder)
         try:
-            yield _address(log), psutil.Process(process.pid)
+            yield _address(log, process), psutil.Process(process.pid), log
         finally:
             process.terminate()
             process.wait(120)
 
 
-def _address(log: Path) -> str:
+def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
     while True:
+        assert process.poll() is None, log.read_text()
         lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
         said = {line["message"]: line for line in lines}
         if "listening" in said and "model" in said:
@@ -76,10 +77,12 @@ def _address(log: Path) -> str:
         time.sleep(0.5)
 
 
-def memory(process: psutil.Process) -> float:
-    """Of the server and its workers, MiB that no other process shares."""
-    family = [process, *process.children(recursive=True)]
-    return sum(one.memory_full_info().uss for one in family) / 2**20
+def memory(process: psutil.Process) -> tuple[float, float]:
+    """Of the server, and of its workers together: MiB that no other process shares."""
+    own, *workers = (
+        one.memory_full_info().uss / 2**20 for one in [process, *process.children(recursive=True)]
+    )
+    return own, sum(workers)
 
 
 async def load(url: str, data: bytes, at_once: int, count: int) -> tuple[list[float], list[int]]:
@@ -104,7 +107,7 @@ async def load(url: str, data: bytes, at_once: int, count: int) -> tuple[list[fl
 def table(jobs: int, count: int) -> None:
     """Throughput and times at each concurrency, as ratios to one request at a time."""
     data = small_picture()
-    with server(jobs, queue=64) as (url, process):
+    with server(jobs, queue=64) as (url, process, _):
         asyncio.run(load(url, data, 1, 10))
         first = None
         print(f"jobs {jobs}: at once | requests/s (ratio) | p50 p95 p99 ms | MiB")
@@ -116,24 +119,64 @@ def table(jobs: int, count: int) -> None:
             assert set(statuses) == {200}, statuses
             cuts = statistics.quantiles(seconds, n=100)
             times = " ".join(f"{1000 * cuts[at - 1]:.0f}" for at in (50, 95, 99))
-            print(
-                f"{at_once:3d} | {rate:6.1f} ({rate / first:.2f}) | {times} | {memory(process):.0f}"
-            )
+            held = sum(memory(process))
+            print(f"{at_once:3d} | {rate:6.1f} ({rate / first:.2f}) | {times} | {held:.0f}")
+
+
+async def knock(url: str, data: bytes, count: int, every: float) -> list[float]:
+    """Seconds of those of `count` requests that are refused, one each `every` seconds, while others
+    keep the queue full, who wait a fifth of a second when they are refused."""
+    refused: list[float] = []
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=300) as client:
+
+        async def fill() -> None:
+            while True:
+                answer = await client.post("/v1/anonymize", content=data, headers=PNG)
+                await asyncio.sleep(0.2 if answer.status_code == 503 else 0)
+
+        async def ask() -> None:
+            began = time.perf_counter()
+            answer = await client.post("/v1/anonymize", content=data, headers=PNG)
+            if answer.status_code == 503:
+                refused.append(time.perf_counter() - began)
+
+        others = [asyncio.create_task(fill()) for _ in range(8)]
+        await asyncio.sleep(1)
+        asking = []
+        for _ in range(count):
+            asking.append(asyncio.create_task(ask()))
+            await asyncio.sleep(every)
+        await asyncio.gather(*asking)
+        for other in others:
+            other.cancel()
+    return refused
+
+
+def spread(seconds: list[float]) -> str:
+    """In ms."""
+    cuts = statistics.quantiles(seconds, n=100)
+    within = sum(second <= 0.1 for second in seconds) / len(seconds)
+    times = ", ".join(f"p{at} {1000 * cuts[at - 1]:.1f}" for at in (50, 95, 99))
+    return f"{len(seconds)}: {times} ms, {within:.1%} within 100 ms"
 
 
 def overload(count: int) -> None:
     """How soon is told no who finds the queue full."""
     data = small_picture()
-    with server(jobs=1, queue=4) as (url, _):
+    with server(jobs=1, queue=4) as (url, _, log):
         asyncio.run(load(url, data, 1, 10))
+        print("overload, room for 5; one request each 50 ms refused,", end=" ")
+        print(spread(asyncio.run(knock(url, data, count, 0.05))))
         seconds, statuses = asyncio.run(load(url, data, 24, count))
-        refused = sorted(s for s, status in zip(seconds, statuses, strict=True) if status == 503)
-        within = sum(second <= 0.1 for second in refused) / max(1, len(refused))
+        refused = [s for s, status in zip(seconds, statuses, strict=True) if status == 503]
         print(
-            f"overload, 24 at once, room for 5: {statuses.count(200)} answered, {len(refused)} "
-            f"refused; refusals p50 {1000 * statistics.median(refused):.0f} ms, "
-            f"p99 {1000 * refused[int(0.99 * (len(refused) - 1))]:.0f} ms, {within:.1%} in 100 ms"
+            f"24 at once, who ask again at once: {statuses.count(200)} answered, refused", end=" "
         )
+        print(spread(refused))
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        own = [line["ms"] / 1000 for line in lines if line.get("code") == "overloaded"]
+        print("in the service itself, from head to answer,", spread(own))
         _, after = asyncio.run(load(url, data, 1, 20))
         assert after == [200] * 20, "it does not recover"
 
@@ -141,13 +184,16 @@ def overload(count: int) -> None:
 def flat(count: int) -> None:
     """Memory along `count` requests."""
     data = small_picture()
-    with server(jobs=1, queue=64) as (url, process):
+    with server(jobs=1, queue=64) as (url, process, _):
         asyncio.run(load(url, data, 4, 200))
         for part in range(11):
-            print(f"after {part * count // 10:6d}: {memory(process):.1f} MiB", flush=True)
+            own, workers = memory(process)
+            began = time.perf_counter()
+            print(f"after {part * count // 10:6d}: {own:.1f} MiB, worker {workers:.1f}", end="")
             if part < 10:
                 _, statuses = asyncio.run(load(url, data, 4, count // 10))
                 assert set(statuses) == {200}
+            print(f"  {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def batching(world_name: str) -> None:

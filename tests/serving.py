@@ -41,12 +41,15 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, ready: bool = True) -> Iterator[Served]:
-    """`deid serve --world mini --rendered` with further `options`."""
-    work, log = folder / "work", folder / "serve.log"
-    work.mkdir()
-    command = [str(Path(sys.executable).with_name("deid")), "serve", "--world", "mini"]
-    command += ["--rendered", "--port", "0", *options]
+def serving(
+    folder: Path, *options: str, ready: bool = True, project: Path | None = None
+) -> Iterator[Served]:
+    """`deid serve --world mini --rendered` with further `options`; in a `project`, what that has
+    for rendered pictures."""
+    work, log = project or folder / "work", folder / "serve.log"
+    work.mkdir(exist_ok=True)
+    command = [str(Path(sys.executable).with_name("deid")), "serve", "--rendered", "--port", "0"]
+    command += options if project else ("--world", "mini", *options)
     with service(command, log, cwd=work, env=_environment(work)) as process:
 
         def said(message: str) -> list[dict[str, Any]]:

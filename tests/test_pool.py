@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ from deid.serve.reading import OVERHEAD
 from deid.serve.service import ModelBody, Service
 from deid.serve.settings import ServeSettings
 from deid.serve.tokens import Tokens
-from deid.serve.work import PictureRequest, Ready, default_settings
+from deid.serve.work import Made, PictureRequest, Ready, default_settings
 from tests.servers import wait_until
 from tests.toy_registry import BETTER, Model, model, store
 
@@ -52,7 +53,7 @@ class Slow:
     def greeting(self) -> Ready:
         return Ready(self.name, ())
 
-    def ask(self, picture: PictureRequest, timeout: float) -> Result:
+    def ask(self, picture: PictureRequest, timeout: float) -> Made:
         assert self.busy.acquire(blocking=False), "two pictures at once"
         assert self in Slow.alive, "it was ended"
         time.sleep(self.seconds)
@@ -60,7 +61,7 @@ class Slow:
         if self.loss:
             raise Lost(self.loss)
         assert self in Slow.alive, "it was ended in the middle of its picture"
-        return Result(self.name.encode(), (), "no face")
+        return Made(Result(self.name.encode(), (), "no face"), self.name)
 
     def end(self) -> None:
         Slow.alive.remove(self)
@@ -89,11 +90,11 @@ def test_a_model_changes_under_load_and_no_picture_is_lost() -> None:
         asked = [asyncio.create_task(pool.run(TASK)) for _ in range(60)]
         await asyncio.sleep(0.1)
         await pool.use(lambda: Slow("two"))  # type: ignore[arg-type, return-value]
-        names = [answer.data for answer in await asyncio.gather(*asked)]  # type: ignore[union-attr]
+        names = [answer.result.data for answer in await asyncio.gather(*asked)]  # type: ignore[union-attr]
         assert set(names) == {b"one", b"two"}
         assert len(names) == 60
         after = [await pool.run(TASK) for _ in range(10)]
-        assert {answer.data for answer in after} == {b"two"}  # type: ignore[union-attr]
+        assert {answer.result.data for answer in after} == {b"two"}  # type: ignore[union-attr]
         await asyncio.sleep(0.1)
         assert [worker.name for worker in Slow.alive] == ["two", "two"]
 
@@ -109,7 +110,7 @@ def test_a_model_that_cannot_be_started_leaves_the_present_one() -> None:
         with pytest.raises(DeidError, match="no such weights"):
             await pool.use(broken)
         answer = await pool.run(TASK)
-        assert answer.data == b"one"  # type: ignore[union-attr]
+        assert answer.result.data == b"one"  # type: ignore[union-attr]
 
     run(work)
 
@@ -141,7 +142,7 @@ def test_a_lost_worker_costs_one_picture_and_is_replaced(loss: str, code: str) -
             await pool.run(TASK)
         assert (lost.value.status, lost.value.code) == (503, code)
         answer = await pool.run(TASK)
-        assert answer.data == b"one"  # type: ignore[union-attr]
+        assert answer.result.data == b"one"  # type: ignore[union-attr]
         assert pool.lost == 1
 
     run(work, jobs=1)
@@ -244,7 +245,7 @@ def test_a_fault_at_a_worker_costs_its_place_and_not_the_service() -> None:
     faults = [RuntimeError("a fault")]
 
     class Faulty(Slow):
-        def ask(self, picture: PictureRequest, timeout: float) -> Result:
+        def ask(self, picture: PictureRequest, timeout: float) -> Made:
             if faults:
                 raise faults.pop()
             return super().ask(picture, timeout)
@@ -254,7 +255,7 @@ def test_a_fault_at_a_worker_costs_its_place_and_not_the_service() -> None:
         with pytest.raises(RuntimeError, match="a fault"):
             await pool.run(TASK)
         answer = await pool.run(TASK)
-        assert answer.data == b"one"  # type: ignore[union-attr]
+        assert answer.result.data == b"one"  # type: ignore[union-attr]
 
     run(work, jobs=1)
 
@@ -263,7 +264,7 @@ LIMITS = ServeSettings(jobs=1, queue=1, max_bytes=1000)
 
 
 @contextmanager
-def app() -> Iterator[tuple[TestClient, Service]]:
+def app(limits: ServeSettings = LIMITS) -> Iterator[tuple[TestClient, Service]]:
     async def begin(service: Service) -> None:
         await service.pool.use(lambda: Slow("one"))  # type: ignore[arg-type, return-value]
         service.model = ModelBody(
@@ -276,7 +277,7 @@ def app() -> Iterator[tuple[TestClient, Service]]:
             default_method="mask",
         )
 
-    edge, service = create_app(LIMITS, RunSettings(method="mask"), begin)
+    edge, service = create_app(limits, RunSettings(method="mask"), begin)
     with TestClient(edge, raise_server_exceptions=False) as client:
         wait_until(lambda: service.model is not None, 10, "a model")
         yield client, service
@@ -294,6 +295,46 @@ def test_a_fault_of_the_service_is_answered_as_a_problem_that_tells_nothing(
     assert (answer.status_code, answer.json()["code"]) == (500, "failed")
     assert answer.headers["content-type"] == "application/problem+json"
     assert "what was sent" not in answer.text
+
+
+def test_an_overloaded_service_refuses_before_it_reads_or_looks_at_options(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "deid.serve")
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with app() as (client, service):
+        service.pool.accepted = LIMITS.jobs + LIMITS.queue
+        scope = {"type": "http", "method": "POST", "path": "/v1/anonymize", "headers": []}
+        scope |= {"query_string": b"method=%", "client": ("127.0.0.1", 1)}
+        asyncio.run(service.edge(scope, receive, send))  # type: ignore[misc, arg-type]
+        counted = client.get("/metrics").text
+        assert client.get("/v1/models").status_code == 200
+    assert sent[0]["status"] == 503
+    assert dict(sent[0]["headers"])[b"retry-after"] == b"1"
+    assert b'"overloaded"' in sent[1]["body"]
+    assert 'deid_requests_total{route="/v1/anonymize",status="503"} 1.0' in counted
+    assert 'deid_refusals_total{code="overloaded"} 1.0' in counted
+    (line, *_) = (record for record in caplog.records if record.message == "request")
+    assert (line.route, line.code) == ("/v1/anonymize", "overloaded")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_an_operator_may_forbid_requests_to_keep_a_face(forbidden: bool) -> None:
+    picture = {"content": b"x", "headers": {"content-type": "image/png"}}
+    with app(replace(LIMITS, no_keep=forbidden)) as (client, _):
+        assert client.post("/v1/anonymize", **picture).status_code == 200
+        asked = client.post("/v1/anonymize?keep=1,2,3,4", **picture)
+        assert asked.status_code == (403 if forbidden else 200)
+        assert client.get("/v1/models").json()["may_keep"] is not forbidden
+    if forbidden:
+        assert asked.json()["code"] == "keep_forbidden"
 
 
 def test_requests_together_hold_no_more_bytes_than_pictures_may_wait() -> None:

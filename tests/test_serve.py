@@ -346,6 +346,29 @@ def test_base64_is_served_in_python_as_bytes_are_and_other_text_is_refused(champ
         champion.predict(pd.DataFrame({"image": ["<html>"]}, dtype=object), params=mask)
 
 
+def test_a_request_names_a_detector_but_no_file(
+    champion: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    build = deid.batch.project.build_pipeline
+
+    def building(settings: Any, *rest: Any) -> Any:
+        asked.append(settings.detectors)
+        return build(replace(settings, detectors=()), *rest)
+
+    monkeypatch.setattr(deid.batch.project, "build_pipeline", building)
+    sent = pd.DataFrame({"image": [picture(1)]})
+    for named in ("yunet", "yunet,mtcnn", ""):
+        champion.predict(sent, params={"method": "mask", "detector": named})
+    assert asked == [("yunet",), ("yunet", "mtcnn"), ()]
+    for file in ("yunet=/etc/passwd", "mtcnn,yunet=x.onnx"):
+        with pytest.raises(Exception, match=r"withheld: detector 'yunet=.*names no files"):
+            champion.predict(sent, params={"method": "mask", "detector": file})
+    monkeypatch.undo()
+    with pytest.raises(Exception, match=r"withheld: .*nonsense"):
+        champion.predict(sent, params={"method": "mask", "detector": "nonsense"})
+
+
 def test_no_file_is_written_and_no_pipeline_built_twice_for_requests(
     champion: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,7 +420,7 @@ def test_a_version_carries_its_code_its_card_an_example_and_no_strangers_package
     found = mlflow.models.Model.load(folder)
     example = found.load_input_example(str(folder))
     assert Image.open(io.BytesIO(example["image"][0])).size == (96, 96)
-    assert {p.name for p in found.signature.params} >= {"method", "seed"}
+    assert {p.name for p in found.signature.params} >= {"method", "detector", "seed"}
     card = (folder / "README.md").read_text()
     assert version.description == card
     for part in ("## Limits", "## Terms", "| swap reidentification | 0.01 | ≤ 0.05 |"):

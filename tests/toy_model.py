@@ -1,4 +1,4 @@
-"""A model for the toy world, with random weights in both stages, saved as training saves it."""
+"""A model with random weights in both stages, saved as training saves it."""
 
 from pathlib import Path
 
@@ -8,14 +8,15 @@ from deid.anonymize import ModelPaths
 from deid.model import Deidentifier
 from deid.seeds import torch_generator
 from deid.stage_files import read_description
+from deid.worlds.world import World
 from tests.toy import toy_world
 
 WIDTHS = [32, 32, 32]
 
 
-def save_toy_model(root: Path) -> ModelPaths:
-    """Write `root/stage_one` and `root/stage_two`."""
-    world, paths = toy_world(), ModelPaths(root / "stage_one", root / "stage_two")
+def save_toy_model(root: Path, world: World | None = None) -> ModelPaths:
+    """Write `root/stage_one` and `root/stage_two`; of the toy world, unless of another."""
+    world, paths = world or toy_world(), ModelPaths(root / "stage_one", root / "stage_two")
     random = torch_generator("toy model")
     w = world.generator.mapping(torch.randn(500, world.generator.z_dim, generator=random))
     model = Deidentifier(world, WIDTHS, w.mean(0), w.std(0))

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from deid import __version__
-from deid.cli import attack, audit, flows, registry, run, serve, stages, weights
+from deid.cli import attack, audit, export, flows, registry, run, serve, stages, weights
 from deid.errors import DeidError, missing_extra
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command()(run.run)
 app.command()(serve.serve)
 app.command()(attack.attack)
+app.command()(export.export)
 app.add_typer(weights.app, name="weights")
 app.add_typer(audit.app, name="audit")
 app.add_typer(registry.app, name="registry")

@@ -58,7 +58,8 @@ def model_card(model: str, bundle: Bundle, read: Metrics, gates: Gates, content:
             "`image`, `faces` (how many), `verdict`, `similarities` and `level` (of the fallback), "
             "row for row. Methods that were trained: `swap` (another face, the same expression and "
             "pose) and `adversarial` (alike to people, a stranger to recognizers); `blur`, "
-            "`pixelate` and `mask` need no training.",
+            "`pixelate` and `mask` need no training. The params `detector` (`yunet`, `scrfd`, "
+            "`mtcnn`, or several with commas) and `seed` are as in `deid run`.",
             "",
             "## Limits",
             "",

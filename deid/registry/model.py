@@ -10,7 +10,6 @@ import binascii
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from deid.batch.project import Pipelines
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.registry.bundle import read_bundle
+from deid.registry.packaging import PARAMETERS
 
 
 class FaceDeid(PythonModel):
@@ -57,8 +57,12 @@ class FaceDeid(PythonModel):
 
 
 def _settings(params: Mapping[str, Any]) -> RunSettings:
-    kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(RunSettings)}
-    return RunSettings(**{name: kinds[name](value) for name, value in params.items()})
+    kinds: dict[str, Any] = {name: type(default) for name, _, default in PARAMETERS}
+    asked = {name: kinds[name](value) for name, value in params.items()}
+    detectors = tuple(filter(None, str(asked.pop("detector", "")).split(",")))
+    if files := [spec for spec in detectors if "=" in spec]:
+        raise DeidError(f"detector {files[0]!r}: a request names no files; name a detector alone")
+    return RunSettings(detectors=detectors, **asked)
 
 
 def _bytes(data: Any, number: int) -> bytes:

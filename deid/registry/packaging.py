@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 PARAMETERS: tuple[tuple[str, str, object], ...] = (
     ("method", "string", "swap"),
+    ("detector", "string", ""),
     ("seed", "long", 0),
     ("allow_no_face", "boolean", False),
     ("first_frame_only", "boolean", False),
 )
-"""Name, type and default of what a request may set."""
+"""Name, type and default of what a request may set: the fields of `RunSettings` so called, and
+`detector`, names as `deid run --detector` takes them with commas between, else the world's own."""
 PACKAGE = Path(__file__).resolve().parents[1]
 LEFT_OUT = ("__pycache__", "shipped", "pretrain", "data")
 """Of the package: what a version has of its own, or does not need."""

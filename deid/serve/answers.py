@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
-from deid.batch.in_memory import Result
 from deid.gate.record import FaceRecord
 from deid.imaging.codec import SUFFIXES
 from deid.serve.problems import STATUS_OF, Problem
-from deid.serve.work import Refusal
+from deid.serve.work import Made, Refusal
 
 PNG = b"\x89PNG"
 _KINDS = (
@@ -70,7 +69,8 @@ class PictureBody(BaseModel):
     model: str = Field(examples=["face-deid version 3"])
 
     @classmethod
-    def of(cls, result: Result, model: str) -> "PictureBody":
+    def of(cls, made: Made) -> "PictureBody":
+        result = made.result
         return cls(
             image=base64.b64encode(result.data).decode(),
             media_type=media_type(result.data)[0],
@@ -78,7 +78,7 @@ class PictureBody(BaseModel):
             level=result.level,
             faces=[FaceBody.of(face) for face in result.faces],
             notes=list(result.notes),
-            model=model,
+            model=made.model,
         )
 
 
@@ -124,26 +124,24 @@ def wants(accept: str, kind: str) -> bool:
     return any(part.partition(";")[0].strip().lower() == kind for part in accept.split(","))
 
 
-def picture_answer(result: Result, model: str, accept: str) -> Response:
+def picture_answer(made: Made, accept: str) -> Response:
     """One picture: itself with its verdict in headers, or JSON if `accept` names that."""
     if wants(accept, "application/json"):
-        return JSONResponse(PictureBody.of(result, model).model_dump())
+        return JSONResponse(PictureBody.of(made).model_dump())
+    result = made.result
     headers = {
         "X-Deid-Verdict": result.verdict,
         "X-Deid-Faces": str(len(result.faces)),
         "X-Deid-Level": str(result.level),
-        "X-Deid-Model": model.encode("ascii", "replace").decode(),
+        "X-Deid-Model": made.model.encode("ascii", "replace").decode(),
     }
     return Response(result.data, media_type=media_type(result.data)[0], headers=headers)
 
 
-def batch_answer(results: Sequence[Result | Failure], model: str, accept: str) -> Response:
+def batch_answer(results: Sequence[Made | Failure], accept: str) -> Response:
     """Several: JSON, or a zip archive of the pictures with `results.json` if `accept` names it."""
     archive = wants(accept, "application/zip")
-    items = [
-        _item(result, model, number if archive else None)
-        for number, result in enumerate(results, 1)
-    ]
+    items = [_item(result, number if archive else None) for number, result in enumerate(results, 1)]
     body = BatchBody(results=items).model_dump()
     if not archive:
         return JSONResponse(body)
@@ -151,17 +149,17 @@ def batch_answer(results: Sequence[Result | Failure], model: str, accept: str) -
     with zipfile.ZipFile(stored, "w", zipfile.ZIP_STORED) as file:
         file.writestr("results.json", json.dumps(body, indent=1))
         for item, result in zip(items, results, strict=True):
-            if item.file is not None and isinstance(result, Result):
-                file.writestr(item.file, result.data)
+            if item.file is not None and isinstance(result, Made):
+                file.writestr(item.file, result.result.data)
     return Response(stored.getvalue(), media_type="application/zip")
 
 
-def _item(result: Result | Failure, model: str, number: int | None) -> ItemBody:
-    if isinstance(result, Failure):
-        problem = result.problem
+def _item(end: Made | Failure, number: int | None) -> ItemBody:
+    if isinstance(end, Failure):
+        problem = end.problem
         return ItemBody(status=problem.status, code=problem.code, detail=problem.detail)
-    picture = PictureBody.of(result, model)
+    picture = PictureBody.of(end)
     if number is None:
         return ItemBody(status=200, picture=picture)
-    name = f"{number:04d}{media_type(result.data)[1]}"
+    name = f"{number:04d}{media_type(end.result.data)[1]}"
     return ItemBody(status=200, picture=picture.model_copy(update={"image": ""}), file=name)

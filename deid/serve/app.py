@@ -12,7 +12,6 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from deid import __version__
-from deid.batch.in_memory import Result
 from deid.batch.settings import RunSettings
 from deid.serve import problems
 from deid.serve.answers import (
@@ -31,6 +30,7 @@ from deid.serve.reading import FORM
 from deid.serve.service import ModelsBody, Service
 from deid.serve.settings import ServeSettings
 from deid.serve.tokens import Tokens
+from deid.serve.work import Made
 
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -130,7 +130,7 @@ def create_app(serve: ServeSettings, settings: RunSettings, begin: Begin) -> tup
     _state(app, service)
     _page(app)
     tokens = Tokens(Path(serve.tokens)) if serve.tokens else None
-    service.edge = Edge(app, service.metrics, tokens, Rate(serve.rate))
+    service.edge = Edge(app, service.metrics, tokens, Rate(serve.rate), pool)
     return service.edge, service
 
 
@@ -143,13 +143,14 @@ def _pictures(app: FastAPI, service: Service) -> None:
         responses=_ONE_SAFE,
     )
     async def anonymize(request: Request, options: Annotated[PictureOptions, Query()]) -> Response:
-        model = service.present()
+        service.present()
         settings = options.settings(service.settings)
+        boxes = service.may_keep(options.boxes())
         with service.room(request, 1):
             (data,) = await service.received(request, 1)
-            result = await service.picture(data, settings, options.boxes())
-        request.state.verdict, request.state.faces = result.verdict, len(result.faces)
-        return picture_answer(result, model.name, request.headers.get("accept", ""))
+            made = await service.picture(data, settings, boxes)
+        request.state.verdict, request.state.faces = made.result.verdict, len(made.result.faces)
+        return picture_answer(made, request.headers.get("accept", ""))
 
     @app.post(
         "/v1/batch",
@@ -159,10 +160,11 @@ def _pictures(app: FastAPI, service: Service) -> None:
         responses=_SEVERAL_SAFE,
     )
     async def batch(request: Request, options: Annotated[RequestOptions, Query()]) -> Response:
-        model, most = service.present(), service.most
+        service.present()
+        most = service.most
         settings = options.settings(service.settings)
 
-        async def one(data: bytes) -> Result | Failure:
+        async def one(data: bytes) -> Made | Failure:
             try:
                 return await service.picture(data, settings)
             except Problem as problem:
@@ -171,7 +173,7 @@ def _pictures(app: FastAPI, service: Service) -> None:
         with service.room(request, most):
             pictures = await service.received(request, most)
             results = await asyncio.gather(*map(one, pictures))
-        return batch_answer(results, model.name, request.headers.get("accept", ""))
+        return batch_answer(results, request.headers.get("accept", ""))
 
 
 def _state(app: FastAPI, service: Service) -> None:
@@ -185,6 +187,7 @@ def _state(app: FastAPI, service: Service) -> None:
             max_pixels=limits.max_pixels,
             max_faces=limits.max_faces,
             max_batch=service.most,
+            may_keep=not limits.no_keep,
         )
 
     @app.get("/healthz", summary="The process lives", response_class=PlainTextResponse)

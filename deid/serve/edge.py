@@ -13,12 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deid.errors import DeidError
 from deid.serve.metrics import Counters
+from deid.serve.pool import Pool
 from deid.serve.problems import Problem, fault
 from deid.serve.tokens import Tokens
 
 log = logging.getLogger("deid.serve.access")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 GUARDED = ("/v1/", "/metrics")
+PICTURES = ("/v1/anonymize", "/v1/batch")
 MOST_CLIENTS = 10_000  # whose rate is remembered
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -58,8 +60,11 @@ class Rate:
 class Edge:
     """ASGI, around the routes."""
 
-    def __init__(self, app: ASGIApp, metrics: Counters, tokens: Tokens | None, rate: Rate) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Counters, tokens: Tokens | None, rate: Rate, pool: Pool
+    ) -> None:
         self._app, self._metrics, self._tokens, self._rate = app, metrics, tokens, rate
+        self._pool = pool
         self.ending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,6 +119,10 @@ class Edge:
             client = scope["state"]["client"] = owner
         if wait := self._rate.wait(client):
             return Problem(429, "too_many_requests", "slow down", max(1.0, wait))
+        # Not by its route, which costs more than all else of a refusal: an overloaded service has
+        # no time for it. Nothing of the request's body is read.
+        if self._pool.is_full and scope["method"] == "POST" and scope["path"] in PICTURES:
+            return self._pool.overloaded()
         return None
 
     def _dress(self, headers: MutableHeaders, request_id: str) -> None:
@@ -124,7 +133,8 @@ class Edge:
             headers["Connection"] = "close"
 
     def _record(self, scope: Scope, request_id: str, facts: dict[str, Any], seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")  # never what was asked for
+        refused = scope["path"] if scope["path"] in PICTURES else "other"  # never what was asked
+        route = getattr(scope.get("route"), "path", refused)
         self._metrics.requests.labels(route, str(facts["status"])).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         state = scope["state"]

@@ -14,11 +14,10 @@ from contextlib import suppress
 from typing import Any
 
 from deid.batch.executor import TOO_LONG
-from deid.batch.in_memory import Result
 from deid.batch.workers import Lost, Worker
 from deid.errors import DeidError
 from deid.serve.problems import Problem
-from deid.serve.work import PictureRequest, Ready, Refusal
+from deid.serve.work import Made, PictureRequest, Ready, Refusal
 
 log = logging.getLogger(__name__)
 AGAIN = 5.0  # seconds until a worker that could not be started is tried again
@@ -82,7 +81,7 @@ class Pool:
             self._background(self._replace())
         return first.ready
 
-    async def run(self, picture: PictureRequest) -> Result | Refusal:
+    async def run(self, picture: PictureRequest) -> Made | Refusal:
         """What becomes of a picture; `Problem` where the queue is full or its worker was lost."""
         if self.is_full:
             raise self.overloaded()
@@ -90,20 +89,20 @@ class Pool:
         task = self._background(self._done(picture))
         task.add_done_callback(lambda _: self._leave())
         # A client that goes away must not leave a worker in the middle of its picture.
-        answer: Result | Refusal = await asyncio.shield(task)
+        answer: Made | Refusal = await asyncio.shield(task)
         return answer
 
     def _leave(self) -> None:
         self.accepted -= 1
 
-    async def _done(self, picture: PictureRequest) -> Result | Refusal:
+    async def _done(self, picture: PictureRequest) -> Made | Refusal:
         try:
             place = await asyncio.wait_for(self._take(), self._timeout)
         except TimeoutError:
             raise self.overloaded() from None
         began, loop = time.monotonic(), asyncio.get_running_loop()
         try:
-            answer: Result | Refusal = await loop.run_in_executor(
+            answer: Made | Refusal = await loop.run_in_executor(
                 self._threads, place.worker.ask, picture, self._timeout
             )
         except Exception as error:

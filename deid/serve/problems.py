@@ -51,6 +51,7 @@ def fault() -> Problem:
 _SAID = {
     400: "the request is broken",
     401: "no or an unknown bearer token",
+    403: "the operator lets no request keep a face",
     408: "the request took too long to arrive",
     413: "too many bytes or pixels",
     415: "neither a picture nor a form with one",

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel, Field
 
-from deid.batch.in_memory import Result
+from deid.batch.in_memory import Box
 from deid.batch.settings import RunSettings
 from deid.serve.answers import refused
 from deid.serve.edge import Edge
@@ -17,7 +16,7 @@ from deid.serve.pool import Pool
 from deid.serve.problems import Problem
 from deid.serve.reading import OVERHEAD, read_pictures
 from deid.serve.settings import ServeSettings
-from deid.serve.work import PictureRequest, Refusal
+from deid.serve.work import Made, PictureRequest, Refusal
 
 
 class ModelBody(BaseModel):
@@ -40,6 +39,7 @@ class ModelsBody(BaseModel):
     max_pixels: int
     max_faces: int
     max_batch: int
+    may_keep: bool = Field(description="whether a request may leave a face as it is (`keep`)")
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Service:
         read, where others have it all."""
         stated, whole = request.headers.get("content-length", ""), self._bytes_of(most)
         size = min(int(stated), whole) if stated.isdecimal() else whole
-        if self.pool.is_full or self.held + size > self._bytes_of(self.most):
+        if self.held + size > self._bytes_of(self.most):
             raise self.pool.overloaded()
         self.held += size
         try:
@@ -76,16 +76,22 @@ class Service:
     def _bytes_of(self, pictures: int) -> int:
         return pictures * (self.serve.max_bytes + OVERHEAD)
 
+    def may_keep(self, boxes: tuple[Box, ...]) -> tuple[Box, ...]:
+        """`boxes` whose faces a request leaves as they are; `Problem` where none may."""
+        if boxes and self.serve.no_keep:
+            raise Problem(403, "keep_forbidden", "this service leaves no face as it is")
+        return boxes
+
     async def received(self, request: Request, most: int) -> list[bytes]:
         """The pictures of a request, at most `most`; or `Problem`."""
         return await read_pictures(request, most, self.serve.max_bytes, self.serve.receive)
 
-    async def picture(self, data: bytes, settings: RunSettings, keep: Any = ()) -> Result:
+    async def picture(self, data: bytes, settings: RunSettings, keep: tuple[Box, ...] = ()) -> Made:
         """A safe picture, or `Problem`."""
         answer = await self.pool.run(PictureRequest(data, settings, keep))
         if isinstance(answer, Refusal):
             raise refused(answer)
-        self.metrics.count(answer)
+        self.metrics.count(answer.result)
         return answer
 
     def present(self) -> ModelBody:

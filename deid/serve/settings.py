@@ -26,6 +26,9 @@ class ServeSettings:
     max_bytes: int = option(20_000_000, "Bytes of one encoded picture.")
     max_pixels: int = option(25_000_000, "Pixels of one picture.")
     max_faces: int = option(50, "Faces of one picture.")
+    no_keep: bool = option(
+        False, "No request may leave a face as it is: `keep` is refused, and the page has it not."
+    )
     rate: float = option(0.0, "Requests a second from one client, twice as many at once; 0: any.")
     timeout: float = option(
         TIMEOUT,

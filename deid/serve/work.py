@@ -27,6 +27,15 @@ class PictureRequest:
 
 
 @dataclass(frozen=True)
+class Made:
+    """A safe picture, and the name of the model that made it: while one gives way to the next, only
+    the worker knows."""
+
+    result: Result
+    model: str
+
+
+@dataclass(frozen=True)
 class Refusal:
     """Why no safe picture came of it; `code` as in `Refused`."""
 
@@ -43,21 +52,22 @@ class Ready:
 
 
 def begin(
-    bundle: Bundle, settings: RunSettings, bounds: Bounds
-) -> tuple[Ready, Callable[[PictureRequest], Result | Refusal]]:
-    """For `deid.batch.workers.Worker`. Raises `DeidError` where `settings`, those of a request that
-    asks for nothing else, cannot be built."""
+    bundle: Bundle, settings: RunSettings, bounds: Bounds, model: str
+) -> tuple[Ready, Callable[[PictureRequest], Made | Refusal]]:
+    """For `deid.batch.workers.Worker`; `model` is what `bundle` is called. Raises `DeidError` where
+    `settings`, those of a request that asks for nothing else, cannot be built."""
     to_standard_error()
     pipelines = Pipelines(bundle)
     pipelines.get(settings)
 
-    def work(picture: PictureRequest) -> Result | Refusal:
+    def work(picture: PictureRequest) -> Made | Refusal:
         try:
             pipeline = pipelines.get(picture.settings)
         except DeidError as error:
             return Refusal("bad_option", str(error))
         try:
-            return deidentify_bytes(pipeline, picture.data, "the picture", picture.keep, bounds)
+            data, keep = picture.data, picture.keep
+            return Made(deidentify_bytes(pipeline, data, "the picture", keep, bounds), model)
         except Refused as error:
             if error.__cause__ is None:
                 return Refusal(error.code, str(error))

@@ -34,6 +34,7 @@ async function begin() {
   const model = limits.models[0];
   at("access").hidden = true;
   at("work").hidden = false;
+  document.body.classList.toggle("no-keep", !limits.may_keep);
   at("limits").textContent =
     `Up to ${Math.floor(limits.max_bytes / 1e6) || 1} MB and ${Math.round(limits.max_pixels / 1e6) || 1} megapixels each`;
   at("model").textContent = `Model: ${model.name} (${model.world})`;
