@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.refine import one_by_one
+from deid.anonymize.rivals.smooth import smooth
 from deid.anonymize.rivals.strangers import Strangers
 from deid.worlds.world import World
 
@@ -100,18 +101,11 @@ class Fawkes:
 def dssim(a: Tensor, b: Tensor) -> Tensor:
     """(1 − SSIM) / 2 of each pair of `[N,3,H,W]` in [-1, 1], `[N]` in [0, 1]: Wang et al. 2004,
     Gaussian windows of 11 × 11 with σ 1.5, mirrored at the border."""
-    from torchvision.transforms.v2.functional import gaussian_blur  # a second, of every start
-
-    width = min(11, (min(a.shape[-2:]) - 1) // 2 * 2 + 1)
-
-    def mean(images: Tensor) -> Tensor:
-        blurred: Tensor = gaussian_blur(images, [width, width], [1.5, 1.5])
-        return blurred
-
     c1, c2 = (0.01 * 2.0) ** 2, (0.03 * 2.0) ** 2  # the range of values is 2
-    mean_a, mean_b = mean(a), mean(b)
-    together = mean(a * b) - mean_a * mean_b
-    apart = mean(a * a) - mean_a**2 + mean(b * b) - mean_b**2
+    stack = torch.cat([a, b, a * b, a * a + b * b], 1)
+    mean_a, mean_b, product, squares = smooth(stack, 1.5, 5).chunk(4, 1)
+    together = product - mean_a * mean_b
+    apart = squares - mean_a**2 - mean_b**2
     light = (2.0 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     ssim = light * (2.0 * together + c2) / (apart + c2)
     return (1.0 - ssim.mean((1, 2, 3))) / 2.0

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.refine import one_by_one
+from deid.anonymize.rivals.smooth import smooth
 from deid.worlds.world import World
 
 STEPS = 30
@@ -74,9 +75,5 @@ class LowKey:
 def blurred(images: Tensor) -> Tensor:
     """G: by a Gaussian of `SIGMA` sides, of a little more than a deviation to either side, as
     published."""
-    from torchvision.transforms.v2.functional import gaussian_blur  # a second, of every start
-
     sigma = SIGMA * images.shape[-1]
-    reach = min(max(1, round(sigma)), min(images.shape[-2:]) - 1)
-    result: Tensor = gaussian_blur(images, [2 * reach + 1] * 2, [max(sigma, 1e-3)] * 2)
-    return result
+    return smooth(images, sigma, max(1, round(sigma)))
