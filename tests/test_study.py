@@ -13,12 +13,20 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from deid.anonymize import RIVALS
+from deid.batch import settings
 from deid.cli.main import app
 from deid.errors import DeidError
+from deid.evaluate.cells import TABLES, tables
+from deid.evaluate.columns import ARTIFACTS, columns
+from deid.evaluate.report import lines, with_ratings
+from deid.params import load_params
 from deid.study.answers import read_answers, read_key
 from deid.study.build import Plan, build, order
-from deid.study.scores import read_scores, score, write_scores
+from deid.study.scores import Scores, read_scores, score, write_scores
 from deid.study.statistics import fleiss_kappa, wilson
+from tests.conftest import ROOT
+from tests.toy import toy_world
 
 METHODS = ("original", "adversarial", "fgsm-0.1")
 
@@ -254,3 +262,43 @@ def test_the_commands_build_and_score(source: Path, tmp_path: Path) -> None:
     assert scored.exit_code == 0, scored.output
     assert "Fleiss' kappa): 1.000" in scored.output
     assert read_scores(Path(folder) / "scores.json").methods["fgsm-0.1"].mean == 1.0
+
+
+def rows_of_table_1(rated: Scores | None) -> list[tuple[str, str]]:
+    """Each method of Table 1 with what the report says of its artifacts rate."""
+    row = {"fid": {"mean": 1.0, "std": 0.0}}
+    shown = [column for column in columns("table1", toy_world()) if column.key == ARTIFACTS]
+    rows = with_ratings({"adversarial": row, "pgd": row}, rated)
+    return [(line.name, line.cells[0][0]) for line in lines("table1", rows, shown, spread=False)]
+
+
+def test_until_people_have_rated_table_1_says_so_beside_the_papers_rates() -> None:
+    assert rows_of_table_1(None) == [
+        ("adversarial", "not rated"),
+        ("pgd", "not rated"),
+        ("FGSM ε = 0.03", "0.995"),
+        ("FGSM ε = 0.1", "1.000"),
+        ("adversarial mapping", "0.144"),
+    ]
+
+
+def test_what_people_said_stands_in_table_1_with_its_deviation(study: Path) -> None:
+    key = read_key(study / "key.json")
+    files = [answers_of(study, 1, {"adversarial"}), answers_of(study, 2, set())]
+    shown = dict(rows_of_table_1(score(read_answers(files, key), key)))
+    assert shown["adversarial"] == "0.500 ± 0.707"
+    assert shown["pgd"] == "not rated"
+
+
+def test_further_methods_get_rows_in_the_table_that_they_belong_to() -> None:
+    found = tables(["fawkes", "inversion-w", "pgd-0.2", "adversarial"])
+    assert found["table1"] == (*TABLES["table1"], "fawkes", "pgd-0.2")
+    assert found["table2"] == TABLES["table2"]
+    assert found["table3"] == (*TABLES["table3"], "inversion-w")
+    with pytest.raises(DeidError, match="fawks"):
+        tables(["fawks"])
+
+
+def test_the_profile_of_the_study_has_every_rival_and_the_command_line_offers_it() -> None:
+    assert sorted(load_params(ROOT / "profiles/study.yaml").evaluate.methods) == sorted(RIVALS)
+    assert settings.RIVALS == tuple(RIVALS)
