@@ -301,4 +301,4 @@ def test_further_methods_get_rows_in_the_table_that_they_belong_to() -> None:
 
 def test_the_profile_of_the_study_has_every_rival_and_the_command_line_offers_it() -> None:
     assert sorted(load_params(ROOT / "profiles/study.yaml").evaluate.methods) == sorted(RIVALS)
-    assert settings.RIVALS == tuple(RIVALS)
+    assert tuple(RIVALS) == settings.RIVALS
