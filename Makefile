@@ -25,7 +25,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export ORT_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help install setup project repro test deep lint pretrain clean
+.PHONY: help install setup project repro study test deep lint pretrain clean
 
 help:  ## Say what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -72,6 +72,10 @@ repro: setup  ## The main job: sample, validate, train, evaluate, register, de-i
 	@echo "Report:   reports/index.html"
 	@echo "Pictures: out/samples (swap), out/samples-adversarial"
 	@echo "Runs:     mlflow ui --backend-store-uri sqlite:///mlflow.db"
+
+study: setup  ## Rivals of the field beside ours, from the shipped stages, into out/study; an hour or two, resumable.
+	deid evaluate --params profiles/study.yaml --stages deid/worlds/photo/shipped --out out/study --jobs 2
+	deid report --params profiles/study.yaml --out out/study
 
 test: install lint  ## Lint, types and tests; minutes.
 	pytest -m "not slow"

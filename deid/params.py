@@ -200,6 +200,7 @@ class EvaluateParams(Section):
     views: Positive = 4
     seeds: Positive = 3
     batch_size: Positive = 50
+    methods: tuple[str, ...] = ()  # further rows: any of `deid run --method`, inversion, noise-ε
 
 
 class Gates(Section):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from deid.anonymize import METHODS, ModelPaths, build
+from deid.anonymize import METHODS, RIVALS, ModelPaths, build
 from deid.anonymize.base import Anonymizer, Guarded
 from deid.anonymize.blur import Blur
 from deid.anonymize.gradient import FGSM, MIFGSM, PGD
@@ -27,7 +27,17 @@ from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
 SEEDS = [3, 1, 4, 15, 9]
-ALL = [*METHODS, "reconstruction", "inversion", "fgsm-0.03", "pgd-0.1", "mifgsm-0.1", "tidim-0.1"]
+ALL = [
+    *METHODS,
+    *RIVALS,
+    "reconstruction",
+    "inversion",
+    "inversion-w",
+    "fgsm-0.03",
+    "pgd-0.1",
+    "mifgsm-0.1",
+    "tidim-0.1",
+]
 WORLD = toy_world()
 
 

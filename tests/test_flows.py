@@ -17,7 +17,7 @@ import httpx
 import pytest
 import yaml
 
-from deid.anonymize import METHODS
+from deid.anonymize import METHODS, RIVALS
 from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL
 from deid.batch import project
 from deid.batch.executor import InProcess
@@ -489,7 +489,7 @@ def test_the_form_of_the_flow_offers_what_the_command_line_takes() -> None:
     form = deidentify.parameters.model_dump()["properties"]
     asked = {f.name for kind in (RunSettings, BatchSettings) for f in fields(kind) if f.metadata}
     assert set(form) == asked | {"source", "destination", "model", "world"}
-    assert tuple(form["method"]["enum"]) == METHODS
+    assert tuple(form["method"]["enum"]) == (*METHODS, *RIVALS)
     assert form["engine"]["enum"] == ["processes", "ray"]
     assert all(entry["description"] for entry in form.values())
 

@@ -28,7 +28,7 @@ LAYERS = [
     ["model"],
     ["latents", "anonymize"],
     ["training", "gate"],
-    ["batch"],
+    ["batch", "study"],
     ["evaluate"],
     ["attack"],
     ["registry"],

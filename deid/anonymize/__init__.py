@@ -13,13 +13,14 @@ from deid.anonymize.gradient import FGSM, MIFGSM, PGD
 from deid.anonymize.mask import Mask
 from deid.anonymize.pixelate import Pixelate
 from deid.anonymize.reconstruction import Reconstruction
+from deid.anonymize.rivals import RIVALS
 from deid.anonymize.swap import Swap
 from deid.errors import DeidError
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.worlds.world import World
 
-__all__ = ["METHODS", "Anonymizer", "ModelPaths", "build", "build_swap"]
+__all__ = ["METHODS", "RIVALS", "Anonymizer", "ModelPaths", "build", "build_swap", "kind_of"]
 
 Builder = Callable[[World, ModelPaths | None, AnonymizeParams], Anonymizer]
 
@@ -49,9 +50,14 @@ def _reconstruction(world: World, models: ModelPaths | None, _: AnonymizeParams)
     return Reconstruction(_model("reconstruction", world, models), working_side(world))
 
 
-def _inversion(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:
-    model, side = _model("inversion", world, models), working_side(world)
-    return Reconstruction(model, side, invert.STEPS, "inversion")
+def _inversion(world: World, models: ModelPaths | None, single: bool) -> Anonymizer:
+    name = "inversion-w" if single else "inversion"
+    model, side = _model(name, world, models), working_side(world)
+    return Reconstruction(model, side, invert.STEPS, name, single)
+
+
+def _rival(name: str) -> Builder:
+    return lambda world, _, __: RIVALS[name](world)
 
 
 def _momentum(world: World, settings: AnonymizeParams, smooth: bool = False) -> Anonymizer:
@@ -70,7 +76,9 @@ BUILDERS: Mapping[str, Builder] = {
     "pixelate": lambda _, __, settings: Pixelate(settings.pixelate_blocks),
     "mask": lambda *_: Mask(),
     "reconstruction": _reconstruction,  # evaluation only, as is inversion: they protect nobody
-    "inversion": _inversion,
+    "inversion": lambda world, models, _: _inversion(world, models, single=False),
+    "inversion-w": lambda world, models, _: _inversion(world, models, single=True),
+    **{name: _rival(name) for name in RIVALS},
 }
 
 EPSILONS = {
@@ -82,7 +90,18 @@ EPSILONS = {
 """The setting of each noise attack's ε."""
 
 METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")
-"""The methods a person may choose for pictures."""
+"""The methods a person may choose for pictures; `deid run` takes the `RIVALS`, too."""
+
+
+def kind_of(method: str) -> str:
+    """A method's name in `BUILDERS`, without its ε; `DeidError` for one that nobody knows."""
+    base, dash, _ = method.rpartition("-")
+    if method in BUILDERS:
+        return method
+    if dash and base in EPSILONS:
+        return base
+    known = ", ".join((*METHODS, *RIVALS))
+    raise DeidError(f"method {method!r}: unknown; choose one of {known}")
 
 
 def build(
@@ -90,15 +109,15 @@ def build(
 ) -> Anonymizer:
     """The anonymizer called `method`, guarded.
 
-    `fgsm-0.03` and `pgd-0.03` carry their own ε. `models` is needed by swap, adversarial and
-    reconstruction. Raises `DeidError` for an unknown method, a wrong ε, or missing models.
+    `fgsm-0.03` and `pgd-0.03` carry their own ε. `models` is needed by swap, adversarial,
+    reconstruction and inversion. Raises `DeidError` for an unknown method, a wrong ε, or missing
+    models.
     """
-    base, dash, epsilon = method.partition("-")
-    if base not in BUILDERS or (dash and base not in EPSILONS):
-        raise DeidError(f"method {method!r}: unknown; choose one of {', '.join(METHODS)}")
-    if dash:
-        settings = settings.model_copy(update={EPSILONS[base]: _epsilon(method, epsilon)})
-    return Guarded(BUILDERS[base](world, models, settings), method, world.device)
+    kind = kind_of(method)
+    if kind != method:
+        epsilon = _epsilon(method, method.removeprefix(f"{kind}-"))
+        settings = settings.model_copy(update={EPSILONS[kind]: epsilon})
+    return Guarded(BUILDERS[kind](world, models, settings), method, world.device)
 
 
 def _epsilon(method: str, text: str) -> float:

@@ -1,7 +1,8 @@
-"""Inversion: the w+ whose picture is the person, found by gradient from M's answer.
+"""Inversion: the w or w+ whose picture is the person, found by gradient from M's answer.
 
 M sees a code of a face, so its reconstruction is alike and not the same; a w for every layer of
-the generator (w+, Abdal et al. 2019) can draw the very person.
+the generator (w+, Abdal et al. 2019) can draw the very person, and a single w (Karras et al. 2020)
+the person as the generator would draw anybody.
 """
 
 import torch
@@ -24,13 +25,13 @@ CENTER, RADII = (0.5, 0.57), (0.28, 0.36)
 """The ellipse of an aligned face, x first, in sides of the picture."""
 
 
-def invert(model: Deidentifier, faces: Tensor, steps: int = STEPS) -> Tensor:
+def invert(model: Deidentifier, faces: Tensor, steps: int = STEPS, single: bool = False) -> Tensor:
     """w+ `[N,num_ws,w_dim]` with G(w+) near `faces [N,3,R,R]`, drawn at the generator's smallest
-    side."""
-    return one_by_one(lambda face: _invert(model, face, steps), faces)
+    side; w `[N,w_dim]`, the same for every layer, where `single`."""
+    return one_by_one(lambda face: _invert(model, face, steps, single), faces)
 
 
-def _invert(model: Deidentifier, face: Tensor, steps: int) -> Tensor:
+def _invert(model: Deidentifier, face: Tensor, steps: int, single: bool) -> Tensor:
     world, side = model.world, model.world.resolutions[0]
     with torch.no_grad():
         code, points = world.identity(face), world.landmarks(face) * (side / face.shape[-1])
@@ -38,15 +39,15 @@ def _invert(model: Deidentifier, face: Tensor, steps: int) -> Tensor:
     small = F.interpolate(face, size=(side, side), mode="area")
     inside, shade = _ellipse(side).to(face), _shade(small)
 
-    def loss_of(w_plus: Tensor) -> Tensor:
-        output = model.synthesize(model.unstandardize(w_plus), side)
+    def loss_of(w: Tensor) -> Tensor:
+        output = model.synthesize(model.unstandardize(w), side)
         pixels = ((output - small).abs() * inside).mean() / inside.mean()
         known = F.cosine_similarity(world.identity(output), code)
         points_loss = landmark_loss(points, world.landmarks(output), side)
         loss = PIXELS * pixels + SHADE * F.l1_loss(_shade(output), shade)
         return loss + PERSON * (1.0 - known).mean() + LANDMARK * points_loss
 
-    start = w[:, None].expand(-1, world.generator.num_ws, -1)
+    start = w if single else w[:, None].expand(-1, world.generator.num_ws, -1)
     return model.unstandardize(descend(start, loss_of, steps, RATE, NEAR))
 
 

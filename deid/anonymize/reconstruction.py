@@ -16,12 +16,14 @@ from deid.nets.backbones import at_size
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """I_out = G(M([En_id(I), En_expr(I)])), or after `steps` of inversion (`invert`) from there."""
+    """I_out = G(M([En_id(I), En_expr(I)])), or after `steps` of inversion (`invert`) from there,
+    into w where `single`, else w+."""
 
     model: Deidentifier
     resolution: int | None
     steps: int = 0
     name: str = "reconstruction"
+    single: bool = False
     enough: int | None = None
 
     @torch.no_grad()
@@ -30,5 +32,5 @@ class Reconstruction:
         side = faces.shape[-1]
         if not self.steps:
             return at_size(self.model.reconstruct(faces), side)
-        w = invert(self.model, faces, self.steps)
+        w = invert(self.model, faces, self.steps, self.single)
         return at_size(self.model.synthesize(w, side), side).clamp(-1.0, 1.0)

@@ -8,7 +8,7 @@ from typing import cast, get_args
 
 from torch import Tensor
 
-from deid.anonymize import METHODS, ModelPaths, invert, refine
+from deid.anonymize import METHODS, RIVALS, ModelPaths, invert, kind_of, refine
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
 from deid.batch.preview import REASON, draw_preview, planned
@@ -148,9 +148,9 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     """Load all that a run needs; what is missing or broken is a `DeidError` before any picture."""
     parse_keep(settings.keep_metadata)
     region = region_of(settings, world)
-    base = settings.method.partition("-")[0]
-    if base not in METHODS:
-        raise DeidError(f"method {settings.method!r}: unknown; choose one of {', '.join(METHODS)}")
+    base, choices = kind_of(settings.method), (*METHODS, *RIVALS)
+    if base not in choices:
+        raise DeidError(f"method {settings.method!r}: unknown; choose one of {', '.join(choices)}")
     if settings.seconds is not None and not settings.seconds > 0:
         raise DeidError(f"{settings.seconds:g} seconds for a picture: must be more than 0")
     reference_files(settings.keep or settings.only)

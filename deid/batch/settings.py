@@ -14,6 +14,12 @@ if TYPE_CHECKING:  # so that the help of a command does not wait for what reads 
 
 TIMEOUT = 300.0  # seconds for one file
 METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")
+RIVALS = (
+    *("ksame-average", "ksame-select", "ksame-furthest", "fawkes", "lowkey", "tipim"),
+    *("patch", "glasses", "hat"),
+)
+"""Of the field, for comparison (docs/rivals.md)."""
+
 ENGINES = ("processes", "ray")
 
 
@@ -22,7 +28,10 @@ class RunSettings:
     """What shapes an output."""
 
     method: str = option(
-        "swap", "swap, adversarial, fgsm, pgd, blur, pixelate or mask.", choices=METHODS
+        "swap",
+        "swap, adversarial, fgsm, pgd, blur, pixelate or mask; for comparison the field's "
+        f"{', '.join(RIVALS)}.",
+        choices=(*METHODS, *RIVALS),
     )
     detectors: tuple[str, ...] = option(
         (),

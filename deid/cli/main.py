@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from deid import __version__
-from deid.cli import attack, audit, export, flows, registry, run, serve, stages, weights
+from deid.cli import attack, audit, export, flows, registry, run, serve, stages, study, weights
 from deid.errors import DeidError, missing_extra
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.add_typer(weights.app, name="weights")
 app.add_typer(audit.app, name="audit")
 app.add_typer(registry.app, name="registry")
 app.add_typer(flows.app, name="flows")
+app.add_typer(study.app, name="study")
 for stage in (stages.sample, stages.validate, stages.stage_one, stages.stage_two):
     app.command()(stage)
 for stage in (stages.evaluate, stages.report):

@@ -15,10 +15,12 @@ VALIDATION = Path("data/validation")
 STAGE_ONE = Path("data/stage_one")
 STAGE_TWO = Path("data/stage_two")
 REPORTS = Path("reports")
+SCORES = Path("study/scores.json")  # not in reports, which each evaluation makes anew
 MOST = 4  # processes, unless more are asked for: in the world photo each holds 1.3 GB
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.")]
 PARAMS = Path("params.yaml")
+Out = Annotated[Path, typer.Option(help="Where the tables and figures are.")]
 
 
 def sample(
@@ -90,6 +92,10 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Processes; else one a processor, at most 4. A GPU takes one."),
     ] = None,
+    stages: Annotated[
+        Path, typer.Option(help="The folder of stage_one and stage_two.")
+    ] = STAGE_ONE.parent,
+    out: Out = REPORTS,
 ) -> None:
     """Measure Tables 1-3 and draw the figures, into reports."""
     from deid.evaluate.run import evaluate
@@ -98,16 +104,23 @@ def evaluate(
 
     p = load_params(params)
     shared = jobs or min(processors(), MOST)
-    evaluate(p.evaluate, p.anonymize, p.world, STAGE_ONE, STAGE_TWO, REPORTS, shared)
+    one, two = stages / STAGE_ONE.name, stages / STAGE_TWO.name
+    evaluate(p.evaluate, p.anonymize, p.world, one, two, out, shared)
 
 
-def report(params: ParamsFile = PARAMS) -> None:
+def report(
+    params: ParamsFile = PARAMS,
+    out: Out = REPORTS,
+    ratings: Annotated[
+        Path, typer.Option(help="What `deid study score` wrote; without it nothing is rated.")
+    ] = SCORES,
+) -> None:
     """Write the page of what `evaluate` measured, reports/index.html."""
     from deid.evaluate.report import report
     from deid.params import load_params
 
     p = load_params(params)
-    report(p.evaluate, p.anonymize, p.world, REPORTS)
+    report(p.evaluate, p.anonymize, p.world, out, ratings)
 
 
 def _world(params: "Params") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One method on one repetition's faces: what it made, and what the tables say of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deid.anonymize import Anonymizer, ModelPaths, build, build_swap
+from deid.anonymize import Anonymizer, ModelPaths, build, build_swap, kind_of
 from deid.evaluate.faces import Encoded, HeldOut, encode, over_batches
 from deid.evaluate.measures import TABLE_FIGURES, Measured, similarity
 from deid.model import Deidentifier
@@ -26,9 +26,23 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "table3": ("reconstruction", "unrelated"),
 }
 """The methods of each table; REFERENCES are the ends of its scales, not competitors."""
+REBUILDING = ("reconstruction", "inversion", "inversion-w")
+"""Methods that give the face back, and belong to Table 3."""
+
 REFERENCES = ("original", "unchanged", "unrelated")
 ABLATIONS = {"table1": ("reconstruction",)}
 """Rows that show where a method starts from; they compete in no column of that table."""
+
+
+def tables(further: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+    """The methods of each table, with the `further` ones (`evaluate.methods`) in Table 1, or in
+    Table 3 where they give a face back. `DeidError` for one that nobody knows."""
+    rows = {table: list(methods) for table, methods in TABLES.items()}
+    for method in further:
+        row = rows["table3" if kind_of(method) in REBUILDING else "table1"]
+        if method not in row:
+            row.append(method)
+    return {table: tuple(methods) for table, methods in rows.items()}
 
 
 @dataclass(frozen=True)

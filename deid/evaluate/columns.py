@@ -27,6 +27,7 @@ class Column:
     digits: int = 3
     percent: bool = False
     network: Network = Network("", "")
+    missing: str = "–"  # what stands where a method has no such figure
 
     def text(self, parts: Parts, spread: bool = True) -> str:
         """The mean, with `spread` also the deviation: of one repetition there is none."""
@@ -36,6 +37,12 @@ class Column:
 
     def published(self, value: float) -> str:
         return f"{value * 100:.{self.digits}f}%" if self.percent else f"{value:.{self.digits}f}"
+
+
+ARTIFACTS = "artifacts_rate"
+"""Not in metrics.json: people say it, in `deid study`."""
+
+PEOPLE = Network("people", "raters of a study; ± over raters")
 
 
 def columns(table: str, world: World) -> list[Column]:
@@ -52,6 +59,7 @@ def columns(table: str, world: World) -> list[Column]:
             *privacy,
             Column("id_similarity_attacked", "ID similarity, attacked", "↓", network=encoder),
             fid,
+            Column(ARTIFACTS, "artifacts rate", "↓", network=PEOPLE, missing="not rated"),
         ]
     if table == "table2":
         donor, expression = "similarity to donor", "target expression loss"

@@ -38,6 +38,9 @@ COLORS = {
     "swap-sampled": "#CC79A7",
     "reconstruction": "#F0C000",
 }
+OTHERS = "#8C564B"
+"""Of methods that only `evaluate.methods` asks for."""
+
 ROWS = 5
 SHEET, ACROSS = 40, 8
 """Faces of the contact sheet, and how many in a row."""
@@ -141,7 +144,7 @@ def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
     points = {}
     for method in [name for name in rows if name not in REFERENCES]:
         x, y = rows[method]["id_similarity"], rows[method]["fid"]
-        points[method], color = (x["mean"], y["mean"]), COLORS[method]
+        points[method], color = (x["mean"], y["mean"]), COLORS.get(method, OTHERS)
         axis.errorbar(*points[method], xerr=x["std"], yerr=y["std"], fmt="o", color=color)
     axis.set(xlabel="identity similarity with the original, reporting recognizers (lower is safer)")
     axis.set(ylabel=f"{fid_label}\n(lower is nearer to real)", yscale="log")

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from deid.errors import DeidError
 from deid.evaluate.cells import ABLATIONS, REFERENCES, TABLES
-from deid.evaluate.columns import Column, Parts, columns, networks
+from deid.evaluate.columns import ARTIFACTS, Column, Parts, columns, networks
 from deid.evaluate.faces import FALSE_ACCEPT_RATE
 from deid.evaluate.measures import reporting
 from deid.evaluate.published import PAPER
 from deid.evaluate.verdicts import Verdict, verdicts
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
 from deid.storage.staging import write_atomically
+from deid.study.scores import Scores, read_scores
 from deid.worlds.world import World
 
 Rows = Mapping[str, Mapping[str, Parts]]
@@ -38,7 +39,10 @@ def lines(table: str, rows: Rows, shown: list[Column], spread: bool = True) -> l
             method,
             "reference" if method in REFERENCES else "ours",
             [
-                (c.text(row[c.key], spread) if c.key in row else "–", method in best[c.key])
+                (
+                    c.text(row[c.key], spread or c.key == ARTIFACTS) if c.key in row else c.missing,
+                    method in best[c.key],
+                )
                 for c in shown
             ],
         )
@@ -70,9 +74,16 @@ def _best(table: str, rows: Rows, column: Column) -> list[str]:
 
 
 def report(
-    params: EvaluateParams, anonymize: AnonymizeParams, world_params: WorldParams, out: Path
+    params: EvaluateParams,
+    anonymize: AnonymizeParams,
+    world_params: WorldParams,
+    out: Path,
+    ratings: Path | None = None,
 ) -> None:
-    """Write `out/index.html` from what `evaluate` left in `out`; `DeidError` where that is none."""
+    """Write `out/index.html` from what `evaluate` left in `out`; `DeidError` where that is none.
+
+    `ratings`: what `deid study score` wrote, if there is such a file.
+    """
     from deid.tracking import tracked_run
     from deid.worlds import load_world
 
@@ -84,7 +95,8 @@ def report(
             f"{out / 'metrics.json'}: not readable ({error}); run `dvc repro evaluate`"
         ) from None
     with tracked_run("report", {}) as run:
-        write_report(metrics, load_world(world_params), params, anonymize, out)
+        rated = read_scores(ratings) if ratings is not None and ratings.exists() else None
+        write_report(metrics, load_world(world_params), params, anonymize, out, rated)
         run.artifact(out / "index.html")
 
 
@@ -94,13 +106,16 @@ def write_report(
     params: EvaluateParams,
     anonymize: AnonymizeParams,
     work: Path,
+    rated: Scores | None = None,
 ) -> None:
-    """Write `work/index.html` from the metrics and `work/figures/*.png`, which it embeds."""
+    """Write `work/index.html` from the metrics and `work/figures/*.png`, which it embeds; `rated`
+    by people, if they have."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("deid.evaluate", "."), autoescape=True, undefined=StrictUndefined
     )
+    metrics = {**metrics, "table1": with_ratings(metrics["table1"], rated)}
     shown = {table: columns(table, world) for table in metrics}
     found: list[Verdict] = verdicts(metrics, world.metric_features.fid_label)
     page = environment.get_template("report.html").render(
@@ -109,6 +124,7 @@ def write_report(
         networks=networks(world),
         params=params,
         anonymize=anonymize,
+        rated=rated,
         false_accept_rate=FALSE_ACCEPT_RATE,
         verdicts=found,
         columns=shown,
@@ -119,6 +135,16 @@ def write_report(
         figure=partial(_data_uri, work / "figures"),
     )
     write_atomically(work / "index.html", page.encode())
+
+
+def with_ratings(rows: Rows, rated: Scores | None) -> Rows:
+    """The rows with the artifacts rate of those methods that people rated."""
+    if rated is None:
+        return rows
+    return {
+        method: {**row, ARTIFACTS: rated.methods[method].parts} if method in rated.methods else row
+        for method, row in rows.items()
+    }
 
 
 def _data_uri(folder: Path, name: str) -> str:

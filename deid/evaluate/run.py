@@ -104,20 +104,16 @@ def evaluate_world(
 
 def summarize(cells: Mapping[tuple[str, str, int], Cell]) -> Metrics:
     """Mean and standard deviation (n − 1; 0 for one repetition) of each figure over repetitions."""
-    metrics: Metrics = {}
-    for table, methods in TABLES.items():
-        metrics[table] = {}
-        for method in methods:
-            rows = [cell.figures for key, cell in cells.items() if key[:2] == (table, method)]
-            metrics[table][method] = {
-                name: {
-                    "mean": float(np.mean([row[name] for row in rows])),
-                    "std": float(np.std([row[name] for row in rows], ddof=1))
-                    if len(rows) > 1
-                    else 0.0,
-                }
-                for name in rows[0]
+    metrics: Metrics = {table: {} for table in TABLES}
+    for table, method in dict.fromkeys((table, method) for table, method, _ in cells):
+        rows = [cell.figures for key, cell in cells.items() if key[:2] == (table, method)]
+        metrics[table][method] = {
+            name: {
+                "mean": float(np.mean([row[name] for row in rows])),
+                "std": float(np.std([row[name] for row in rows], ddof=1)) if len(rows) > 1 else 0.0,
             }
+            for name in rows[0]
+        }
     return metrics
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from deid.errors import DeidError
-from deid.evaluate.cells import TABLES, Bench, Cell, measure, produce
+from deid.evaluate.cells import Bench, Cell, measure, produce, tables
 from deid.evaluate.faces import HeldOut, held_out_faces
 from deid.params import EvaluateParams
 from deid.pool import process_pool
@@ -65,7 +65,7 @@ def plan(params: EvaluateParams) -> list[Key]:
     return [
         (table, method, seed)
         for seed in range(params.seeds)
-        for table, methods in TABLES.items()
+        for table, methods in tables(params.methods).items()
         for method in methods
     ]
 

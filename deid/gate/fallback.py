@@ -18,7 +18,7 @@ OPAQUE = "mask"
 COARSE = "pixelate"
 """The level before it; coarser than the method of that name where it is not what was asked for."""
 
-GENERATIVE = frozenset({"swap", "adversarial", "reconstruction"})
+GENERATIVE = frozenset({"swap", "adversarial", "reconstruction", "ksame"})
 """Methods that make a whole new face; the others change or destroy the one that is there."""
 
 RESHAPED = frozenset({"swap"})
@@ -68,7 +68,8 @@ def levels_of(method: str, small: bool, available: Iterable[str]) -> tuple[str, 
 
 
 def base(level: str) -> str:
-    """The method of a level without its ε and refinement: `pgd+1` and `pgd-0.03` are `pgd`."""
+    """The method of a level without its kind, ε and refinement: `pgd+1` and `pgd-0.03` are `pgd`,
+    `ksame-select` is `ksame`."""
     return level.partition("+")[0].partition("-")[0]
 
 

@@ -1,0 +1,31 @@
+"""Rivals from the field, one file a method, each after its paper.
+
+They attack or average with what a world trains with (En_id, En_expr's trunk, perceptual features),
+never with a recognizer that reports or selects. What each departs from stands in its docstring;
+docs/rivals.md has them side by side, and names those that are missing.
+"""
+
+from collections.abc import Callable, Mapping
+
+from deid.anonymize.base import Anonymizer
+from deid.anonymize.rivals.fawkes import Fawkes
+from deid.anonymize.rivals.glasses import Glasses
+from deid.anonymize.rivals.hat import Hat
+from deid.anonymize.rivals.k_same import KSame
+from deid.anonymize.rivals.lowkey import LowKey
+from deid.anonymize.rivals.patch import Patch
+from deid.anonymize.rivals.tip_im import TIPIM
+from deid.worlds.world import World
+
+RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
+    "ksame-average": lambda world: KSame(world, "average"),
+    "ksame-select": lambda world: KSame(world, "select"),
+    "ksame-furthest": lambda world: KSame(world, "furthest"),
+    "fawkes": Fawkes,
+    "lowkey": LowKey,
+    "tipim": TIPIM,
+    "patch": Patch,
+    "glasses": Glasses,
+    "hat": Hat,
+}
+"""None needs a trained stage."""

@@ -1,0 +1,1 @@
+"""The paper's user study: people say of pictures whether a machine altered them."""
