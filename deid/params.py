@@ -191,6 +191,9 @@ class AnonymizeParams(Section):
     swap_steps: Annotated[int, Field(ge=0, le=200)] = 0  # by the gradient, after M's answer
     adversarial_steps: Annotated[int, Field(ge=0, le=500)] = 0  # of inversion, before M_adv
     adversarial_stretch: Annotated[float, Field(ge=1.0, le=4.0)] = 1.0  # further than M_adv's w
+    # Of swap and adversarial: how far from the person's own code, or w, to the other one.
+    strength: Share = 1.0
+    swap_keep: tuple[Literal["age", "sex", "skin"], ...] = ("age", "sex", "skin")  # of alike donors
 
 
 class EvaluateParams(Section):
