@@ -71,7 +71,9 @@ def read_key(file: str | Path) -> SecretKey:
             "`deid key new`"
         ) from None
     if os.name == "posix" and mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise DeidError(f"key {file}: every user of this machine may read or write it; chmod 600 it")
+        raise DeidError(
+            f"key {file}: every user of this machine may read or write it; chmod 600 it"
+        )
     try:
         secret = bytes.fromhex(text.decode("ascii"))
     except ValueError:

@@ -111,7 +111,8 @@ def build(
     """The anonymizer called `method`, guarded.
 
     `fgsm-0.03` and `pgd-0.03` carry their own ε. `models` is needed by swap, adversarial and
-    reconstruction; a `key` gives swap pseudonyms. Raises `DeidError` for an unknown method, a wrong ε, or missing models.
+    reconstruction; a `key` gives swap pseudonyms. Raises `DeidError` for an unknown method, a wrong
+    ε, or missing models.
     """
     base, dash, epsilon = method.partition("-")
     if base not in BUILDERS or (dash and base not in EPSILONS):

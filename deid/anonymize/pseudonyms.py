@@ -5,7 +5,8 @@ most, goes through random Fourier features (Rahimi and Recht 2007) whose frequen
 from the key, and what comes out is taken as the coordinates of somebody among people like the
 world's donors. It is continuous: two views of a person, whose codes are close and not equal, get
 nearly one identity, where the best of many donors by a keyed score would be another one too often
-(`docs/threats.md`). Another key has other phases, and so an identity that has nothing to do with it.
+(`docs/threats.md`). Another key has other phases, and so gives an identity that has nothing to do
+with it.
 """
 
 import math
@@ -70,7 +71,6 @@ class LinearModel:
         """The code of people of such looks `[N,K]` on average, `[N,dim]`."""
         standard = (looks - self.looks_mean) / self.looks_spread
         return self.mean + standard.clamp(-FARTHEST, FARTHEST) @ self.of_looks
-
 
     def told(self, codes: Tensor, usual: Tensor) -> Tensor:
         """What the key is applied to, of codes `[N,dim]` of people who are `usual [N,dim]` on

@@ -39,7 +39,9 @@ def refine(
     En_id takes for the faces, by a cosine above `stranger`. Drawn at
     the smallest side of the generator.
     """
-    return one_by_one(lambda face, donor: _refine(model, face, donor, steps, stranger), faces, donors)
+    return one_by_one(
+        lambda face, donor: _refine(model, face, donor, steps, stranger), faces, donors
+    )
 
 
 def _refine(

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from deid import __version__
-from deid.cli import attack, audit, flows, registry, run, serve, stages, weights
+from deid.cli import attack, audit, flows, key, registry, run, serve, stages, weights
 from deid.errors import DeidError, missing_extra
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command()(serve.serve)
 app.command()(attack.attack)
 app.add_typer(weights.app, name="weights")
 app.add_typer(audit.app, name="audit")
+app.add_typer(key.app, name="key")
 app.add_typer(registry.app, name="registry")
 app.add_typer(flows.app, name="flows")
 for stage in (stages.sample, stages.validate, stages.stage_one, stages.stage_two):

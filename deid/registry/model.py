@@ -8,9 +8,10 @@ It fails closed: one picture that cannot be made safe fails its request, and not
 import base64
 import binascii
 import json
+import os
 import threading
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from deid.batch.project import Pipelines
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.registry.bundle import read_bundle
+from deid.secret import VARIABLE
 
 
 class FaceDeid(PythonModel):
@@ -33,7 +35,8 @@ class FaceDeid(PythonModel):
 
     `verdict` is verified, masked (some face had to be) or no face; `level` is how many fallback
     levels were tried at most (1: the method itself); `similarities` is JSON, for each face the
-    cosine of original and output in each recognizer. Parameters: `deid.registry.packaging`.
+    cosine of original and output in each recognizer. Parameters: `deid.registry.packaging`. A
+    swap gives pseudonyms where `DEID_KEY_FILE` names the server's key.
     """
 
     def load_context(self, context: Any) -> None:
@@ -58,7 +61,10 @@ class FaceDeid(PythonModel):
 
 def _settings(params: Mapping[str, Any]) -> RunSettings:
     kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(RunSettings)}
-    return RunSettings(**{name: kinds[name](value) for name, value in params.items()})
+    asked = RunSettings(**{name: kinds[name](value) for name, value in params.items()})
+    # A key is the server's: it never comes with a request, and other methods have no use for it.
+    key = os.environ.get(VARIABLE) if asked.method == "swap" else None
+    return replace(asked, key=key or None)
 
 
 def _bytes(data: Any, number: int) -> bytes:

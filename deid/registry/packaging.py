@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PARAMETERS: tuple[tuple[str, str, object], ...] = (
     ("method", "string", "swap"),
     ("seed", "long", 0),
+    ("strength", "double", 1.0),
     ("allow_no_face", "boolean", False),
     ("first_frame_only", "boolean", False),
 )

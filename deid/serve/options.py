@@ -42,6 +42,10 @@ class RequestOptions(BaseModel):
     donor: Annotated[
         Literal["alike", "any"] | None, Field(description="For swap: whose face it is.")
     ] = None
+    strength: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="For swap and adversarial: how far from the own face."),
+    ] = None
     allow_no_face: Annotated[
         bool | None,
         Field(description="Give a picture without a face back, without its metadata."),
