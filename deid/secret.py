@@ -61,7 +61,7 @@ def new_key(file: Path) -> SecretKey:
 
 
 def read_key(file: str | Path) -> SecretKey:
-    """The key in `file`; `DeidError`, which says nothing of it, where it is none or all may read it."""
+    """The key in `file`; `DeidError`, which tells nothing of it, for none, or one all may read."""
     try:
         with Path(file).open("rb") as opened:
             mode, text = os.fstat(opened.fileno()).st_mode, opened.read(4 * BYTES).strip()
@@ -72,7 +72,7 @@ def read_key(file: str | Path) -> SecretKey:
         ) from None
     if os.name == "posix" and mode & (stat.S_IROTH | stat.S_IWOTH):
         raise DeidError(
-            f"key {file}: every user of this machine may read or write it; chmod 600 it"
+            f"key {file}: every user of this machine may read or change it; chmod 600 it"
         )
     try:
         secret = bytes.fromhex(text.decode("ascii"))

@@ -55,9 +55,10 @@ class LinearModel:
         if len(codes) <= TOLD + looks.shape[1]:
             raise DeidError(f"--key: {len(codes)} donors are too few for pseudonyms")
         codes, looks = codes.double().cpu(), looks.double().cpu()
-        mean, looks_mean, looks_spread = codes.mean(0), looks.mean(0), looks.std(0)
+        mean, looks_mean, looks_spread = codes.mean(0), looks.mean(0), looks.new_ones(0)
         rest, of_looks = codes - mean, codes.new_zeros(0, codes.shape[1])
         if looks.shape[1]:
+            looks_spread = looks.std(0).clamp_min(1e-6)
             standard = (looks - looks_mean) / looks_spread
             of_looks = torch.linalg.lstsq(standard, rest).solution
             rest = rest - standard @ of_looks

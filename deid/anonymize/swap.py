@@ -83,10 +83,14 @@ class Swap:
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
-        codes = self.codes(faces, seeds)
-        if self.strength < 1.0:
-            codes = between(self.world.identity(faces), codes, self.strength)
-        return self.given(codes, faces)
+        return self.given(self.toward(self.codes(faces, seeds), faces), faces)
+
+    @torch.no_grad()
+    def toward(self, donors: Tensor, faces: Tensor) -> Tensor:
+        """The codes `[N,dim]` at `strength` between the faces' own and the donors'."""
+        if self.strength == 1.0:
+            return donors
+        return between(self.world.identity(faces), donors, self.strength)
 
     @torch.no_grad()
     def given(self, donors: Tensor, faces: Tensor) -> Tensor:

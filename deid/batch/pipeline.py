@@ -39,17 +39,10 @@ PACKAGE = Path(__file__).resolve().parents[1]
 DONORS = ("alike", "any")
 QUALITIES = ("normal", "high")
 TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
-SHAPING = (
-    "anonymize",
-    "faces",
-    "gate",
-    "imaging",
-    "nets",
-    "model.py",
-    "pixels.py",
-    "seeds.py",
-    "secret.py",
-)
+KEPT_WITH_KEY = ("sex",)
+"""Age and skin, as they are measured, differ from view to view, and pseudonyms would with them."""
+_GROUND = ("model.py", "pixels.py", "secret.py", "seeds.py")
+SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", *_GROUND)
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
 
 
@@ -226,6 +219,8 @@ def _anonymize(settings: RunSettings) -> AnonymizeParams:
         changes["strength"] = _strength(settings) * own.strength
     if settings.keep_attributes is not None:
         changes["swap_keep"] = _kept(settings.keep_attributes)
+    elif settings.key is not None:
+        changes["swap_keep"] = KEPT_WITH_KEY
     if settings.quality == "high":
         changes |= {"swap_steps": refine.STEPS, "adversarial_steps": invert.STEPS}
     return own.model_copy(update=changes)

@@ -50,8 +50,8 @@ class RunSettings:
     )
     key: str | None = option(
         None,
-        "For swap: file of a secret key (`deid key new FILE`), under which each person has the same "
-        "new face in every picture, and another one under another key.",
+        "For swap: file of a secret key (`deid key new FILE`), under which each person has the "
+        "same new face in every picture, and another one under another key.",
     )
     strength: float = option(
         1.0,
@@ -61,7 +61,7 @@ class RunSettings:
     keep_attributes: str | None = option(
         None,
         "For swap: what donors have in common with the person, of age,sex,skin; if not given, all "
-        "of them, or what the parameters say (swap_keep).",
+        "of them, or what the parameters say (swap_keep); with --key, sex.",
     )
     quality: str = option(
         "normal",

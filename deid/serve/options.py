@@ -57,7 +57,9 @@ class RequestOptions(BaseModel):
     def settings(self, own: RunSettings) -> RunSettings:
         """Of a server whose own are `own`."""
         asked = self.model_dump(exclude_none=True, include=set(RequestOptions.model_fields))
-        return replace(own, **asked)
+        settings = replace(own, **asked)
+        # The server's key is for what has pseudonyms; a request neither brings one nor sees it.
+        return settings if settings.method == "swap" else replace(settings, key=None)
 
 
 class PictureOptions(RequestOptions):
