@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("what", choices=("keys", "strength"))
     parser.add_argument("--world", choices=("photo", "mini"), default="photo")
     parser.add_argument("--pictures", type=Path, help="of photo")
+    parser.add_argument("--stage-one", type=Path, help="a trained stage; else the one shipped")
     parser.add_argument("--people", type=int, default=40)
     parser.add_argument("--views", choices=("altered", "moved"), default="altered")
     parser.add_argument("--donor", choices=("alike", "any"), default="alike")
@@ -63,7 +64,10 @@ def main() -> None:
     torch.set_num_threads(1)
     bundle = shipped_bundle(args.world) or bundle_at(find_root(), args.world)
     world = load_world(bundle.world)
-    models = ModelPaths(bundle.stage_one, bundle.stage_two if bundle.stage_two.is_dir() else None)
+    stage_one = args.stage_one or bundle.stage_one
+    models = ModelPaths(
+        stage_one, None if args.stage_one or not bundle.stage_two.is_dir() else bundle.stage_two
+    )
     settings = bundle.anonymize.model_copy(update={"swap_donors": args.donor})
     if args.what == "keys":
         settings = settings.model_copy(update={"swap_keep": tuple(args.keep.split(","))})

@@ -36,7 +36,7 @@ class SecretKey:
     def uniform(self, name: str, count: int) -> NDArray[np.float64]:
         """`[count]` random numbers in (0, 1): the same on every machine."""
         stream = hashlib.shake_256(self._derived(name)).digest(8 * count)
-        return ((np.frombuffer(stream, "<u8") >> 11) + 0.5) / 2.0**53
+        return np.asarray(((np.frombuffer(stream, "<u8") >> 11) + 0.5) / 2.0**53, np.float64)
 
     def _derived(self, name: str) -> bytes:
         return hmac.new(self.secret, f"deid pseudonyms/{name}".encode(), hashlib.sha256).digest()

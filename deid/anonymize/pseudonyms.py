@@ -125,7 +125,7 @@ def between(own: Tensor, other: Tensor, share: float) -> Tensor:
     """Unit vectors `[N,dim]` at a `share` of the arc from `own` to `other`."""
     cosine = (own * other).sum(1, keepdim=True).clamp(-1.0, 1.0)
     angle, across = torch.arccos(cosine), F.normalize(other - cosine * own, dim=1)
-    return torch.cos(share * angle) * own + torch.sin(share * angle) * across
+    return F.normalize(torch.cos(share * angle) * own + torch.sin(share * angle) * across, dim=1)
 
 
 def _normal(key: SecretKey, count: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
