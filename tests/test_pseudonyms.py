@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from deid.gate.fallback import build_anonymizers
 from deid.params import AnonymizeParams
 from deid.secret import SecretKey, new_key, read_key
 from deid.seeds import torch_generator
+from deid.serve.options import RequestOptions
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
@@ -196,6 +198,15 @@ def test_another_key_makes_outputs_anew_and_no_record_has_it(
     moved = file.rename(tmp_path / "moved")
     again = build_pipeline(RunSettings(key=str(moved)), WORLD, models)
     assert again.fingerprint == told[1]  # the same key at another place
+
+
+def test_a_request_neither_brings_a_key_nor_is_refused_for_the_servers() -> None:
+    own = RunSettings(key="file", strength=0.5)
+    assert RequestOptions().settings(own) == own
+    assert RequestOptions(method="blur").settings(own) == RunSettings(method="blur")
+    assert RequestOptions(method="adversarial", strength=0.2).settings(own).strength == 0.2
+    with pytest.raises(ValidationError, match="key"):
+        RequestOptions.model_validate({"key": "file"})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from deid.anonymize.swap import ATTRIBUTES
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import NAME, PREVIEWS, FileRecord
 from deid.batch.preview import REASON, SUFFIX, draw_preview, planned
-from deid.batch.settings import RunSettings
+from deid.batch.settings import TRAINED, RunSettings
 from deid.errors import DeidError
 from deid.faces.detection import build_detector, weights_of
 from deid.gate.choose import build_chooser, reference_files, reference_hashes
@@ -38,7 +38,6 @@ from deid.worlds.world import RegionName, World
 PACKAGE = Path(__file__).resolve().parents[1]
 DONORS = ("alike", "any")
 QUALITIES = ("normal", "high")
-TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 KEPT_WITH_KEY = ("sex",)
 """Age and skin, as they are measured, differ from view to view, and pseudonyms would with them."""
 _GROUND = ("model.py", "pixels.py", "secret.py", "seeds.py")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # so that the help of a command does not wait for what reads 
 
 TIMEOUT = 300.0  # seconds for one file
 METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")
+TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 ENGINES = ("processes", "ray")
 
 

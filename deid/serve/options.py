@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deid.batch.in_memory import Box
-from deid.batch.settings import RunSettings
+from deid.batch.settings import TRAINED, RunSettings
 
 _BOX = re.compile(r"-?\d{1,6}(,-?\d{1,6}){3}")
 BOX_PATTERN = rf"^{_BOX.pattern}$"
@@ -58,8 +58,12 @@ class RequestOptions(BaseModel):
         """Of a server whose own are `own`."""
         asked = self.model_dump(exclude_none=True, include=set(RequestOptions.model_fields))
         settings = replace(own, **asked)
-        # The server's key is for what has pseudonyms; a request neither brings one nor sees it.
-        return settings if settings.method == "swap" else replace(settings, key=None)
+        # What the server was started with is for the methods that have it.
+        if settings.method != "swap":
+            settings = replace(settings, key=None)
+        if settings.method not in TRAINED and self.strength is None:
+            settings = replace(settings, strength=1.0)
+        return settings
 
 
 class PictureOptions(RequestOptions):
