@@ -15,7 +15,8 @@ the person drawn by M with expressions and poses of two others), each under two 
 person against those of different people; "originals" that of the views themselves; A0 and A4 the
 rank-1 of outputs of one view among the other views as they are, or as another key made them.
 
-`strength`: mean cosine of original and output, and rank-1 of outputs among the originals.
+`strength`: mean cosine of original and output, and rank-1 of outputs among the originals, by the
+recognizers that report; with the first donor asked for.
 """
 
 import argparse
@@ -33,13 +34,14 @@ from torch import Tensor
 
 from deid.anonymize import ModelPaths, build, with_key
 from deid.anonymize.base import Guarded
-from deid.anonymize.swap import Swap
+from deid.anonymize.swap import NEAR, Swap
 from deid.batch.bundle import shipped_bundle
 from deid.batch.project import bundle_at, find_root
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size
 from deid.pixels import to_pixels, to_tensor
 from deid.secret import SecretKey
+from deid.seeds import torch_generator
 from deid.worlds import load_world
 from deid.worlds.world import World
 
@@ -147,8 +149,9 @@ def keys(world: World, seen: Tensor, swap: Swap, sheet: Path | None) -> None:
 def strength(world: World, faces: Tensor, method: Callable[[str], Any], sheet: Path | None) -> None:
     """Figures of swap and adversarial at each strength."""
     swap, adversarial = method("swap"), method("adversarial")
-    donors = torch.cat([swap.codes(face[None], [i]) for i, face in enumerate(faces)])
-    before = {name: each(judge, faces) for name, judge in world.held_out.items()}
+    donors = torch.stack([first_donor(swap, face[None], i) for i, face in enumerate(faces)])
+    judges = {name: world.held_out[name] for name in world.reporting}
+    before = {name: each(judge, faces) for name, judge in judges.items()}
     shown = [faces]
     for share in STRENGTHS:
         weaker = _Given(replace(swap, strength=share), donors)
@@ -158,13 +161,22 @@ def strength(world: World, faces: Tensor, method: Callable[[str], Any], sheet: P
         for name, outputs in made.items():
             shown.append(outputs)
             figures = []
-            for judge, network in world.held_out.items():
+            for judge, network in judges.items():
                 after = each(network, outputs)
                 similarity = diagonal(after, before[judge])
                 figures.append(f"{judge} {similarity:.3f}, {rank1(after, before[judge]):.3f}")
             print(f"{name:12} {share:.2f}  " + "  ".join(figures), flush=True)
     if sheet:
         write_sheet(sheet, [shown[0], *shown[1::2], *shown[2::2]])
+
+
+def first_donor(swap: Swap, face: Tensor, seed: int) -> Tensor:
+    """The code `[dim]` of the first donor asked for, whatever flaws it shows."""
+    if swap.bank is None or swap.world.looks is None:
+        return swap.codes(face, [seed])[0]
+    person = swap.world.identity(face)[0], swap.world.looks(face)[0]
+    random = torch_generator("donor", 0, seed)
+    return swap.bank.choose(*person, swap.max_similarity, NEAR, random)
 
 
 class _Given:

@@ -36,8 +36,8 @@ def refine(
 ) -> Tensor:
     """w `[N,w_dim]`, from M's answer on, so that G(w) has the expression of `faces [N,3,R,R]`,
     remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and becomes nobody that
-    En_id takes for the faces, by a cosine above `stranger`. Drawn at
-    the smallest side of the generator.
+    En_id takes for the faces, by a cosine above `stranger`. Drawn at the smallest
+    side of the generator.
     """
     return one_by_one(
         lambda face, donor: _refine(model, face, donor, steps, stranger), faces, donors
