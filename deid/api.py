@@ -35,6 +35,9 @@ class Options(TypedDict, total=False):
     region: str | None
     seed: int
     donor: str | None
+    key: str | Path | None
+    strength: float
+    keep_attributes: str | None
     quality: str
     allow_no_face: bool
     rendered: bool
@@ -60,7 +63,9 @@ def deidentify(
     and `recognizers` (`foamliu`, `arcface`), which `deid weights fetch` gets, stand for the world's
     own; or a path says where they are (`yunet=FILE`). `rendered`: the picture shows rendered
     people, so that networks of the mini world, which know no others, may be used. `region`,
-    face or head: what a new face replaces. All `options` are fields of `RunSettings`.
+    face or head: what a new face replaces. `key`: the file of a secret key, under which a person
+    has the same new face in every picture. `strength`, 0 to 1: how far from the person's own face.
+    All `options` are fields of `RunSettings`.
 
     `root` is where `params.yaml` and `data` are looked for: without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from. `world`: photo,
@@ -84,7 +89,7 @@ def _settings(method: str, options: dict[str, Any]) -> RunSettings:
     for name in ("detectors", "recognizers"):
         value = options.get(name, ())
         options[name] = (value,) if isinstance(value, str) else tuple(value)
-    for name in ("keep", "only"):
+    for name in ("keep", "only", "key"):
         options[name] = str(options[name]) if options.get(name) else None
     unknown = options.keys() - Options.__annotations__
     if unknown:

@@ -26,6 +26,7 @@ Weight = Annotated[float, Field(ge=0.0)]
 Truncation = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Hidden = tuple[Positive, Positive, Positive]  # hidden widths of a four-layer perceptron
+Attributes = Annotated[tuple[Literal["age", "sex", "skin"], ...], Field(min_length=1)]
 Precision = Literal["32-true", "bf16-mixed"]
 
 
@@ -191,6 +192,9 @@ class AnonymizeParams(Section):
     swap_steps: Annotated[int, Field(ge=0, le=200)] = 0  # by the gradient, after M's answer
     adversarial_steps: Annotated[int, Field(ge=0, le=500)] = 0  # of inversion, before M_adv
     adversarial_stretch: Annotated[float, Field(ge=1.0, le=4.0)] = 1.0  # further than M_adv's w
+    # Of swap and adversarial: how far from the person's own code, or w, to the other one.
+    strength: Share = 1.0
+    swap_keep: Attributes = ("age", "sex", "skin")  # what alike donors have in common
 
 
 class EvaluateParams(Section):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     # From the ground up. Rooms on one line may not import each other.
     ["errors"],
-    ["seeds", "progress", "params", "pixels", "pool", "option", "cluster"],
+    ["seeds", "progress", "params", "pixels", "pool", "option", "cluster", "secret"],
     ["nets"],
     ["storage"],
     ["tracking"],

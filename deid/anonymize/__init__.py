@@ -4,6 +4,7 @@ One file a method. A new method is a new file and a line in `BUILDERS`.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from deid.anonymize import invert
 from deid.anonymize.adversarial import Adversarial
@@ -12,12 +13,14 @@ from deid.anonymize.blur import Blur
 from deid.anonymize.gradient import FGSM, MIFGSM, PGD
 from deid.anonymize.mask import Mask
 from deid.anonymize.pixelate import Pixelate
+from deid.anonymize.pseudonyms import Pseudonyms
 from deid.anonymize.reconstruction import Reconstruction
 from deid.anonymize.rivals import RIVALS
-from deid.anonymize.swap import Swap
+from deid.anonymize.swap import Swap, columns
 from deid.errors import DeidError
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
+from deid.secret import SecretKey
 from deid.worlds.world import World
 
 __all__ = ["METHODS", "RIVALS", "Anonymizer", "ModelPaths", "build", "build_swap", "kind_of"]
@@ -35,14 +38,27 @@ def build_swap(world: World, models: ModelPaths | None, settings: AnonymizeParam
         settings.swap_tries,
         alike=settings.swap_donors == "alike",
         steps=settings.swap_steps,
+        keep=settings.swap_keep,
+        strength=settings.strength,
     )
+
+
+def with_key(swap: Swap, key: SecretKey) -> Swap:
+    """The same with pseudonyms in place of donors: people like those of the world's bank, or like
+    some drawn where it has none, and of the person's looks where donors are to be alike."""
+    bank = swap.world.donors
+    keep = swap.keep if bank is not None and swap.bank is not None else ()
+    codes = swap.drawn_codes() if bank is None else bank.codes
+    looks = bank.looks[:, columns(keep)] if bank is not None else codes.new_zeros(len(codes), 0)
+    return replace(swap, keep=keep, pseudonyms=Pseudonyms.of_key(key, codes, looks))
 
 
 def _adversarial(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:
     if models is not None and models.stage_two is None:
         raise DeidError("method adversarial: needs stage two; run `deid stage-two` first")
     model = _model("adversarial", world, models)
-    stretch, steps = settings.adversarial_stretch, settings.adversarial_steps
+    stretch = settings.strength * settings.adversarial_stretch
+    steps = settings.adversarial_steps
     return Adversarial(model, working_side(world), stretch, steps)
 
 
@@ -105,19 +121,26 @@ def kind_of(method: str) -> str:
 
 
 def build(
-    method: str, world: World, models: ModelPaths | None, settings: AnonymizeParams
+    method: str,
+    world: World,
+    models: ModelPaths | None,
+    settings: AnonymizeParams,
+    key: SecretKey | None = None,
 ) -> Anonymizer:
     """The anonymizer called `method`, guarded.
 
     `fgsm-0.03` and `pgd-0.03` carry their own ε. `models` is needed by swap, adversarial,
-    reconstruction and inversion. Raises `DeidError` for an unknown method, a wrong ε, or missing
-    models.
+    reconstruction and inversion; a `key` gives swap pseudonyms. Raises `DeidError` for an unknown
+    method, a wrong ε, or missing models.
     """
     kind = kind_of(method)
     if kind != method:
         epsilon = _epsilon(method, method.removeprefix(f"{kind}-"))
         settings = settings.model_copy(update={EPSILONS[kind]: epsilon})
-    return Guarded(BUILDERS[kind](world, models, settings), method, world.device)
+    made = BUILDERS[kind](world, models, settings)
+    if key is not None and isinstance(made, Swap):
+        made = with_key(made, key)
+    return Guarded(made, method, world.device)
 
 
 def _epsilon(method: str, text: str) -> float:

@@ -31,16 +31,23 @@ LIGHT_CELLS, LIGHT_ROWS, LIGHT_COLUMNS = 8, slice(2, 7), slice(2, 6)
 """The picture in 8 × 8 means, and those that lie on the face."""
 
 
-def refine(model: Deidentifier, faces: Tensor, donors: Tensor, steps: int) -> Tensor:
+def refine(
+    model: Deidentifier, faces: Tensor, donors: Tensor, steps: int, stranger: float = STRANGER
+) -> Tensor:
     """w `[N,w_dim]`, from M's answer on, so that G(w) has the expression of `faces [N,3,R,R]`,
     remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and becomes nobody that
-    En_id takes for the faces. Drawn at the smallest side of the generator.
+    En_id takes for the faces, by a cosine above `stranger`. Drawn at the smallest
+    side of the generator.
     """
-    return one_by_one(lambda face, donor: _refine(model, face, donor, steps), faces, donors)
+    return one_by_one(
+        lambda face, donor: _refine(model, face, donor, steps, stranger), faces, donors
+    )
 
 
-def _refine(model: Deidentifier, face: Tensor, donor: Tensor, steps: int) -> Tensor:
-    loss_of = _objective(model, face, donor)
+def _refine(
+    model: Deidentifier, face: Tensor, donor: Tensor, steps: int, stranger: float
+) -> Tensor:
+    loss_of = _objective(model, face, donor, stranger)
     start = model.standardize(model.latent_of(donor, face))
     moved = descend(start, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR)
     return model.unstandardize(moved)
@@ -72,7 +79,9 @@ def descend(
     return start + moved.detach()
 
 
-def _objective(model: Deidentifier, face: Tensor, donor: Tensor) -> Callable[[Tensor], Tensor]:
+def _objective(
+    model: Deidentifier, face: Tensor, donor: Tensor, stranger: float
+) -> Callable[[Tensor], Tensor]:
     """The loss of w `[1,w_dim]` for one face `[1,3,R,R]` and its donor's code `[1,dim]`."""
     world, side = model.world, model.world.resolutions[0]
     scale = side / face.shape[-1]
@@ -87,7 +96,7 @@ def _objective(model: Deidentifier, face: Tensor, donor: Tensor) -> Callable[[Te
         wanted, known = (F.cosine_similarity(code, other) for other in (donor, person))
         loss = LANDMARK * landmark_loss(points, world.landmarks(output), side)
         loss = (
-            loss + DONOR * (1.0 - wanted).mean() + PERSON * (known - STRANGER).clamp_min(0).mean()
+            loss + DONOR * (1.0 - wanted).mean() + PERSON * (known - stranger).clamp_min(0).mean()
         )
         loss = loss + LIGHT * F.l1_loss(_light(output), light)
         if world.contours is None or contours is None:

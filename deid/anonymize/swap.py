@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.base import working_side
-from deid.anonymize.refine import refine
+from deid.anonymize.pseudonyms import Pseudonyms, between
+from deid.anonymize.refine import STRANGER, refine
 from deid.faces.alignment import Points
 from deid.imaging.flaws import FRINGE, GLASSES, MAYBE, SURELY, bridge, fringe
 from deid.model import Deidentifier
@@ -32,6 +33,12 @@ OTHER_SEX = 1.0
 """Difference in the looks' certainty of the sex, a third of it, beyond which a drawn face may be of
 another one: of 12 drawn for each of 100 portraits, 8 % were off by more than half."""
 
+ATTRIBUTES = {"age": (0,), "sex": (SEX,), "skin": (2, 3, 4)}
+"""Which of the looks they are, in worlds that measure looks."""
+
+PEOPLE = 300
+"""Drawn to learn how people differ, where the world has no bank of donors."""
+
 SMALL = 128
 """The side at which they are drawn for that."""
 
@@ -51,6 +58,10 @@ class Swap:
     drawn from the face's seed: a donor whose cosine with the original exceeds `max_similarity` in
     En_id is replaced by the seed's next draw; after `tries` draws the least similar one is taken.
     With `steps`, w is refined so often by its gradient (`refine`).
+
+    Of the looks, those of `keep` (`ATTRIBUTES`) count. With `pseudonyms`, the identity is what a
+    secret key makes of the person's own, and neither the seed nor a flaw has a say. A `strength`
+    below 1 goes that share of the arc from the person's own code to the other one.
     """
 
     world: World
@@ -59,6 +70,9 @@ class Swap:
     tries: int
     alike: bool = True
     steps: int = 0
+    keep: tuple[str, ...] = tuple(ATTRIBUTES)
+    strength: float = 1.0
+    pseudonyms: Pseudonyms | None = None
     name: str = "swap"
     enough: int | None = None
     resolution: int | None = field(init=False)
@@ -69,25 +83,41 @@ class Swap:
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
-        return self.given(self.codes(faces, seeds), faces)
+        return self.given(self.toward(self.codes(faces, seeds), faces), faces)
+
+    @torch.no_grad()
+    def toward(self, donors: Tensor, faces: Tensor) -> Tensor:
+        """The codes `[N,dim]` at `strength` between the faces' own and the donors'."""
+        if self.strength == 1.0:
+            return donors
+        return between(self.world.identity(faces), donors, self.strength)
 
     @torch.no_grad()
     def given(self, donors: Tensor, faces: Tensor) -> Tensor:
         """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known."""
         if self.steps:
-            w = refine(self.model, faces, donors, self.steps)
+            # On the way to the donor it is the person whom it must remain like.
+            stranger = STRANGER if self.strength == 1.0 else 1.0
+            w = refine(self.model, faces, donors, self.steps, stranger)
         else:
             w = self.model.latent_of(donors, faces)
         return self._drawn(w, faces.shape[-1])
 
     @property
     def bank(self) -> DonorBank | None:
-        """The donors it chooses from; None where it draws them."""
-        return self.world.donors if self.alike and self.world.looks is not None else None
+        """The donors it chooses from, and those of their looks that count; None where it draws
+        them."""
+        bank = self.world.donors
+        if bank is None or not self.alike or self.world.looks is None:
+            return None
+        return DonorBank(bank.codes, self._counted(bank.looks))
 
     @torch.no_grad()
     def codes(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """En_id of each face's donor, `[N,dim]`."""
+        if self.pseudonyms is not None:
+            own, kept = self.world.identity(faces), kept_looks(self.world, self.keep, faces)
+            return self.pseudonyms(own, kept, self.max_similarity)
         bank, looks = self.bank, self.world.looks
         if bank is None or looks is None:
             return self.world.identity(self.donors(faces, seeds))
@@ -106,11 +136,12 @@ class Swap:
         person's sex if any is."""
         small = at_size(face, SMALL)
         glasses, expression = bridge(*self._seen(small)) > SURELY, self.model.expression(small)
-        unlike = max(UNLIKE, bank.reach(*person, self.max_similarity, NEAR))
+        who = person[0], self._counted(person[1])
+        unlike = max(UNLIKE, bank.reach(*who, self.max_similarity, NEAR))
         flaws: list[tuple[Flaw, Tensor]] = []
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)
-            code = bank.choose(*person, self.max_similarity, NEAR, random)
+            code = bank.choose(*who, self.max_similarity, NEAR, random)
             drawn = self._drawn(self.model.latent_from(code[None], expression), SMALL)
             flaws.append((self._flaw(drawn, person[1], unlike, glasses), code))
             if flaws[-1][0] == FLAWLESS:
@@ -126,8 +157,13 @@ class Swap:
         if self.world.looks is None:
             return False, hangs + wrong
         difference = self.world.looks(drawn)[0] - looks
-        other_sex = bool(difference[SEX].abs() > OTHER_SEX)
-        return other_sex, hangs + wrong + max(0.0, float(difference.norm()) - unlike)
+        other_sex = "sex" in self.keep and bool(difference[SEX].abs() > OTHER_SEX)
+        far = float(self._counted(difference).norm()) - unlike
+        return other_sex, hangs + wrong + max(0.0, far)
+
+    def _counted(self, looks: Tensor) -> Tensor:
+        """Those of the looks `[…,K]` that are to be kept."""
+        return looks if self.keep == tuple(ATTRIBUTES) else looks[..., columns(self.keep)]
 
     def _drawn(self, w: Tensor, side: int) -> Tensor:
         return at_size(self.model.synthesize(w, side).clamp(-1.0, 1.0), side)
@@ -154,6 +190,11 @@ class Swap:
             similarity[again[better]] = cosine[better]
         return chosen
 
+    @torch.no_grad()
+    def drawn_codes(self) -> Tensor:
+        """En_id of `PEOPLE` people, `[PEOPLE,dim]`, the same ones for every run."""
+        return torch.cat([self.world.identity(self._draw([seed], 0)) for seed in range(PEOPLE)])
+
     def _draw(self, seeds: Sequence[int], attempt: int) -> Tensor:
         generator = self.world.generator
         z = torch.stack(
@@ -164,3 +205,15 @@ class Swap:
         )
         w = self.world.truncated_mapping(z.to(self.world.device))
         return generator.synthesis(w).clamp(-1.0, 1.0)
+
+
+def columns(keep: Sequence[str]) -> list[int]:
+    """The numbers of the looks so called."""
+    return [column for name in keep for column in ATTRIBUTES[name]]
+
+
+def kept_looks(world: World, keep: Sequence[str], faces: Tensor) -> Tensor:
+    """Those looks of `faces [N,3,R,R]`, `[N,K]`; K is 0 where the world measures none."""
+    if not keep or world.looks is None:
+        return faces.new_zeros(len(faces), 0)
+    return world.looks(faces)[:, columns(keep)]

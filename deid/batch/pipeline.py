@@ -9,10 +9,11 @@ from typing import cast, get_args
 from torch import Tensor
 
 from deid.anonymize import METHODS, RIVALS, ModelPaths, invert, kind_of, refine
+from deid.anonymize.swap import ATTRIBUTES
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
 from deid.batch.preview import REASON, draw_preview, planned
-from deid.batch.settings import RunSettings
+from deid.batch.settings import TRAINED, RunSettings
 from deid.errors import DeidError
 from deid.faces.detection import build_detector, weights_of
 from deid.gate.choose import build_chooser, reference_files, reference_hashes
@@ -30,6 +31,7 @@ from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
 from deid.imaging.metadata import NOTHING, Keep, parse_keep
 from deid.params import AnonymizeParams
 from deid.pixels import Pixels
+from deid.secret import SecretKey, read_key
 from deid.seeds import seed_of
 from deid.storage.staging import file_sha256, files_sha256, fingerprint
 from deid.worlds.world import RegionName, World
@@ -37,8 +39,10 @@ from deid.worlds.world import RegionName, World
 PACKAGE = Path(__file__).resolve().parents[1]
 DONORS = ("alike", "any")
 QUALITIES = ("normal", "high")
-TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
-SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", "model.py", "pixels.py", "seeds.py")
+KEPT_WITH_KEY = ("sex",)
+"""Age and skin, as they are measured, differ from view to view, and pseudonyms would with them."""
+_GROUND = ("model.py", "pixels.py", "secret.py", "seeds.py")
+SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", *_GROUND)
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
 
 
@@ -52,6 +56,7 @@ class Pipeline:
     notes: tuple[str, ...] = ()
     origin: Origin = UNKNOWN
     update_model: bool = False
+    key: str = ""  # tells the secret key of pseudonyms from others, and nothing of it
 
     @property
     def info(self) -> RunInfo:
@@ -67,7 +72,7 @@ class Pipeline:
         """Changes with everything that shapes an output, save the picture itself, and save which
         version of a registered model draws: each version names itself in its records."""
         anonymize = self.settings.anonymize or AnonymizeParams()
-        asked = asdict(self.settings) | {"anonymize": anonymize.model_dump()}
+        asked = asdict(self.settings) | {"anonymize": anonymize.model_dump(), "key": self.key}
         model = self.model
         if self.origin.version:
             asked["anonymize"], model = None, self.origin.model
@@ -160,7 +165,8 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
             "--world photo for photographs, run `dvc repro` first, or choose --method blur, "
             "pixelate or mask"
         )
-    anonymizers = build_anonymizers(settings.method, world, models, _anonymize(settings))
+    key = _key(settings)
+    anonymizers = build_anonymizers(settings.method, world, models, _anonymize(settings), key)
     detector = build_detector(settings.detectors, world, settings.detect_size)
     own = not settings.detectors
     verifier = build_verifier(settings.recognizers, world)
@@ -176,7 +182,16 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     chooser = build_chooser(settings.keep, settings.only, find, verifier)
     domain = rendered_only(world, settings.detectors, settings.recognizers, settings.rendered)
     components = replace(components, chooser=chooser, rendered_only=domain, region=region)
-    return Pipeline(settings, components, model_version(world, models))
+    told = key.identity if key is not None else ""
+    return Pipeline(settings, components, model_version(world, models), key=told)
+
+
+def _key(settings: RunSettings) -> SecretKey | None:
+    if settings.key is None:
+        return None
+    if settings.method != "swap":
+        raise DeidError(f"--key: {settings.method} has no pseudonyms; give --method swap")
+    return read_key(settings.key)
 
 
 def _anonymize(settings: RunSettings) -> AnonymizeParams:
@@ -186,10 +201,37 @@ def _anonymize(settings: RunSettings) -> AnonymizeParams:
     if settings.quality not in QUALITIES:
         chosen = " or ".join(QUALITIES)
         raise DeidError(f"--quality {settings.quality}: unknown; choose {chosen}")
+    own = settings.anonymize or AnonymizeParams()
     changes: dict[str, object] = {"swap_donors": settings.donor} if settings.donor else {}
+    if settings.strength != 1.0:
+        changes["strength"] = _strength(settings) * own.strength
+    if settings.keep_attributes is not None:
+        changes["swap_keep"] = _kept(settings.keep_attributes)
+    elif settings.key is not None:
+        changes["swap_keep"] = KEPT_WITH_KEY
     if settings.quality == "high":
         changes |= {"swap_steps": refine.STEPS, "adversarial_steps": invert.STEPS}
-    return (settings.anonymize or AnonymizeParams()).model_copy(update=changes)
+    return own.model_copy(update=changes)
+
+
+def _strength(settings: RunSettings) -> float:
+    if not 0.0 <= settings.strength <= 1.0:
+        raise DeidError(f"--strength {settings.strength:g}: must be from 0 to 1")
+    if settings.method not in TRAINED:
+        raise DeidError(f"--strength: {settings.method} has none; give swap or adversarial")
+    return settings.strength
+
+
+def _kept(text: str) -> tuple[str, ...]:
+    """`age,sex` in the one order in which its parts count."""
+    asked = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in asked if name not in ATTRIBUTES]:
+        raise DeidError(
+            f"--keep-attributes {unknown[0]}: unknown; choose of {', '.join(ATTRIBUTES)}"
+        )
+    if not asked:
+        raise DeidError("--keep-attributes: names nothing; for any stranger give --donor any")
+    return tuple(name for name in ATTRIBUTES if name in asked)
 
 
 def region_of(settings: RunSettings, world: World) -> RegionName:

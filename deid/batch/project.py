@@ -18,6 +18,7 @@ from deid.batch.summary import Summary
 from deid.batch.workers import ProcessPool, compute_on_one_thread
 from deid.errors import DeidError
 from deid.params import Params, WorldParams, load_params
+from deid.secret import read_key
 from deid.weights.cards import SUFFIX
 from deid.weights.catalog import require_commercial_content
 
@@ -134,7 +135,7 @@ class Pipelines:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._built: dict[RunSettings, Pipeline] = {}
+        self._built: dict[tuple[RunSettings, str], Pipeline] = {}
 
     @cached_property
     def world(self) -> "World":
@@ -144,8 +145,10 @@ class Pipelines:
 
     def get(self, asked: RunSettings) -> "Pipeline":
         """One for `asked`; what no network is built for may differ from call to call for free."""
-        key = replace(asked, **_FREE)
-        built = self._built.pop(key, None) or open_pipeline(self.bundle, key, world=self.world)
+        plain = replace(asked, **_FREE)
+        # The very key, and not where it lies: another may take its place.
+        key = plain, read_key(asked.key).identity if asked.key else ""
+        built = self._built.pop(key, None) or open_pipeline(self.bundle, plain, world=self.world)
         self._built[key] = built
         while len(self._built) > self.MOST:
             del self._built[next(iter(self._built))]

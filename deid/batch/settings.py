@@ -20,6 +20,7 @@ RIVALS = (
 )
 """Of the field, for comparison (docs/rivals.md)."""
 
+TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 ENGINES = ("processes", "ray")
 
 
@@ -56,6 +57,21 @@ class RunSettings:
         "For swap: a stranger of like age, sex and skin (alike), or any stranger (any); if not "
         "given, what the parameters say (swap_donors).",
         choices=("alike", "any"),
+    )
+    key: str | None = option(
+        None,
+        "For swap: file of a secret key (`deid key new FILE`), under which each person has the "
+        "same new face in every picture, and another one under another key.",
+    )
+    strength: float = option(
+        1.0,
+        "For swap and adversarial, 0 to 1: how far from the person's own face to the new one; 0 is "
+        "the person as the networks draw it. What a recognizer still knows gets full strength.",
+    )
+    keep_attributes: str | None = option(
+        None,
+        "For swap: what donors have in common with the person, of age,sex,skin; if not given, all "
+        "of them, or what the parameters say (swap_keep); with --key, sex.",
     )
     quality: str = option(
         "normal",

@@ -16,7 +16,19 @@ from typing import Annotated
 import typer
 
 from deid import __version__
-from deid.cli import attack, audit, export, flows, registry, run, serve, stages, study, weights
+from deid.cli import (
+    attack,
+    audit,
+    export,
+    flows,
+    key,
+    registry,
+    run,
+    serve,
+    stages,
+    study,
+    weights,
+)
 from deid.errors import DeidError, missing_extra
 
 app = typer.Typer(
@@ -32,6 +44,7 @@ app.command()(attack.attack)
 app.command()(export.export)
 app.add_typer(weights.app, name="weights")
 app.add_typer(audit.app, name="audit")
+app.add_typer(key.app, name="key")
 app.add_typer(registry.app, name="registry")
 app.add_typer(flows.app, name="flows")
 app.add_typer(study.app, name="study")

@@ -10,6 +10,7 @@ from deid.anonymize import Anonymizer, ModelPaths, build
 from deid.anonymize.refine import STEPS
 from deid.errors import DeidError
 from deid.params import AnonymizeParams
+from deid.secret import SecretKey
 from deid.worlds.world import World
 
 OPAQUE = "mask"
@@ -79,24 +80,30 @@ def refinement(level: str) -> int:
 
 
 def build_anonymizers(
-    method: str, world: World, models: ModelPaths | None, settings: AnonymizeParams
+    method: str,
+    world: World,
+    models: ModelPaths | None,
+    settings: AnonymizeParams,
+    key: SecretKey | None = None,
 ) -> Mapping[str, Anonymizer]:
-    """An anonymizer for every level of `method`'s fallback chain but the mask.
+    """An anonymizer for every level of `method`'s fallback chain but the mask; with a `key`, each
+    refinement of a swap gives other pseudonyms, as it would take other donors.
 
     `DeidError` where `method` itself cannot be built; a later level that cannot, because its
     networks are not there, is left out, and faces go past it.
     """
     built: dict[str, Anonymizer] = {}
-    made: dict[tuple[str, str], Anonymizer] = {}  # alike ones are built once
+    made: dict[tuple[str, ...], Anonymizer] = {}  # alike ones are built once
     for level in fallback_chain(method):
         if level == OPAQUE:
             continue
         kind = method if level == method else base(level)
         stronger = _settings(level, method, settings)
-        alike = kind, stronger.model_dump_json()
+        own = key.numbered(refinement(level)) if key is not None else None
+        alike = kind, stronger.model_dump_json(), own.identity if own is not None else ""
         try:
             if alike not in made:
-                made[alike] = build(kind, world, models, stronger)
+                made[alike] = build(kind, world, models, stronger, own)
             built[level] = made[alike]
         except DeidError:
             if level == method:
@@ -108,7 +115,7 @@ def _settings(level: str, method: str, settings: AnonymizeParams) -> AnonymizePa
     """What a level is built with: as asked for, or with more strength."""
     if level == method:
         return settings
-    return settings.model_copy(update=_changes(level, method, settings))
+    return settings.model_copy(update={"strength": 1.0} | _changes(level, method, settings))
 
 
 def _changes(level: str, method: str, settings: AnonymizeParams) -> dict[str, float]:

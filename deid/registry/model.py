@@ -8,8 +8,10 @@ It fails closed: one picture that cannot be made safe fails its request, and not
 import base64
 import binascii
 import json
+import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.registry.bundle import read_bundle
 from deid.registry.packaging import PARAMETERS
+from deid.secret import VARIABLE
 
 
 class FaceDeid(PythonModel):
@@ -33,7 +36,8 @@ class FaceDeid(PythonModel):
 
     `verdict` is verified, masked (some face had to be) or no face; `level` is how many fallback
     levels were tried at most (1: the method itself); `similarities` is JSON, for each face the
-    cosine of original and output in each recognizer. Parameters: `deid.registry.packaging`.
+    cosine of original and output in each recognizer. Parameters: `deid.registry.packaging`. A
+    swap gives pseudonyms where `DEID_KEY_FILE` names the server's key.
     """
 
     def load_context(self, context: Any) -> None:
@@ -62,7 +66,10 @@ def _settings(params: Mapping[str, Any]) -> RunSettings:
     detectors = tuple(filter(None, str(asked.pop("detector", "")).split(",")))
     if files := [spec for spec in detectors if "=" in spec]:
         raise DeidError(f"detector {files[0]!r}: a request names no files; name a detector alone")
-    return RunSettings(detectors=detectors, **asked)
+    settings = RunSettings(detectors=detectors, **asked)
+    # A key is the server's: it never comes with a request, and other methods have no use for it.
+    key = os.environ.get(VARIABLE) if settings.method == "swap" else None
+    return replace(settings, key=key or None)
 
 
 def _bytes(data: Any, number: int) -> bytes:

@@ -21,6 +21,7 @@ PARAMETERS: tuple[tuple[str, str, object], ...] = (
     ("method", "string", "swap"),
     ("detector", "string", ""),
     ("seed", "long", 0),
+    ("strength", "double", 1.0),
     ("allow_no_face", "boolean", False),
     ("first_frame_only", "boolean", False),
 )

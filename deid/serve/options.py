@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deid.batch.in_memory import Box
-from deid.batch.settings import RunSettings
+from deid.batch.settings import TRAINED, RunSettings
 
 _BOX = re.compile(r"-?\d{1,6}(,-?\d{1,6}){3}")
 BOX_PATTERN = rf"^{_BOX.pattern}$"
@@ -42,6 +42,10 @@ class RequestOptions(BaseModel):
     donor: Annotated[
         Literal["alike", "any"] | None, Field(description="For swap: whose face it is.")
     ] = None
+    strength: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="For swap and adversarial: how far from the own face."),
+    ] = None
     allow_no_face: Annotated[
         bool | None,
         Field(description="Give a picture without a face back, without its metadata."),
@@ -53,7 +57,13 @@ class RequestOptions(BaseModel):
     def settings(self, own: RunSettings) -> RunSettings:
         """Of a server whose own are `own`."""
         asked = self.model_dump(exclude_none=True, include=set(RequestOptions.model_fields))
-        return replace(own, **asked)
+        settings = replace(own, **asked)
+        # What the server was started with is for the methods that have it.
+        if settings.method != "swap":
+            settings = replace(settings, key=None)
+        if settings.method not in TRAINED and self.strength is None:
+            settings = replace(settings, strength=1.0)
+        return settings
 
 
 class PictureOptions(RequestOptions):

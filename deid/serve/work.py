@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from deid.anonymize import METHODS
 from deid.batch.bundle import Bundle
 from deid.batch.in_memory import Bounds, Box, Refused, Result, deidentify_bytes
-from deid.batch.pipeline import TRAINED
 from deid.batch.project import Pipelines
-from deid.batch.settings import RunSettings
+from deid.batch.settings import TRAINED, RunSettings
 from deid.errors import DeidError
 from deid.serve.logs import to_standard_error
 
