@@ -72,7 +72,7 @@ def test_older_spellings_still_work() -> None:
 def test_every_option_it_names_exists() -> None:
     text = "\n".join([README, *blocks("bash")])
     group: Any = typer.main.get_command(cli.app)
-    asked_of = [group.commands[name] for name in ("run", "attack")]
+    asked_of = [group.commands[name] for name in ("run", "attack", "serve")]
     asked_of += group.commands["registry"].commands.values()
     known = {option for c in asked_of for parameter in c.params for option in parameter.opts}
     asked = {f"--{name}" for name in re.findall(r"`--([a-z-]+)", text)}
