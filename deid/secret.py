@@ -7,11 +7,13 @@ import secrets
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from deid.errors import DeidError
+
+if TYPE_CHECKING:  # so that a run's parent does not wait for it
+    import numpy as np
+    from numpy.typing import NDArray
 
 BYTES = 32
 VARIABLE = "DEID_KEY_FILE"
@@ -33,8 +35,10 @@ class SecretKey:
         """Another key, of this one; 0: this one."""
         return SecretKey(self._derived(f"number {number}")) if number else self
 
-    def uniform(self, name: str, count: int) -> NDArray[np.float64]:
+    def uniform(self, name: str, count: int) -> "NDArray[np.float64]":
         """`[count]` random numbers in (0, 1): the same on every machine."""
+        import numpy as np
+
         stream = hashlib.shake_256(self._derived(name)).digest(8 * count)
         return np.asarray(((np.frombuffer(stream, "<u8") >> 11) + 0.5) / 2.0**53, np.float64)
 

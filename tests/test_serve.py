@@ -350,13 +350,13 @@ def test_a_request_names_a_detector_but_no_file(
     champion: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
-    build = deid.batch.project.build_pipeline
+    build = deid.batch.pipeline.build_pipeline
 
     def building(settings: Any, *rest: Any) -> Any:
         asked.append(settings.detectors)
         return build(replace(settings, detectors=()), *rest)
 
-    monkeypatch.setattr(deid.batch.project, "build_pipeline", building)
+    monkeypatch.setattr(deid.batch.pipeline, "build_pipeline", building)
     sent = pd.DataFrame({"image": [picture(1)]})
     for named in ("yunet", "yunet,mtcnn", ""):
         champion.predict(sent, params={"method": "mask", "detector": named})
