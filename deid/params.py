@@ -204,7 +204,7 @@ class EvaluateParams(Section):
     views: Positive = 4
     seeds: Positive = 3
     batch_size: Positive = 50
-    methods: tuple[str, ...] = ()  # further rows: any of `deid run --method`, inversion, noise-ε
+    methods: tuple[str, ...] = ()  # further rows: of `deid run --method`, inversion, or pgd-0.03
 
 
 class Gates(Section):

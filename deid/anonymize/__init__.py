@@ -111,9 +111,9 @@ METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")
 
 def kind_of(method: str) -> str:
     """A method's name in `BUILDERS`, without its ε; `DeidError` for one that nobody knows."""
-    base, dash, _ = method.rpartition("-")
     if method in BUILDERS:
         return method
+    base, dash, _ = method.partition("-")  # ε may be 1e-3
     if dash and base in EPSILONS:
         return base
     known = ", ".join((*METHODS, *RIVALS))

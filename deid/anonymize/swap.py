@@ -23,7 +23,7 @@ NEAR = 24
 
 ASKED = 12
 """At most so many of them are drawn small, until one has no flaw that shows at once: of 100
-portraits, 5.8 each."""
+portraits, 2.4 each."""
 
 UNLIKE = 2.4
 """Difference in looks (`LooksNetwork`) beyond which a drawn face is of another age or skin, unless
@@ -36,11 +36,11 @@ another one: of 12 drawn for each of 100 portraits, 8 % were off by more than ha
 ATTRIBUTES = {"age": (0,), "sex": (SEX,), "skin": (2, 3, 4)}
 """Which of the looks they are, in worlds that measure looks."""
 
+SMALL = 128
+"""The side at which donors are drawn to look for flaws."""
+
 PEOPLE = 300
 """Drawn to learn how people differ, where the world has no bank of donors."""
-
-SMALL = 128
-"""The side at which they are drawn for that."""
 
 Flaw = tuple[bool, float]
 """Of another sex, which no lack of other flaws makes good, and all others together."""

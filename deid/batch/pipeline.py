@@ -41,7 +41,7 @@ DONORS = ("alike", "any")
 QUALITIES = ("normal", "high")
 KEPT_WITH_KEY = ("sex",)
 """Age and skin, as they are measured, differ from view to view, and pseudonyms would with them."""
-_GROUND = ("model.py", "pixels.py", "secret.py", "seeds.py")
+_GROUND = ("diversity.py", "model.py", "pixels.py", "secret.py", "seeds.py", "worlds/donors.py")
 SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", *_GROUND)
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
 
@@ -57,6 +57,7 @@ class Pipeline:
     origin: Origin = UNKNOWN
     update_model: bool = False
     key: str = ""  # tells the secret key of pseudonyms from others, and nothing of it
+    donors: str = ""  # hash of the bank, which comes with this package and with no version
 
     @property
     def info(self) -> RunInfo:
@@ -73,6 +74,7 @@ class Pipeline:
         version of a registered model draws: each version names itself in its records."""
         anonymize = self.settings.anonymize or AnonymizeParams()
         asked = asdict(self.settings) | {"anonymize": anonymize.model_dump(), "key": self.key}
+        asked["donors"] = self.donors
         model = self.model
         if self.origin.version:
             asked["anonymize"], model = None, self.origin.model
@@ -183,7 +185,8 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     domain = rendered_only(world, settings.detectors, settings.recognizers, settings.rendered)
     components = replace(components, chooser=chooser, rendered_only=domain, region=region)
     told = key.identity if key is not None else ""
-    return Pipeline(settings, components, model_version(world, models), key=told)
+    model, donors = model_version(world, models), world.donors_sha256
+    return Pipeline(settings, components, model, key=told, donors=donors)
 
 
 def _key(settings: RunSettings) -> SecretKey | None:

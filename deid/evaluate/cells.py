@@ -150,9 +150,9 @@ def _swap_sampled(bench: Bench, faces: HeldOut) -> Output:
     def make(batch: Tensor, seeds: list[int], _: Tensor) -> Tensor:
         if swap.bank is not None:
             donors.append(swap.codes(batch, seeds))
-            return swap.given(donors[-1], batch)
+            return swap.given(swap.toward(donors[-1], batch), batch)
         donors.append(swap.donors(batch, seeds))
-        return swap.given(bench.world.identity(donors[-1]), batch)
+        return swap.given(swap.toward(bench.world.identity(donors[-1]), batch), batch)
 
     images, given = _batches(bench, faces, make), torch.cat(donors).cpu()
     if swap.bank is None:

@@ -46,6 +46,7 @@ def evaluate(
         "evaluate": params.model_dump(mode="json"),
         "anonymize": anonymize.model_dump(mode="json"),
         "world": world.weights_sha256,
+        "donors": world.donors_sha256,
         "stage_one": read_description(stage_one)["sha256"],
         "stage_two": read_description(stage_two)["sha256"],
     }

@@ -59,7 +59,9 @@ def model_card(model: str, bundle: Bundle, read: Metrics, gates: Gates, content:
             "row for row. Methods that were trained: `swap` (another face, the same expression and "
             "pose) and `adversarial` (alike to people, a stranger to recognizers); `blur`, "
             "`pixelate` and `mask` need no training. The params `detector` (`yunet`, `scrfd`, "
-            "`mtcnn`, or several with commas) and `seed` are as in `deid run`.",
+            "`mtcnn`, or several with commas), `seed` and `strength` are as in `deid run`. Where "
+            "the server has a key (`DEID_KEY_FILE`), each `swap` is a pseudonym, by which people "
+            "can be linked.",
             "",
             "## Limits",
             "",

@@ -101,7 +101,8 @@ def export_onnx(chosen: Chosen, out: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         folder = Path(scratch) / out.name
         folder.mkdir()
-        networks = networks_of(model, bundle.anonymize.adversarial_stretch)
+        stretch = bundle.anonymize.strength * bundle.anonymize.adversarial_stretch
+        networks = networks_of(model, stretch)
         values = _values(world)
         about = _about(chosen, world) | {
             "networks": {n.name: _write(n, values, files, folder) for n in networks}

@@ -23,7 +23,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from deid.batch.in_memory import Result, deidentify_bytes
 from deid.batch.project import Pipelines
-from deid.batch.settings import RunSettings
+from deid.batch.settings import METHODS, RunSettings
 from deid.errors import DeidError
 from deid.registry.bundle import read_bundle
 from deid.registry.packaging import PARAMETERS
@@ -67,6 +67,9 @@ def _settings(params: Mapping[str, Any]) -> RunSettings:
     if files := [spec for spec in detectors if "=" in spec]:
         raise DeidError(f"detector {files[0]!r}: a request names no files; name a detector alone")
     settings = RunSettings(detectors=detectors, **asked)
+    if settings.method.partition("-")[0] not in METHODS:
+        known = ", ".join(METHODS)
+        raise DeidError(f"method {settings.method!r}: unknown; choose one of {known}")
     # A key is the server's: it never comes with a request, and other methods have no use for it.
     key = os.environ.get(VARIABLE) if settings.method == "swap" else None
     return replace(settings, key=key or None)

@@ -23,7 +23,7 @@ class RequestOptions(BaseModel):
         str | None,
         Field(
             max_length=32,
-            pattern=r"^[a-z]+(-\d*\.?\d+)?$",
+            pattern=r"^(swap|adversarial|blur|pixelate|mask|(fgsm|pgd)(-\d*\.?\d+)?)$",
             description="swap, adversarial, fgsm, pgd, blur, pixelate or mask; fgsm-0.05 and "
             "pgd-0.05 carry their own strength ε.",
             examples=["blur"],

@@ -88,8 +88,10 @@ def main() -> None:
     world = load_world(WorldParams(name="photo"))
     model = Deidentifier.load(asked.stage_one, None, world)
     assert world.donors is not None, "the photo world has a bank"
-    bank = as_drawn(world, model, world.donors)
     card = json.loads((OURS / "donors.json").read_text())
+    if "kept" in card["training"]:
+        raise SystemExit("this bank is drawn already; run deid.worlds.photo.pretrain.donors first")
+    bank = as_drawn(world, model, world.donors)
     about = {key: card[key] for key in ("network", "data", "license")}
     about["network"] += " as stage one draws them"
     about["training"] = card["training"] | {"kept": len(bank.codes), "drawn": TIMES}

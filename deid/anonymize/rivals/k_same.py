@@ -54,6 +54,10 @@ class Cluster:
     averaged: tuple[int, ...]
 
 
+REMEMBERED = 12
+"""Mean faces that are kept in memory, of up to 12 MB each: sides are as many as sizes of faces."""
+
+
 @dataclass(frozen=True)
 class KSame:
     """The k-Same of one `kind` over a gallery of people whom the world's generator draws."""
@@ -93,6 +97,8 @@ class KSame:
     def surrogate(self, cluster: Cluster, side: int) -> Tensor:
         """The mean face of a cluster, `[1,3,side,side]`."""
         if (cluster, side) not in self._surrogates:
+            if len(self._surrogates) == REMEMBERED:
+                self._surrogates.clear()
             w = self.people[list(cluster.averaged)]
             self._surrogates[cluster, side] = _mean_face(self.world, w, side)
         return self._surrogates[cluster, side]

@@ -46,6 +46,7 @@ def _donors(world: World) -> dict[str, Any]:
     identity = cast(Embedder, world.identity).network
     if not isinstance(identity, HseFaceNet):
         return {}
-    state, _ = read_verified(OURS, "donors")
+    state, sha256 = read_verified(OURS, "donors")
     bank = DonorBank(state["codes"].float(), state["looks"].float())
-    return {"looks": faces.frozen(Looks(identity)), "donors": faces.frozen(bank)}
+    looks = faces.frozen(Looks(identity))
+    return {"looks": looks, "donors": faces.frozen(bank), "donors_sha256": sha256}
