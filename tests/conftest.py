@@ -1,6 +1,8 @@
 """What every test may ask for."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -35,6 +37,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     first = hasattr(config, "workerinput")
     rest = len(SLOW) if first else -1
     items.sort(key=lambda item: ranks.get(item.path.stem, rest))
+
+
+@pytest.fixture(autouse=True)
+def _own_code() -> Iterator[None]:
+    """A model that MLflow loads puts its copy of our code first on the path, for good; processes
+    that a later test starts would import it."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,17 @@ def license_of(world: str) -> str:
     return f"learned from a generator under: {'; '.join(terms)}" if terms else "MIT"
 
 
+HOW = (
+    "One column `image`: bytes of a JPEG, PNG or WebP (base64 through REST). Back come `image`, "
+    "`faces` (how many), `verdict`, `similarities` and `level` (of the fallback), row for row. "
+    "Methods that were trained: `swap` (another face, the same expression and pose) and "
+    "`adversarial` (alike to people, a stranger to recognizers); `blur`, `pixelate` and `mask` "
+    "need no training. The params `detector` (`yunet`, `scrfd`, `mtcnn`, or several with commas), "
+    "`seed` and `strength` are as in `deid run`. With a key on the server (`DEID_KEY_FILE`), a "
+    "`swap` is a pseudonym, by which people can be linked."
+)
+
+
 def model_card(model: str, bundle: Bundle, read: Metrics, gates: Gates, content: str) -> str:
     """Markdown."""
     world = bundle.world.name
@@ -54,14 +65,7 @@ def model_card(model: str, bundle: Bundle, read: Metrics, gates: Gates, content:
             "",
             "## How to ask",
             "",
-            "One column `image`: bytes of a JPEG, PNG or WebP (base64 through REST). Back come "
-            "`image`, `faces` (how many), `verdict`, `similarities` and `level` (of the fallback), "
-            "row for row. Methods that were trained: `swap` (another face, the same expression and "
-            "pose) and `adversarial` (alike to people, a stranger to recognizers); `blur`, "
-            "`pixelate` and `mask` need no training. The params `detector` (`yunet`, `scrfd`, "
-            "`mtcnn`, or several with commas), `seed` and `strength` are as in `deid run`. Where "
-            "the server has a key (`DEID_KEY_FILE`), each `swap` is a pseudonym, by which people "
-            "can be linked.",
+            HOW,
             "",
             "## Limits",
             "",
