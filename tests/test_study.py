@@ -23,8 +23,7 @@ from deid.evaluate.report import lines, with_ratings
 from deid.params import load_params
 from deid.study.answers import read_answers, read_key
 from deid.study.build import Plan, build, order
-from deid.study.scores import Scores, read_scores, score, write_scores
-from deid.study.statistics import fleiss_kappa, wilson
+from deid.study.scores import Scores, fleiss_kappa, read_scores, score, wilson, write_scores
 from tests.conftest import ROOT
 from tests.toy import toy_world
 

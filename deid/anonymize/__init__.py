@@ -13,10 +13,11 @@ from deid.anonymize.blur import Blur
 from deid.anonymize.gradient import FGSM, MIFGSM, PGD
 from deid.anonymize.mask import Mask
 from deid.anonymize.pixelate import Pixelate
-from deid.anonymize.pseudonyms import Pseudonyms
+from deid.anonymize.pseudonyms import PEOPLE, Pseudonyms
 from deid.anonymize.reconstruction import Reconstruction
 from deid.anonymize.rivals import RIVALS
-from deid.anonymize.swap import Swap, columns
+from deid.anonymize.strangers import Strangers
+from deid.anonymize.swap import Swap
 from deid.errors import DeidError
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
@@ -46,10 +47,9 @@ def build_swap(world: World, models: ModelPaths | None, settings: AnonymizeParam
 def with_key(swap: Swap, key: SecretKey) -> Swap:
     """The same with pseudonyms in place of donors: people like those of the world's bank, or like
     some drawn where it has none, and of the person's looks where donors are to be alike."""
-    bank = swap.world.donors
-    keep = swap.keep if bank is not None and swap.bank is not None else ()
-    codes = swap.drawn_codes() if bank is None else bank.codes
-    looks = bank.looks[:, columns(keep)] if bank is not None else codes.new_zeros(len(codes), 0)
+    codes, bank = Strangers(swap.world, PEOPLE).codes, swap.bank
+    keep = swap.keep if bank is not None else ()
+    looks = bank.looks if bank is not None else codes.new_zeros(len(codes), 0)
     return replace(swap, keep=keep, pseudonyms=Pseudonyms.of_key(key, codes, looks))
 
 

@@ -20,6 +20,9 @@ from torch.nn import functional as F
 from deid.errors import DeidError
 from deid.secret import SecretKey
 
+PEOPLE = 300
+"""Drawn to learn how people differ, where the world has no bank of donors."""
+
 TOLD = 16
 """Directions of a person's code that the key is applied to: the first principal ones of donors.
 Fewer confuse people; with more, two views of one person come apart."""

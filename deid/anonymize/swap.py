@@ -23,7 +23,7 @@ NEAR = 24
 
 ASKED = 12
 """At most so many of them are drawn small, until one has no flaw that shows at once: of 100
-portraits, 2.4 each."""
+portraits, 2.1 each."""
 
 UNLIKE = 2.4
 """Difference in looks (`LooksNetwork`) beyond which a drawn face is of another age or skin, unless
@@ -38,9 +38,6 @@ ATTRIBUTES = {"age": (0,), "sex": (SEX,), "skin": (2, 3, 4)}
 
 SMALL = 128
 """The side at which donors are drawn to look for flaws."""
-
-PEOPLE = 300
-"""Drawn to learn how people differ, where the world has no bank of donors."""
 
 Flaw = tuple[bool, float]
 """Of another sex, which no lack of other flaws makes good, and all others together."""
@@ -189,11 +186,6 @@ class Swap:
             chosen[again[better]] = drawn[better]
             similarity[again[better]] = cosine[better]
         return chosen
-
-    @torch.no_grad()
-    def drawn_codes(self) -> Tensor:
-        """En_id of `PEOPLE` people, `[PEOPLE,dim]`, the same ones for every run."""
-        return torch.cat([self.world.identity(self._draw([seed], 0)) for seed in range(PEOPLE)])
 
     def _draw(self, seeds: Sequence[int], attempt: int) -> Tensor:
         generator = self.world.generator

@@ -136,12 +136,10 @@ def bootstrap(values: Scores, people: People, seed: int) -> Estimate:
 
 def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
     """The exact interval of a share (Clopper and Pearson 1934), for independent trials."""
-    from scipy.stats import beta
+    from scipy.stats import binomtest
 
-    outside = (1 - CONFIDENCE) / 2
-    low = beta.ppf(outside, successes, trials - successes + 1) if successes else 0.0
-    high = beta.ppf(1 - outside, successes + 1, trials - successes) if successes < trials else 1.0
-    return float(low), float(high)
+    interval = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def trade_off(found: Searched) -> tuple[Scores, Scores]:

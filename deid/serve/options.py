@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deid.batch.in_memory import Box
-from deid.batch.settings import TRAINED, RunSettings
+from deid.batch.settings import METHODS, TRAINED, RunSettings
 
 _BOX = re.compile(r"-?\d{1,6}(,-?\d{1,6}){3}")
 BOX_PATTERN = rf"^{_BOX.pattern}$"
@@ -23,7 +23,7 @@ class RequestOptions(BaseModel):
         str | None,
         Field(
             max_length=32,
-            pattern=r"^(swap|adversarial|blur|pixelate|mask|(fgsm|pgd)(-\d*\.?\d+)?)$",
+            pattern=rf"^({'|'.join(METHODS)})(-\d*\.?\d+)?$",
             description="swap, adversarial, fgsm, pgd, blur, pixelate or mask; fgsm-0.05 and "
             "pgd-0.05 carry their own strength ε.",
             examples=["blur"],

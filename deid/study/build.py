@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from deid.errors import DeidError
+from deid.imaging.codec import decode
+from deid.imaging.formats import SUFFIXES
 from deid.seeds import numpy_generator
 from deid.storage.staging import fingerprint, write_atomically
 
 ORIGINAL = "original"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 PAGE, KEY = "index.html", "key.json"
 
 
@@ -120,21 +121,16 @@ def _methods(source: Path) -> dict[str, list[Path]]:
     }
     if ORIGINAL not in methods or len(methods) < 2:
         raise DeidError(
-            f"{source}: needs a folder `{ORIGINAL}` and one for each method, of pictures "
-            f"({', '.join(sorted(SUFFIXES))})"
+            f"{source}: needs a folder `{ORIGINAL}` and one for each method, of pictures"
         )
     return methods
 
 
 def _uri(file: Path, side: int) -> str:
-    """A picture as a data URI. All are encoded alike and without loss: neither a format nor its
-    traces may tell an original."""
-    try:
-        with Image.open(file) as image:
-            pixels = image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DeidError(f"{file}: not a whole picture ({error}); replace it") from None
-    pixels.thumbnail((side, side), Image.Resampling.LANCZOS)
+    """A picture, upright, as a data URI. All are encoded alike and without loss: neither a format
+    nor its traces may tell an original."""
+    image = Image.fromarray(decode(file.read_bytes(), str(file), first_frame_only=True).pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    pixels.save(buffer, "WEBP", lossless=True, quality=60)
+    image.save(buffer, "WEBP", lossless=True, quality=60)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deid.errors import DeidError
 from deid.storage.staging import write_atomically
 from deid.study.answers import Answers, Key
-from deid.study.statistics import fleiss_kappa, wilson
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,27 @@ def _kappa(answers: Answers, key: Key) -> float | None:
         return None
     yes = np.array([sum(one[p] for one in answers.values()) for p in by_all])
     return fleiss_kappa(np.stack([yes, len(answers) - yes], axis=1))
+
+
+def wilson(yes: int, count: int) -> tuple[float, float]:
+    """The 95 % score interval of a proportion (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(yes, count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def fleiss_kappa(counts: NDArray[np.integer]) -> float | None:
+    """Agreement beyond chance (Fleiss 1971): `counts [N,C]`, how many raters put subject i into
+    category j, the same number of raters (at least two) for each; None where all said the same."""
+    raters = int(counts[0].sum())
+    if raters < 2 or (counts.sum(axis=1) != raters).any():
+        raise ValueError("every subject needs the same number of raters, at least two")
+    agreed = (np.square(counts).sum(axis=1) - raters) / (raters * (raters - 1))
+    chance = float(np.square(counts.sum(axis=0) / counts.sum()).sum())
+    if chance == 1.0:
+        return None
+    return (float(agreed.mean()) - chance) / (1.0 - chance)
 
 
 def write_scores(scores: Scores, file: Path) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 
 from deid.anonymize.base import Anonymizer
 from deid.anonymize.rivals.fawkes import Fawkes
-from deid.anonymize.rivals.glasses import Glasses
-from deid.anonymize.rivals.hat import Hat
+from deid.anonymize.rivals.glasses import frame
+from deid.anonymize.rivals.hat import sticker
 from deid.anonymize.rivals.k_same import KSame
 from deid.anonymize.rivals.lowkey import LowKey
-from deid.anonymize.rivals.patch import Patch
+from deid.anonymize.rivals.overlay import Overlay
+from deid.anonymize.rivals.patch import disk
 from deid.anonymize.rivals.tip_im import TIPIM
 from deid.worlds.world import World
 
@@ -24,8 +25,8 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "fawkes": Fawkes,
     "lowkey": LowKey,
     "tipim": TIPIM,
-    "patch": Patch,
-    "glasses": Glasses,
-    "hat": Hat,
+    "patch": lambda world: Overlay(world, "patch", disk),
+    "glasses": lambda world: Overlay(world, "glasses", frame),
+    "hat": lambda world: Overlay(world, "hat", sticker),
 }
 """None needs a trained stage."""

@@ -17,14 +17,14 @@ recognizer; here it is judged as an evasion, as all other methods are, which it 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from deid.anonymize.refine import one_by_one
-from deid.anonymize.rivals.smooth import smooth
-from deid.anonymize.rivals.strangers import Strangers
+from deid.anonymize.strangers import Strangers
 from deid.worlds.world import World
 
 BUDGET = 0.007
@@ -51,10 +51,10 @@ class Fawkes:
     name: str = "fawkes"
     resolution: int | None = None
     enough: int | None = None
-    strangers: Strangers = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strangers", Strangers(self.world))
+    @cached_property
+    def strangers(self) -> Strangers:
+        return Strangers(self.world)
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` in [-1, 1] → the same, with DSSIM at most `budget`."""
@@ -101,11 +101,14 @@ class Fawkes:
 def dssim(a: Tensor, b: Tensor) -> Tensor:
     """(1 − SSIM) / 2 of each pair of `[N,3,H,W]` in [-1, 1], `[N]` in [0, 1]: Wang et al. 2004,
     Gaussian windows of 11 × 11 with σ 1.5, mirrored at the border."""
+    from torchvision.transforms.v2.functional import gaussian_blur  # a second, of every start
+
     c1, c2 = (0.01 * 2.0) ** 2, (0.03 * 2.0) ** 2  # the range of values is 2
     stack = torch.cat([a, b, a * b, a * a + b * b], 1)
-    mean_a, mean_b, product, squares = smooth(stack, 1.5, 5).chunk(4, 1)
+    mean_a, mean_b, product, squares = gaussian_blur(stack, [11, 11], [1.5, 1.5]).chunk(4, 1)
     together = product - mean_a * mean_b
     apart = squares - mean_a**2 - mean_b**2
     light = (2.0 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     ssim = light * (2.0 * together + c2) / (apart + c2)
-    return (1.0 - ssim.mean((1, 2, 3))) / 2.0
+    apart_by: Tensor = (1.0 - ssim.mean((1, 2, 3))) / 2.0
+    return apart_by

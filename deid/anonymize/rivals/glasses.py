@@ -8,17 +8,11 @@ Departures: the cosine with the person stands for the softmax loss of a closed s
 NPS, how unlike a printer's colors they are, is left out, since nothing is printed. Digital only.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from deid.anonymize.rivals.overlay import STEPS, overlaid
 from deid.faces.alignment import Points
-from deid.worlds.world import World
 
 LENS = (0.44, 0.34)
 """Half axes of the middle of a frame's rim, in distances of the pupils."""
@@ -26,21 +20,6 @@ LENS = (0.44, 0.34)
 RIM = 0.17  # how wide the rim is, in the same unit
 TEMPLE = (0, 16)
 """Landmarks by the ears, to which the frame reaches."""
-
-
-@dataclass(frozen=True)
-class Glasses:
-    """A thick frame: two rims, a bridge, the sides to the ears; the eyes stay as they are."""
-
-    world: World
-    steps: int = STEPS
-    name: str = "glasses"
-    resolution: int | None = None
-    enough: int | None = None
-
-    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
-        """`[N,3,H,W]` in [-1, 1] → the same, changed only on the frame."""
-        return overlaid(self.world, faces, list(seeds), frame, self.steps)
 
 
 def frame(landmarks: Points, height: int, width: int) -> NDArray[np.uint8]:

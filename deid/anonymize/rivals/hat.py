@@ -7,35 +7,14 @@ turned in space before it was projected; one picture of the person, not many; mo
 taken by Adam. Digital only.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from deid.anonymize.rivals.overlay import STEPS, overlaid
 from deid.faces.alignment import Points
-from deid.worlds.world import World
 
 WIDE, HIGH, ABOVE = 1.7, 0.75, 0.15
 """Of the sticker and of the gap between it and the brows, in distances of the pupils."""
-
-
-@dataclass(frozen=True)
-class Hat:
-    """A sticker on the forehead."""
-
-    world: World
-    steps: int = STEPS
-    name: str = "hat"
-    resolution: int | None = None
-    enough: int | None = None
-
-    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
-        """`[N,3,H,W]` in [-1, 1] → the same, changed only on the sticker."""
-        return overlaid(self.world, faces, list(seeds), sticker, self.steps)
 
 
 def sticker(landmarks: Points, height: int, width: int) -> NDArray[np.uint8]:

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.refine import one_by_one
-from deid.anonymize.rivals.smooth import smooth
 from deid.worlds.world import World
 
 STEPS = 30
@@ -75,5 +74,9 @@ class LowKey:
 def blurred(images: Tensor) -> Tensor:
     """G: by a Gaussian of `SIGMA` sides, of a little more than a deviation to either side, as
     published."""
+    from torchvision.transforms.v2.functional import gaussian_blur  # a second, of every start
+
     sigma = SIGMA * images.shape[-1]
-    return smooth(images, sigma, max(1, round(sigma)))
+    width = 2 * max(1, round(sigma)) + 1
+    blurred: Tensor = gaussian_blur(images, [width, width], [sigma, sigma])
+    return blurred

@@ -10,7 +10,8 @@ bring (expectation over transformations, Athalye et al. 2018):
 bending of a sticker, no light on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,13 +32,25 @@ Draw = Callable[[Points, int, int], NDArray[np.uint8]]
 """(landmarks `[68,2]`, height, width) → the region, 0 to 255 `[H,W]`."""
 
 
-def overlaid(world: World, faces: Tensor, seeds: list[int], draw: Draw, steps: int) -> Tensor:
-    """`[N,3,H,W]` in [-1, 1] → the same, changed only where `draw` says."""
+@dataclass(frozen=True)
+class Overlay:
+    """One of them: `draw` says where it lies."""
 
-    def one(face: Tensor, seed: Tensor) -> Tensor:
-        return _optimized(world, face, region(world, face, draw), int(seed), steps)
+    world: World
+    name: str
+    draw: Draw
+    steps: int = STEPS
+    resolution: int | None = None
+    enough: int | None = None
 
-    return one_by_one(one, faces, torch.tensor(seeds))
+    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
+        """`[N,3,H,W]` in [-1, 1] → the same, changed only where `draw` says."""
+
+        def one(face: Tensor, seed: Tensor) -> Tensor:
+            inside = region(self.world, face, self.draw)
+            return _optimized(self.world, face, inside, int(seed), self.steps)
+
+        return one_by_one(one, faces, torch.tensor(seeds))
 
 
 @torch.no_grad()

@@ -7,38 +7,17 @@ the cosine with the person falls instead (`overlay`); the patch is made for the 
 all pictures, and lies at one place. Digital only.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from deid.anonymize.rivals.overlay import STEPS, overlaid
 from deid.faces.alignment import Points
-from deid.worlds.world import World
 
 RADIUS = 0.42
 """In distances of the pupils: about a tenth of the face."""
 
 CHEEK = (31, 48, 2, 4)
 """Landmarks around the middle of the cheek at the picture's left: nostril, mouth, jaw."""
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A disk on a cheek."""
-
-    world: World
-    steps: int = STEPS
-    name: str = "patch"
-    resolution: int | None = None
-    enough: int | None = None
-
-    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
-        """`[N,3,H,W]` in [-1, 1] → the same, changed only on the disk."""
-        return overlaid(self.world, faces, list(seeds), disk, self.steps)
 
 
 def disk(landmarks: Points, height: int, width: int) -> NDArray[np.uint8]:

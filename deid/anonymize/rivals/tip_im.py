@@ -18,13 +18,14 @@ not 0, their code's default, but 0.1; MMD has no part in the search, as theirs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from deid.anonymize.refine import one_by_one
-from deid.anonymize.rivals.strangers import Strangers
+from deid.anonymize.strangers import Strangers
 from deid.diversity import diversify, draw_changes
 from deid.seeds import torch_generator
 from deid.worlds.world import World
@@ -53,10 +54,10 @@ class TIPIM:
     name: str = "tipim"
     resolution: int | None = None
     enough: int | None = None
-    strangers: Strangers = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strangers", Strangers(self.world))
+    @cached_property
+    def strangers(self) -> Strangers:
+        return Strangers(self.world)
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,H,W]` in [-1, 1] → the same, no value moved by more than 2ε."""

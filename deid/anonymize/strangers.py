@@ -1,4 +1,4 @@
-"""People whom nobody is, as En_id sees them: the targets of cloaks."""
+"""People whom nobody is, as En_id sees them: targets of cloaks, and how identities differ."""
 
 from functools import cached_property
 
@@ -17,17 +17,18 @@ SMALL = 128
 
 
 class Strangers:
-    """En_id's codes of people whom the generator draws."""
+    """En_id's codes of people whom the generator draws: of the world's bank of donors, or, where it
+    has none, of so many that are `drawn` here."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, drawn: int = DRAWN) -> None:
+        self.world, self.drawn = world, drawn
 
     @cached_property
     def codes(self) -> Tensor:
-        """`[N,dim]`, unit vectors: of the world's bank of donors, or drawn here."""
+        """`[N,dim]`, unit vectors."""
         if self.world.donors is not None:
             return self.world.donors.codes
-        return codes_of(self.world, people(self.world, "strangers", DRAWN))
+        return codes_of(self.world, people(self.world, "strangers", self.drawn))
 
     def some(self, count: int, seed: int) -> Tensor:
         """`count` of them, chosen by a face's seed, `[count,dim]`."""
