@@ -20,6 +20,10 @@ VARIABLE = "DEID_KEY_FILE"
 """Names the key's file to a registered model, which has no other place for it."""
 
 
+class NoKey(DeidError):
+    """A key's file gives no key. The message names the file: it is for whoever runs deid."""
+
+
 @dataclass(frozen=True)
 class SecretKey:
     """256 random bits. What is derived from them tells nothing of them, nor of each other."""
@@ -65,25 +69,21 @@ def new_key(file: Path) -> SecretKey:
 
 
 def read_key(file: str | Path) -> SecretKey:
-    """The key in `file`; `DeidError`, which tells nothing of it, for none, or one all may read."""
+    """The key in `file`; `NoKey`, which tells nothing of it, for none, or one that all may read."""
     try:
         with Path(file).open("rb") as opened:
             mode, text = os.fstat(opened.fileno()).st_mode, opened.read(4 * BYTES).strip()
     except OSError as error:
-        raise DeidError(
+        raise NoKey(
             f"key {file}: not readable ({error.strerror}); correct the path, or make one with "
             "`deid key new`"
         ) from None
     if os.name == "posix" and mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise DeidError(
-            f"key {file}: every user of this machine may read or change it; chmod 600 it"
-        )
+        raise NoKey(f"key {file}: every user of this machine may read or change it; chmod 600 it")
     try:
         secret = bytes.fromhex(text.decode("ascii"))
     except ValueError:
         secret = b""
     if len(secret) != BYTES:
-        raise DeidError(
-            f"key {file}: not {2 * BYTES} hexadecimal digits; make one with `deid key new`"
-        )
+        raise NoKey(f"key {file}: not {2 * BYTES} hexadecimal digits; make one with `deid key new`")
     return SecretKey(secret)

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from deid.anonymize import ModelPaths, build, build_swap, with_key
 from deid.anonymize.pseudonyms import Pseudonyms, between
 from deid.anonymize.swap import kept_looks
 from deid.api import Options
+from deid.batch import project
+from deid.batch.in_memory import Bounds
 from deid.batch.pipeline import build_pipeline
 from deid.batch.settings import RunSettings
 from deid.cli.main import app
@@ -23,6 +27,7 @@ from deid.gate.fallback import build_anonymizers
 from deid.params import AnonymizeParams
 from deid.secret import SecretKey, new_key, read_key
 from deid.seeds import torch_generator
+from deid.serve import work
 from deid.serve.options import RequestOptions
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
@@ -207,6 +212,25 @@ def test_a_request_neither_brings_a_key_nor_is_refused_for_the_servers() -> None
     assert RequestOptions(method="adversarial", strength=0.2).settings(own).strength == 0.2
     with pytest.raises(ValidationError, match="key"):
         RequestOptions.model_validate({"key": "file"})
+
+
+def test_where_a_services_key_lay_is_told_to_no_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "key"
+    new_key(file)
+    bundle: Any = SimpleNamespace(world=SimpleNamespace(name="toy"))
+    monkeypatch.setattr(work, "methods_of", lambda _: ("swap",))
+    monkeypatch.setattr(work, "to_standard_error", lambda: None)
+    monkeypatch.setattr(project, "open_pipeline", lambda *_, **__: SimpleNamespace(settings=own))
+    monkeypatch.setattr(project, "replace", lambda built, **_: built)
+    monkeypatch.setattr(project.Pipelines, "world", None)
+    own = RunSettings(key=str(file))
+    _, answer = work.begin(bundle, own, Bounds(1, 1), "toy")
+    file.unlink()
+    refused = answer(work.PictureRequest(b"", own))
+    assert refused == work.Refusal("withheld", work.WITHHELD)
+    assert str(file) in caplog.text
 
 
 @pytest.mark.parametrize(

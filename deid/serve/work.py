@@ -10,9 +10,11 @@ from deid.batch.in_memory import Bounds, Box, Refused, Result, deidentify_bytes
 from deid.batch.project import Pipelines
 from deid.batch.settings import TRAINED, RunSettings
 from deid.errors import DeidError
+from deid.secret import NoKey
 from deid.serve.logs import to_standard_error
 
 NEEDS_STAGE_TWO = ("adversarial",)
+WITHHELD = "the picture: cannot be made safe; the log says where"
 log = logging.getLogger(__name__)
 
 
@@ -62,6 +64,9 @@ def begin(
     def work(picture: PictureRequest) -> Made | Refusal:
         try:
             pipeline = pipelines.get(picture.settings)
+        except NoKey:  # of the service, and no fault of the request
+            log.exception("withheld")
+            return Refusal("withheld", WITHHELD)
         except DeidError as error:
             return Refusal("bad_option", str(error))
         try:
@@ -71,7 +76,7 @@ def begin(
             if error.__cause__ is None:
                 return Refusal(error.code, str(error))
             log.error("withheld", exc_info=error.__cause__)  # what it says is not for outside
-            return Refusal(error.code, "the picture: cannot be made safe; the log says where")
+            return Refusal(error.code, WITHHELD)
 
     return Ready(bundle.world.name, methods_of(bundle)), work
 
@@ -95,6 +100,7 @@ def default_settings(asked: RunSettings, bundle: Bundle, timeout: float) -> RunS
         raise DeidError("--keep-metadata: a service gives none back; leave it out")
     if asked.seconds is None:
         asked = replace(asked, seconds=timeout / 2)
-    if asked.method == RunSettings.method and asked.method not in methods_of(bundle):
+    unasked = asked.method == RunSettings.method and asked.key is None  # a key is for swap
+    if unasked and asked.method not in methods_of(bundle):
         return replace(asked, method="blur")
     return asked
