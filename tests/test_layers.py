@@ -40,7 +40,17 @@ LAYERS = [
 
 INSIDE = {
     # Rooms within a room, from the ground up.
-    "deid.worlds": ["cards", "donors", "world", "public", "mini", "ffhq", "photo", "__init__"],
+    "deid.worlds": [
+        "cards",
+        "training_loop",
+        "donors",
+        "world",
+        "public",
+        "mini",
+        "ffhq",
+        "photo",
+        "__init__",
+    ],
     "deid.worlds.mini": [
         "render",
         "networks",

@@ -14,9 +14,9 @@ from deid.nets.stylegan2 import StyleGAN2
 from deid.worlds.mini.pretrain import train_generator
 from deid.worlds.mini.pretrain.dataset import Renders, RenderSettings, make_renders
 from deid.worlds.mini.pretrain.distillation import distillation_loss, psnr, regions
-from deid.worlds.mini.pretrain.loop import Run, Schedule, train
 from deid.worlds.mini.pretrain.train_generator import Distillation
 from deid.worlds.mini.render.parameters import PARAMETERS
+from deid.worlds.training_loop import Run, Schedule, train
 
 SCHEDULE = Schedule(steps=4, batch_size=4, learning_rate=0.03, averaging=0.999, bfloat16=False)
 

@@ -25,7 +25,6 @@ from deid.worlds.mini.pretrain import dataset
 from deid.worlds.mini.pretrain.__main__ import TASKS
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders, RenderSettings, make_renders
-from deid.worlds.mini.pretrain.loop import Batches, Run, Schedule, Task, train
 from deid.worlds.mini.pretrain.train_detector import match
 from deid.worlds.mini.pretrain.train_landmarks import landmark_errors
 from deid.worlds.mini.pretrain.train_recognizer import Margin, margin_logits, verification
@@ -33,6 +32,7 @@ from deid.worlds.mini.pretrain.windows import scene, targets, window
 from deid.worlds.mini.render.parameters import identity_views
 from deid.worlds.mini.render.renderer import render
 from deid.worlds.mini.test_faces import held_out_faces
+from deid.worlds.training_loop import Batches, Run, Schedule, Task, train
 from deid.worlds.world import World
 from tests.test_layers import ROOT, graph, modules
 
@@ -377,7 +377,7 @@ class Line(Task):
 def test_training_resumes_from_its_checkpoint_with_the_same_result(
     averaging: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deid.worlds.mini.pretrain.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("deid.worlds.training_loop.CHECKPOINT_SECONDS", 0.0)
     train(Line(averaging), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(Line(averaging, stop=4), tmp_path / "killed")

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from deid.worlds.mini.pretrain import train_attributes, train_recognizer
-from deid.worlds.mini.pretrain.loop import Task, train
 from deid.worlds.mini.pretrain.train_attributes import Attributes
 from deid.worlds.mini.pretrain.train_detector import detector, finder
 from deid.worlds.mini.pretrain.train_generator import generator
 from deid.worlds.mini.pretrain.train_landmarks import Landmarks
 from deid.worlds.mini.pretrain.train_recognizer import Recognition
+from deid.worlds.training_loop import Task, train
 
 TASKS: dict[str, Callable[[Path, int], Task]] = {
     **{name: partial(Recognition, name) for name in train_recognizer.RECIPES},

@@ -20,8 +20,8 @@ from deid.worlds.cards import Card
 from deid.worlds.mini.networks import ATTRIBUTES, attribute_regressor, columns
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders
-from deid.worlds.mini.pretrain.loop import Batches, Schedule, Task
 from deid.worlds.mini.render.parameters import GROUPS, PARAMETERS
+from deid.worlds.training_loop import Batches, Schedule, Task
 
 RECIPES = {  # seed, bfloat16
     "expression": (5, True),
@@ -37,7 +37,7 @@ class Attributes(Task):
         seed, bfloat16 = RECIPES[name]
         super().__init__(name, Schedule(steps, seed, bfloat16=bfloat16))
         self.renders, self.columns = Renders(data), columns(name)
-        self.batches = Batches(self.renders.split("train"), self.schedule, name)
+        self.batches = Batches(self.renders.split("train"), self.schedule, self.stream)
 
     def build(self) -> nn.Module:
         return attribute_regressor(self.name)

@@ -27,7 +27,6 @@ from deid.worlds.mini.networks import center_net
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.crowds import HeadsAndBackdrops, crowd, draw_heads
 from deid.worlds.mini.pretrain.dataset import Renders
-from deid.worlds.mini.pretrain.loop import Schedule, Task
 from deid.worlds.mini.pretrain.windows import (
     WINDOW,
     Picture,
@@ -39,6 +38,7 @@ from deid.worlds.mini.pretrain.windows import (
     texture,
     window,
 )
+from deid.worlds.training_loop import Schedule, Task
 
 _STILL = Jitter(0.0, 0.0, 0.0)
 

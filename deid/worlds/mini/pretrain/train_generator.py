@@ -19,8 +19,8 @@ from deid.worlds.cards import Card
 from deid.worlds.mini.generator import mini_generator
 from deid.worlds.mini.pretrain.dataset import Renders
 from deid.worlds.mini.pretrain.distillation import distillation_loss, psnr, regions
-from deid.worlds.mini.pretrain.loop import Batches, Schedule, Task
 from deid.worlds.mini.pretrain.optimizer import Muon
+from deid.worlds.training_loop import Batches, Schedule, Task
 
 ADAM_RATE = 0.2  # of Muon's: equal root mean square of a step
 VALIDATION = 256  # pictures
@@ -34,7 +34,7 @@ class Distillation(Task):
     def __init__(self, data: Path, schedule: Schedule) -> None:
         super().__init__("generator", schedule)
         self.renders = Renders(data)
-        self.batches = Batches(self.renders.split("train"), schedule, self.name)
+        self.batches = Batches(self.renders.split("train"), schedule, self.stream)
 
     def build(self) -> nn.Module:
         return mini_generator()

@@ -19,7 +19,7 @@ from deid.worlds.cards import Card
 from deid.worlds.mini.networks import landmark_net
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders
-from deid.worlds.mini.pretrain.loop import Batches, Schedule, Task
+from deid.worlds.training_loop import Batches, Schedule, Task
 
 JITTERS = (Jitter(shift=4.0, scale=0.1, roll=8.0), Jitter())  # for either half of a batch
 _WEIGHT = torch.ones(68).index_fill_(0, torch.arange(17), 0.4)  # the jaw counts less
@@ -31,7 +31,7 @@ class Landmarks(Task):
     def __init__(self, data: Path, steps: int) -> None:
         super().__init__("landmarks", Schedule(steps, seed=4, learning_rate=4e-3))
         self.renders = Renders(data)
-        self.batches = Batches(self.renders.split("train"), self.schedule, self.name)
+        self.batches = Batches(self.renders.split("train"), self.schedule, self.stream)
 
     def build(self) -> nn.Module:
         return landmark_net()

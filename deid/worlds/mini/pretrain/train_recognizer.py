@@ -23,8 +23,8 @@ from deid.worlds.cards import Card
 from deid.worlds.mini.networks import recognizer
 from deid.worlds.mini.pretrain.augment import Jitter, augment
 from deid.worlds.mini.pretrain.dataset import Renders
-from deid.worlds.mini.pretrain.loop import Batches, Schedule, Task
 from deid.worlds.mini.render.parameters import GROUPS
+from deid.worlds.training_loop import Batches, Schedule, Task
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Recognition(Task):
         super().__init__(name, Schedule(steps, seed, bfloat16=bfloat16))
         self.renders = Renders(data)
         indices = self.renders.split("train")
-        self.batches = Batches(indices, self.schedule, name)
+        self.batches = Batches(indices, self.schedule, self.stream)
         first_views = indices[:: self.renders.settings.views]
         self.people = torch.from_numpy(self.renders.parameters(first_views)[:, _GROUP].copy())
 

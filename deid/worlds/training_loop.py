@@ -1,4 +1,7 @@
-"""The training loop of the mini world's networks: a budget in steps, and no run is lost.
+"""The training loop of the networks that come with the project: a budget in steps, no run is lost.
+
+The mini world's own networks and the learned rivals train in it; the paper's two stages, which
+people train themselves, have theirs in `deid.training.loop`.
 
 Everything random in a step follows from the step's number, so a killed run that resumes from its
 checkpoint ends with the same weights as one that was never killed.
@@ -6,6 +9,7 @@ checkpoint ends with the same weights as one that was never killed.
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from math import cos, pi
@@ -59,8 +63,8 @@ class Schedule:
 class Batches:
     """The picture indices of each step: epochs over `indices`, each in its own order."""
 
-    def __init__(self, indices: NDArray[np.int64], schedule: Schedule, name: str) -> None:
-        self.indices, self.schedule, self.name = indices, schedule, name
+    def __init__(self, indices: NDArray[np.int64], schedule: Schedule, stream: str) -> None:
+        self.indices, self.schedule, self.stream = indices, schedule, stream
         self._epoch, self._order = -1, indices
 
     def __call__(self, step: int) -> NDArray[np.int64]:
@@ -68,15 +72,28 @@ class Batches:
         size = self.schedule.batch_size
         epoch, place = divmod(step, len(self.indices) // size)
         if epoch != self._epoch:
-            rng = numpy_generator(f"mini/{self.name}/order", epoch, self.schedule.seed)
+            rng = numpy_generator(f"{self.stream}/order", epoch, self.schedule.seed)
             self._order, self._epoch = rng.permutation(self.indices), epoch
         return self._order[place * size : (place + 1) * size]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a step: a loss, the weights that it trains, and what moves them.
+
+    A network that is trained against another has a phase for each of the two.
+    """
+
+    loss: Callable[[nn.Module, int], Tensor]
+    weights: Sequence[nn.Parameter]
+    optimizers: Sequence[torch.optim.Optimizer]
 
 
 class Task(ABC):
     """What differs from one network's training to the next."""
 
     memory_format = torch.channels_last
+    family = "mini"  # of whose trainings the name tells this one apart
 
     def __init__(self, name: str, schedule: Schedule) -> None:
         self.name, self.schedule = name, schedule
@@ -85,9 +102,18 @@ class Task(ABC):
     def build(self) -> nn.Module:
         """The untrained network; called under a fixed seed."""
 
+    @property
+    def stream(self) -> str:
+        """The name of its random numbers."""
+        return f"{self.family}/{self.name}"
+
     @abstractmethod
     def loss(self, model: nn.Module, step: int) -> Tensor:
         """What step `step` minimizes; draws its own batch."""
+
+    def phases(self, model: nn.Module) -> list[Phase]:
+        """What a step consists of: `loss` alone, unless it says otherwise."""
+        return [Phase(self.loss, list(model.parameters()), self.optimizers(model))]
 
     @abstractmethod
     def measure(self, model: nn.Module) -> tuple[nn.Module, Card]:
@@ -106,7 +132,7 @@ class Task(ABC):
 
     def random(self, step: int) -> np.random.Generator:
         """The random numbers of a step."""
-        return numpy_generator(f"mini/{self.name}/step", step, self.schedule.seed)
+        return numpy_generator(f"{self.stream}/step", step, self.schedule.seed)
 
 
 class Run:
@@ -114,11 +140,12 @@ class Run:
 
     def __init__(self, task: Task) -> None:
         self.task, schedule = task, task.schedule
-        torch.manual_seed(seed_of(f"mini/{task.name}/weights", 0, schedule.seed))
+        torch.manual_seed(seed_of(f"{task.stream}/weights", 0, schedule.seed))
         self.model = task.build().to(memory_format=task.memory_format).train()
         averaged = schedule.averaging > 0
         self.average = AveragedModel(self.model, avg_fn=self._follow) if averaged else None
-        self.optimizers = task.optimizers(self.model)
+        self.phases = task.phases(self.model)
+        self.optimizers = [each for phase in self.phases for each in phase.optimizers]
         self.schedulers = [LambdaLR(each, schedule.rate) for each in self.optimizers]
         self.step, self.seconds = 0, 0.0
 
@@ -133,17 +160,22 @@ class Run:
         return self.model if self.average is None else self.average.module
 
     def advance(self) -> float:
-        """One step; its loss."""
-        value = self.task.loss(self.model, self.step)
-        self.model.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT)
-        for optimizer, scheduler in zip(self.optimizers, self.schedulers, strict=True):
-            optimizer.step()
+        """One step; the loss of its first phase."""
+        losses = [self._minimize(phase) for phase in self.phases]
+        for scheduler in self.schedulers:
             scheduler.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.step += 1
+        return losses[0]
+
+    def _minimize(self, phase: Phase) -> float:
+        value = phase.loss(self.model, self.step)
+        self.model.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(phase.weights, MAX_GRADIENT)
+        for optimizer in phase.optimizers:
+            optimizer.step()
         return value.item()
 
     def save(self, path: Path) -> None:

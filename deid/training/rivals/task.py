@@ -1,0 +1,34 @@
+"""What the trainings of all learned rivals have in common."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from deid.training.rivals.pictures import Pictures
+from deid.worlds.training_loop import Batches, Schedule, Task
+from deid.worlds.world import World
+
+
+class RivalTask(Task):
+    """A rival's training on `pictures` of `world`, whose networks stay as they are."""
+
+    family = "rivals"
+
+    def __init__(self, name: str, world: World, data: Path, schedule: Schedule) -> None:
+        super().__init__(name, schedule)
+        self.world, self.pictures = world, Pictures(data)
+        self.batches = Batches(self.pictures.split(), schedule, self.stream)
+
+    @property
+    def validation(self) -> NDArray[np.int64]:
+        """Up to 256 pictures of people it is not trained on."""
+        held_out = self.pictures.split(validation=True)
+        return held_out[:: max(1, len(held_out) // 256)]
+
+    def card(self, network: nn.Module, **facts: object) -> tuple[nn.Module, dict[str, object]]:
+        """The network to keep, in half precision, and what its card says beside `facts`."""
+        settings = self.pictures.settings
+        data = f"{settings.people} people, {settings.views} views each, drawn by {self.world.name}"
+        return network.half(), {"data": data, "world": self.world.trained_for, **facts}
