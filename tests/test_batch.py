@@ -393,6 +393,48 @@ def test_a_source_without_a_picture_is_an_error_that_says_what_is_there(
     assert not (tmp_path / "out").exists()
 
 
+def test_records_that_changed_since_their_seal_are_not_sealed_again(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    save(source / "a.png", 1)
+    run(source, out)
+    sealed, ledger = (out / SEAL).read_bytes(), (out / LEDGER).read_bytes()
+    for name in (MANIFEST, LEDGER):
+        kept = (out / name).read_bytes()
+        (out / name).write_bytes(kept.replace(b"a.png", b"b.png", 1))
+        save(source / "later.png", 2)
+        with pytest.raises(DeidError, match=f"{name} changed since the seal"):
+            run(source, out)
+        (out / name).write_bytes(kept)
+    assert ((out / SEAL).read_bytes(), (out / LEDGER).read_bytes()) == (sealed, ledger)
+    assert run(source, out).counts == {"written": 1, "done": 1}
+
+
+def test_a_run_killed_between_manifest_and_seal_resumes_without_a_new_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "b.png"):
+        save(source / name, 1)
+    run(source, out)
+    (source / "b.png").unlink()
+    places, write = locate(str(source), str(out)), LocalStorage.write
+
+    def killed(storage: LocalStorage, name: str, data: bytes) -> Any:
+        if name == SEAL:
+            raise KeyboardInterrupt
+        return write(storage, name, data)
+
+    monkeypatch.setattr(LocalStorage, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(places, lambda p: InProcess(open_mask(), p), prune=True)
+    monkeypatch.undo()
+    with pytest.raises(DeidError, match="unfinished; run the same command again"):
+        verify_command(str(out))
+    run(source, out)
+    verify_command(str(out))
+    assert states(out) == {"a.png": "written"}
+
+
 def test_outputs_of_inputs_that_are_gone_stay_until_they_are_pruned(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     for n in range(3):

@@ -18,6 +18,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
@@ -166,6 +167,22 @@ def is_sealed(read: Read, key: AuditKey | None) -> bool:
         return signed == (key is not None) and not problems
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def changed_records(read: Read) -> list[str]:
+    """Manifest and ledger, as far as they are there, that are no longer those of their seal. `read`
+    raises `OSError` for what is missing; without a readable seal there is nothing to compare."""
+    try:
+        sealed = _json(read(SEAL).decode())["sha256"]
+        wanted = {name: sealed[name] for name in (MANIFEST, LEDGER)}
+    except (OSError, UnicodeDecodeError, KeyError, TypeError):
+        return []
+    changed = []
+    for name, sha256 in wanted.items():
+        with suppress(FileNotFoundError):
+            if hashlib.sha256(read(name)).hexdigest() != sha256:
+                changed.append(name)
+    return changed
 
 
 def is_audit_file(name: str) -> bool:

@@ -150,6 +150,10 @@ class Records:
         """Bring every line to where a kill does not reach it."""
         self._journal.flush()
 
+    def begin(self) -> None:
+        """Leave a trace that the manifest may not be that of its seal, until `settle`."""
+        self._journal.begin()
+
     def all(self) -> Iterator[Line]:
         """The newest record of each input, sorted by name, and its time, which no manifest has:
         that of a batch that was killed is no other than that of one that was not."""
@@ -209,14 +213,15 @@ def _now() -> str:
 class Journal(Protocol):
     """What happened since the manifest was written."""
 
+    def begin(self) -> None:
+        """There is a journal, if one without lines."""
+
     def append(self, line: Line, versions: Versions) -> None:
         """A local line survives a kill at once, a power cut after `SYNC_SECONDS`; lines on S3
         survive either after `PART_LINES` or `PART_SECONDS`."""
-        ...
 
     def flush(self) -> None:
         """All lines survive both."""
-        ...
 
 
 def open_journal(storage: Storage, name: str = NAME) -> Journal:
@@ -232,6 +237,9 @@ class _LocalJournal:
     def __init__(self, storage: LocalStorage, name: str) -> None:
         self._path = storage.path(name)
         self._unsynced_since: float | None = None
+
+    def begin(self) -> None:
+        self._write("", synced=True)
 
     def append(self, line: Line, versions: Versions) -> None:
         now = time.monotonic()
@@ -279,8 +287,12 @@ class _PartJournal:
         if late or len(self._lines) >= PART_LINES:
             self.flush()
 
+    def begin(self) -> None:
+        name = f"{self._stem}-{time.time_ns():020d}-{secrets.token_hex(4)}.jsonl"
+        self._storage.write(name, "".join(self._lines).encode())
+        self._lines = []
+
     def flush(self) -> None:
         if self._lines:
-            name = f"{self._stem}-{time.time_ns():020d}-{secrets.token_hex(4)}.jsonl"
-            self._storage.write(name, "".join(self._lines).encode())
+            self.begin()
         self._lines, self._since = [], time.monotonic()

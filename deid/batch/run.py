@@ -14,16 +14,16 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from deid.audit.keys import signing_key
-from deid.audit.seal import is_sealed, seal
+from deid.audit.seal import Read, changed_records, is_sealed, seal
 from deid.batch.executor import Executor, InProcess
-from deid.batch.manifest import NAME, PREVIEWS, Journal, Records
+from deid.batch.manifest import NAME, PREVIEWS, Journal, Records, is_unfinished
 from deid.batch.outcome import Outcome, content_sha256
 from deid.batch.plan import Locations, list_inputs, locate, make_plan
 from deid.batch.summary import Summary
 from deid.errors import DeidError
 from deid.progress import progress
 from deid.storage.local import LocalStorage
-from deid.storage.protocol import StorageFailure
+from deid.storage.protocol import Storage, StorageFailure
 
 if TYPE_CHECKING:
     from deid.batch.pipeline import Pipeline
@@ -48,6 +48,9 @@ def run_batch(
     inputs = list_inputs(locations, may_be_empty=prune or may_be_empty)
     with start(locations) as executor, exclusive(locations):
         info = executor.info
+        settled = is_settled(locations, info.manifest)
+        if not settled:
+            _refuse_changed_records(locations)
         _keep_previews_apart(locations, info.manifest)
         records = Records(locations.audit, info.manifest)
         plan = make_plan(locations, inputs, records, info, retry)
@@ -61,7 +64,7 @@ def run_batch(
             for outcome in recorded(outcomes, records):
                 summary.add(outcome)
                 bar.advance()
-        if records.changed or not is_settled(locations, records.name):
+        if records.changed or not settled:
             finalize(locations, records)
     if summary.counts.total() != plan.inputs:
         raise RuntimeError(f"{plan.inputs} inputs, but {dict(summary.counts)}")
@@ -87,20 +90,36 @@ def recorded(outcomes: Iterator[Outcome], journal: Journal) -> Iterator[Outcome]
 
 def is_settled(locations: Locations, manifest: str) -> bool:
     """Whether what an earlier batch left needs no other form."""
-    audit = locations.audit
+    if manifest != NAME:
+        return locations.audit.version(manifest) is not None
+    return is_sealed(_audit_reader(locations.audit), signing_key())
 
+
+def _refuse_changed_records(locations: Locations) -> None:
+    """A run would take changed records for its own and seal them. Those of a run that ended before
+    its seal have a journal; they are older than it."""
+    audit = locations.audit
+    if is_unfinished(audit):
+        return
+    if changed := changed_records(_audit_reader(audit)):
+        raise DeidError(
+            f"{audit}: {' and '.join(changed)} changed since the seal; see `deid audit verify`, "
+            "restore them, or move the audit files away to begin anew"
+        )
+
+
+def _audit_reader(audit: Storage) -> Read:
     def read(name: str) -> bytes:
         if audit.version(name) is None:
             raise FileNotFoundError(name)
         return audit.read(name)
 
-    if manifest != NAME:
-        return audit.version(manifest) is not None
-    return is_sealed(read, signing_key())
+    return read
 
 
 def finalize(locations: Locations, records: Records) -> None:
     """Give the record of a batch its final form, and seal it; of a dry run there is no proof."""
+    records.begin()
     if records.name == NAME:
         files = seal(list(records.all()), _reader(locations), signing_key())
     else:
