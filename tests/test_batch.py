@@ -435,6 +435,20 @@ def test_a_run_killed_between_manifest_and_seal_resumes_without_a_new_line(
     assert states(out) == {"a.png": "written"}
 
 
+def test_a_process_that_finds_other_settings_than_the_first_does_no_work(tmp_path: Path) -> None:
+    source, seed = tmp_path / "in", tmp_path / "seed"
+    for n in range(2):
+        save(source / f"{n}.png", n)
+    seed.write_text("1")
+    places = locate(str(source), str(tmp_path / "out"))
+    with ProcessPool(partial(executor.open_seeded, seed), places, jobs=2) as pool:
+        seed.write_text("2")
+        tasks = [Task(f"{n}.png", "", f"{n}.png", None, None, None) for n in range(2)]
+        pool._workers[0].task = "at work"  # so that another one is needed
+        with pytest.raises(DeidError, match="have changed since this run began"):
+            list(pool.work(iter(tasks)))
+
+
 def test_outputs_of_inputs_that_are_gone_stay_until_they_are_pruned(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     for n in range(3):

@@ -1,16 +1,19 @@
 """A batch on a Ray cluster of two nodes on loopback: as one process would have done it."""
 
 import json
+import pickle
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deid.audit.seal import LEDGER, SEAL
-from deid.batch.cluster import RayCluster
+from deid.batch.cluster import OUTCOMES, TASKS, RayCluster, _Shards
 from deid.batch.executor import InProcess
+from deid.batch.outcome import Task
 from deid.batch.plan import locate
 from deid.batch.run import run_batch
 from deid.batch.settings import BatchSettings
@@ -105,6 +108,14 @@ def test_a_picture_that_kills_its_process_costs_itself_only(cluster: Any, tmp_pa
     summary = run_batch(places, lambda where: RayCluster(open_mask, where, settings(cluster)))
     assert dict(summary.counts) == {"written": 3, "quarantined": 1}
     assert "was killed by signal 9" in summary.problems[0]
+
+
+def test_a_node_with_another_key_does_no_work(tmp_path: Path) -> None:
+    places = locate(str(tmp_path), str(tmp_path / "out"))
+    actor = _Shards(open_mask, places, 60.0, replace(open_mask().info, settings="another"))
+    shard: list[Task] = []
+    (answer,) = actor({TASKS: [pickle.dumps(shard)]})[OUTCOMES]
+    assert "another key at the same paths" in str(pickle.loads(answer))
 
 
 def test_the_cluster_draws_the_very_pairs_that_processes_draw(cluster: Any, tmp_path: Path) -> None:

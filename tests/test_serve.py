@@ -369,6 +369,16 @@ def test_a_request_names_a_detector_but_no_file(
         champion.predict(sent, params={"method": "mask", "detector": "nonsense"})
 
 
+def test_where_the_key_of_a_server_lies_is_told_to_no_caller(
+    champion: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DEID_KEY_FILE", str(tmp_path / "lost.key"))
+    sent = pd.DataFrame({"image": [picture(1)]})
+    with pytest.raises(Exception, match="withheld: the key of this server") as refused:
+        champion.predict(sent, params={"method": "swap"})
+    assert "lost.key" not in str(refused.value)
+
+
 def test_no_file_is_written_and_no_pipeline_built_twice_for_requests(
     champion: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ Every node needs this package, the model's files at the same paths, and its own 
 """
 
 import pickle
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -69,7 +70,7 @@ class RayCluster:
         )
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Shards,
-            fn_constructor_args=(self._open, self._locations, self._batch.timeout),
+            fn_constructor_args=(self._open, self._locations, self._batch.timeout, self.info),
             batch_size=1,
             compute=pool,
             num_cpus=1,
@@ -90,13 +91,19 @@ class RayCluster:
 class _Shards:
     """An actor: one worker process, shard after shard."""
 
-    def __init__(self, open_: Open, locations: Locations, timeout: float) -> None:
+    def __init__(self, open_: Open, locations: Locations, timeout: float, info: RunInfo) -> None:
         self._pool = ProcessPool(open_, locations, 1, timeout).__enter__()
+        self._agrees = self._pool.info.settings == info.settings
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[bytes]]:
         return {OUTCOMES: [pickle.dumps(self._done(pickle.loads(row))) for row in rows[TASKS]]}
 
     def _done(self, shard: list[Task]) -> list[Outcome] | DeidError:
+        if not self._agrees:
+            return DeidError(
+                f"{socket.gethostname()}: this node of the cluster has other networks, settings or "
+                "another key at the same paths; make them the same, then run it again to resume"
+            )
         try:
             return list(self._pool.work(iter(shard)))
         except DeidError as error:

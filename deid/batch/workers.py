@@ -137,8 +137,17 @@ class ProcessPool:
                 reason, destination = f"its process {lost}", self._locations.destination
                 yield give_up(worker.task, reason, destination, self.info.settings)
                 continue
+            self._require_same(worker)
             if outcome is not None:
                 yield outcome
+
+    def _require_same(self, worker: "Worker") -> None:
+        """Outputs follow from the settings that the first process found, a key's file among them.
+        `DeidError` for one that has begun since, and found others."""
+        if worker.said is not None and worker.said.settings != self.info.settings:
+            raise DeidError(
+                "networks, settings or the key have changed since this run began; run it again"
+            )
 
 
 class Lost(Exception):
@@ -158,13 +167,13 @@ class Worker:
         with _one_thread():
             self._process.start()
         theirs.close()
+        self.said: Any = None  # once it is ready
         self.task: Any = None
         self.deadline = time.monotonic() + START_TIMEOUT
-        self._ready = False
 
     @property
     def is_idle(self) -> bool:
-        return self._ready and self.task is None
+        return self.said is not None and self.task is None
 
     def give(self, task: Any, timeout: float) -> bool:
         """Start a task; False where the process has died idle, which `outcome` will say."""
@@ -185,11 +194,8 @@ class Worker:
             raise DeidError(f"a worker process {lost} while it loaded the networks") from None
         if said is None:
             raise DeidError(f"a worker process was not ready within {START_TIMEOUT:g} s; try again")
-        self._be_ready()
+        self.said, self.deadline = said, float("inf")
         return said
-
-    def _be_ready(self) -> None:
-        self._ready, self.task, self.deadline = True, None, float("inf")
 
     def outcome(self) -> Any:
         """That of its task, if it is there; raises `Lost` for a worker that died or hangs."""
@@ -198,9 +204,11 @@ class Worker:
                 self._process.kill()
                 raise Lost(TOO_LONG)
             return None
-        ready, said = self._ready, self._received()
-        self._be_ready()
-        return said if ready else None  # or it is the greeting
+        said, self.task, self.deadline = self._received(), None, float("inf")
+        if self.said is None:
+            self.said = said
+            return None
+        return said
 
     def ask(self, task: Any, timeout: float) -> Any:
         """Its answer; waits for it. Raises `Lost` for a worker that died or takes too long."""

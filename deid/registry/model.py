@@ -8,6 +8,7 @@ It fails closed: one picture that cannot be made safe fails its request, and not
 import base64
 import binascii
 import json
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -27,7 +28,9 @@ from deid.batch.settings import METHODS, RunSettings
 from deid.errors import DeidError
 from deid.registry.bundle import read_bundle
 from deid.registry.packaging import PARAMETERS
-from deid.secret import VARIABLE
+from deid.secret import VARIABLE, NoKey
+
+log = logging.getLogger(__name__)
 
 
 class FaceDeid(PythonModel):
@@ -55,6 +58,9 @@ class FaceDeid(PythonModel):
                     _row(deidentify_bytes(pipeline, _bytes(data, number), f"picture {number}"))
                     for number, data in enumerate(model_input["image"])
                 ]
+        except NoKey as error:  # the server's to fix: callers are not told where its key lies
+            log.error("%s", error)
+            raise MlflowException("withheld: the key of this server cannot be read") from None
         except DeidError as error:  # the caller's to fix: answered without a traceback
             raise MlflowException(f"withheld: {error}", INVALID_PARAMETER_VALUE) from None
         return pd.DataFrame(rows, columns=["image", "faces", "verdict", "similarities", "level"])
