@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from deid.anonymize.strangers import drawn, people
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
-from deid.pixels import Pixels, to_pixels, to_tensor
+from deid.pixels import quantize, to_pixels, to_tensor
 from deid.pool import process_pool
 from deid.progress import progress
 from deid.storage.staging import resumable_directory
@@ -90,11 +91,11 @@ class Pictures:
         return np.arange(trained, len(self)) if validation else np.arange(trained)
 
 
-def make_pictures(world_params: WorldParams, people: int, views: int, out: Path, jobs: int) -> None:
+def make_pictures(world_params: WorldParams, count: int, views: int, out: Path, jobs: int) -> None:
     """Draw everything into `out`, in `jobs` processes; resumes from `<out>.partial`."""
-    settings = PictureSettings(load_world(world_params).weights_sha256, people, views)
+    settings = PictureSettings(load_world(world_params).weights_sha256, count, views)
     with resumable_directory(out, asdict(settings)) as working:
-        parts = range(-(-people // AT_ONCE))
+        parts = range(-(-count // AT_ONCE))
         missing = [part for part in parts if not _file(working, part).is_file()]
         with (
             progress("pictures", len(parts), len(parts) - len(missing)) as bar,
@@ -104,7 +105,7 @@ def make_pictures(world_params: WorldParams, people: int, views: int, out: Path,
             for done in as_completed(started):
                 done.result()
                 bar.advance()
-        _join([_file(working, part) for part in parts], people * views, working)
+        _join([_file(working, part) for part in parts], count * views, working)
         (working / _SETTINGS).write_text(json.dumps(asdict(settings)) + "\n")
 
 
@@ -130,8 +131,7 @@ def _open(params: WorldParams) -> None:
 
 def _draw_part(working: Path, part: int, views: int) -> None:
     (world,) = _opened
-    faces = world.test_faces(AT_ONCE, views, FIRST_SEED + part)
-    seen = [_seen(world, pixels[None]) for pixels in faces.pixels]
+    seen = [_seen(world, face) for face in torch.split(_drawn(world, part, views), 1)]
     arrays = {name: np.concatenate([one[name] for one in seen]) for name in _ARRAYS}
     temporary = working / f"part-{part:04d}.tmp"
     with temporary.open("wb") as file:
@@ -139,9 +139,16 @@ def _draw_part(working: Path, part: int, views: int) -> None:
     temporary.replace(_file(working, part))
 
 
+def _drawn(world: World, part: int, views: int) -> Tensor:
+    """People in so many views; where one is enough, small ones, which are drawn sooner."""
+    if views == 1:
+        w = people(world, f"rivals/pictures {part}", AT_ONCE)
+        return quantize(drawn(world, w, world.resolutions[0]))
+    return to_tensor(world.test_faces(AT_ONCE, views, FIRST_SEED + part).pixels)
+
+
 @torch.no_grad()
-def _seen(world: World, pixels: Pixels) -> dict[str, NDArray[Any]]:
-    face = to_tensor(pixels)
+def _seen(world: World, face: Tensor) -> dict[str, NDArray[Any]]:
     scale = SIDE / face.shape[-1]
     return {
         "pixels": to_pixels(F.interpolate(face, size=(SIDE, SIDE), mode="area")),
