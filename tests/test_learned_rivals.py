@@ -243,7 +243,7 @@ def test_what_is_kept_of_a_training_is_what_the_method_loads(
     loaded = load_trained(name, WORLD, build)
     assert (tmp_path / f"toy/{name}.safetensors").stat().st_size <= 2.5e6
     for key, tensor in kept.state_dict().items():
-        assert torch.allclose(loaded.state_dict()[key], tensor.float()), key
+        assert torch.allclose(loaded.state_dict()[key].float(), tensor.float()), key
 
 
 def test_each_phase_of_a_game_moves_its_own_networks_only(data: Path) -> None:

@@ -143,5 +143,5 @@ class ALAETask(RivalTask):
 
 
 def alae(world: World, data: Path, steps: int) -> RivalTask:
-    schedule = Schedule(steps, batch_size=16, learning_rate=2e-3, averaging=0.995, bfloat16=False)
+    schedule = Schedule(steps, batch_size=8, learning_rate=2e-3, averaging=0.99, bfloat16=False)
     return ALAETask("alae", world, data, schedule)

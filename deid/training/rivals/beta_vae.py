@@ -119,5 +119,5 @@ class BetaVAETask(RivalTask):
 
 
 def beta_vae(world: World, data: Path, steps: int) -> RivalTask:
-    schedule = Schedule(steps, batch_size=32, learning_rate=1e-3, averaging=0.99, bfloat16=False)
+    schedule = Schedule(steps, batch_size=32, learning_rate=1.5e-3, averaging=0.99, bfloat16=False)
     return BetaVAETask("beta-vae", world, data, schedule)
