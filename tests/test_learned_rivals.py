@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from deid.anonymize import RIVALS as BUILT
 from deid.anonymize.base import Anonymizer, Guarded
 from deid.anonymize.rivals import learned
 from deid.anonymize.rivals.alae import ALAE
@@ -22,14 +23,18 @@ from deid.errors import DeidError
 from deid.nets.alae import LAYERS, W_DIM, Autoencoder
 from deid.nets.beta_vae import LATENT, BetaVAE
 from deid.nets.infogan import CATEGORICAL, CONTINUOUS, VALUES, InfoGAN, Posterior
+from deid.params import load_params
+from deid.pixels import to_tensor
 from deid.training.rivals.__main__ import TASKS
 from deid.training.rivals.alae import r1, reciprocity
 from deid.training.rivals.beta_vae import SIGMA, carriers, kl_divergence, negative_elbo
 from deid.training.rivals.infogan import Drawn, information
 from deid.training.rivals.pictures import PictureSettings
 from deid.training.rivals.task import RivalTask
+from deid.worlds import load_world
 from deid.worlds.cards import write_card
 from deid.worlds.training_loop import Run
+from deid.worlds.world import World
 from tests.dvc_deps import HARMLESS, reached
 from tests.test_layers import ROOT, modules
 from tests.toy import toy_world
@@ -318,3 +323,60 @@ def test_every_learned_rival_is_trained_in_every_world_and_published() -> None:
     for key, entry in PARAMS["rivals"].items():
         assert key == f"{entry['world']}-{entry['rival']}"
         assert entry["profile"] == PARAMS["pictures"][entry["world"]]["profile"]
+
+
+def test_what_is_in_git_was_trained_as_params_say() -> None:
+    for entry in PARAMS["rivals"].values():
+        card = learned.TRAINED / entry["world"] / f"{entry['rival']}.json"
+        if card.exists():  # else the method says that it was not trained in this world
+            assert json.loads(card.read_text())["training"]["steps"] == entry["steps"], card
+
+
+# The networks in git, in the world mini.
+
+
+@pytest.fixture(scope="module")
+def mini() -> World:
+    return load_world(load_params(ROOT / "profiles/mini.yaml").world)
+
+
+@pytest.fixture(scope="module")
+def people(mini: World) -> Tensor:
+    """Eight whom no network was trained on."""
+    return to_tensor(mini.test_faces(8, 1, 77).pixels)
+
+
+def likeness(world: World, a: Tensor, b: Tensor) -> float:
+    return float((world.identity(a) * world.identity(b)).sum(1).mean())
+
+
+def test_trained_alae_gives_back_the_face_and_swaps_towards_the_donor(
+    mini: World, people: Tensor
+) -> None:
+    rival = BUILT["alae"](mini)
+    assert isinstance(rival, ALAE)
+    donors = people.roll(1, 0)
+    rebuilt, swapped = rival.reconstruct(people), rival.swap(donors, people)
+    assert likeness(mini, rebuilt, people) > likeness(mini, rebuilt, donors) + 0.1
+    assert likeness(mini, swapped, donors) > likeness(mini, swapped, people)
+    assert (rebuilt - people).square().mean() < 0.7 * (donors - people).square().mean()
+
+
+def test_trained_beta_vae_loses_the_identity_with_its_factors_and_keeps_the_rest(
+    mini: World, people: Tensor
+) -> None:
+    rival = BUILT["beta-vae"](mini)
+    assert isinstance(rival, ResampledFactors)
+    assert 0 < int(rival.network.identity_factors.sum()) < LATENT
+    rebuilt, drawn = rival.reconstruct(people), rival(people, list(range(8)))
+    assert likeness(mini, drawn, people) < likeness(mini, rebuilt, people) - 0.1
+    assert (rebuilt - people).square().mean() < (drawn - people).square().mean()
+
+
+def test_trained_infogan_draws_what_the_codes_say(mini: World, people: Tensor) -> None:
+    rival = BUILT["infogan"](mini)
+    assert isinstance(rival, RedrawnCodes)
+    _, seen = rival.network.recognition(people)
+    _, again = rival.network.recognition(rival(people, list(range(8))))
+    same = (again.logits.argmax(2) == seen.logits.argmax(2)).float().mean()
+    assert same > 0.3  # by chance 0.1

@@ -1,9 +1,9 @@
 """The networks of ALAE (Pidhorskyi et al. 2020) in its style-based form: F, G, E and D.
 
 G is StyleGAN1's synthesis. E mirrors it: where G's layers take a style, E's give one, the mean and
-deviation of each channel, and the sum of linear maps of these is w. Pictures of 64 px pass
-as maps of 16² with 48 channels, the pixels of each place beside each other: layers of 32² and 64²
-would take nearly all of the time.
+deviation of each channel, and the sum of linear maps of these is w. Pictures of 64 px pass as maps
+of 16² with 48 channels, the pixels of each place beside each other: layers of 32² and 64² would
+take nearly all of the time.
 """
 
 from itertools import pairwise
@@ -74,21 +74,19 @@ class StyleEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = WIDTHS[::-1]
-        self.from_pixels = Extraction(3 * PLACE**2, widths[0])
-        self.blocks = nn.ModuleList(  # all but the last halve the map
-            nn.ModuleList([Extraction(here, here), Extraction(here, there)])
-            for here, there in pairwise((*widths, widths[-1]))
-        )
+        self.layers = nn.ModuleList([Extraction(3 * PLACE**2, widths[0])])
+        for here, there in pairwise((*widths, widths[-1])):  # two for each size
+            self.layers += [Extraction(here, here), Extraction(here, there)]
 
     def forward(self, images: Tensor) -> Tensor:
-        x, w = self.from_pixels(F.pixel_unshuffle(images, PLACE))
-        for index, block in enumerate(self.blocks):
-            for half, layer in enumerate(block):  # type: ignore[arg-type]
-                if half and index < len(self.blocks) - 1:
-                    x = F.avg_pool2d(x, 2)
-                x, part = layer(x)
-                w = w + part
-        return w / (1 + 2 * len(self.blocks)) ** 0.5
+        x, styles = F.pixel_unshuffle(images, PLACE), []
+        for index, layer in enumerate(self.layers):
+            if index in range(2, 2 * len(WIDTHS), 2):
+                x = F.avg_pool2d(x, 2)
+            x, style = layer(x)
+            styles.append(style)
+        w: Tensor = torch.stack(styles).sum(0) / len(styles) ** 0.5
+        return w
 
 
 class Autoencoder(nn.Module):
