@@ -8,14 +8,21 @@ docs/rivals.md has them side by side, and names those that are missing.
 from collections.abc import Callable, Mapping
 
 from deid.anonymize.base import Anonymizer
+from deid.anonymize.rivals.alae import ALAE
+from deid.anonymize.rivals.beta_vae import ResampledFactors
 from deid.anonymize.rivals.fawkes import Fawkes
 from deid.anonymize.rivals.glasses import frame
 from deid.anonymize.rivals.hat import sticker
+from deid.anonymize.rivals.infogan import RedrawnCodes
 from deid.anonymize.rivals.k_same import KSame
+from deid.anonymize.rivals.learned import load_trained
 from deid.anonymize.rivals.lowkey import LowKey
 from deid.anonymize.rivals.overlay import Overlay
 from deid.anonymize.rivals.patch import disk
 from deid.anonymize.rivals.tip_im import TIPIM
+from deid.nets.alae import Autoencoder
+from deid.nets.beta_vae import BetaVAE
+from deid.nets.infogan import InfoGAN
 from deid.worlds.world import World
 
 RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
@@ -28,5 +35,9 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "patch": lambda world: Overlay(world, "patch", disk),
     "glasses": lambda world: Overlay(world, "glasses", frame),
     "hat": lambda world: Overlay(world, "hat", sticker),
+    # Learned, by `dvc repro` in data/rivals:
+    "alae": lambda world: ALAE(world, load_trained("alae", world, Autoencoder)),
+    "infogan": lambda world: RedrawnCodes(world, load_trained("infogan", world, InfoGAN)),
+    "beta-vae": lambda world: ResampledFactors(world, load_trained("beta-vae", world, BetaVAE)),
 }
 """None needs a trained stage."""

@@ -8,12 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deid.params import load_params
+from deid.training.rivals.alae import alae
+from deid.training.rivals.beta_vae import beta_vae
+from deid.training.rivals.infogan import infogan
 from deid.training.rivals.task import RivalTask
 from deid.worlds import load_world
 from deid.worlds.training_loop import train
 from deid.worlds.world import World
 
-TASKS: Mapping[str, Callable[[World, Path, int], RivalTask]] = {}
+TASKS: Mapping[str, Callable[[World, Path, int], RivalTask]] = {
+    "alae": alae,
+    "infogan": infogan,
+    "beta-vae": beta_vae,
+}
 """(world, pictures, steps) → the training of each rival."""
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from deid.training.rivals.pictures import Pictures
 from deid.worlds.training_loop import Batches, Schedule, Task
@@ -26,6 +27,12 @@ class RivalTask(Task):
         """Up to 256 pictures of people it is not trained on."""
         held_out = self.pictures.split(validation=True)
         return held_out[:: max(1, len(held_out) // 256)]
+
+    def likeness(self, faces: Tensor, made: Tensor) -> float:
+        """The mean cosine in En_id of each picture with what was made of it."""
+        pairs = zip(torch.split(faces, 1), torch.split(made.clamp(-1.0, 1.0), 1), strict=True)
+        codes = [(self.world.identity(face), self.world.identity(other)) for face, other in pairs]
+        return round(float(torch.cat([(a * b).sum(1) for a, b in codes]).mean()), 3)
 
     def card(self, network: nn.Module, **facts: object) -> tuple[nn.Module, dict[str, object]]:
         """The network to keep, in half precision, and what its card says beside `facts`."""
