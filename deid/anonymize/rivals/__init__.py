@@ -8,7 +8,9 @@ docs/rivals.md has them side by side, and names those that are missing.
 from collections.abc import Callable, Mapping
 
 from deid.anonymize.base import Anonymizer
+from deid.anonymize.rivals.face_shifter import FaceShifter
 from deid.anonymize.rivals.fawkes import Fawkes
+from deid.anonymize.rivals.fsgan import FSGAN
 from deid.anonymize.rivals.glasses import frame
 from deid.anonymize.rivals.hat import sticker
 from deid.anonymize.rivals.k_same import KSame
@@ -28,5 +30,16 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "patch": lambda world: Overlay(world, "patch", disk),
     "glasses": lambda world: Overlay(world, "glasses", frame),
     "hat": lambda world: Overlay(world, "hat", sticker),
+    "fsgan": FSGAN,
+    "faceshifter": FaceShifter,
 }
 """None needs a trained stage."""
+
+LEARNED_RIVALS = ("fsgan", "faceshifter")
+"""Those whose networks were trained for a world, and work in no other."""
+
+SWAPPING_RIVALS = ("fsgan", "faceshifter")
+"""Those that are `Swapping`, and have a row in Table 2."""
+
+REBUILDING_RIVALS = ("fsgan", "faceshifter")
+"""Those that are `Rebuilding`, and have a row in Table 3."""

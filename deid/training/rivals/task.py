@@ -27,7 +27,7 @@ class RivalTask(Task):
         held_out = self.pictures.split(validation=True)
         return held_out[:: max(1, len(held_out) // 256)]
 
-    def card(self, network: nn.Module, **facts: object) -> tuple[nn.Module, dict[str, object]]:
+    def card(self, network: nn.Module, /, **facts: object) -> tuple[nn.Module, dict[str, object]]:
         """The network to keep, in half precision, and what its card says beside `facts`."""
         settings = self.pictures.settings
         data = f"{settings.people} people, {settings.views} views each, drawn by {self.world.name}"
