@@ -19,7 +19,7 @@ OPAQUE = "mask"
 COARSE = "pixelate"
 """The level before it; coarser than the method of that name where it is not what was asked for."""
 
-GENERATIVE = frozenset({"swap", "adversarial", "reconstruction", "ksame"})
+GENERATIVE = frozenset({"swap", "adversarial", "reconstruction", "ksame", "fsgan", "faceshifter"})
 """Methods that make a whole new face; the others change or destroy the one that is there."""
 
 RESHAPED = frozenset({"swap"})

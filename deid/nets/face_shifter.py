@@ -146,7 +146,7 @@ class AEINet(nn.Module):
         return drawn
 
 
-class FaceShifter(nn.Module):
+class Swapper(nn.Module):
     """Both: first AEI-Net, then HEAR-Net. Sides are multiples of 64."""
 
     def __init__(self, dim: int) -> None:

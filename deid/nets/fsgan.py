@@ -30,7 +30,7 @@ def heatmaps(landmarks: Tensor, size: int) -> Tensor:
     return torch.stack([spots[:, part].amax(1) for part in PARTS], 1)
 
 
-class FSGAN(nn.Module):
+class Generators(nn.Module):
     """G_r, G_s and G_c. Pictures are `[N,3,H,W]` in [-1, 1], masks `[N,1,H,W]`; sides are multiples
     of 8."""
 

@@ -6,6 +6,7 @@ docs/rivals.md has them side by side, and names those that are missing.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from deid.anonymize.base import Anonymizer
 from deid.anonymize.rivals.face_shifter import FaceShifter
@@ -14,10 +15,13 @@ from deid.anonymize.rivals.fsgan import FSGAN
 from deid.anonymize.rivals.glasses import frame
 from deid.anonymize.rivals.hat import sticker
 from deid.anonymize.rivals.k_same import KSame
+from deid.anonymize.rivals.learned import load_trained
 from deid.anonymize.rivals.lowkey import LowKey
 from deid.anonymize.rivals.overlay import Overlay
 from deid.anonymize.rivals.patch import disk
 from deid.anonymize.rivals.tip_im import TIPIM
+from deid.nets.face_shifter import Swapper
+from deid.nets.fsgan import Generators
 from deid.worlds.world import World
 
 RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
@@ -30,13 +34,12 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "patch": lambda world: Overlay(world, "patch", disk),
     "glasses": lambda world: Overlay(world, "glasses", frame),
     "hat": lambda world: Overlay(world, "hat", sticker),
-    "fsgan": FSGAN,
-    "faceshifter": FaceShifter,
+    "fsgan": lambda world: FSGAN(world, load_trained("fsgan", world, Generators)),
+    "faceshifter": lambda world: FaceShifter(
+        world, load_trained("faceshifter", world, partial(Swapper, world.identity.dim))
+    ),
 }
 """None needs a trained stage."""
-
-LEARNED_RIVALS = ("fsgan", "faceshifter")
-"""Those whose networks were trained for a world, and work in no other."""
 
 SWAPPING_RIVALS = ("fsgan", "faceshifter")
 """Those that are `Swapping`, and have a row in Table 2."""

@@ -12,7 +12,7 @@ edge: outside the picture keeps its own pixels.
 """
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.refine import one_by_one
-from deid.anonymize.rivals.learned import Lenders, enlarged, load_trained, small
-from deid.anonymize.rivals.region import face_region
-from deid.nets.face_shifter import FaceShifter as Networks
+from deid.anonymize.rivals.learned import Lenders, enlarged, small
+from deid.imaging.region import face_region
+from deid.nets.face_shifter import Swapper
 from deid.worlds.world import World
 
 FADE = 0.04
@@ -36,11 +36,8 @@ class FaceShifter:
     resolution: int | None = None
     enough: int | None = None
 
-    def __init__(self, world: World, networks: Networks | None = None) -> None:
-        """`networks`: other than those that come with the project."""
-        build = partial(Networks, world.identity.dim)
-        self.world = world
-        self.networks = load_trained("face_shifter", world, build) if networks is None else networks
+    def __init__(self, world: World, networks: Swapper) -> None:
+        self.world, self.networks = world, networks
 
     @cached_property
     def lenders(self) -> Lenders:

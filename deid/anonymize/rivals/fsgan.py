@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deid.anonymize.refine import one_by_one
-from deid.anonymize.rivals.learned import SIDE, Lenders, enlarged, load_trained, small
+from deid.anonymize.rivals.learned import SIDE, Lenders, enlarged, small
 from deid.anonymize.rivals.poisson import blended
-from deid.nets.fsgan import FSGAN as Networks
+from deid.nets.fsgan import Generators
 from deid.worlds.world import World
 
 
@@ -35,10 +35,8 @@ class FSGAN:
     resolution: int | None = None
     enough: int | None = None
 
-    def __init__(self, world: World, networks: Networks | None = None) -> None:
-        """`networks`: other than those that come with the project."""
-        self.world = world
-        self.networks = load_trained("fsgan", world, Networks) if networks is None else networks
+    def __init__(self, world: World, networks: Generators) -> None:
+        self.world, self.networks = world, networks
 
     @cached_property
     def lenders(self) -> Lenders:

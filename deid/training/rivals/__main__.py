@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deid.params import load_params
-from deid.training.rivals.face_shifter import face_shifter
+from deid.training.rivals.face_shifter import faceshifter
 from deid.training.rivals.fsgan import fsgan
 from deid.training.rivals.task import RivalTask
 from deid.worlds import load_world
@@ -17,7 +17,7 @@ from deid.worlds.world import World
 
 TASKS: Mapping[str, Callable[[World, Path, int], RivalTask]] = {
     "fsgan": fsgan,
-    "face_shifter": face_shifter,
+    "faceshifter": faceshifter,
 }
 """(world, pictures, steps) → the training of each rival."""
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deid.nets.face_shifter import FaceShifter
+from deid.nets.face_shifter import Swapper
 from deid.nets.unet import MultiScaleDiscriminator
 from deid.training.rivals.task import RivalTask
 from deid.worlds.cards import Card
@@ -56,7 +56,7 @@ class Opponents(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.swapper = FaceShifter(dim)
+        self.swapper = Swapper(dim)
         self.discriminator = MultiScaleDiscriminator(scales=SCALES)
 
 
@@ -185,7 +185,7 @@ class FaceShifterTask(RivalTask):
         )
 
     @torch.no_grad()
-    def validate(self, network: FaceShifter) -> dict[str, float]:
+    def validate(self, network: Swapper) -> dict[str, float]:
         """Over a quarter of the validation pictures, each with another's identity."""
         targets = self.validation[::4]
         sources = np.roll(targets, len(targets) // 2)
@@ -202,7 +202,7 @@ class FaceShifterTask(RivalTask):
         }
 
 
-def face_shifter(world: World, data: Path, steps: int) -> RivalTask:
+def faceshifter(world: World, data: Path, steps: int) -> RivalTask:
     """Half a second a step on one core in mini."""
     schedule = Schedule(
         steps,
@@ -212,4 +212,4 @@ def face_shifter(world: World, data: Path, steps: int) -> RivalTask:
         averaging=0.99,
         bfloat16=False,
     )
-    return FaceShifterTask("face_shifter", world, data, schedule)
+    return FaceShifterTask("faceshifter", world, data, schedule)

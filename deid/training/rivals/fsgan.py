@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deid.anonymize.rivals.region import face_regions
-from deid.anonymize.rivals.warp import warped
-from deid.nets.fsgan import FSGAN, heatmaps
+from deid.imaging.region import face_regions
+from deid.imaging.warp import warped
+from deid.nets.fsgan import Generators, heatmaps
 from deid.nets.unet import MultiScaleDiscriminator
 from deid.pixels import to_pixels, to_tensor
 from deid.training.rivals.task import RivalTask
@@ -60,7 +60,7 @@ class Opponents(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.generators = FSGAN()
+        self.generators = Generators()
         self.of_reenacted, self.of_completed = (MultiScaleDiscriminator() for _ in range(2))
 
 

@@ -1,4 +1,4 @@
-"""Where a learned rival replaces a face: from just over the brows to the chin."""
+"""Where a face is, from its landmarks alone: from over the brows to the chin."""
 
 import numpy as np
 import torch
