@@ -6,7 +6,6 @@ docs/rivals.md has them side by side, and names those that are missing.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from deid.anonymize.base import Anonymizer
 from deid.anonymize.rivals.face_shifter import FaceShifter
@@ -24,6 +23,14 @@ from deid.nets.face_shifter import Swapper
 from deid.nets.fsgan import Generators
 from deid.worlds.world import World
 
+
+def _faceshifter(world: World) -> Anonymizer:
+    def build() -> Swapper:
+        return Swapper(world.identity.dim)
+
+    return FaceShifter(world, load_trained("faceshifter", world, build))
+
+
 RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "ksame-average": lambda world: KSame(world, "average"),
     "ksame-select": lambda world: KSame(world, "select"),
@@ -35,9 +42,7 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "glasses": lambda world: Overlay(world, "glasses", frame),
     "hat": lambda world: Overlay(world, "hat", sticker),
     "fsgan": lambda world: FSGAN(world, load_trained("fsgan", world, Generators)),
-    "faceshifter": lambda world: FaceShifter(
-        world, load_trained("faceshifter", world, partial(Swapper, world.identity.dim))
-    ),
+    "faceshifter": _faceshifter,
 }
 """None needs a trained stage."""
 
