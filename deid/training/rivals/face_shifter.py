@@ -9,15 +9,15 @@ X_s is the source, X_t the target, Ŷ what AEI-Net draws, Y what HEAR-Net makes 
     L_AEI = L_adv + 10 L_att + 5 L_id + 10 L_rec
     L_HEAR = ½ ‖Y − X_t‖² where X_t = X_s + (1 − cos(z_id(Y), z_id(X_s))) + ‖Ŷ − Y‖₁
 
-z_id is En_id, where theirs is ArcFace; a fifth of AEI-Net's pairs and half of HEAR-Net's are of one
-picture with itself, as theirs. What lies in front of a face is drawn for HEAR-Net alone.
+z_id is En_id, where theirs is ArcFace. What lies in front of a face is drawn for HEAR-Net alone.
 
 Departures. 64 px (256), 6 levels of attributes (8) of 16 to 64 channels, group norm in the encoder
 (batch norm), 1×1 convolutions for γ_att, β_att and the shortcut (3×3), and z_id narrowed to 64
-numbers. Norms are means. L_id is taken on `JUDGED` pictures of a batch, for En_id takes longer than
-all else. Both networks are trained at once, HEAR-Net on what AEI-Net draws so far, and it adds to Ŷ
-in place of drawing Y anew. Occlusions are ellipses with another picture's pixels; theirs were hands
-and rendered objects.
+numbers. Norms are means. Half of the pairs are one picture twice, also AEI-Net's (theirs: a fifth),
+and L_id comes in over the first quarter: a training of minutes must learn to draw first. It is
+taken on `JUDGED` pictures of a batch, for En_id takes longer than all else. Both networks are
+trained at once, HEAR-Net on what AEI-Net draws so far, and it adds to Ŷ in place of drawing Y anew.
+Occlusions are ellipses with another picture's pixels; theirs were hands and rendered objects.
 """
 
 from pathlib import Path
@@ -36,8 +36,11 @@ from deid.worlds.training_loop import Phase, Schedule
 from deid.worlds.world import World
 
 ATTRIBUTES, IDENTITY, RECONSTRUCTION = 10.0, 5.0, 10.0
-SAME, SAME_HEAR = 0.2, 0.5
-"""Shares of the pairs that are one picture twice."""
+SAME = 0.5
+"""The share of the pairs that are one picture twice."""
+
+ARRIVAL = 0.25
+"""The share of the training over which L_id comes in."""
 
 JUDGED, HEARD, HEARD_JUDGED = 4, 4, 2
 """Pictures of a batch that En_id sees; of HEAR-Net's batch; and those of it that En_id sees."""
@@ -106,18 +109,18 @@ class FaceShifterTask(RivalTask):
             Phase(self.hear_loss, hear, [torch.optim.Adam(hear, rate, BETAS)]),
         ]
 
-    def pairs(self, step: int, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Tensor]:
+    def pairs(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Tensor]:
         """Indices of targets and sources, and which of them are the same picture, `[N]` each; those
         come first."""
         targets = self.batches(step)
         sources = self.random(step).permutation(self.batches.indices)[: len(targets)]
-        same = np.arange(len(targets)) < share * len(targets)
+        same = np.arange(len(targets)) < SAME * len(targets)
         return targets, np.where(same, targets, sources), torch.from_numpy(same)
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
         """L_AEI."""
         assert isinstance(model, Opponents)
-        targets, sources, same = self.pairs(step, SAME)
+        targets, sources, same = self.pairs(step)
         faces, z_id = self.pictures.images(targets), self.pictures.codes(sources)
         aei = model.swapper.aei
         attributes = aei.encoder(faces)
@@ -125,10 +128,11 @@ class FaceShifterTask(RivalTask):
         self.drawn = made.detach()
         fooled = torch.stack([-each.mean() for each in model.discriminator(made)]).mean()
         codes = self.world.identity(made[-JUDGED:])
+        arrived = min(1.0, step / (ARRIVAL * self.schedule.steps))
         return (
             fooled
             + ATTRIBUTES * attributes_loss(aei.encoder(made), attributes)
-            + IDENTITY * identity_loss(codes, z_id[-JUDGED:])
+            + arrived * IDENTITY * identity_loss(codes, z_id[-JUDGED:])
             + RECONSTRUCTION * reconstruction_loss(made, faces, same)
         )
 
@@ -142,10 +146,9 @@ class FaceShifterTask(RivalTask):
     def hear_loss(self, model: nn.Module, step: int) -> Tensor:
         """L_HEAR."""
         assert isinstance(model, Opponents)
-        targets, sources, _ = self.pairs(step, 0.0)
-        targets, sources = targets[:HEARD], sources[:HEARD]
-        same = torch.arange(len(targets)) < SAME_HEAR * len(targets)
-        sources = np.where(same.numpy(), targets, sources)
+        middle = self.schedule.batch_size // 2
+        few = slice(middle - HEARD // 2, middle + HEARD // 2)  # half of them one picture twice
+        targets, sources, same = (each[few] for each in self.pairs(step))
         faces = self.occluded(targets, step)
         z_id, own = self.pictures.codes(sources), self.pictures.codes(targets)
         with torch.no_grad():
