@@ -1,10 +1,12 @@
-"""The rivals' rows of Table 1 alone, which need no trained stage, and a sheet of their pictures.
+"""The rivals' rows of Table 1, 2 or 3 alone, which need no trained stage, and sheets of pictures.
 
     python -m benchmarks.rivals mini OUT --people 24
+    python -m benchmarks.rivals mini OUT --people 100 --table table2
     python -m benchmarks.rivals photo OUT --people 8 --methods fawkes tipim
 
 Writes OUT/rivals.json after each method (a method that is there is not run again), OUT/METHOD.png
-with eight faces above what became of them, and OUT/faces/METHOD/*.png for `deid study build`.
+with eight faces above what became of them (in Table 2 beneath their donors), and
+OUT/faces/METHOD/*.png for `deid study build`; all of it in OUT/table2, OUT/table3 for those.
 """
 
 import argparse
@@ -16,8 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deid.anonymize import RIVALS, ModelPaths
-from deid.evaluate.cells import Bench, measure, produce
+from deid.anonymize import REBUILDING_RIVALS, RIVALS, SWAPPING_RIVALS, ModelPaths
+from deid.evaluate.cells import Bench, measure, pairing, produce
 from deid.evaluate.columns import columns
 from deid.evaluate.faces import held_out_faces
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
@@ -29,7 +31,11 @@ WORLDS = {
     "mini": WorldParams(),
     "photo": WorldParams(name="photo", weights=Path("data/photo/weights.json"), truncation=0.7),
 }
-BESIDE = ("original", "fgsm-0.1", "pgd-0.1", "tidim-0.1", "blur")
+METHODS = {
+    "table1": ("original", "fgsm-0.1", "pgd-0.1", "tidim-0.1", "blur", *RIVALS),
+    "table2": ("unchanged", *SWAPPING_RIVALS),
+    "table3": ("unrelated", *REBUILDING_RIVALS),
+}
 SHOWN = 8
 
 
@@ -38,31 +44,35 @@ def main() -> None:
     parser.add_argument("world", choices=WORLDS)
     parser.add_argument("out", type=Path)
     parser.add_argument("--people", type=int, default=24)
-    parser.add_argument("--methods", nargs="+", default=[*BESIDE, *RIVALS])
+    parser.add_argument("--table", choices=METHODS, default="table1")
+    parser.add_argument("--methods", nargs="+")
     asked = parser.parse_args()
+    table = asked.table
+    out = asked.out if table == "table1" else asked.out / table
     torch.set_num_threads(1)
     world = load_world(WORLDS[asked.world])
     faces = held_out_faces(world, EvaluateParams(identities=asked.people, views=1, batch_size=4), 0)
     bench = Bench(world, ModelPaths(Path("none")), AnonymizeParams(), 4)
-    file = asked.out / "rivals.json"
+    file = out / "rivals.json"
     rows = json.loads(file.read_bytes()) if file.exists() else {}
     originals = to_pixels(faces.images)
-    for method in asked.methods:
+    above = [originals[pairing(faces)], originals] if table == "table2" else [originals]
+    for method in asked.methods or METHODS[table]:
         if method not in rows:
             start, worked = time.perf_counter(), time.process_time()
-            output = produce(bench, method, faces)
+            output = produce(bench, method, faces, table)
             seconds = time.perf_counter() - start, time.process_time() - worked
             made = to_pixels(output.images)
-            rows[method] = measure(bench, "table1", faces, output).figures
+            rows[method] = measure(bench, table, faces, output).figures
             rows[method]["seconds_of_a_core"] = seconds[1] / len(faces)
             write_atomically(file, json.dumps(rows, indent=1).encode())
-            pair = [np.concatenate(list(pictures[:SHOWN]), 1) for pictures in (originals, made)]
-            Image.fromarray(np.concatenate(pair)).save(asked.out / f"{method}.png")
-            folder = asked.out / "faces" / method
+            sheet = [np.concatenate(list(pictures[:SHOWN]), 1) for pictures in (*above, made)]
+            Image.fromarray(np.concatenate(sheet)).save(out / f"{method}.png")
+            folder = out / "faces" / method
             folder.mkdir(parents=True, exist_ok=True)
             for number, pixels in enumerate(made):
                 Image.fromarray(pixels).save(folder / f"{number:03d}.png")
-        keys = [c.key for c in columns("table1", world) if c.key in rows[method]]
+        keys = [c.key for c in columns(table, world) if c.key in rows[method]]
         shown = " ".join(f"{key} {rows[method][key]:.3f}" for key in [*keys, "seconds_of_a_core"])
         print(f"{method}: {shown}", flush=True)
 

@@ -31,6 +31,7 @@ from deid.evaluate.metrics import (
     mean_distance,
     threshold_at,
 )
+from deid.evaluate.plots import draw_figures
 from deid.evaluate.report import lines, write_report
 from deid.evaluate.report import report as report_page
 from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarize
@@ -394,6 +395,49 @@ def test_figures_are_pictures_that_show_something(report: Path) -> None:
         with Image.open(path) as picture:
             assert min(picture.size) >= 200
             assert np.asarray(picture.convert("L")).std() > 5
+
+
+class Upended:
+    """A rival that swaps and rebuilds."""
+
+    name = "fsgan"
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def swap(self, donors: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        return donors.flip(2)
+
+    def reconstruct(self, faces: torch.Tensor) -> torch.Tensor:
+        return faces.flip(2)
+
+
+def test_figures_3_and_4_show_the_rivals_that_are_named(
+    report: Path,
+    metrics: Metrics,
+    models: ModelPaths,
+    faces: HeldOut,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deid.evaluate.cells.RIVALS", {"fsgan": Upended})
+    named = {
+        table: {**rows, "fsgan": rows[PROMISED[table][0][0]]} for table, rows in metrics.items()
+    }
+    cells = {method: Cell({}, [0.5] * len(faces)) for method in (*TABLES["table1"], "swap-sampled")}
+    draw_figures(Bench(WORLD, models, ANONYMIZE, 7), faces, named, cells, tmp_path)
+
+    def size(folder: Path, name: str) -> tuple[int, int]:
+        with Image.open(folder / name) as picture:
+            return picture.size
+
+    before, after = (size(folder, "fig4.png") for folder in (report / "figures", tmp_path))
+    assert before[0] == after[0]
+    assert after[1] == pytest.approx(1.5 * before[1], rel=0.01)  # original, the rival, ours
+    width, height = size(tmp_path, "fig3.png")
+    seven, same = size(report / "figures", "fig2.png")
+    assert width == pytest.approx(4 / 7 * seven, rel=0.01)  # identity, expression, the rival, ours
+    assert height == same
 
 
 def test_the_best_of_a_column_is_bold_and_references_are_not() -> None:

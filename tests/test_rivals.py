@@ -17,8 +17,8 @@ from deid.anonymize.rivals.lowkey import LowKey, blurred
 from deid.anonymize.rivals.overlay import Draw, region
 from deid.anonymize.rivals.patch import disk
 from deid.anonymize.rivals.tip_im import EPSILON, TIPIM, mmd
-from deid.anonymize.rivals.warp import warped
 from deid.anonymize.strangers import drawn
+from deid.imaging.warp import warped
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.pixels import to_pixels, to_tensor

@@ -15,7 +15,7 @@ from deid.anonymize.mask import Mask
 from deid.anonymize.pixelate import Pixelate
 from deid.anonymize.pseudonyms import PEOPLE, Pseudonyms
 from deid.anonymize.reconstruction import Reconstruction
-from deid.anonymize.rivals import RIVALS
+from deid.anonymize.rivals import REBUILDING_RIVALS, RIVALS, SWAPPING_RIVALS
 from deid.anonymize.strangers import Strangers
 from deid.anonymize.swap import Swap
 from deid.errors import DeidError
@@ -24,7 +24,17 @@ from deid.params import AnonymizeParams
 from deid.secret import SecretKey
 from deid.worlds.world import World
 
-__all__ = ["METHODS", "RIVALS", "Anonymizer", "ModelPaths", "build", "build_swap", "kind_of"]
+__all__ = [
+    "METHODS",
+    "REBUILDING_RIVALS",
+    "RIVALS",
+    "SWAPPING_RIVALS",
+    "Anonymizer",
+    "ModelPaths",
+    "build",
+    "build_swap",
+    "kind_of",
+]
 
 Builder = Callable[[World, ModelPaths | None, AnonymizeParams], Anonymizer]
 

@@ -18,6 +18,7 @@ RIVALS = (
     *("ksame-average", "ksame-select", "ksame-furthest", "fawkes", "lowkey", "tipim"),
     *("patch", "glasses", "hat"),
     *("alae", "infogan", "beta-vae"),
+    *("fsgan", "faceshifter"),
 )
 """Of the field, for comparison (docs/rivals.md)."""
 

@@ -8,7 +8,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deid.anonymize import Anonymizer, ModelPaths, build, build_swap, kind_of
+from deid.anonymize import (
+    REBUILDING_RIVALS,
+    RIVALS,
+    SWAPPING_RIVALS,
+    Anonymizer,
+    ModelPaths,
+    build,
+    build_swap,
+    kind_of,
+)
+from deid.anonymize.rivals.learned import Rebuilding, Swapping
 from deid.evaluate.faces import Encoded, HeldOut, encode, over_batches
 from deid.evaluate.measures import TABLE_FIGURES, Measured, similarity
 from deid.model import Deidentifier
@@ -27,7 +37,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 }
 """The methods of each table; REFERENCES are the ends of its scales, not competitors."""
 REBUILDING = ("reconstruction", "inversion", "inversion-w")
-"""Methods that give the face back, and belong to Table 3."""
+"""Methods that give the face back, and belong to Table 3 alone."""
 
 REFERENCES = ("original", "unchanged", "unrelated")
 ABLATIONS = {"table1": ("reconstruction",)}
@@ -36,12 +46,19 @@ ABLATIONS = {"table1": ("reconstruction",)}
 
 def tables(further: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
     """The methods of each table, with the `further` ones (`evaluate.methods`) in Table 1, or in
-    Table 3 where they give a face back. `DeidError` for one that nobody knows."""
+    Table 3 where all they do is give a face back; rivals that swap, or can give a face back, are in
+    Table 2 or 3 as well. `DeidError` for one that nobody knows."""
     rows = {table: list(methods) for table, methods in TABLES.items()}
     for method in further:
-        row = rows["table3" if kind_of(method) in REBUILDING else "table1"]
-        if method not in row:
-            row.append(method)
+        kind = kind_of(method)
+        belongs = {
+            "table1": kind not in REBUILDING,
+            "table2": kind in SWAPPING_RIVALS,
+            "table3": kind in (*REBUILDING, *REBUILDING_RIVALS),
+        }
+        for table, row in rows.items():
+            if belongs[table] and method not in row:
+                row.append(method)
     return {table: tuple(methods) for table, methods in rows.items()}
 
 
@@ -79,10 +96,15 @@ class Bench:
         return Deidentifier.load(self.models.stage_one, self.models.stage_two, self.world)
 
 
-def produce(bench: Bench, method: str, faces: HeldOut) -> Output:
-    """What `method` makes of all `faces`."""
+def produce(bench: Bench, method: str, faces: HeldOut, table: str = "table1") -> Output:
+    """What `method` makes of all `faces` for `table`: rivals are given donors for the second, and
+    asked to give the face back for the third."""
     if method in PRODUCERS:
         return PRODUCERS[method](bench, faces)
+    if table == "table2" and method in SWAPPING_RIVALS:
+        return _swapped_by_rival(bench, method, faces)
+    if table == "table3" and method in REBUILDING_RIVALS:
+        return _rebuilt_by_rival(bench, method, faces)
     anonymizer = bench.anonymizer(method)
     return Output(_batches(bench, faces, lambda f, s, _: anonymizer(f, s)))
 
@@ -131,14 +153,31 @@ def _unchanged(bench: Bench, faces: HeldOut) -> Output:
 
 
 def _swap(bench: Bench, faces: HeldOut) -> Output:
+    return _swapped(bench, faces, bench.model().swap)
+
+
+def _swapped_by_rival(bench: Bench, method: str, faces: HeldOut) -> Output:
+    rival = RIVALS[method](bench.world)
+    assert isinstance(rival, Swapping), method
+    return _swapped(bench, faces, rival.swap)
+
+
+def _swapped(bench: Bench, faces: HeldOut, swap: Callable[[Tensor, Tensor], Tensor]) -> Output:
     """The paper's protocol: the donor is another held-out person."""
-    donors, model = torch.from_numpy(pairing(faces)), bench.model()
+    donors = torch.from_numpy(pairing(faces))
 
     @torch.no_grad()
     def make(batch: Tensor, _: list[int], indices: Tensor) -> Tensor:
-        return model.swap(faces.images[donors[indices]].to(batch), batch)
+        return swap(faces.images[donors[indices]].to(batch), batch)
 
     return Output(_batches(bench, faces, make), faces.encoded.rows(donors.numpy()))
+
+
+@torch.no_grad()
+def _rebuilt_by_rival(bench: Bench, method: str, faces: HeldOut) -> Output:
+    rival = RIVALS[method](bench.world)
+    assert isinstance(rival, Rebuilding), method
+    return Output(_batches(bench, faces, lambda batch, *_: rival.reconstruct(batch)))
 
 
 def _swap_sampled(bench: Bench, faces: HeldOut) -> Output:

@@ -4,12 +4,14 @@ Matplotlib is imported in the functions: it takes a second, and only this stage 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from deid.anonymize import REBUILDING_RIVALS, SWAPPING_RIVALS
 from deid.evaluate.cells import REFERENCES, Bench, Cell, Output, pairing, produce
 from deid.evaluate.faces import HeldOut, encode
 from deid.evaluate.measures import reporting, similarity
@@ -55,8 +57,14 @@ def draw_figures(
     folder.mkdir(parents=True, exist_ok=True)
     few = _few(faces)
     _save(_comparison(bench, few, ATTACKS), folder / "fig2.png")
-    _save(_swap_grid(bench, few), folder / "fig3.png")
-    _save(_comparison(bench, few, ("reconstruction",), turned=True), folder / "fig4.png")
+    swapping, rebuilding = (
+        [name for name in rivals if name in metrics[table]]
+        for table, rivals in (("table2", SWAPPING_RIVALS), ("table3", REBUILDING_RIVALS))
+    )
+    third = _swaps(bench, few, (*swapping, "swap")) if swapping else _swap_grid(bench, few)
+    _save(third, folder / "fig3.png")
+    rebuilt = (*rebuilding, "reconstruction")
+    _save(_comparison(bench, few, rebuilt, "table3", turned=True), folder / "fig4.png")
     _save(_comparison(bench, few, TRADITIONAL), folder / "methods.png")
     _save(_sheet(bench, _few(faces, SHEET)), folder / "sheet.png")
     _save(_tradeoff(metrics, bench.world.metric_features.fid_label), folder / "tradeoff.png")
@@ -79,14 +87,37 @@ def _few(faces: HeldOut, count: int = ROWS) -> HeldOut:
 
 
 def _comparison(
-    bench: Bench, faces: HeldOut, methods: Sequence[str], turned: bool = False
+    bench: Bench,
+    faces: HeldOut,
+    methods: Sequence[str],
+    table: str = "table1",
+    turned: bool = False,
 ) -> "Figure":
     """A row a face (a column where `turned`): the original and what each method makes of it."""
     columns = [("original", to_pixels(faces.images), [""] * len(faces))]
     for method in methods:
-        output = produce(bench, method, faces)
+        output = produce(bench, method, faces, table)
         columns.append((method, to_pixels(output.images), _cosines(bench, faces, output)))
-    shape = (len(columns), len(faces)) if turned else (len(faces), len(columns))
+    return _columns(columns, turned)
+
+
+def _swaps(bench: Bench, faces: HeldOut, methods: Sequence[str]) -> "Figure":
+    """A row a pair, as in the paper's Figure 3: identity, expression and each method's swap, with
+    its likeness to the donor."""
+    pictures, donors = to_pixels(faces.images), pairing(faces)
+    blank = [""] * len(faces)
+    columns = [("identity", pictures[donors], blank), ("expression", pictures, blank)]
+    given = replace(faces, encoded=faces.encoded.rows(donors))
+    for method in methods:
+        output = produce(bench, method, faces, "table2")
+        columns.append((method, to_pixels(output.images), _cosines(bench, given, output)))
+    return _columns(columns)
+
+
+def _columns(columns: Sequence[tuple[str, Pixels, list[str]]], turned: bool = False) -> "Figure":
+    """A column (a row where `turned`) for each name, pictures and captions."""
+    count = len(columns[0][2])
+    shape = (len(columns), count) if turned else (count, len(columns))
     figure, axes = _grid(*shape)
     for c, (name, pictures, captions) in enumerate(columns):
         for r, caption in enumerate(captions):
@@ -140,7 +171,9 @@ def _swap_grid(bench: Bench, faces: HeldOut) -> "Figure":
 def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
     """A dot a method: how similar to the original, how far from its distribution."""
     figure, axis = _axes(6.4, 4.2)
-    rows = {name: row for table in metrics.values() for name, row in table.items()}
+    # Of a rival that is in several tables, the first: there it anonymizes.
+    tables = (metrics[table] for table in ("table3", "table2", "table1"))
+    rows = {name: row for table in tables for name, row in table.items()}
     points = {}
     for method in [name for name in rows if name not in REFERENCES]:
         x, y = rows[method]["id_similarity"], rows[method]["fid"]

@@ -53,7 +53,7 @@ class Cells:
     def work_out(self, key: Key) -> Cell:
         """One cell, also written to its file."""
         table, method, seed = key
-        output = produce(self.bench, method, self.faces(seed))
+        output = produce(self.bench, method, self.faces(seed), table)
         cell = measure(self.bench, table, self.faces(seed), output)
         content = {"figures": cell.figures, "similarities": cell.similarities}
         write_atomically(_path(self.folder, key), json.dumps(content).encode())

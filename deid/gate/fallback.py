@@ -21,6 +21,7 @@ COARSE = "pixelate"
 
 GENERATIVE = frozenset(
     {"swap", "adversarial", "reconstruction", "ksame", "alae", "infogan", "beta"}
+    | {"fsgan", "faceshifter", "ciagan"}
 )
 """Methods that make a whole new face; the others change or destroy the one that is there."""
 

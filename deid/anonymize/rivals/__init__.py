@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from deid.anonymize.base import Anonymizer
 from deid.anonymize.rivals.alae import ALAE
 from deid.anonymize.rivals.beta_vae import ResampledFactors
+from deid.anonymize.rivals.face_shifter import FaceShifter
 from deid.anonymize.rivals.fawkes import Fawkes
+from deid.anonymize.rivals.fsgan import FSGAN
 from deid.anonymize.rivals.glasses import frame
 from deid.anonymize.rivals.hat import sticker
 from deid.anonymize.rivals.infogan import RedrawnCodes
@@ -22,8 +24,18 @@ from deid.anonymize.rivals.patch import disk
 from deid.anonymize.rivals.tip_im import TIPIM
 from deid.nets.alae import Autoencoder
 from deid.nets.beta_vae import BetaVAE
+from deid.nets.face_shifter import Swapper
+from deid.nets.fsgan import Generators
 from deid.nets.infogan import InfoGAN
 from deid.worlds.world import World
+
+
+def _faceshifter(world: World) -> Anonymizer:
+    def build() -> Swapper:
+        return Swapper(world.identity.dim)
+
+    return FaceShifter(world, load_trained("faceshifter", world, build))
+
 
 RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "ksame-average": lambda world: KSame(world, "average"),
@@ -39,5 +51,13 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "alae": lambda world: ALAE(world, load_trained("alae", world, Autoencoder)),
     "infogan": lambda world: RedrawnCodes(world, load_trained("infogan", world, InfoGAN)),
     "beta-vae": lambda world: ResampledFactors(world, load_trained("beta-vae", world, BetaVAE)),
+    "fsgan": lambda world: FSGAN(world, load_trained("fsgan", world, Generators)),
+    "faceshifter": _faceshifter,
 }
 """None needs a trained stage."""
+
+SWAPPING_RIVALS = ("alae", "fsgan", "faceshifter")
+"""Those that are `Swapping`, and have a row in Table 2."""
+
+REBUILDING_RIVALS = ("alae", "fsgan", "faceshifter")
+"""Those that are `Rebuilding`, and have a row in Table 3."""

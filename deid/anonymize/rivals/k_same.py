@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.base import working_side
-from deid.anonymize.rivals.warp import warped
 from deid.anonymize.strangers import SMALL, codes_of, drawn, people
 from deid.faces.alignment import Points
+from deid.imaging.warp import warped
 from deid.nets.backbones import at_size
 from deid.pixels import to_pixels
 from deid.worlds.world import SEX, World

@@ -74,6 +74,14 @@ def small(faces: Tensor) -> Tensor:
     return F.interpolate(faces, size=(SIDE, SIDE), mode="area")
 
 
+def enlarged(drawn: Tensor, side: int) -> Tensor:
+    """What was drawn, `[N,3,64,64]`, at the side of the picture it goes to, in [-1, 1]."""
+    if side <= SIDE:
+        return at_size(drawn, side)
+    size = (side, side)
+    return F.interpolate(drawn, size=size, mode="bicubic", align_corners=False).clamp(-1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Lenders:
     """People of the generator who lend their faces to whoever is a stranger to them."""

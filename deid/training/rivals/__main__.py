@@ -10,6 +10,8 @@ from pathlib import Path
 from deid.params import load_params
 from deid.training.rivals.alae import alae
 from deid.training.rivals.beta_vae import beta_vae
+from deid.training.rivals.face_shifter import faceshifter
+from deid.training.rivals.fsgan import fsgan
 from deid.training.rivals.infogan import infogan
 from deid.training.rivals.task import RivalTask
 from deid.worlds import load_world
@@ -20,6 +22,8 @@ TASKS: Mapping[str, Callable[[World, Path, int], RivalTask]] = {
     "alae": alae,
     "infogan": infogan,
     "beta-vae": beta_vae,
+    "fsgan": fsgan,
+    "faceshifter": faceshifter,
 }
 """(world, pictures, steps) → the training of each rival."""
 

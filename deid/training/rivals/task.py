@@ -34,7 +34,7 @@ class RivalTask(Task):
         codes = [(self.world.identity(face), self.world.identity(other)) for face, other in pairs]
         return round(float(torch.cat([(a * b).sum(1) for a, b in codes]).mean()), 3)
 
-    def card(self, network: nn.Module, **facts: object) -> tuple[nn.Module, dict[str, object]]:
+    def card(self, network: nn.Module, /, **facts: object) -> tuple[nn.Module, dict[str, object]]:
         """The network to keep, in half precision, and what its card says beside `facts`."""
         settings = self.pictures.settings
         data = f"{settings.people} people, {settings.views} views each, drawn by {self.world.name}"
