@@ -23,6 +23,7 @@ from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.pixels import to_pixels, to_tensor
 from deid.seeds import torch_generator
+from deid.training.rivals.__main__ import TASKS
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
@@ -249,5 +250,5 @@ def test_no_rival_asks_a_network_that_judges() -> None:
         metric_features=judge,  # type: ignore[arg-type]
     )
     face = to_tensor(to_pixels(WORLD.generator.synthesis(torch.zeros(1, 16))))
-    for name in RIVALS:
+    for name in RIVALS.keys() - TASKS.keys():  # those that learn have a test of their own
         assert build(name, world, None, AnonymizeParams())(face, [0]).shape == face.shape

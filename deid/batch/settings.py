@@ -17,6 +17,7 @@ METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")
 RIVALS = (
     *("ksame-average", "ksame-select", "ksame-furthest", "fawkes", "lowkey", "tipim"),
     *("patch", "glasses", "hat"),
+    "ciagan",
 )
 """Of the field, for comparison (docs/rivals.md)."""
 

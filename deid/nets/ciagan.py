@@ -9,14 +9,27 @@ identity (7). Instead of their first and last block, 2 × 2 pixels are four chan
 from collections.abc import Sequence
 from itertools import pairwise
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deid.nets.backbones import Backbone
 
-SIDE = 48
-"""Of the pictures they see and draw, in pixels."""
+PICTURE, SIDE = 64, 48
+"""Sides of the aligned pictures, and of the part around the face that the networks see."""
+
+SEEN = (..., slice(PICTURE - SIDE, PICTURE), slice((PICTURE - SIDE) // 2, (PICTURE + SIDE) // 2))
+"""That part, brow to chin: rows and columns of a picture."""
+
+OUTLINE, BRIDGE, LIPS = range(17), range(27, 31), (*range(60, 68), 60)
+LEFT_BROW, RIGHT_BROW = 19, 24
+"""The landmarks that are drawn as lines, and those that bound the mask above."""
+
+IDENTITIES = 512
+"""So many people the generator knows."""
 
 GENERATOR_WIDTHS = (24, 48, 88)
 DISCRIMINATOR_WIDTHS = (24, 48, 96)
@@ -82,10 +95,11 @@ class Generator(nn.Module):
     """G: a face's surroundings and its landmarks, drawn as lines, and whose face it is to be →
     a face that fits in."""
 
-    def __init__(self, identities: int, widths: Sequence[int] = GENERATOR_WIDTHS) -> None:
+    def __init__(
+        self, identities: int = IDENTITIES, widths: Sequence[int] = GENERATOR_WIDTHS
+    ) -> None:
         super().__init__()
         wide = widths[-1]
-        self.identities = identities
         self.down = nn.ModuleList(Down(a, b) for a, b in pairwise((FOLDED, *widths)))
         self.down_norms = nn.ModuleList(_norm(width) for width in widths)
         self.identity = nn.Sequential(
@@ -157,3 +171,44 @@ def _twice(x: Tensor) -> Tensor:
 def _folded(pictures: Tensor, lines: Tensor) -> Tensor:
     """What the first blocks see; in [0, 1], as they rectify it."""
     return F.pixel_unshuffle(torch.cat([(pictures + 1.0) / 2.0, lines], 1), FOLD)
+
+
+def anonymized(generator: Generator, faces: Tensor, landmarks: Tensor, whom: Tensor) -> Tensor:
+    """x' of `faces [N,3,64,64]` in [-1, 1] with `landmarks [N,68,2]` in their pixels, for the
+    identities `[N]`."""
+    seen, inside = faces[SEEN], masks(landmarks, PICTURE).to(faces)[SEEN]
+    drawn = generator(seen * (1.0 - inside), lines(landmarks).to(faces)[SEEN], whom)
+    made = faces.clone()
+    made[SEEN] = torch.lerp(seen, drawn, inside)
+    return made.clamp(-1.0, 1.0)
+
+
+def lines(landmarks: Tensor) -> Tensor:
+    """l: outline, bridge of the nose and mouth, `[N,1,64,64]` in [0, 1]."""
+    pictures = np.zeros((len(landmarks), PICTURE, PICTURE), np.uint8)
+    for picture, points in zip(pictures, _fixed_point(landmarks), strict=True):
+        parts = [points[list(part)] for part in (OUTLINE, BRIDGE, LIPS)]
+        cv2.polylines(picture, parts, False, 255, 1, cv2.LINE_AA, BITS)
+    return torch.from_numpy(pictures)[:, None] / 255.0
+
+
+def masks(landmarks: Tensor, side: int) -> Tensor:
+    """m: brows to chin, as far as the networks see, `[N,1,side,side]` in [0, 1]; of landmarks in
+    pixels of `side`."""
+    pictures = np.zeros((len(landmarks), side, side), np.uint8)
+    for picture, points in zip(pictures, _fixed_point(landmarks), strict=True):
+        jaw = points[list(OUTLINE)]
+        corners = [(jaw[0, 0], points[LEFT_BROW, 1]), (jaw[-1, 0], points[RIGHT_BROW, 1])]
+        outline = np.concatenate([corners[:1], jaw, corners[1:]]).astype(np.int32)
+        cv2.fillPoly(picture, [outline], 255, cv2.LINE_AA, BITS)
+    seen = torch.zeros(1, 1, PICTURE, PICTURE)
+    seen[SEEN] = 1.0
+    return torch.from_numpy(pictures)[:, None] / 255.0 * F.interpolate(seen, size=(side, side))
+
+
+BITS = 4
+"""Of a pixel's fraction, with which lines are drawn."""
+
+
+def _fixed_point(landmarks: Tensor) -> NDArray[np.int32]:
+    return np.round(landmarks.numpy() * 2**BITS).astype(np.int32)

@@ -8,14 +8,17 @@ docs/rivals.md has them side by side, and names those that are missing.
 from collections.abc import Callable, Mapping
 
 from deid.anonymize.base import Anonymizer
+from deid.anonymize.rivals.ciagan import CIAGAN
 from deid.anonymize.rivals.fawkes import Fawkes
 from deid.anonymize.rivals.glasses import frame
 from deid.anonymize.rivals.hat import sticker
 from deid.anonymize.rivals.k_same import KSame
+from deid.anonymize.rivals.learned import load_trained
 from deid.anonymize.rivals.lowkey import LowKey
 from deid.anonymize.rivals.overlay import Overlay
 from deid.anonymize.rivals.patch import disk
 from deid.anonymize.rivals.tip_im import TIPIM
+from deid.nets.ciagan import Generator
 from deid.worlds.world import World
 
 RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
@@ -28,5 +31,6 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "patch": lambda world: Overlay(world, "patch", disk),
     "glasses": lambda world: Overlay(world, "glasses", frame),
     "hat": lambda world: Overlay(world, "hat", sticker),
+    "ciagan": lambda world: CIAGAN(world, load_trained("ciagan", world, Generator)),
 }
 """None needs a trained stage."""

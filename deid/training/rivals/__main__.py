@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deid.params import load_params
-from deid.training.rivals.ciagan import Ciagan
+from deid.training.rivals.ciagan import ciagan
 from deid.training.rivals.task import RivalTask
 from deid.worlds import load_world
 from deid.worlds.training_loop import train
 from deid.worlds.world import World
 
-TASKS: Mapping[str, Callable[[World, Path, int], RivalTask]] = {"ciagan": Ciagan}
+TASKS: Mapping[str, Callable[[World, Path, int], RivalTask]] = {
+    "ciagan": ciagan,
+}
 """(world, pictures, steps) → the training of each rival."""
 
 

@@ -13,8 +13,19 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import remove_parametrizations
 
-from deid.anonymize.rivals.ciagan import CUT, IDENTITIES, SIDE, given, identities, lines, masks
-from deid.nets.ciagan import EMBEDDING, Discriminator, Generator, Siamese
+from deid.errors import DeidError
+from deid.nets.ciagan import (
+    EMBEDDING,
+    IDENTITIES,
+    PICTURE,
+    SEEN,
+    Discriminator,
+    Generator,
+    Siamese,
+    anonymized,
+    lines,
+    masks,
+)
 from deid.pixels import to_pixels
 from deid.seeds import numpy_generator
 from deid.training.rivals.task import RivalTask
@@ -33,7 +44,7 @@ class Networks(nn.Module):
 
     def __init__(self, people: int) -> None:
         super().__init__()
-        self.generator, self.discriminator = Generator(IDENTITIES), Discriminator()
+        self.generator, self.discriminator = Generator(), Discriminator()
         self.siamese = Siamese()
         self.proxies = nn.Parameter(torch.randn(people, EMBEDDING))
         for layer in _convolutions(self.generator, self.discriminator):
@@ -49,23 +60,19 @@ class Batch:
     inside: Tensor
 
 
-class Ciagan(RivalTask):
+class CIAGANTask(RivalTask):
     """Three networks, a phase each."""
 
     memory_format = torch.contiguous_format
 
-    def __init__(self, world: World, data: Path, steps: int) -> None:
-        schedule = Schedule(
-            steps,
-            batch_size=16,
-            learning_rate=4e-4,
-            weight_decay=0.0,
-            averaging=0.995,
-            bfloat16=False,  # slower, where the processor cannot
-        )
+    def __init__(self, world: World, data: Path, schedule: Schedule) -> None:
         super().__init__("ciagan", world, data, schedule)
         self.views = self.pictures.settings.views
         self.people = len(self.pictures.split()) // self.views
+        if self.people < IDENTITIES:
+            raise DeidError(
+                f"{data}: {self.people} people to train on, CIAGAN needs {IDENTITIES}; draw more"
+            )
 
     def build(self) -> Networks:
         return Networks(self.people)
@@ -135,7 +142,7 @@ class Ciagan(RivalTask):
         """Those pictures as the networks see them."""
         landmarks = self.pictures.landmarks(indices)
         faces = self.pictures.images(indices)
-        return Batch(faces[CUT], lines(landmarks)[CUT], masks(landmarks, SIDE)[CUT])
+        return Batch(faces[SEEN], lines(landmarks)[SEEN], masks(landmarks, PICTURE)[SEEN])
 
     def made(self, model: Networks, batch: Batch, targets: NDArray[np.int64]) -> Tensor:
         """x', not clamped, so that gradients flow; the targets' people are its identities."""
@@ -144,22 +151,29 @@ class Ciagan(RivalTask):
         return torch.lerp(batch.faces, drawn, batch.inside)
 
     def measure(self, model: nn.Module) -> tuple[nn.Module, Card]:
+        """Likeness of what becomes of faces of people it is not trained on, each given to another
+        of its identities."""
         assert isinstance(model, Networks)
         network = model.generator
         for layer in _convolutions(network):
             remove_parametrizations(layer, "weight")
         held_out = self.validation
-        faces, whom = self.pictures.images(held_out), identities(held_out.tolist())
-        made = given(network, faces, self.pictures.landmarks(held_out), whom)
-        codes = self.world.identity(made)
-        people = self.pictures.codes(whom.numpy() * self.views)
+        whom = torch.arange(len(held_out)) % IDENTITIES
+        landmarks = self.pictures.landmarks(held_out)
+        made = anonymized(network, self.pictures.images(held_out), landmarks, whom)
+        codes = torch.cat([self.world.identity(one) for one in torch.split(made, 1)])
+        wanted = self.pictures.codes(whom.numpy() * self.views)
         found = self.world.detector.detect(list(to_pixels(made)))
         return self.card(
             network,
+            objective="least squares GAN with landmarks, contrastive loss of a siamese network",
             identities=IDENTITIES,
-            likeness=round(float((codes * self.pictures.codes(held_out)).sum(1).mean()), 3),
-            likeness_to_the_identity=round(float((codes * people).sum(1).mean()), 3),
-            found=round(float(np.mean([len(one) > 0 for one in found])), 3),
+            test="people not trained on; likeness is En_id’s, which had no part",
+            figures={
+                "likeness_to_the_original": _cosine(codes, self.pictures.codes(held_out)),
+                "likeness_to_the_identity": _cosine(codes, wanted),
+                "faces_found": round(float(np.mean([len(one) > 0 for one in found])), 3),
+            },
         )
 
 
@@ -185,6 +199,11 @@ def proxy_nca_loss(found: Tensor, who: Tensor, proxies: Tensor) -> Tensor:
     return (others - own).mean()
 
 
+def _cosine(a: Tensor, b: Tensor) -> float:
+    """The mean of unit vectors `[N,dim]`."""
+    return round((a * b).sum(1).mean().item(), 3)
+
+
 def _convolutions(*networks: nn.Module) -> list[nn.Conv2d]:
     return [one for network in networks for one in network.modules() if isinstance(one, nn.Conv2d)]
 
@@ -197,3 +216,16 @@ def _frozen(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.requires_grad_(True)
+
+
+def ciagan(world: World, data: Path, steps: int) -> RivalTask:
+    """Its training on labeled people, several views each."""
+    schedule = Schedule(
+        steps,
+        batch_size=16,
+        learning_rate=4e-4,
+        weight_decay=0.0,
+        averaging=0.995,
+        bfloat16=False,  # which many processors only imitate
+    )
+    return CIAGANTask(world, data, schedule)
