@@ -16,7 +16,7 @@ TIMEOUT = 300.0  # seconds for one file
 METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")
 RIVALS = (
     *("ksame-average", "ksame-select", "ksame-furthest", "fawkes", "lowkey", "tipim"),
-    *("patch", "glasses", "hat"),
+    *("patch", "glasses", "hat", "undetected"),
     "ciagan",
 )
 """Of the field, for comparison (docs/rivals.md)."""

@@ -1,8 +1,9 @@
 """Rivals from the field, one file a method, each after its paper.
 
 They attack or average with what a world trains with (En_id, En_expr's trunk, perceptual features),
-never with a recognizer that reports or selects. What each departs from stands in its docstring;
-docs/rivals.md has them side by side, and names those that are missing.
+never with a recognizer that reports or selects; `undetected` attacks the detector. What each
+departs from stands in its docstring; docs/rivals.md has them side by side, and names those that are
+missing.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from deid.anonymize.rivals.lowkey import LowKey
 from deid.anonymize.rivals.overlay import Overlay
 from deid.anonymize.rivals.patch import disk
 from deid.anonymize.rivals.tip_im import TIPIM
+from deid.anonymize.rivals.undetected import Undetected
 from deid.nets.ciagan import Generator
 from deid.worlds.world import World
 
@@ -31,6 +33,7 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "patch": lambda world: Overlay(world, "patch", disk),
     "glasses": lambda world: Overlay(world, "glasses", frame),
     "hat": lambda world: Overlay(world, "hat", sticker),
+    "undetected": Undetected,
     "ciagan": lambda world: CIAGAN(world, load_trained("ciagan", world, Generator)),
 }
 """None needs a trained stage."""

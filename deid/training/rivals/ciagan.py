@@ -222,8 +222,8 @@ def ciagan(world: World, data: Path, steps: int) -> RivalTask:
     """Its training on labeled people, several views each."""
     schedule = Schedule(
         steps,
-        batch_size=16,
-        learning_rate=4e-4,
+        batch_size=8,
+        learning_rate=3e-4,
         weight_decay=0.0,
         averaging=0.995,
         bfloat16=False,  # which many processors only imitate
