@@ -1,5 +1,6 @@
 """Rivals from the field: each one's defining property, in the toy world."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -17,13 +18,18 @@ from deid.anonymize.rivals.lowkey import LowKey, blurred
 from deid.anonymize.rivals.overlay import Draw, region
 from deid.anonymize.rivals.patch import disk
 from deid.anonymize.rivals.tip_im import EPSILON, TIPIM, mmd
+from deid.anonymize.rivals.undetected import EPSILON as DETECTOR_EPSILON
+from deid.anonymize.rivals.undetected import Undetected, logits
 from deid.anonymize.strangers import drawn
+from deid.errors import DeidError
+from deid.faces.detection.center import CenterDetector
 from deid.imaging.warp import warped
 from deid.model import Deidentifier
-from deid.params import AnonymizeParams
+from deid.params import AnonymizeParams, WorldParams
 from deid.pixels import to_pixels, to_tensor
 from deid.seeds import torch_generator
 from deid.training.rivals.__main__ import TASKS
+from deid.worlds import load_world
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
@@ -218,6 +224,32 @@ def test_an_overlay_lies_on_the_face_that_it_is_drawn_for(faces: Tensor) -> None
     assert centers["patch"][0] < points[33, 0]
 
 
+def test_the_detector_finds_no_face_that_was_hidden_from_it() -> None:
+    world = load_world(WorldParams())
+    faces = to_tensor(world.test_faces(3, 1, 0).pixels)
+    hidden = build("undetected", world, None, AnonymizeParams())(faces, SEEDS)
+    before, after = (world.detector.detect(list(to_pixels(each))) for each in (faces, hidden))
+    assert all(len(found) == 1 for found in before)
+    assert sum(len(found) for found in after) == 0
+    assert (hidden - faces).abs().max() <= 2 * DETECTOR_EPSILON + 1e-6
+
+
+def test_the_detector_attack_asks_the_net_as_the_detector_does() -> None:
+    world = load_world(WorldParams())
+    pixels = world.test_faces(1, 1, 0).pixels
+    detector = world.detector
+    assert isinstance(detector, CenterDetector)
+    with torch.no_grad():
+        highest = max(float(z.max()) for z in logits(detector.net, to_tensor(pixels)))
+    (found,) = detector.detect(list(pixels))
+    assert 1 / (1 + math.exp(-highest)) == pytest.approx(float(found.scores.max()), abs=0.01)
+
+
+def test_a_detector_without_gradients_cannot_be_attacked() -> None:
+    with pytest.raises(DeidError, match="passes no gradients"):
+        Undetected(WORLD)
+
+
 def test_inversion_into_w_has_one_w_and_into_w_plus_one_a_layer(
     faces: Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -250,5 +282,6 @@ def test_no_rival_asks_a_network_that_judges() -> None:
         metric_features=judge,  # type: ignore[arg-type]
     )
     face = to_tensor(to_pixels(WORLD.generator.synthesis(torch.zeros(1, 16))))
-    for name in RIVALS.keys() - TASKS.keys():  # those that learn have a test of their own
+    elsewhere = {*TASKS, "undetected"}  # have tests of their own
+    for name in RIVALS.keys() - elsewhere:
         assert build(name, world, None, AnonymizeParams())(face, [0]).shape == face.shape

@@ -16,9 +16,8 @@ TIMEOUT = 300.0  # seconds for one file
 METHODS = ("swap", "adversarial", "fgsm", "pgd", "blur", "pixelate", "mask")
 RIVALS = (
     *("ksame-average", "ksame-select", "ksame-furthest", "fawkes", "lowkey", "tipim"),
-    *("patch", "glasses", "hat"),
-    *("alae", "infogan", "beta-vae"),
-    *("fsgan", "faceshifter"),
+    *("patch", "glasses", "hat", "undetected"),
+    *("alae", "infogan", "beta-vae", "fsgan", "faceshifter", "ciagan"),
 )
 """Of the field, for comparison (docs/rivals.md)."""
 

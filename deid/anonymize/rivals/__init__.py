@@ -1,8 +1,9 @@
 """Rivals from the field, one file a method, each after its paper.
 
 They attack or average with what a world trains with (En_id, En_expr's trunk, perceptual features),
-never with a recognizer that reports or selects. What each departs from stands in its docstring;
-docs/rivals.md has them side by side, and names those that are missing.
+never with a recognizer that reports or selects; `undetected` attacks the detector. What each
+departs from stands in its docstring; docs/rivals.md has them side by side, and names those that are
+missing.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from deid.anonymize.base import Anonymizer
 from deid.anonymize.rivals.alae import ALAE
 from deid.anonymize.rivals.beta_vae import ResampledFactors
+from deid.anonymize.rivals.ciagan import CIAGAN
 from deid.anonymize.rivals.face_shifter import FaceShifter
 from deid.anonymize.rivals.fawkes import Fawkes
 from deid.anonymize.rivals.fsgan import FSGAN
@@ -22,8 +24,10 @@ from deid.anonymize.rivals.lowkey import LowKey
 from deid.anonymize.rivals.overlay import Overlay
 from deid.anonymize.rivals.patch import disk
 from deid.anonymize.rivals.tip_im import TIPIM
+from deid.anonymize.rivals.undetected import Undetected
 from deid.nets.alae import Autoencoder
 from deid.nets.beta_vae import BetaVAE
+from deid.nets.ciagan import Generator
 from deid.nets.face_shifter import Swapper
 from deid.nets.fsgan import Generators
 from deid.nets.infogan import InfoGAN
@@ -47,12 +51,14 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "patch": lambda world: Overlay(world, "patch", disk),
     "glasses": lambda world: Overlay(world, "glasses", frame),
     "hat": lambda world: Overlay(world, "hat", sticker),
+    "undetected": Undetected,
     # Learned, by `dvc repro` in data/rivals:
     "alae": lambda world: ALAE(world, load_trained("alae", world, Autoencoder)),
     "infogan": lambda world: RedrawnCodes(world, load_trained("infogan", world, InfoGAN)),
     "beta-vae": lambda world: ResampledFactors(world, load_trained("beta-vae", world, BetaVAE)),
     "fsgan": lambda world: FSGAN(world, load_trained("fsgan", world, Generators)),
     "faceshifter": _faceshifter,
+    "ciagan": lambda world: CIAGAN(world, load_trained("ciagan", world, Generator)),
 }
 """None needs a trained stage."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from deid.params import load_params
 from deid.training.rivals.alae import alae
 from deid.training.rivals.beta_vae import beta_vae
+from deid.training.rivals.ciagan import ciagan
 from deid.training.rivals.face_shifter import faceshifter
 from deid.training.rivals.fsgan import fsgan
 from deid.training.rivals.infogan import infogan
@@ -24,6 +25,7 @@ TASKS: Mapping[str, Callable[[World, Path, int], RivalTask]] = {
     "beta-vae": beta_vae,
     "fsgan": fsgan,
     "faceshifter": faceshifter,
+    "ciagan": ciagan,
 }
 """(world, pictures, steps) → the training of each rival."""
 
