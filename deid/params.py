@@ -195,6 +195,9 @@ class AnonymizeParams(Section):
     # Of swap and adversarial: how far from the person's own code, or w, to the other one.
     strength: Share = 1.0
     swap_keep: Attributes = ("age", "sex", "skin")  # what alike donors have in common
+    swap_pool: Annotated[int, Field(ge=4)] | None = (
+        None  # donors for everybody; None: all
+    )
 
 
 class EvaluateParams(Section):

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deid.errors import DeidError
 from deid.option import option
+
+if TYPE_CHECKING:  # so that the help of a command does not wait for what reads params.yaml
+    from deid.params import AnonymizeParams
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class AttackSettings:
     )
     again: str | None = option(
         None, "The originals anonymized by the same method with another seed or key."
+    )
+    donor_pool: int | None = option(
+        None,
+        "The outputs are swaps: say what their donors tell, if made with this --donor-pool, or "
+        "with 0 for none.",
     )
     recognizers: tuple[str, ...] = option(
         (),
@@ -45,6 +54,7 @@ class AttackSettings:
         None, "Fail where a detector finds a smaller share of faces."
     )
     seed: int = option(0, "Of the draws behind the intervals.")
+    anonymize: "AnonymizeParams | None" = None  # not asked: from params; None: its defaults
 
     def __post_init__(self) -> None:
         for name, share in self.limits.items():
