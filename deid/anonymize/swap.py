@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -9,7 +10,8 @@ from torch import Tensor
 from deid.anonymize.base import working_side
 from deid.anonymize.donor_pool import ATTRIBUTES, DonorPool, columns, counted
 from deid.anonymize.pseudonyms import Pseudonyms, between
-from deid.anonymize.refine import STRANGER, refine
+from deid.anonymize.refine import refine
+from deid.anonymize.strangers import Strangers
 from deid.faces.alignment import Points
 from deid.imaging.flaws import FRINGE, GLASSES, MAYBE, SURELY, bridge, fringe
 from deid.model import Deidentifier
@@ -93,11 +95,15 @@ class Swap:
         """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known."""
         if self.steps:
             # On the way to the donor it is the person whom it must remain like.
-            stranger = STRANGER if self.strength == 1.0 else 1.0
+            stranger = self._stranger if self.strength == 1.0 else 1.0
             w = refine(self.model, faces, donors, self.steps, stranger)
         else:
             w = self.model.latent_of(donors, faces)
         return self._drawn(w, faces.shape[-1])
+
+    @cached_property
+    def _stranger(self) -> float:
+        return Strangers(self.world).likeness
 
     @property
     def bank(self) -> DonorPool | None:

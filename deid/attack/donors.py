@@ -70,9 +70,7 @@ def crowds(
     `DeidError` in a world without a bank of donors.
     """
     if world.donors is None or world.looks is None or settings.swap_donors != "alike":
-        raise DeidError(
-            "--donor-pool: needs a world with a bank of donors, who are alike"
-        )
+        raise DeidError("--donor-pool: needs a world with a bank of donors, who are alike")
     bank = DonorPool.of(world.donors, settings.swap_keep, settings.swap_pool)
     codes = bank.codes.double().cpu().numpy()
     donor = (outputs @ codes.T).argmax(axis=1)

@@ -52,8 +52,8 @@ def examine(
     with progress("attack", 3) as bar:
         seen = see(crops, networks)
         bar.advance()
-        searches, left_out = attack(seen)
-        parts = where_it_survives(crops, networks)
+        searches, left_out = attack(seen, settings.asked)
+        parts = where_it_survives(crops, networks, settings.asked)
         bar.advance()
         before, after = (describe(world, faces) for faces in (crops.originals, crops.outputs))
         kept, good = utility(world, crops, before, after), quality(world, crops)
@@ -168,6 +168,6 @@ def _about(
         "world": world.name,
         "weights_sha256": world.weights_sha256,
         "recognizers": {network.name: network.part for network in networks},
-        "attackers": dict(ATTACKERS),
+        "attackers": {name: ATTACKERS[name] for name in settings.asked},
         "seed": settings.seed,
     }

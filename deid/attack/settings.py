@@ -10,6 +10,9 @@ from deid.option import option
 if TYPE_CHECKING:  # so that the help of a command does not wait for what reads params.yaml
     from deid.params import AnonymizeParams
 
+NAMES = ("A0", "A1", "A2", "A3", "A4")
+"""Of the attackers."""
+
 
 @dataclass(frozen=True)
 class AttackSettings:
@@ -32,6 +35,9 @@ class AttackSettings:
         None,
         "The outputs are swaps: say what their donors tell, if made with this --donor-pool, or "
         "with 0 for none.",
+    )
+    attackers: tuple[str, ...] = option(
+        (), "A0 to A4, of whom A0 always attacks; all if not given.", "--attacker"
     )
     recognizers: tuple[str, ...] = option(
         (),
@@ -57,9 +63,16 @@ class AttackSettings:
     anonymize: "AnonymizeParams | None" = None  # not asked: from params; None: its defaults
 
     def __post_init__(self) -> None:
+        if unknown := set(self.attackers) - set(NAMES):
+            raise DeidError(f"--attacker {min(unknown)}: unknown; choose of {', '.join(NAMES)}")
         for name, share in self.limits.items():
             if share is not None and not 0.0 <= share <= 1.0:
                 raise DeidError(f"--{name.replace('_', '-')} {share:g}: a share is from 0 to 1")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Who attacks."""
+        return tuple(n for n in NAMES if n == NAMES[0] or n in (self.attackers or NAMES))
 
     @property
     def limits(self) -> dict[str, float | None]:
