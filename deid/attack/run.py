@@ -43,10 +43,7 @@ def examine(
     world: World, originals: str, outputs: str, out: Path, settings: AttackSettings
 ) -> dict[str, Any]:
     """Write `metrics.json`, `index.html` and `hifd/` to `out`; answer the metrics, whose
-    `exceeded` names each limit that does not hold.
-
-    Raises DeidError for what cannot be read, or compared.
-    """
+    `exceeded` names each limit that does not hold. `DeidError` for what cannot be compared."""
     networks = recognizers(world, settings.recognizers)
     crops = _crops(world, open_folders(originals, outputs, settings.again), settings)
     with progress("attack", 3) as bar:
