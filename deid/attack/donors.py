@@ -76,25 +76,26 @@ def crowds(
     donor = (outputs @ codes.T).argmax(axis=1)
     faces = torch.split(to_tensor(originals).to(world.device), 1)
     with torch.inference_mode():
-        eligible = np.stack([_eligible(bank, settings, world, face) for face in faces])
+        can = np.stack([eligible(bank, settings, world, face) for face in faces])
     could = np.zeros((len(outputs), int(people.max()) + 1), bool)
     for person in range(could.shape[1]):
-        could[:, person] = eligible[people == person].any(axis=0)[donor]
+        could[:, person] = can[people == person].any(axis=0)[donor]
     return Crowds(len(codes), donor, could, people)
 
 
-def _eligible(
+def eligible(
     bank: DonorPool, settings: AnonymizeParams, world: World, face: Tensor
 ) -> NDArray[np.bool_]:
-    """Which donors a swap draws from for a face `[1,3,S,S]`, `[D]`; of another sex it takes nobody,
-    as long as there is anybody else."""
+    """Which donors a swap draws from for a face `[1,3,S,S]`, `[D]`: only of the person's sex, where
+    there are any."""
     assert world.looks is not None, "a bank is of a world that measures looks"
     keep = settings.swap_keep
     looks = counted(world.looks(face)[0], keep)
     rows = bank.asked(world.identity(face)[0], looks, settings.swap_max_similarity, NEAR)
     if "sex" in keep:
         sex = columns(keep).index(SEX)
-        rows = rows[(bank.looks[rows, sex] - looks[sex]).abs() <= OTHER_SEX]
-    eligible = torch.zeros(len(bank.codes), dtype=torch.bool)
-    eligible[rows.cpu()] = True
-    return eligible.numpy()
+        own = rows[(bank.looks[rows, sex] - looks[sex]).abs() <= OTHER_SEX]
+        rows = own if len(own) else rows
+    can = torch.zeros(len(bank.codes), dtype=torch.bool)
+    can[rows.cpu()] = True
+    return can.numpy()
