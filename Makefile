@@ -92,4 +92,4 @@ pretrain: install  ## Train the mini world's own networks again (hours; not need
 	cd data/mini/pretrain && dvc repro
 
 clean:  ## Remove what the pipeline made, keep the environment; of a PROFILE, if one is given.
-	cd $(PROJECT) && rm -rf data/latents* data/validation* data/stage_* data/registered.json reports out mlflow.db mlartifacts
+	cd $(PROJECT) && rm -rf data/latents* data/validation* data/stage_* data/attack* data/registered.json reports out mlflow.db mlartifacts

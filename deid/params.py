@@ -195,6 +195,7 @@ class AnonymizeParams(Section):
     # Of swap and adversarial: how far from the person's own code, or w, to the other one.
     strength: Share = 1.0
     swap_keep: Attributes = ("age", "sex", "skin")  # what alike donors have in common
+    swap_pool: Annotated[int, Field(ge=4)] | None = None  # donors for everybody; None: all
 
 
 class EvaluateParams(Section):
@@ -205,6 +206,17 @@ class EvaluateParams(Section):
     seeds: Positive = 3
     batch_size: Positive = 50
     methods: tuple[str, ...] = ()  # further rows: of `deid run --method`, inversion, or pgd-0.03
+
+
+class AttackParams(Section):
+    """Attacks on what the trained methods make of held-out people, as `deid run` does it."""
+
+    identities: Annotated[int, Field(ge=2)] = 12
+    views: Positive = 2  # of each; A1 needs two
+    seed: int = 0
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("swap", "adversarial")
+    # Besides A0, who always does; A2 and A3 learn, and need 8 people.
+    attackers: tuple[Literal["A0", "A1", "A2", "A3", "A4"], ...] = ("A0", "A1", "A4")
 
 
 class Gates(Section):
@@ -240,6 +252,7 @@ class Params(Section):
     stage_two: StageTwoParams = StageTwoParams()
     anonymize: AnonymizeParams = AnonymizeParams()
     evaluate: EvaluateParams = EvaluateParams()
+    attack: AttackParams = AttackParams()
     register_: RegisterParams = Field(default=RegisterParams(), alias="register")
 
     @model_validator(mode="after")

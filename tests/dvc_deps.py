@@ -23,6 +23,7 @@ ENTRIES = {
     "stage_one": ["deid.training.stage_one"],
     "stage_two": ["deid.training.stage_two"],
     "evaluate": ["deid.evaluate.run"],
+    "attack": ["deid.attack.stage"],
     "report": ["deid.evaluate.report"],
     "register": ["deid.registry.register", "deid.registry.model"],
 }
@@ -58,11 +59,14 @@ READERS_AND_TERMS = {
 }
 """Beneath public worlds, what does not shape a result either."""
 FOREIGN = {
+    # How pictures and records are kept, of which the attack sees the pictures only.
     # A registered version is made of files; the code that it runs is the installed package.
+    "attack": ("deid.audit", "deid.storage"),
     "register": ("deid.batch", "deid.storage", "deid.worlds", "deid.gate", "deid.weights"),
 }
 EXTRA = {
     "validate": ["deid/latents/validation.css", "deid/latents/validation.html"],
+    "attack": ["deid/attack/report.html"],
     "report": ["deid/evaluate/report.html"],
 }
 

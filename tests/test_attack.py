@@ -7,20 +7,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deid import cli
 from deid.attack.attackers import Seen, attack
 from deid.attack.crops import GRAY, Crops
+from deid.attack.gaze import EYES, iris_places
 from deid.attack.learned import learned_scores
 from deid.attack.pairs import Pair, open_folders, read_pairs
 from deid.attack.run import examine
 from deid.attack.scores import Searched, clopper_pearson, hits, person_scores, without_own
 from deid.attack.settings import AttackSettings
 from deid.errors import DeidError
-from deid.pixels import Pixels, to_tensor
+from deid.pixels import Pixels, to_pixels, to_tensor
 from deid.storage.protocol import Storage, StorageFailure
 from deid.worlds.world import World
 from tests.conftest import ROOT
@@ -374,3 +377,57 @@ def test_nothing_to_compare_is_said_in_one_line(
     assert "deid: fewer than two people have an output" in said
     assert not (tmp_path / "report").exists()
     assert str(ROOT) not in said
+
+
+def eye_pictures(shifts: list[float], lid: float = 0.0) -> tuple[Pixels, np.ndarray]:
+    """Faces of 256 px with two eyes of 40 px whose pupils lie `shifts` widths off the middle, and a
+    shadow of the upper lid of so much darkness; and their landmarks."""
+    landmarks = np.zeros((len(shifts), 68, 2))
+    faces = np.full((len(shifts), 256, 256, 3), (190, 140, 120), np.uint8)
+    for face, points, shift in zip(faces, landmarks, shifts, strict=True):
+        for eye, middle in zip(EYES, (90.0, 166.0), strict=True):
+            corners = [-20, -10, 10, 20, 10, -10], [0, -8, -8, 0, 8, 8]
+            points[eye] = np.stack(corners, 1) + np.array([middle, 110.0])
+            opening = np.zeros((256, 256), np.uint8)
+            cv2.fillPoly(opening, [np.rint(points[eye]).astype(np.int32)], 1)
+            painted = face.copy()
+            painted[opening > 0] = (225, 220, 215)
+            painted[100:106] = (painted[100:106] * (1 - lid)).astype(np.uint8)
+            at = round(middle + 40 * shift), 110
+            cv2.circle(painted, at, 8, (110, 80, 50), -1)
+            cv2.circle(painted, at, 4, (15, 12, 10), -1)
+            face[opening > 0] = painted[opening > 0]
+    return faces, landmarks
+
+
+def test_an_iris_is_found_where_it_was_painted() -> None:
+    shifts = [-0.2, -0.1, 0.0, 0.05, 0.15]
+    for lid in (0.0, 0.4):
+        np.testing.assert_allclose(iris_places(*eye_pictures(shifts, lid)), shifts, atol=0.03)
+
+
+def test_eyes_that_are_turned_or_closed_say_what_they_can() -> None:
+    faces, landmarks = eye_pictures([0.15])
+    turned = np.rot90(faces, 2, (1, 2))
+    points = 256 - landmarks
+    for eye in EYES:  # from the corner that is left now
+        points[:, eye] = points[:, eye][:, [3, 4, 5, 0, 1, 2]]
+    np.testing.assert_allclose(iris_places(turned, points), [-0.15], atol=0.03)
+    landmarks[:, 36:48, 1] = 110 + (landmarks[:, 36:48, 1] - 110) / 8
+    assert np.isnan(iris_places(faces, landmarks)).all()
+
+
+def test_rendered_people_look_where_they_were_told_to() -> None:
+    from deid.worlds.mini.render.parameters import NAMES, random_parameters
+    from deid.worlds.mini.render.renderer import render
+
+    parameters = random_parameters(range(24), 3)
+    parameters[:, NAMES.index("glasses")] = -3.0
+    for name in ("yaw", "pitch", "roll"):
+        parameters[:, NAMES.index(name)] *= 0.2
+    made = render(torch.from_numpy(parameters), 128)
+    places = iris_places(to_pixels(made.images), made.landmarks.double().numpy())
+    told = parameters[:, NAMES.index("gaze_x")]
+    seen = np.isfinite(places)
+    assert seen.sum() > 15
+    assert np.corrcoef(places[seen], told[seen])[0, 1] > 0.8

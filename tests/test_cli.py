@@ -108,7 +108,15 @@ def test_corrupted_and_missing_weights_are_named(
 def test_stages_without_their_inputs_say_what_to_run(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for stage in ("validate", "stage-one", "stage-two", "evaluate", "report", "register"):
+    for stage in (
+        "validate",
+        "stage-one",
+        "stage-two",
+        "evaluate",
+        "attack-stages",
+        "report",
+        "register",
+    ):
         code, _, said = deid(monkeypatch, capsys, stage)
         assert code == 1, stage
         assert said.startswith("deid: "), stage

@@ -1,20 +1,32 @@
 """Donors are strangers who look like the person, and which of them it is tells nothing."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deid.anonymize import build
+from deid.anonymize.donor_pool import ATTRIBUTES, DonorPool
 from deid.anonymize.swap import ASKED, NEAR, Swap
+from deid.attack.donors import crowds
+from deid.batch.pipeline import _anonymize
+from deid.batch.settings import RunSettings
+from deid.errors import DeidError
+from deid.params import AnonymizeParams
+from deid.pixels import to_tensor
 from deid.seeds import torch_generator
 from deid.training.donors import as_drawn
 from deid.worlds.donors import ALIKE, SIMILAR, DonorBank
 from deid.worlds.photo.faces import lab
 from deid.worlds.world import World
+from tests.toy import toy_world
+from tests.toy_model import save_toy_model
 
 COUNT, DIM = 400, 16
 
@@ -164,3 +176,86 @@ def test_lab_is_what_others_compute() -> None:
 
     rgb = torch.rand(50, 3, generator=torch_generator("lab"))
     assert torch.allclose(lab(rgb), torch.from_numpy(rgb2lab(rgb.numpy())).float(), atol=0.05)
+
+
+EVERYTHING = tuple(ATTRIBUTES)
+
+
+def crowd(pool: DonorPool, people: int) -> Tensor:
+    """For how many of so many people each donor can be drawn, `[D]`."""
+    random = torch_generator("crowd")
+    codes = F.normalize(torch.randn(people, DIM, generator=random), dim=1)
+    looks = torch.randn(people, 3, generator=random)
+    rows = [pool.asked(code, seen, 0.1, NEAR) for code, seen in zip(codes, looks, strict=True)]
+    return torch.bincount(torch.cat(rows), minlength=len(pool.codes))
+
+
+def test_a_donor_of_a_small_pool_could_stand_for_most_people_and_one_of_the_bank_for_few() -> None:
+    whole, few = (DonorPool.of(bank(), EVERYTHING, count) for count in (None, NEAR))
+    assert len(few.codes) == NEAR
+    assert crowd(few, 200).min() > 100
+    assert crowd(whole, 200).float().median() < 30
+
+
+def test_nobody_gets_one_of_the_most_similar_donors_of_a_pool() -> None:
+    few = DonorPool.of(bank(), EVERYTHING, NEAR)
+    for seed, code in enumerate(few.codes):
+        similar = (few.codes @ code).argsort(descending=True)[: NEAR // 4]
+        donor = chosen(few, code, few.looks[seed], -1.0, seed)
+        assert int((few.codes @ donor).argmax()) not in similar.tolist()
+
+
+def test_a_pool_is_spread_over_the_looks_of_the_bank_and_is_the_same_for_everybody() -> None:
+    few, again = (DonorPool.of(bank(), EVERYTHING, 16) for _ in range(2))
+    assert torch.equal(few.codes, again.codes)
+    nearest = torch.cdist(bank().looks, few.looks).argmin(1)
+    assert torch.bincount(nearest, minlength=16).min() >= COUNT // 16 // 3
+    assert len(DonorPool.of(bank(), EVERYTHING, 2 * COUNT).codes) == COUNT
+
+
+def test_an_attack_says_for_whom_each_donor_could_have_been_drawn() -> None:
+    """Outputs that tell their donors quite plainly: the bank's narrow the person down, those of a
+    small pool do not."""
+    toy = toy_world()
+    pictures = toy.test_faces(40, 1, 5).pixels
+    faces = to_tensor(pictures)
+    looks: Any = lambda images: images.mean((2, 3)) / 2  # noqa: E731
+    drawn = to_tensor(toy.test_faces(COUNT, 1, 6).pixels)
+    donors = DonorBank(toy.identity(drawn), looks(drawn))
+    small: World = replace(toy, looks=looks, donors=donors)
+    seen = list(zip(toy.identity(faces), looks(faces), strict=True))
+    figures = {}
+    for count in (None, NEAR):
+        settings = AnonymizeParams(swap_pool=count, swap_max_similarity=1.0)
+        pool = DonorPool.of(donors, EVERYTHING, count)
+        outputs = [
+            pool.choose(*who, 1.0, NEAR, torch_generator("d", i)) for i, who in enumerate(seen)
+        ]
+        told = torch.stack(outputs).double().numpy()
+        figures[count] = crowds(small, settings, pictures, told, np.arange(40)).figures()
+    assert figures[None]["guess"] > 3 * figures[None]["chance"]
+    assert figures[NEAR]["guess"] < 1.7 * figures[NEAR]["chance"]
+    assert figures[NEAR]["own"] > 0.9
+    assert figures[NEAR]["alone"] < 0.5 < figures[None]["alone"]
+    with pytest.raises(DeidError, match="needs a world with a bank of donors"):
+        crowds(toy, AnonymizeParams(), pictures, told, np.arange(40))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"donor_pool": 2}, "--donor-pool 2: must be 4 or more"),
+        ({"donor_pool": 24, "key": "k"}, "only --method swap without a --key has donors"),
+        ({"donor_pool": 24, "method": "blur"}, "only --method swap without a --key has donors"),
+    ],
+)
+def test_a_pool_is_of_a_swap(asked: dict[str, Any], said: str) -> None:
+    assert _anonymize(RunSettings(donor_pool=24)).swap_pool == 24
+    with pytest.raises(DeidError, match=said):
+        _anonymize(RunSettings(**asked))
+
+
+def test_a_pool_is_of_a_world_with_a_bank(tmp_path: Path) -> None:
+    models = save_toy_model(tmp_path)
+    with pytest.raises(DeidError, match="needs a world with a bank of donors"):
+        build("swap", toy_world(), models, AnonymizeParams(swap_pool=8))

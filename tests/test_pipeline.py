@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "stage_two": {"steps": 4, "batch_size": 4},
     "anonymize": {"pgd_steps": 2},
     "evaluate": {"identities": 8, "views": 2, "seeds": 1},
+    "attack": {"identities": 6, "views": 2},
     # Four steps teach little: gates that anything passes.
     "register": {
         "gates": {
@@ -46,6 +47,7 @@ PHOTO: dict[str, dict[str, Any]] = {
     "stage_one": {"steps": 6, "warm_steps": 4, "mapping_steps": 2, "mapping_batch_size": 8},
     "stage_two": {"steps": 2},
     "evaluate": {"identities": 4, "views": 2, "seeds": 1},
+    "attack": {"identities": 2, "views": 1, "attackers": ["A0"]},
 }
 
 

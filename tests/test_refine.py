@@ -12,6 +12,7 @@ from deid.anonymize import invert as invert_module
 from deid.anonymize import refine as refine_module
 from deid.anonymize.invert import invert
 from deid.anonymize.refine import STEPS, refine
+from deid.anonymize.strangers import Strangers
 from deid.batch.pipeline import _anonymize
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
@@ -20,10 +21,13 @@ from deid.losses import landmark_loss
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.pixels import to_tensor
+from deid.worlds.donors import DonorBank
 from tests.toy import ToyContours, toy_world
 from tests.toy_model import save_toy_model
 
 WORLD = toy_world()
+STRANGER = 0.1
+"""A cosine with the person that is low enough."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def donors_of(faces: Tensor) -> Tensor:
 
 
 def refined(model: Deidentifier, faces: Tensor, steps: int) -> Tensor:
-    return refine(model, faces, donors_of(faces), steps)
+    return refine(model, faces, donors_of(faces), steps, STRANGER)
 
 
 def missed(model: Deidentifier, w: Tensor, faces: Tensor) -> float:
@@ -76,10 +80,55 @@ def test_steps_lead_away_from_the_person(
     assert likeness[1] < likeness[0] - 0.02
 
 
+def test_the_view_that_is_most_alike_counts(
+    model: Deidentifier, faces: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that see the plain picture alone leave a view in which the person is known better."""
+    monkeypatch.setattr(refine_module, "DONOR", 0.0)
+    seen, worst = refine_module.views, []
+    for views in (lambda output: output, seen):
+        monkeypatch.setattr(refine_module, "views", views)
+        outputs = model.synthesize(refine(model, faces, donors_of(faces), 8, -1.0))
+        codes = [WORLD.identity(seen(output)) for output in outputs.split(1)]
+        known = [
+            float((code @ own).max())
+            for code, own in zip(codes, WORLD.identity(faces), strict=True)
+        ]
+        worst.append(sum(known) / len(known))
+    assert worst[1] < worst[0] - 0.01
+
+
+@pytest.mark.parametrize(("stranger", "rounds"), [(1.0, 1), (-1.0, 2)])
+def test_steps_go_on_while_a_view_is_more_like_the_person_than_a_stranger(
+    model: Deidentifier,
+    faces: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    stranger: float,
+    rounds: int,
+) -> None:
+    taken: list[int] = []
+    descend = refine_module.descend
+
+    def counted(*given: Any) -> Tensor:
+        taken.append(given[2])
+        return descend(*given)
+
+    monkeypatch.setattr(refine_module, "descend", counted)
+    refine(model, faces[:1], donors_of(faces)[:1], 2, stranger)
+    assert taken == [2] * rounds
+
+
+def test_a_stranger_is_as_alike_as_two_people_of_the_bank_are() -> None:
+    codes = WORLD.identity(to_tensor(WORLD.test_faces(6, 1, 9).pixels))
+    banked = replace(WORLD, donors=DonorBank(codes, torch.zeros(6, 3)))
+    others = (codes @ codes.T)[~torch.eye(6, dtype=torch.bool)]
+    assert Strangers(banked).likeness == pytest.approx(float(others.mean()), abs=1e-6)
+
+
 def test_faces_of_a_batch_do_not_interact(model: Deidentifier, faces: Tensor) -> None:
     donors = donors_of(faces)
     together = refined(model, faces, 4)
-    alone = refine(model, faces[1:2], donors[1:2], 4)
+    alone = refine(model, faces[1:2], donors[1:2], 4, STRANGER)
     assert torch.allclose(together[1:2], alone, atol=1e-5)
 
 

@@ -41,6 +41,11 @@ Builder = Callable[[World, ModelPaths | None, AnonymizeParams], Anonymizer]
 
 def build_swap(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Swap:
     """`swap`, bare: who measures it wants to know its donors."""
+    if settings.swap_pool is not None and (world.donors is None or settings.swap_donors == "any"):
+        raise DeidError(
+            "--donor-pool (swap_pool): needs a world with a bank of donors, such as photo, and "
+            "donors who are alike"
+        )
     model = _model("swap", world, models)
     return Swap(
         world,
@@ -51,12 +56,14 @@ def build_swap(world: World, models: ModelPaths | None, settings: AnonymizeParam
         steps=settings.swap_steps,
         keep=settings.swap_keep,
         strength=settings.strength,
+        pool=settings.swap_pool,
     )
 
 
 def with_key(swap: Swap, key: SecretKey) -> Swap:
     """The same with pseudonyms in place of donors: people like those of the world's bank, or like
     some drawn where it has none, and of the person's looks where donors are to be alike."""
+    swap = replace(swap, pool=None)
     codes, bank = Strangers(swap.world, PEOPLE).codes, swap.bank
     keep = swap.keep if bank is not None else ()
     looks = bank.looks if bank is not None else codes.new_zeros(len(codes), 0)

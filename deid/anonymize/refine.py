@@ -2,6 +2,11 @@
 
 M answers for all faces at once; here equation (4)'s losses are taken for one face. Everything
 that follows is judged as any other output.
+
+The person must not be known in what comes out. En_id is the only recognizer that may be asked,
+since each other one of a world judges outputs or reports figures. So that what it no longer knows
+others do not know either, it sees several views (input diversity, Xie et al. 2019), the worst of
+them counts, and steps go on until that one is no more like the person than a stranger is.
 """
 
 from collections.abc import Callable
@@ -10,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deid.diversity import diversify, draw_changes
 from deid.losses import contour_loss, landmark_loss, opening_loss
 from deid.model import Deidentifier
+from deid.seeds import torch_generator
 
 STEPS = 16
 """Where quality counts more than time: landmarks and openings are then met (`benchmarks`)."""
@@ -20,8 +27,8 @@ RATE, LAST_RATE = 0.08, 0.2
 """Adam's first rate, in standard deviations of w, and what part of it the last step has."""
 
 BETAS = (0.8, 0.95)
-STRANGER = 0.1
-"""A cosine in En_id below which the person's likeness need not fall further."""
+VIEWS = 2
+"""Changed views of each picture in which En_id must not know the person either."""
 
 LANDMARK, CONTOURS, OPENINGS, DONOR, PERSON, LIGHT, NEAR = 0.05, 0.08, 0.5, 0.5, 1.0, 0.5, 0.05
 """Weights: as in stage one, then of the donor's and the person's likeness, light and shade, and of
@@ -32,12 +39,12 @@ LIGHT_CELLS, LIGHT_ROWS, LIGHT_COLUMNS = 8, slice(2, 7), slice(2, 6)
 
 
 def refine(
-    model: Deidentifier, faces: Tensor, donors: Tensor, steps: int, stranger: float = STRANGER
+    model: Deidentifier, faces: Tensor, donors: Tensor, steps: int, stranger: float
 ) -> Tensor:
     """w `[N,w_dim]`, from M's answer on, so that G(w) has the expression of `faces [N,3,R,R]`,
     remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and becomes nobody that
-    En_id takes for the faces, by a cosine above `stranger`. Drawn at the smallest
-    side of the generator.
+    En_id takes for the faces, by a cosine above `stranger` in any view. Where one is left after
+    `steps`, there are as many again. Drawn at the smallest side of the generator.
     """
     return one_by_one(
         lambda face, donor: _refine(model, face, donor, steps, stranger), faces, donors
@@ -48,9 +55,23 @@ def _refine(
     model: Deidentifier, face: Tensor, donor: Tensor, steps: int, stranger: float
 ) -> Tensor:
     loss_of = _objective(model, face, donor, stranger)
-    start = model.standardize(model.latent_of(donor, face))
-    moved = descend(start, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR)
-    return model.unstandardize(moved)
+    with torch.no_grad():
+        person = model.world.identity(face)
+    moved = model.standardize(model.latent_of(donor, face))
+    for _ in range(2):
+        moved = descend(moved, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR)
+        w = model.unstandardize(moved)
+        with torch.no_grad():
+            seen = views(model.synthesize(w, model.world.resolutions[0]))
+            if (model.world.identity(seen) @ person[0]).amax() <= stranger:
+                break
+    return w
+
+
+def views(output: Tensor) -> Tensor:
+    """A picture `[1,3,R,R]` as it is, and changed as every other one is, `[1 + VIEWS,3,R,R]`."""
+    changes = draw_changes(VIEWS, torch_generator("refine/views"))
+    return torch.cat([output, diversify(output.expand(VIEWS, -1, -1, -1), changes)])
 
 
 def one_by_one(make: Callable[..., Tensor], *batch: Tensor) -> Tensor:
@@ -92,12 +113,10 @@ def _objective(
 
     def loss_of(w: Tensor) -> Tensor:
         output = model.synthesize(w, side)
-        code = world.identity(output)
-        wanted, known = (F.cosine_similarity(code, other) for other in (donor, person))
+        codes = world.identity(views(output))
+        wanted, known = codes[0] @ donor[0], (codes @ person[0]).amax()
         loss = LANDMARK * landmark_loss(points, world.landmarks(output), side)
-        loss = (
-            loss + DONOR * (1.0 - wanted).mean() + PERSON * (known - stranger).clamp_min(0).mean()
-        )
+        loss = loss + DONOR * (1.0 - wanted) + PERSON * (known - stranger).clamp_min(0)
         loss = loss + LIGHT * F.l1_loss(_light(output), light)
         if world.contours is None or contours is None:
             return loss

@@ -30,6 +30,12 @@ class Strangers:
             return self.world.donors.codes
         return codes_of(self.world, people(self.world, "strangers", self.drawn))
 
+    @property
+    def likeness(self) -> float:
+        """The cosine of two of them, on average."""
+        count = len(self.codes)
+        return float((self.codes.sum(0).square().sum() - count) / (count * (count - 1)))
+
     def some(self, count: int, seed: int) -> Tensor:
         """`count` of them, chosen by a face's seed, `[count,dim]`."""
         random = torch_generator("rivals/strangers", 0, seed)

@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from deid.anonymize.base import working_side
+from deid.anonymize.donor_pool import ATTRIBUTES, DonorPool, columns, counted
 from deid.anonymize.pseudonyms import Pseudonyms, between
-from deid.anonymize.refine import STRANGER, refine
+from deid.anonymize.refine import refine
+from deid.anonymize.strangers import Strangers
 from deid.faces.alignment import Points
 from deid.imaging.flaws import FRINGE, GLASSES, MAYBE, SURELY, bridge, fringe
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size
 from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
-from deid.worlds.donors import DonorBank
 from deid.worlds.world import SEX, World
 
 NEAR = 24
@@ -32,9 +34,6 @@ the bank has nobody nearer: stage one draws nobody over forty, however old the d
 OTHER_SEX = 1.0
 """Difference in the looks' certainty of the sex, a third of it, beyond which a drawn face may be of
 another one: of 12 drawn for each of 100 portraits, 8 % were off by more than half."""
-
-ATTRIBUTES = {"age": (0,), "sex": (SEX,), "skin": (2, 3, 4)}
-"""Which of the looks they are, in worlds that measure looks."""
 
 SMALL = 128
 """The side at which donors are drawn to look for flaws."""
@@ -56,9 +55,10 @@ class Swap:
     En_id is replaced by the seed's next draw; after `tries` draws the least similar one is taken.
     With `steps`, w is refined so often by its gradient (`refine`).
 
-    Of the looks, those of `keep` (`ATTRIBUTES`) count. With `pseudonyms`, the identity is what a
-    secret key makes of the person's own, and neither the seed nor a flaw has a say. A `strength`
-    below 1 goes that share of the arc from the person's own code to the other one.
+    Of the looks, those of `keep` (`ATTRIBUTES`) count. With a `pool`, so many donors of the bank
+    serve everybody (`DonorPool`). With `pseudonyms`, the identity is what a secret key makes of the
+    person's own, and neither the seed nor a flaw has a say. A `strength` below 1 goes that share of
+    the arc from the person's own code to the other one.
     """
 
     world: World
@@ -69,6 +69,7 @@ class Swap:
     steps: int = 0
     keep: tuple[str, ...] = tuple(ATTRIBUTES)
     strength: float = 1.0
+    pool: int | None = None
     pseudonyms: Pseudonyms | None = None
     name: str = "swap"
     enough: int | None = None
@@ -94,20 +95,23 @@ class Swap:
         """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known."""
         if self.steps:
             # On the way to the donor it is the person whom it must remain like.
-            stranger = STRANGER if self.strength == 1.0 else 1.0
+            stranger = self._stranger if self.strength == 1.0 else 1.0
             w = refine(self.model, faces, donors, self.steps, stranger)
         else:
             w = self.model.latent_of(donors, faces)
         return self._drawn(w, faces.shape[-1])
 
+    @cached_property
+    def _stranger(self) -> float:
+        return Strangers(self.world).likeness
+
     @property
-    def bank(self) -> DonorBank | None:
+    def bank(self) -> DonorPool | None:
         """The donors it chooses from, and those of their looks that count; None where it draws
         them."""
-        bank = self.world.donors
-        if bank is None or not self.alike or self.world.looks is None:
+        if self.world.donors is None or not self.alike or self.world.looks is None:
             return None
-        return DonorBank(bank.codes, self._counted(bank.looks))
+        return DonorPool.of(self.world.donors, self.keep, self.pool)
 
     @torch.no_grad()
     def codes(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -126,14 +130,14 @@ class Swap:
         return torch.stack(chosen)
 
     def _unflawed(
-        self, bank: DonorBank, person: tuple[Tensor, Tensor], face: Tensor, seed: int
+        self, bank: DonorPool, person: tuple[Tensor, Tensor], face: Tensor, seed: int
     ) -> Tensor:
         """The code `[dim]` of the first donor drawn for a person (code and looks) who shows no flaw
         with the person's face `[1,3,R,R]`; without any, of the one who shows least, and of the
         person's sex if any is."""
         small = at_size(face, SMALL)
         glasses, expression = bridge(*self._seen(small)) > SURELY, self.model.expression(small)
-        who = person[0], self._counted(person[1])
+        who = person[0], counted(person[1], self.keep)
         unlike = max(UNLIKE, bank.reach(*who, self.max_similarity, NEAR))
         flaws: list[tuple[Flaw, Tensor]] = []
         for attempt in range(ASKED):
@@ -155,12 +159,8 @@ class Swap:
             return False, hangs + wrong
         difference = self.world.looks(drawn)[0] - looks
         other_sex = "sex" in self.keep and bool(difference[SEX].abs() > OTHER_SEX)
-        far = float(self._counted(difference).norm()) - unlike
+        far = float(counted(difference, self.keep).norm()) - unlike
         return other_sex, hangs + wrong + max(0.0, far)
-
-    def _counted(self, looks: Tensor) -> Tensor:
-        """Those of the looks `[…,K]` that are to be kept."""
-        return looks if self.keep == tuple(ATTRIBUTES) else looks[..., columns(self.keep)]
 
     def _drawn(self, w: Tensor, side: int) -> Tensor:
         return at_size(self.model.synthesize(w, side).clamp(-1.0, 1.0), side)
@@ -197,11 +197,6 @@ class Swap:
         )
         w = self.world.truncated_mapping(z.to(self.world.device))
         return generator.synthesis(w).clamp(-1.0, 1.0)
-
-
-def columns(keep: Sequence[str]) -> list[int]:
-    """The numbers of the looks so called."""
-    return [column for name in keep for column in ATTRIBUTES[name]]
 
 
 def kept_looks(world: World, keep: Sequence[str], faces: Tensor) -> Tensor:

@@ -77,14 +77,16 @@ def attack(seen: Seen, attackers: Collection[str] = ATTACKERS) -> tuple[Searches
     return {name: found for name, found in searches.items() if found}, left_out
 
 
-def where_it_survives(crops: Crops, networks: Sequence[NamedRecognizer]) -> dict[str, Searches]:
-    """`PARTIAL` with all but the inside of faces gray ("inside"), and with the inside gray, in
-    originals and outputs alike."""
+def where_it_survives(
+    crops: Crops, networks: Sequence[NamedRecognizer], attackers: Collection[str] = ATTACKERS
+) -> dict[str, Searches]:
+    """`PARTIAL`, as far as they are among `attackers`, with all but the inside of faces gray
+    ("inside"), and with the inside gray, in originals and outputs alike."""
     parts = {}
     for part in ("inside", "outside"):
         originals, outputs = crops.masked(inside=part == "outside")
         masked = replace(crops, originals=originals, outputs=outputs, again=None)
-        parts[part], _ = attack(see(masked, networks), PARTIAL)
+        parts[part], _ = attack(see(masked, networks), set(PARTIAL) & set(attackers))
     return parts
 
 

@@ -19,6 +19,7 @@ from deid.worlds.world import FaceEmbedder, World
 
 BATCH = 25
 INDEPENDENT = "no part in training or selection"
+EN_ID = "En_id"
 Embeddings = Mapping[str, NDArray[np.float64]]
 """By recognizer, unit vectors `[N,dim]`."""
 
@@ -41,7 +42,7 @@ def recognizers(world: World, specs: Sequence[str]) -> list[NamedRecognizer]:
             for name, network in world.held_out.items()
         ),
         *(NamedRecognizer(judge.name, INDEPENDENT, judge.embed) for judge in judges),
-        NamedRecognizer("En_id", "trained with and attacked", _embed(world.identity, world.device)),
+        NamedRecognizer(EN_ID, "trained with and attacked", _embed(world.identity, world.device)),
     ]
 
 

@@ -85,6 +85,12 @@ def text(metrics: Mapping[str, Any]) -> str:
         interval = f"{one['low']:.1%} to {one['high']:.1%}"
         who = f"{one['attacker']}, {one['recognizer']}"
         lines.append(f"A5  {heading}: {one['value']:.1%} ({interval}; {who})")
+    if donors := metrics["donors"]:
+        lines.append(
+            "donors: a guess among those for whom each could have been drawn finds "
+            f"{donors['guess']:.1%}, among all {donors['chance']:.1%}; "
+            f"{donors['alone']:.1%} share theirs with nobody"
+        )
     for part in ("utility", "quality"):
         shown = (f"{one['heading']} {one['value']:.3g}" for one in metrics[part].values())
         lines.append(f"{part}: {'; '.join(shown)}")

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from deid.attack.attackers import ATTACKERS, Searches, attack, see, where_it_survives
+from deid.attack.attackers import ATTACKERS, Searches, Seen, attack, see, where_it_survives
 from deid.attack.crops import Crops, cut
+from deid.attack.donors import crowds
 from deid.attack.findings import (
     Best,
     all_hits,
@@ -22,12 +23,13 @@ from deid.attack.findings import (
 from deid.attack.groups import groups
 from deid.attack.hifd import Predictions, predictions, write_hifd
 from deid.attack.pairs import Folders, open_folders, read_pairs
-from deid.attack.recognizers import NamedRecognizer, build_detectors, recognizers
+from deid.attack.recognizers import EN_ID, NamedRecognizer, build_detectors, recognizers
 from deid.attack.report import Page, write_page
 from deid.attack.settings import AttackSettings
 from deid.attack.utility import describe, quality, utility
 from deid.errors import DeidError
 from deid.gate.place import Placing
+from deid.params import AnonymizeParams
 from deid.progress import progress
 from deid.storage.staging import write_atomically
 from deid.worlds.world import World
@@ -41,17 +43,14 @@ def examine(
     world: World, originals: str, outputs: str, out: Path, settings: AttackSettings
 ) -> dict[str, Any]:
     """Write `metrics.json`, `index.html` and `hifd/` to `out`; answer the metrics, whose
-    `exceeded` names each limit that does not hold.
-
-    Raises DeidError for what cannot be read, or compared.
-    """
+    `exceeded` names each limit that does not hold. `DeidError` for what cannot be compared."""
     networks = recognizers(world, settings.recognizers)
     crops = _crops(world, open_folders(originals, outputs, settings.again), settings)
     with progress("attack", 3) as bar:
         seen = see(crops, networks)
         bar.advance()
-        searches, left_out = attack(seen)
-        parts = where_it_survives(crops, networks)
+        searches, left_out = attack(seen, settings.asked)
+        parts = where_it_survives(crops, networks, settings.asked)
         bar.advance()
         before, after = (describe(world, faces) for faces in (crops.originals, crops.outputs))
         kept, good = utility(world, crops, before, after), quality(world, crops)
@@ -69,6 +68,7 @@ def examine(
         "where": _where(parts, settings.seed),
         "groups": found,
         "worst_group": worst_group(found),
+        "donors": _donors(world, seen, crops, settings),
         "utility": {name: asdict(figure) for name, figure in kept.items()},
         "quality": {name: asdict(figure) for name, figure in good.items()},
         "limits": settings.limits,
@@ -130,6 +130,15 @@ def _best_figures(attacks: Mapping[str, Any], chosen: Mapping[str, Best]) -> dic
     }
 
 
+def _donors(world: World, seen: Seen, crops: Crops, settings: AttackSettings) -> dict[str, float]:
+    """What the donors of swaps tell; nothing unless outputs are said to be some."""
+    if settings.donor_pool is None:
+        return {}
+    anonymize = settings.anonymize or AnonymizeParams()
+    made = anonymize.model_copy(update={"swap_pool": settings.donor_pool or None})
+    return crowds(world, made, crops.originals, seen.outputs[EN_ID], seen.people).figures()
+
+
 def _where(parts: Mapping[str, Searches], seed: int) -> dict[str, Any]:
     return {part: tables(all_hits(found), seed) for part, found in parts.items()}
 
@@ -156,6 +165,6 @@ def _about(
         "world": world.name,
         "weights_sha256": world.weights_sha256,
         "recognizers": {network.name: network.part for network in networks},
-        "attackers": dict(ATTACKERS),
+        "attackers": {name: ATTACKERS[name] for name in settings.asked},
         "seed": settings.seed,
     }

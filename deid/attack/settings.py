@@ -2,9 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deid.errors import DeidError
 from deid.option import option
+
+if TYPE_CHECKING:  # so that the help of a command does not wait for what reads params.yaml
+    from deid.params import AnonymizeParams
+
+NAMES = ("A0", "A1", "A2", "A3", "A4")
+"""Of the attackers."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,14 @@ class AttackSettings:
     )
     again: str | None = option(
         None, "The originals anonymized by the same method with another seed or key."
+    )
+    donor_pool: int | None = option(
+        None,
+        "The outputs are swaps: say what their donors tell, if made with this --donor-pool, or "
+        "with 0 for none.",
+    )
+    attackers: tuple[str, ...] = option(
+        (), "A0 to A4, of whom A0 always attacks; all if not given.", "--attacker"
     )
     recognizers: tuple[str, ...] = option(
         (),
@@ -45,11 +60,19 @@ class AttackSettings:
         None, "Fail where a detector finds a smaller share of faces."
     )
     seed: int = option(0, "Of the draws behind the intervals.")
+    anonymize: "AnonymizeParams | None" = None  # not asked: from params; None: its defaults
 
     def __post_init__(self) -> None:
+        if unknown := set(self.attackers) - set(NAMES):
+            raise DeidError(f"--attacker {min(unknown)}: unknown; choose of {', '.join(NAMES)}")
         for name, share in self.limits.items():
             if share is not None and not 0.0 <= share <= 1.0:
                 raise DeidError(f"--{name.replace('_', '-')} {share:g}: a share is from 0 to 1")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Who attacks."""
+        return tuple(n for n in NAMES if n == NAMES[0] or n in (self.attackers or NAMES))
 
     @property
     def limits(self) -> dict[str, float | None]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deid.attack.crops import Crops
+from deid.attack.gaze import iris_places
 from deid.attack.groups import AgeAndSex, age_and_sex, skin_angles
 from deid.evaluate.columns import Network, networks
 from deid.evaluate.metrics import frechet_distance
@@ -54,6 +55,7 @@ class Described:
     expression: Rows  # [N,K]
     person: AgeAndSex | None
     skin: Rows  # [N], typology angle in degrees
+    irises: Rows  # [N], sideways of the middle, in widths of an eye; NaN where eyes are closed
 
     @property
     def names_expressions(self) -> bool:
@@ -63,12 +65,14 @@ class Described:
 
 def describe(world: World, faces: Pixels) -> Described:
     """Of `uint8 [N,S,S,3]`."""
+    landmarks = _each(world, world.landmarks, faces)
     return Described(
-        landmarks=_each(world, world.landmarks, faces),
+        landmarks=landmarks,
         openings=_each(world, lambda images: _openings(world, images), faces),
         expression=_each(world, world.metric_features.expression, faces),
         person=age_and_sex(world, faces),
         skin=skin_angles(faces),
+        irises=iris_places(faces, landmarks),
     )
 
 
@@ -104,7 +108,7 @@ def utility(world: World, crops: Crops, before: Described, after: Described) -> 
     if before.names_expressions:
         same = before.expression.argmax(axis=1) == after.expression.argmax(axis=1)
         figures["expression_class"] = Reading("same expression", "↑", float(same.mean()), features)
-    return figures | _person(before.person, after.person)
+    return figures | _gaze(before, after) | _person(before.person, after.person)
 
 
 def _detection(crops: Crops, own: str, detector: Network) -> dict[str, Reading]:
@@ -117,6 +121,22 @@ def _detection(crops: Crops, own: str, detector: Network) -> dict[str, Reading]:
             detector if name == own else Network(name, "no part in training or selection"),
         )
         for name, found in crops.found.items()
+    }
+
+
+def _gaze(before: Described, after: Described) -> dict[str, Reading]:
+    """Of those whose eyes are open before and after."""
+    both = np.isfinite(before.irises) & np.isfinite(after.irises)
+    if both.sum() < 2:
+        return {}
+    pixels = Network("darkest disc between En_lnd’s lids", "no network")
+    a, b = before.irises[both], after.irises[both]
+    agreement = _agreement(a[:, None], b[:, None])
+    return {
+        "gaze": Reading(
+            "irises off sideways, widths of an eye", "↓", _median(np.abs(a - b)), pixels
+        ),
+        "gaze_correlation": Reading("gaze sideways, correlation", "↑", agreement, pixels),
     }
 
 

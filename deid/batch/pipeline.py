@@ -9,7 +9,7 @@ from typing import cast, get_args
 from torch import Tensor
 
 from deid.anonymize import METHODS, RIVALS, ModelPaths, invert, kind_of, refine
-from deid.anonymize.swap import ATTRIBUTES
+from deid.anonymize.donor_pool import ATTRIBUTES, LEAST
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
 from deid.batch.preview import REASON, draw_preview, planned
@@ -212,6 +212,8 @@ def _anonymize(settings: RunSettings) -> AnonymizeParams:
         changes["swap_keep"] = _kept(settings.keep_attributes)
     elif settings.key is not None:
         changes["swap_keep"] = KEPT_WITH_KEY
+    if settings.donor_pool is not None:
+        changes["swap_pool"] = _pool(settings)
     if settings.quality == "high":
         changes |= {"swap_steps": refine.STEPS, "adversarial_steps": invert.STEPS}
     return own.model_copy(update=changes)
@@ -223,6 +225,14 @@ def _strength(settings: RunSettings) -> float:
     if settings.method not in TRAINED:
         raise DeidError(f"--strength: {settings.method} has none; give swap or adversarial")
     return settings.strength
+
+
+def _pool(settings: RunSettings) -> int | None:
+    if settings.donor_pool is not None and settings.donor_pool < LEAST:
+        raise DeidError(f"--donor-pool {settings.donor_pool}: must be {LEAST} or more")
+    if settings.method != "swap" or settings.key is not None:
+        raise DeidError("--donor-pool: only --method swap without a --key has donors")
+    return settings.donor_pool
 
 
 def _kept(text: str) -> tuple[str, ...]:

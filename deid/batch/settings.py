@@ -74,6 +74,11 @@ class RunSettings:
         "For swap: what donors have in common with the person, of age,sex,skin; if not given, all "
         "of them, or what the parameters say (swap_keep); with --key, sex.",
     )
+    donor_pool: int | None = option(
+        None,
+        "For swap: so few donors, 4 or more, that each serves many people and tells little of who "
+        "they are; they are less alike. If not given, what the parameters say (swap_pool).",
+    )
     quality: str = option(
         "normal",
         "high: each new face is refined by gradient steps, in seconds, so that a swap follows the "

@@ -1,5 +1,6 @@
 """`deid attack`: the strictest examination of a folder of outputs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +31,9 @@ def attack(
     from deid.batch.project import bundle_at, find_root
     from deid.worlds import load_world
 
-    networks = load_world(bundle_at(find_root(), world).world)
-    metrics = examine(networks, originals, outputs, out, asked)
+    bundle = bundle_at(find_root(), world)
+    asked = replace(asked, anonymize=bundle.anonymize)
+    metrics = examine(load_world(bundle.world), originals, outputs, out, asked)
     typer.echo(text(metrics))
     typer.echo(f"report: {out / PAGE}")
     if metrics["exceeded"]:

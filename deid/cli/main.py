@@ -50,7 +50,7 @@ app.add_typer(flows.app, name="flows")
 app.add_typer(study.app, name="study")
 for stage in (stages.sample, stages.validate, stages.stage_one, stages.stage_two):
     app.command()(stage)
-for stage in (stages.evaluate, stages.report):
+for stage in (stages.evaluate, stages.attack_stages, stages.report):
     app.command()(stage)
 for command in (registry.register, registry.promote, registry.rollback):
     app.command()(command)

@@ -14,6 +14,7 @@ LATENTS = Path("data/latents")
 VALIDATION = Path("data/validation")
 STAGE_ONE = Path("data/stage_one")
 STAGE_TWO = Path("data/stage_two")
+ATTACK = Path("data/attack")  # not in reports, which each evaluation makes anew
 REPORTS = Path("reports")
 SCORES = Path("study/scores.json")  # not in reports, which each evaluation makes anew
 MOST = 4  # processes, unless more are asked for: in the world photo each holds 1.3 GB
@@ -106,6 +107,16 @@ def evaluate(
     shared = jobs or min(processors(), MOST)
     one, two = stages / STAGE_ONE.name, stages / STAGE_TWO.name
     evaluate(p.evaluate, p.anonymize, p.world, one, two, out, shared)
+
+
+def attack_stages(params: ParamsFile = PARAMS) -> None:
+    """Attack what the trained methods make of held-out people, into data/attack."""
+    from deid.attack.stage import attack_stages
+    from deid.batch.project import local_bundle
+    from deid.params import load_params
+
+    p = load_params(params)
+    attack_stages(p.attack, local_bundle(p), ATTACK)
 
 
 def report(

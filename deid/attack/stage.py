@@ -1,0 +1,134 @@
+"""The stage `attack`: who is found of held-out people, de-identified as `deid run` does it."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from deid.attack.run import examine
+from deid.attack.settings import AttackSettings
+from deid.batch.bundle import Bundle
+from deid.batch.project import open_pipeline
+from deid.batch.run import deidentify_path
+from deid.batch.settings import RunSettings
+from deid.params import AttackParams
+from deid.stage_files import read_description
+from deid.storage.staging import resumable_directory, write_atomically
+from deid.worlds.world import World
+
+METRICS, SCORES, PAGES, PICTURES = "metrics.json", "scores.csv", "pages", "pictures"
+SEEDED = frozenset({"swap"})
+"""Methods that draw: made again with another seed they give another face, and A4 is tried."""
+
+Report = Mapping[str, Any]
+
+
+def attack_stages(params: AttackParams, bundle: Bundle, out: Path) -> None:
+    """Write `metrics.json`, `scores.csv` and a page a method to `out`.
+
+    Pictures are made for it and removed. Raises `DeidError` where a stage's output is missing.
+    """
+    from deid.tracking import tracked_run
+    from deid.worlds import load_world
+
+    world = load_world(bundle.world)
+    settings = {
+        "attack": params.model_dump(mode="json"),
+        "anonymize": bundle.anonymize.model_dump(mode="json"),
+        "world": world.weights_sha256,
+        "donors": world.donors_sha256,
+        "stage_one": read_description(bundle.stage_one)["sha256"],
+        "stage_two": read_description(bundle.stage_two)["sha256"],
+    }
+    if world.device.type == "cpu":
+        torch.set_num_threads(1)
+    shown = {key: settings[key] for key in ("attack", "anonymize", "world")}
+    with resumable_directory(out, settings) as work:
+        with tracked_run("attack", shown, resume=work) as run:
+            reports = attacked(params, bundle, world, work)
+            figures = {method: summary(report) for method, report in reports.items()}
+            write_atomically(work / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
+            write_atomically(work / SCORES, scores(reports).encode())
+            for method, one in figures.items():
+                run.metrics(0, **{f"{method}.{name}": value for name, value in one.items()})
+            run.artifact(work / METRICS)
+            run.artifact(work / PAGES)
+        shutil.rmtree(work / PICTURES)
+
+
+def attacked(params: AttackParams, bundle: Bundle, world: World, work: Path) -> dict[str, Report]:
+    """The report of `deid attack` on each method, whose page is in `work`."""
+    originals = _originals(world, params, work / PICTURES / "originals")
+    reports = {}
+    for method in params.methods:
+        outputs = _outputs(bundle, world, method, params.seed, originals)
+        again = None
+        if method in SEEDED and "A4" in params.attackers:
+            again = str(_outputs(bundle, world, method, params.seed + 1, originals))
+        asked = AttackSettings(
+            people="folder", again=again, attackers=params.attackers, seed=params.seed
+        )
+        reports[method] = examine(world, str(originals), str(outputs), work / PAGES / method, asked)
+    return reports
+
+
+def summary(report: Report) -> dict[str, float]:
+    """The figures of a method that say most: what the best attacker finds, and each attacker's best
+    recognizer; faces found by the worst detector; expression, and distance to the original."""
+    best, utility, attacks = report["best"], report["utility"], report["attacks"]
+    found = {f"rank1_{name}": _most(one, "rank1") for name, one in attacks.items()}
+    who = attacks[best["rank1"]["attacker"]][best["rank1"]["recognizer"]]
+    return {
+        **{f"rank1{part}": best["rank1"][key] for part, key in _PARTS.items()},
+        "rank1_chance": who["chance"]["rank1"],
+        **{f"tar{part}": best["tar"][key] for part, key in _PARTS.items()},
+        **found,
+        "detected": min(one["value"] for key, one in utility.items() if key.startswith("detected")),
+        "expression": utility["expression"]["value"],
+        "lpips": report["quality"]["lpips"]["value"],
+    }
+
+
+_PARTS = {"": "value", "_low": "low", "_high": "high"}
+
+
+def scores(reports: Mapping[str, Report]) -> str:
+    """A row for each method, attacker and recognizer, as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("search", "method", "attacker", "recognizer", "rank1", "tar"))
+    for method, report in reports.items():
+        for attacker, found in report["attacks"].items():
+            for name, one in found.items():
+                shares = one["rank1"]["value"], one["tar"]["value"]
+                writer.writerow((f"{method} {attacker} {name}", method, attacker, name, *shares))
+    return text.getvalue()
+
+
+def _most(found: Mapping[str, Any], figure: str) -> float:
+    return max(float(one[figure]["value"]) for one in found.values())
+
+
+def _originals(world: World, params: AttackParams, folder: Path) -> Path:
+    """Held-out people as PNG, a folder each."""
+    faces = world.test_faces(params.identities, params.views, params.seed)
+    for index, (picture, person) in enumerate(zip(faces.pixels, faces.identities, strict=True)):
+        _, coded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        write_atomically(folder / f"{person:03}" / f"{index:04}.png", coded.tobytes())
+    return folder
+
+
+def _outputs(bundle: Bundle, world: World, method: str, seed: int, originals: Path) -> Path:
+    """The folder of what `deid run` makes of the originals; one that it quarantines is missing."""
+    rendered = world.domain == "rendered people"
+    # One pass finds an upright face that fills its picture, and many take most of the time.
+    asked = RunSettings(method=method, seed=seed, rendered=rendered, detect_size=world.resolution)
+    outputs = originals.parent / f"{method}-{seed}"
+    deidentify_path(originals, outputs, open_pipeline(bundle, asked, world=world))
+    return outputs
