@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     key: str | Path | None
     strength: float
     keep_attributes: str | None
+    donor_pool: int | None
     quality: str
     allow_no_face: bool
     rendered: bool

@@ -27,6 +27,9 @@ RATE, LAST_RATE = 0.08, 0.2
 """Adam's first rate, in standard deviations of w, and what part of it the last step has."""
 
 BETAS = (0.8, 0.95)
+AIM = 0.1
+"""A cosine in En_id below which the person's likeness need not fall further."""
+
 VIEWS = 2
 """Changed views of each picture in which En_id must not know the person either."""
 
@@ -39,12 +42,13 @@ LIGHT_CELLS, LIGHT_ROWS, LIGHT_COLUMNS = 8, slice(2, 7), slice(2, 6)
 
 
 def refine(
-    model: Deidentifier, faces: Tensor, donors: Tensor, steps: int, stranger: float
+    model: Deidentifier, faces: Tensor, donors: Tensor, steps: int, stranger: float | None
 ) -> Tensor:
     """w `[N,w_dim]`, from M's answer on, so that G(w) has the expression of `faces [N,3,R,R]`,
     remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and becomes nobody that
-    En_id takes for the faces, by a cosine above `stranger` in any view. Where one is left after
-    `steps`, there are as many again. Drawn at the smallest side of the generator.
+    En_id takes for the faces in any view. Where the person's cosine with one exceeds that of a
+    `stranger` after `steps`, there are as many again; None: the person may be known. Drawn at the
+    smallest side of the generator.
     """
     return one_by_one(
         lambda face, donor: _refine(model, face, donor, steps, stranger), faces, donors
@@ -52,9 +56,9 @@ def refine(
 
 
 def _refine(
-    model: Deidentifier, face: Tensor, donor: Tensor, steps: int, stranger: float
+    model: Deidentifier, face: Tensor, donor: Tensor, steps: int, stranger: float | None
 ) -> Tensor:
-    loss_of = _objective(model, face, donor, stranger)
+    loss_of = _objective(model, face, donor, PERSON if stranger is not None else 0.0)
     with torch.no_grad():
         person = model.world.identity(face)
     moved = model.standardize(model.latent_of(donor, face))
@@ -63,8 +67,9 @@ def _refine(
         w = model.unstandardize(moved)
         with torch.no_grad():
             seen = views(model.synthesize(w, model.world.resolutions[0]))
-            if (model.world.identity(seen) @ person[0]).amax() <= stranger:
-                break
+            known = (model.world.identity(seen) @ person[0]).amax()
+        if stranger is None or known <= stranger:
+            break
     return w
 
 
@@ -101,9 +106,10 @@ def descend(
 
 
 def _objective(
-    model: Deidentifier, face: Tensor, donor: Tensor, stranger: float
+    model: Deidentifier, face: Tensor, donor: Tensor, weight: float
 ) -> Callable[[Tensor], Tensor]:
-    """The loss of w `[1,w_dim]` for one face `[1,3,R,R]` and its donor's code `[1,dim]`."""
+    """The loss of w `[1,w_dim]` for one face `[1,3,R,R]` and its donor's code `[1,dim]`, in which
+    the person's likeness has a `weight`."""
     world, side = model.world, model.world.resolutions[0]
     scale = side / face.shape[-1]
     with torch.no_grad():
@@ -116,7 +122,7 @@ def _objective(
         codes = world.identity(views(output))
         wanted, known = codes[0] @ donor[0], (codes @ person[0]).amax()
         loss = LANDMARK * landmark_loss(points, world.landmarks(output), side)
-        loss = loss + DONOR * (1.0 - wanted) + PERSON * (known - stranger).clamp_min(0)
+        loss = loss + DONOR * (1.0 - wanted) + weight * (known - AIM).clamp_min(0)
         loss = loss + LIGHT * F.l1_loss(_light(output), light)
         if world.contours is None or contours is None:
             return loss

@@ -95,7 +95,7 @@ class Swap:
         """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known."""
         if self.steps:
             # On the way to the donor it is the person whom it must remain like.
-            stranger = self._stranger if self.strength == 1.0 else 1.0
+            stranger = self._stranger if self.strength == 1.0 else None
             w = refine(self.model, faces, donors, self.steps, stranger)
         else:
             w = self.model.latent_of(donors, faces)

@@ -65,7 +65,7 @@ def attack_stages(params: AttackParams, bundle: Bundle, out: Path) -> None:
 def attacked(params: AttackParams, bundle: Bundle, world: World, work: Path) -> dict[str, Report]:
     """The report of `deid attack` on each method, whose page is in `work`."""
     originals = _originals(world, params, work / PICTURES / "originals")
-    reports = {}
+    reports: dict[str, Report] = {}
     for method in params.methods:
         outputs = _outputs(bundle, world, method, params.seed, originals)
         again = None
