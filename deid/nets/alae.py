@@ -1,8 +1,8 @@
 """The networks of ALAE (Pidhorskyi et al. 2020) in its style-based form: F, G, E and D.
 
 G is StyleGAN1's synthesis. E mirrors it: where G's layers take a style, E's give one, the mean and
-deviation of each channel, and the sum of linear maps of these is w. Layers of 32² and 64² would take
-nearly all of the time: E sees pictures of 64 px as maps of 16² with 48 channels, the pixels of each
+deviation of each channel, and the sum of linear maps of these is w. Layers of 32² and 64² would be
+nearly all of the work: E sees pictures of 64 px as maps of 16² with 48 channels, the pixels of each
 place beside each other, and G adds such a map to a smooth picture.
 """
 
