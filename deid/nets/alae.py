@@ -1,9 +1,9 @@
 """The networks of ALAE (Pidhorskyi et al. 2020) in its style-based form: F, G, E and D.
 
 G is StyleGAN1's synthesis. E mirrors it: where G's layers take a style, E's give one, the mean and
-deviation of each channel, and the sum of linear maps of these is w. Pictures of 64 px pass as maps
-of 16² with 48 channels, the pixels of each place beside each other: layers of 32² and 64² would
-take nearly all of the time.
+deviation of each channel, and the sum of linear maps of these is w. Layers of 32² and 64² would be
+nearly all of the work: E sees pictures of 64 px as maps of 16² with 48 channels, the pixels of each
+place beside each other, and G adds such a map to a smooth picture.
 """
 
 from itertools import pairwise
@@ -39,7 +39,11 @@ class StyleDecoder(nn.Module):
                 self.convolutions.append(Convolution(WIDTHS[index - 1], width, None, False))
             self.convolutions.append(Convolution(width, width, None, False))
             self.layers += [StyledLayer(width, 4 << index, W_DIM, 1e-5) for _ in range(2)]
+        self.to_rgb = Convolution(WIDTHS[-1], 3, None, False)
         self.to_pixels = Convolution(WIDTHS[-1], 3 * PLACE**2, None, False)
+        with torch.no_grad():  # begin with smooth pictures, near gray
+            self.to_rgb.weight.mul_(0.3)
+            self.to_pixels.weight.mul_(0.03)
 
     def forward(self, ws: Tensor) -> Tensor:
         x = self.layers[0](self.constant.expand(len(ws), -1, -1, -1), ws[:, 0])
@@ -48,7 +52,8 @@ class StyleDecoder(nn.Module):
             if index % 2 == 0:
                 x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
             x = self.layers[index](x, ws[:, index])
-        return F.pixel_shuffle(self.to_pixels(x), PLACE)
+        smooth = F.interpolate(self.to_rgb(x), scale_factor=float(PLACE), mode="bilinear")
+        return smooth + F.pixel_shuffle(self.to_pixels(x), PLACE)
 
 
 class Extraction(nn.Module):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 WIDTHS = (3, 24, 48, 72, 96)
-"""Channels at 64², 32², 16², 8² and 4²; theirs are 32, 32, 64 and 64."""
+"""Channels at 64², 32², 16², 8² and 4²; theirs are 32, 32, 64 and 64, and a dense layer of 256."""
 
-HIDDEN, LATENT = 256, 32
+LATENT = 32
 
 
 class BetaVAE(nn.Module):
@@ -27,18 +27,14 @@ class BetaVAE(nn.Module):
             for inputs, outputs in pairwise(WIDTHS)
             for layer in (nn.Conv2d(inputs, outputs, 4, 2, 1), nn.ReLU(inplace=True))
         ]
-        self.encoder = nn.Sequential(
-            *down, nn.Flatten(), nn.Linear(flat, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT)
-        )
+        self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(flat, 2 * LATENT))
         up = [
             layer
             for inputs, outputs in pairwise(WIDTHS[::-1])
             for layer in (nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.ReLU(inplace=True))
         ]
         self.decoder = nn.Sequential(
-            nn.Linear(LATENT, HIDDEN),
-            nn.ReLU(),
-            nn.Linear(HIDDEN, flat),
+            nn.Linear(LATENT, flat),
             nn.ReLU(),
             nn.Unflatten(1, (WIDTHS[-1], 4, 4)),
             *up[:-1],

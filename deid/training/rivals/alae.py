@@ -11,11 +11,11 @@ Reciprocity (3) is in w, nowhere in pixels. In 1 and 2 half of the pictures are 
 each in some layers (style mixing); 3 has one.
 
 Departures. G and E have no layers above 16², whose places draw 4 × 4 pixels each, and do not grow
-in training. In the first three
-quarters of it, 3 has λ ‖x − G∘E(x)‖₁ beside it, where λ falls from `GUIDANCE` to 0: a training of
-minutes does not come to faces otherwise. It ends with theirs alone. γ is 2, theirs 10, in every
-eighth step (as StyleGAN2), eightfold. F learns at a tenth of the rate instead of a hundredth. E and
-G are averaged over steps. Widths of 64 and 96 where theirs are 16 to 512; w has 96 numbers.
+in training; widths are 64 and 96, theirs 16 to 512, and w has 96 numbers. In the first three
+quarters of the training 3 has λ ‖x − G∘E(x)‖₁ beside it, where λ falls from `GUIDANCE` to 0, since
+a training of minutes does not come to faces otherwise; it ends with theirs alone. γ is 2, theirs
+10, in every eighth step eightfold (as StyleGAN2 has it). F learns at a tenth of the rate instead of
+a hundredth; 3 takes Muon in place of Adam; E and G are averaged over steps.
 """
 
 from pathlib import Path
@@ -28,6 +28,7 @@ from deid.nets.alae import ALAE, LAYERS, Z_DIM
 from deid.seeds import torch_generator
 from deid.training.rivals.task import RivalTask
 from deid.worlds.cards import Card
+from deid.worlds.mini.pretrain.optimizer import Muon
 from deid.worlds.training_loop import Phase, Schedule
 from deid.worlds.world import World
 
@@ -35,8 +36,9 @@ GAMMA, LAZY = 2.0, 8
 GUIDANCE, GUIDED = 5.0, 0.75
 """λ at the start, and the share of the training after which it is 0."""
 
-RECIPROCITY = 1.0
 MIXED = 0.5
+MUON_RATE = 0.02
+"""Of what phase 3 trains."""
 
 
 def r1(gradient: Tensor) -> Tensor:
@@ -52,6 +54,8 @@ def reciprocity(w: Tensor, again: Tensor) -> Tensor:
 class ALAETask(RivalTask):
     """Three phases."""
 
+    memory_format = torch.contiguous_format  # Muon takes kernels as matrices
+
     def build(self) -> nn.Module:
         return ALAE()
 
@@ -59,16 +63,19 @@ class ALAETask(RivalTask):
         assert isinstance(model, ALAE)
         encoder = list(model.autoencoder.encoder.parameters())
         decoder = list(model.autoencoder.decoder.parameters())
-        trained = [
-            (self.loss, [*encoder, *model.discriminator.parameters()]),
-            (self.generator_loss, [*decoder, *model.mapping.parameters()]),
-            (self.reciprocity_loss, [*encoder, *decoder]),
-        ]
-        rate = self.schedule.learning_rate
+        judges = [*encoder, *model.discriminator.parameters()]
+        makers, both = [*decoder, *model.mapping.parameters()], [*encoder, *decoder]
+        kernels = [p for p in both if p.ndim > 1 and p.shape[0] > 1]
+        others = [p for p in both if p.ndim <= 1 or p.shape[0] == 1]
         return [
-            Phase(loss, weights, [torch.optim.Adam(weights, rate, (0.0, 0.99))])
-            for loss, weights in trained
+            Phase(self.loss, judges, [self.adam(judges)]),
+            Phase(self.generator_loss, makers, [self.adam(makers)]),
+            Phase(self.reciprocity_loss, both, [Muon(kernels, MUON_RATE), self.adam(others)]),
         ]
+
+    def adam(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """As in the paper."""
+        return torch.optim.Adam(weights, self.schedule.learning_rate, (0.0, 0.99))
 
     def draw(self, model: ALAE, part: str, step: int) -> Tensor:
         """G∘F(z), half of it of mixed styles."""
@@ -112,7 +119,7 @@ class ALAETask(RivalTask):
         with torch.no_grad():
             w = model.mapping(z)
         coder = model.autoencoder
-        loss = RECIPROCITY * reciprocity(w, coder.encode(coder.decode(w)))
+        loss = reciprocity(w, coder.encode(coder.decode(w)))
         guidance = GUIDANCE * max(0.0, 1.0 - step / (GUIDED * self.schedule.steps))
         if guidance > 0.0:
             images = self.pictures.images(self.batches(step))
