@@ -209,9 +209,17 @@ def test_losses_of_faceshifter_are_those_of_the_paper() -> None:
     assert float(shifter_training.hinge_loss(maps, real=False)) == pytest.approx((2.25 + 0.0) / 2)
     a, b = torch.zeros(2, 3), torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
     assert float(shifter_training.attributes_loss([a, a], [b, b])) == pytest.approx(2.5)
-    same = torch.tensor([False, True])
-    assert float(shifter_training.reconstruction_loss(a, b, same)) == pytest.approx(2.0)
-    assert float(shifter_training.reconstruction_loss(a, b, ~(same | ~same))) == 0.0
+    made, wanted = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2)
+    wanted[1] = 2.0
+    second = torch.tensor([0.0, 1.0])[:, None, None, None]
+    assert float(shifter_training.reconstruction_loss(made, wanted, second)) == pytest.approx(2.0)
+    assert float(shifter_training.reconstruction_loss(made, wanted, 0 * second)) == 0.0
+    pixels = second.expand(2, 1, 2, 2).clone()
+    pixels[0, 0, 0] = 1.0  # 2 pixels off by 1, 4 by 2
+    expected = 0.5 * (2 * 1.0 + 4 * 4.0) / 6
+    assert float(shifter_training.reconstruction_loss(made, wanted, pixels)) == pytest.approx(
+        expected
+    )
     codes = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), dim=1)
     expected = (0.0 + 1.0 - math.sqrt(0.5)) / 2
     assert float(shifter_training.identity_loss(codes, codes[[0, 0]])) == pytest.approx(expected)
