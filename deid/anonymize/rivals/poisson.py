@@ -39,8 +39,8 @@ def _membrane(values: Field, inside: NDArray[np.bool_]) -> Field:
     half, outside = (size + 1) // 2, (~inside).astype(np.float32)
     around = cv2.resize(outside, (half, half), interpolation=cv2.INTER_AREA)
     small = cv2.resize(values * outside[..., None], (half, half), interpolation=cv2.INTER_AREA)
-    small = (small / np.maximum(around, 1e-6)[..., None]).astype(np.float32)
-    start = _membrane(small, around < 0.5)
+    mean: Field = np.asarray(small / np.maximum(around, 1e-6)[..., None], np.float32)
+    start = _membrane(mean, around < 0.5)
     grown = cv2.resize(start, (size, size), interpolation=cv2.INTER_LINEAR)
     field = np.where(inside[..., None], grown, values).astype(np.float32)
     cross = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4.0

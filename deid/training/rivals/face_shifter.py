@@ -17,9 +17,9 @@ numbers. Norms are means. A training of minutes must learn to draw first, or it 
 En_id takes for the source: half of the pairs are one picture twice, also AEI-Net's (theirs: a
 fifth), λ_rec is 40 (10), L_rec also counts outside of the face, whatever the pair, λ_id is 1 (5),
 and L_id comes in over the first quarter. It is taken on `JUDGED` pictures of a batch, for En_id
-takes longer than all else. Both networks are trained at once, HEAR-Net on what AEI-Net draws so far,
-and it adds to Ŷ in place of drawing Y anew. Occlusions are ellipses with another picture's pixels;
-theirs were hands and rendered objects.
+takes longer than all else. Both networks are trained at once, HEAR-Net on what AEI-Net draws so
+far, and it adds to Ŷ in place of drawing Y anew. Occlusions are ellipses with another picture's
+pixels; theirs were hands and rendered objects.
 """
 
 from pathlib import Path
