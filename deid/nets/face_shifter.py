@@ -79,8 +79,8 @@ class AAD(nn.Module):
         self.mask = nn.Conv2d(channels, 1, 3, 1, 1)
         for layer in (self.attributes, self.identity):
             nn.init.normal_(layer.weight, std=0.5 * layer.weight[0].numel() ** -0.5)
-            with torch.no_grad():
-                layer.bias.copy_(torch.arange(2 * channels) < channels)  # γ starts at 1, β at 0
+            start = (torch.arange(2 * channels) < channels).float()  # γ at 1, β at 0
+            layer.bias = nn.Parameter(start)
 
     def forward(self, h: Tensor, z_att: Tensor, z_id: Tensor) -> Tensor:
         normal = F.instance_norm(h)
@@ -156,5 +156,5 @@ class Swapper(nn.Module):
 
     def refine(self, drawn: Tensor, targets: Tensor, again: Tensor) -> Tensor:
         """Y_{s,t} of Ŷ_{s,t}, X_t and Ŷ_{t,t}: U(Ŷ_{s,t}, X_t − Ŷ_{t,t})."""
-        change = self.hear(torch.cat([drawn, targets - again], 1))
+        change: Tensor = self.hear(torch.cat([drawn, targets - again], 1))
         return (drawn + change).clamp(-1.0, 1.0)

@@ -25,8 +25,8 @@ Field = NDArray[np.float32]
 def blended(made: Tensor, face: Tensor, region: Tensor) -> Tensor:
     """P of pictures `[1,3,S,S]`: `face` where `region [S,S]` is 0, the gradients of `made` within.
     The region must not touch the picture's rim."""
-    difference = (face - made)[0].permute(1, 2, 0).double().cpu().numpy()
-    membrane = _membrane(difference.astype(np.float32), region.cpu().numpy() > 0.5)
+    difference: Field = (face - made)[0].permute(1, 2, 0).float().cpu().numpy()
+    membrane = _membrane(difference, region.cpu().numpy() > 0.5)
     corrected = made + torch.from_numpy(membrane).permute(2, 0, 1)[None].to(made)
     return torch.where(region > 0.5, corrected, face)
 
@@ -39,13 +39,14 @@ def _membrane(values: Field, inside: NDArray[np.bool_]) -> Field:
     half, outside = (size + 1) // 2, (~inside).astype(np.float32)
     around = cv2.resize(outside, (half, half), interpolation=cv2.INTER_AREA)
     small = cv2.resize(values * outside[..., None], (half, half), interpolation=cv2.INTER_AREA)
-    start = _membrane(small / np.maximum(around, 1e-6)[..., None], around < 0.5)
+    mean: Field = np.asarray(small / np.maximum(around, 1e-6)[..., None], np.float32)
+    start = _membrane(mean, around < 0.5)
     grown = cv2.resize(start, (size, size), interpolation=cv2.INTER_LINEAR)
-    field = np.where(inside[..., None], grown, values)
+    field = np.where(inside[..., None], grown, values).astype(np.float32)
     cross = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4.0
     for _ in range(SWEEPS):
         field = np.where(inside[..., None], cv2.filter2D(field, -1, cross), values)
-    return np.asarray(field, np.float32)
+    return field
 
 
 def _solved(values: Field, inside: NDArray[np.bool_]) -> Field:

@@ -6,18 +6,20 @@ X_s is the source, X_t the target, Ŷ what AEI-Net draws, Y what HEAR-Net makes 
     L_adv   hinge losses of discriminators at several scales
     L_id  = 1 − cos(z_id(Ŷ), z_id(X_s)),        L_att = ½ Σ_k ‖z_att^k(Ŷ) − z_att^k(X_t)‖²
     L_rec = ½ ‖Ŷ − X_t‖² where X_t = X_s, else 0
-    L_AEI = L_adv + 10 L_att + 5 L_id + 10 L_rec
+    L_AEI = L_adv + 10 L_att + λ_id L_id + λ_rec L_rec
     L_HEAR = ½ ‖Y − X_t‖² where X_t = X_s + (1 − cos(z_id(Y), z_id(X_s))) + ‖Ŷ − Y‖₁
 
 z_id is En_id, where theirs is ArcFace. What lies in front of a face is drawn for HEAR-Net alone.
 
 Departures. 64 px (256), 6 levels of attributes (8) of 16 to 64 channels, group norm in the encoder
 (batch norm), 1×1 convolutions for γ_att, β_att and the shortcut (3×3), and z_id narrowed to 64
-numbers. Norms are means. Half of the pairs are one picture twice, also AEI-Net's (theirs: a fifth),
-and L_id comes in over the first quarter: a training of minutes must learn to draw first. It is
-taken on `JUDGED` pictures of a batch, for En_id takes longer than all else. Both networks are
-trained at once, HEAR-Net on what AEI-Net draws so far, and it adds to Ŷ in place of drawing Y anew.
-Occlusions are ellipses with another picture's pixels; theirs were hands and rendered objects.
+numbers. Norms are means. A training of minutes must learn to draw first, or it learns noise that
+En_id takes for the source: half of the pairs are one picture twice, also AEI-Net's (theirs: a
+fifth), λ_rec is 40 (10), L_rec also counts outside of the face, whatever the pair, λ_id is 1 (5),
+and L_id comes in over the first quarter. It is taken on `JUDGED` pictures of a batch, for En_id
+takes longer than all else. Both networks are trained at once, HEAR-Net on what AEI-Net draws so
+far, and it adds to Ŷ in place of drawing Y anew. Occlusions are ellipses with another picture's
+pixels; theirs were hands and rendered objects.
 """
 
 from pathlib import Path
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deid.imaging.region import face_regions
 from deid.nets.face_shifter import Swapper
 from deid.nets.unet import MultiScaleDiscriminator
 from deid.training.rivals.task import RivalTask
@@ -35,7 +38,7 @@ from deid.worlds.cards import Card
 from deid.worlds.training_loop import Phase, Schedule
 from deid.worlds.world import World
 
-ATTRIBUTES, IDENTITY, RECONSTRUCTION = 10.0, 5.0, 10.0
+ATTRIBUTES, IDENTITY, RECONSTRUCTION = 10.0, 1.0, 40.0
 SAME = 0.5
 """The share of the pairs that are one picture twice."""
 
@@ -69,11 +72,10 @@ def attributes_loss(made: list[Tensor], wanted: list[Tensor]) -> Tensor:
     return 0.5 * torch.stack(parts).sum()
 
 
-def reconstruction_loss(made: Tensor, targets: Tensor, same: Tensor) -> Tensor:
-    """L_rec: only those of the batch that are `same [N]` count."""
-    if not bool(same.any()):
-        return made.new_zeros(())
-    return 0.5 * F.mse_loss(made[same], targets[same])
+def reconstruction_loss(made: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+    """L_rec, of the pixels that are `counted`, `[N,1,H,W]` or `[N,1,1,1]` of 0 and 1."""
+    error = (made - targets).square().mean(1, keepdim=True) * counted
+    return 0.5 * error.sum() / counted.expand_as(error).sum().clamp_min(1.0)
 
 
 def identity_loss(codes: Tensor, sources: Tensor) -> Tensor:
@@ -128,12 +130,14 @@ class FaceShifterTask(RivalTask):
         self.drawn = made.detach()
         fooled = torch.stack([-each.mean() for each in model.discriminator(made)]).mean()
         codes = self.world.identity(made[-JUDGED:])
+        beyond = 1.0 - face_regions(self.pictures.landmarks(targets), faces.shape[-1])
+        counted = torch.maximum(beyond, same.float()[:, None, None, None])
         arrived = min(1.0, step / (ARRIVAL * self.schedule.steps))
         return (
             fooled
             + ATTRIBUTES * attributes_loss(aei.encoder(made), attributes)
             + arrived * IDENTITY * identity_loss(codes, z_id[-JUDGED:])
-            + RECONSTRUCTION * reconstruction_loss(made, faces, same)
+            + RECONSTRUCTION * reconstruction_loss(made, faces, counted)
         )
 
     def discriminator_loss(self, model: nn.Module, step: int) -> Tensor:
@@ -148,7 +152,8 @@ class FaceShifterTask(RivalTask):
         assert isinstance(model, Opponents)
         middle = self.schedule.batch_size // 2
         few = slice(middle - HEARD // 2, middle + HEARD // 2)  # half of them one picture twice
-        targets, sources, same = (each[few] for each in self.pairs(step))
+        every, others, twice = self.pairs(step)
+        targets, sources, same = every[few], others[few], twice[few]
         faces = self.occluded(targets, step)
         z_id, own = self.pictures.codes(sources), self.pictures.codes(targets)
         with torch.no_grad():
@@ -157,7 +162,7 @@ class FaceShifterTask(RivalTask):
         made = model.swapper.refine(drawn, faces, again)
         codes = self.world.identity(made[-HEARD_JUDGED:])
         return (
-            reconstruction_loss(made, faces, same)
+            reconstruction_loss(made, faces, same.float()[:, None, None, None])
             + identity_loss(codes, z_id[-HEARD_JUDGED:])
             + F.l1_loss(made, drawn)
         )
