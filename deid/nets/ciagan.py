@@ -3,7 +3,9 @@ residual blocks without batch norm, a bottleneck that takes the identity, instan
 
 Narrower and shallower than theirs, for a processor: 24 to 88 channels in the generator (64 to 256),
 24 to 96 in the discriminator (64 to 512), two residual blocks in the middle (4), 3 layers for the
-identity (7). Instead of their first and last block, 2 × 2 pixels are four channels.
+identity (7). Instead of their first and last block, 2 × 2 pixels are four channels. G ends in a
+sigmoid and D in no rectifier, which in their code is the other way about; embeddings have one
+length.
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ IDENTITIES = 512
 
 GENERATOR_WIDTHS = (24, 48, 88)
 DISCRIMINATOR_WIDTHS = (24, 48, 96)
-SIAMESE_WIDTHS, EMBEDDING = (16, 32, 64, 96), 64
+SIAMESE_WIDTHS, EMBEDDING, RADIUS = (16, 32, 64, 96), 64, 3.0
 IDENTITY_WIDTH = 128
 FOLD, FOLDED = 2, 16  # pixels a side that become channels; so many those of picture and lines are
 CELLS, CELL_WIDTH = SIDE // FOLD >> len(GENERATOR_WIDTHS), 32
@@ -117,7 +119,7 @@ class Generator(nn.Module):
         self.last = _convolution(upward[-1], 3 * FOLD**2)
 
     def forward(self, surroundings: Tensor, lines: Tensor, identities: Tensor) -> Tensor:
-        """`[N,3,48,48]` in [-1, 1], `[N,1,48,48]` in [0, 1], numbers `[N]` → `[N,3,48,48]`, about
+        """`[N,3,48,48]` in [-1, 1], `[N,1,48,48]` in [0, 1], numbers `[N]` → `[N,3,48,48]` in
         [-1, 1]."""
         x = _folded(surroundings, lines)
         for down, norm in zip(self.down, self.down_norms, strict=True):
@@ -125,7 +127,7 @@ class Generator(nn.Module):
         x = self.join(torch.cat([x, self.identity(identities)], 1))
         for up, norm in zip(self.up, self.up_norms, strict=True):
             x = norm(up(x))
-        return F.pixel_shuffle(self.last(x), FOLD) * 2.0 - 1.0
+        return F.pixel_shuffle(self.last(x), FOLD).sigmoid() * 2.0 - 1.0
 
 
 class Discriminator(nn.Module):
@@ -139,7 +141,7 @@ class Discriminator(nn.Module):
         cells = (SIDE // FOLD >> len(widths)) ** 2
         self.head = nn.Sequential(
             *(nn.Linear(widths[-1] * cells, 256), nn.LeakyReLU(0.2)),
-            *(nn.Linear(256, 1), nn.LeakyReLU(0.2)),
+            nn.Linear(256, 1),
         )
 
     def forward(self, pictures: Tensor, lines: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ class Discriminator(nn.Module):
 
 
 class Siamese(nn.Module):
-    """S, the identity discriminator: faces of one person lie close."""
+    """S, the identity discriminator: faces of one person lie close, on a sphere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,8 +162,7 @@ class Siamese(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """`[N,3,48,48]` in [-1, 1] → `[N,64]`."""
-        found: Tensor = self.head(self.backbone(faces)[-1].mean((2, 3)))
-        return found
+        return RADIUS * F.normalize(self.head(self.backbone(faces)[-1].mean((2, 3))))
 
 
 def _twice(x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import remove_parametrizations
 
 from deid.errors import DeidError
 from deid.nets.ciagan import (
@@ -36,19 +35,23 @@ from deid.worlds.world import World
 MARGIN = 3.0
 """a of the contrastive loss."""
 
+IDENTITY, PIXELS = 0.1, 10.0
+"""Weights of the contrastive loss and of pixels that are known, beside D's say, in G's loss."""
+
 BETAS = (0.5, 0.999)
 
 
 class Networks(nn.Module):
-    """G, D and S; the convolutions of G and D with spectral norm, as theirs."""
+    """G, D and S; the convolutions of D with spectral norm, as theirs."""
 
     def __init__(self, people: int) -> None:
         super().__init__()
         self.generator, self.discriminator = Generator(), Discriminator()
         self.siamese = Siamese()
         self.proxies = nn.Parameter(torch.randn(people, EMBEDDING))
-        for layer in _convolutions(self.generator, self.discriminator):
-            spectral_norm(layer)
+        for layer in self.discriminator.modules():
+            if isinstance(layer, nn.Conv2d):
+                spectral_norm(layer)
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,19 @@ class CIAGANTask(RivalTask):
         """That of the generator."""
         assert isinstance(model, Networks)
         sources, targets = self.pairs(step, "generator", IDENTITIES)
+        own = self.pictures.person(sources) == self.pictures.person(targets)
         batch, whose = self.seen(sources), self.seen(targets)
         with _frozen(model.discriminator), _frozen(model.siamese):
             made = self.made(model, batch, targets)
             score = model.discriminator(made, batch.lines)
-            person = model.siamese(whose.faces * whose.inside)
-            distance = squared_distance(model.siamese(made * batch.inside), person)
-        return (score - 1.0).square().mean() + 0.5 * distance.mean()
+            wanted = model.siamese(whose.faces * whose.inside)
+            distance = squared_distance(model.siamese(made * batch.inside), wanted)
+        person = 0.5 * distance.mean()
+        return (
+            (score - 1.0).square().mean()
+            + IDENTITY * person
+            + PIXELS * difference(batch, made, own)
+        )
 
     def phases(self, model: nn.Module) -> list[Phase]:
         """A step of S, of D and of G, as theirs."""
@@ -154,10 +163,7 @@ class CIAGANTask(RivalTask):
         """Likeness of what becomes of faces of people it is not trained on, each given to another
         of its identities."""
         assert isinstance(model, Networks)
-        network = model.generator
-        for layer in _convolutions(network):
-            remove_parametrizations(layer, "weight")
-        held_out = self.validation
+        network, held_out = model.generator, self.validation
         whom = torch.arange(len(held_out)) % IDENTITIES
         landmarks = self.pictures.landmarks(held_out)
         made = anonymized(network, self.pictures.images(held_out), landmarks, whom)
@@ -175,6 +181,14 @@ class CIAGANTask(RivalTask):
                 "faces_found": round(float(np.mean([len(one) > 0 for one in found])), 3),
             },
         )
+
+
+def difference(batch: Batch, made: Tensor, own: NDArray[np.bool_]) -> Tensor:
+    """Mean |x' − x| within the mask, of those that stay who they are, `own [N]`: of them alone
+    the face is known."""
+    inside = batch.inside * torch.from_numpy(own)[:, None, None, None]
+    off = ((made - batch.faces).abs() * inside).sum()
+    return off / (3.0 * inside.sum()).clamp_min(1.0)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -204,10 +218,6 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     return round((a * b).sum(1).mean().item(), 3)
 
 
-def _convolutions(*networks: nn.Module) -> list[nn.Conv2d]:
-    return [one for network in networks for one in network.modules() if isinstance(one, nn.Conv2d)]
-
-
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
     """No gradients for its weights, only through it."""
@@ -223,7 +233,7 @@ def ciagan(world: World, data: Path, steps: int) -> RivalTask:
     schedule = Schedule(
         steps,
         batch_size=8,
-        learning_rate=3e-4,
+        learning_rate=5e-4,
         weight_decay=0.0,
         averaging=0.995,
         bfloat16=False,  # which many processors only imitate
