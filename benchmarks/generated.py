@@ -10,7 +10,6 @@ training. The figures are those of `benchmarks.photographs`; so are the interval
 """
 
 import argparse
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
 
 from benchmarks.photographs import RATE, STATES, each, interval, loaded, recognizer
 from deid.anonymize import Anonymizer
@@ -32,8 +32,6 @@ from deid.worlds.world import FaceEmbedder, World
 CHUNK, FIRST = 10, 1_000_000
 """People in a file, and the number of the first one's seed; tests and tables count from 0."""
 SHOWN = ("made", "pasted")
-
-Rows = Mapping[str, NDArray[Any]]
 
 
 def main() -> None:
@@ -57,9 +55,8 @@ def main() -> None:
         }
         swap = build("swap")
         for chunk in missing:
-            stored = io.BytesIO()
-            np.savez(stored, **measured(world, swap, judges, detectors, chunk))
-            write_atomically(file_of(args.out, chunk), stored.getvalue())
+            rows = measured(world, swap, judges, detectors, chunk)
+            write_atomically(file_of(args.out, chunk), save(rows))
             print(f"{CHUNK * (chunk + 1)} people, {os.times().user:.0f} s", flush=True)
     for name, value in figures(args.out).items():
         print(f"{name:34}" + "  ".join(f"{part:.4f}" for part in np.atleast_1d(value)))
@@ -67,7 +64,7 @@ def main() -> None:
 
 def file_of(folder: Path, chunk: int) -> Path:
     """Where a chunk's answers are kept."""
-    return folder / f"{chunk:05d}.npz"
+    return folder / f"{chunk:05d}.safetensors"
 
 
 def measured(
@@ -102,10 +99,10 @@ def measured(
 
 def figures(folder: Path) -> dict[str, Any]:
     """Matched, rank-1 and found, of all people that were measured so far."""
-    files = sorted(folder.glob("*.npz"))
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise SystemExit(f"{folder}: nothing measured yet; give --count")
-    chunks = [dict(np.load(file)) for file in files]
+    chunks = [load_file(file) for file in files]
     if any(chunk.keys() != chunks[0].keys() for chunk in chunks):
         raise SystemExit(f"{folder}: measured with different judges or detectors; take another one")
     rows = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from deid.evaluate.verdicts import verdicts
 from deid.faces.faces import Faces
 from deid.gate.judges import world_verifier
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
+from deid.pixels import Pixels
 from deid.registry.gates import FIGURES
 from deid.stage_files import content_of
 from deid.worlds.donors import DonorBank
@@ -207,7 +208,7 @@ def test_a_group_scene_shows_no_original_face(models: ModelPaths, faces: HeldOut
 
         name = "halves"
 
-        def detect(self, pictures: list[np.ndarray]) -> list[Faces]:
+        def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
             box = np.array([20.0, 40.0, 90.0, 130.0], np.float32)
             five = np.array([[38, 70], [72, 70], [55, 88], [42, 108], [68, 108]], np.float32)
             right = np.array([150.0, 0.0], np.float32)

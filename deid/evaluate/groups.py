@@ -71,12 +71,10 @@ def _sized(portraits: Pixels, first: int) -> Sequence[Pixels]:
 
 
 def deidentified(scene: Pixels, components: Components, number: int) -> tuple[Pixels, str]:
-    """What is made of a scene, and at which levels its faces ended; gray where it is withheld."""
+    """What becomes of a scene, and at which levels its faces ended; gray where it is withheld."""
 
     def seed(face: int) -> int:
         return seed_of("evaluate/groups", number, face)
-
-    final = np.full_like(scene, 127)
 
     def round_trip(pixels: Pixels) -> tuple[bytes, Pixels]:
         return pixels.tobytes(), pixels
@@ -84,7 +82,7 @@ def deidentified(scene: Pixels, components: Components, number: int) -> tuple[Pi
     try:
         made, records = deidentify_picture(scene, components, METHOD, seed, round_trip)
     except Unsafe as error:
-        return final, f"withheld: {error}"
+        return np.full_like(scene, 127), f"withheld: {error}"
     levels = Counter(record.method for record in records)
     caption = ", ".join(f"{name} {count}" for name, count in sorted(levels.items()))
     return np.frombuffer(made, np.uint8).reshape(scene.shape), caption or "no face found"
