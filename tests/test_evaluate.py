@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from deid.errors import DeidError
 from deid.evaluate.cells import TABLES, Bench, Cell, face_seeds, measure, pairing, produce
 from deid.evaluate.columns import SELECTING, Column, columns, selecting
 from deid.evaluate.faces import HeldOut, detected, held_out_faces
+from deid.evaluate.groups import PEOPLE, SCENES, components_of, deidentified, scenes
 from deid.evaluate.metrics import (
     cosine,
     frechet_distance,
@@ -37,7 +38,10 @@ from deid.evaluate.report import report as report_page
 from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarize
 from deid.evaluate.spread import share_out
 from deid.evaluate.verdicts import verdicts
+from deid.faces.faces import Faces
+from deid.gate.judges import world_verifier
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
+from deid.pixels import Pixels
 from deid.registry.gates import FIGURES
 from deid.stage_files import content_of
 from deid.worlds.donors import DonorBank
@@ -146,6 +150,14 @@ def test_match_rate_is_that_of_counting_by_hand() -> None:
     assert match_rate(probes, gallery, people, 0.2) == pytest.approx(np.mean(hits))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def judges_measured_once() -> Iterator[None]:
+    verifier = world_verifier(WORLD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deid.evaluate.groups.world_verifier", lambda _: verifier)
+        yield
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
     return save_toy_model(tmp_path_factory.mktemp("models"))
@@ -180,6 +192,39 @@ def test_every_face_gets_another_person_as_donor(identities: int, views: int, se
     donors = pairing(faces)
     assert sorted(donors) == list(range(len(faces)))
     assert (faces.identities[donors] != faces.identities).all()
+
+
+@pytest.mark.parametrize(("people", "groups"), [(1, 1), (3, 1), (8, 2), (11, 2), (90, SCENES)])
+def test_the_report_has_groups_of_whole_size_or_a_single_small_one(
+    people: int, groups: int
+) -> None:
+    made = scenes(np.zeros((people, 16, 16, 3), np.uint8))
+    assert len(made) == groups
+    assert made[0].shape[1] > 100 * min(people, PEOPLE)
+
+
+def test_a_group_scene_shows_no_original_face(models: ModelPaths, faces: HeldOut) -> None:
+    class Halves:
+        """Sees a face in each half of a picture."""
+
+        name = "halves"
+
+        def detect(self, pictures: Sequence[Pixels]) -> list[Faces]:
+            box = np.array([20.0, 40.0, 90.0, 130.0], np.float32)
+            five = np.array([[38, 70], [72, 70], [55, 88], [42, 108], [68, 108]], np.float32)
+            right = np.array([150.0, 0.0], np.float32)
+            boxes, points = np.stack([box, box + np.tile(right, 2)]), np.stack([five, five + right])
+            return [Faces(boxes, np.ones(2, np.float32), points) for _ in pictures]
+
+    bench = Bench(WORLD, models, ANONYMIZE, 4)
+    components = replace(components_of(bench), detector=Halves())
+    scene = np.random.default_rng(0).integers(0, 256, (160, 320, 3)).astype(np.uint8)
+    output, caption = deidentified(scene, components, 0)
+    assert sum(int(part.split()[1]) for part in caption.split(", ")) == 2
+    for left in (0, 150):
+        face = np.s_[70:110, left + 40 : left + 70]
+        assert np.abs(output[face].astype(int) - scene[face]).mean() > 10
+    assert (output[:10] == scene[:10]).all()
 
 
 def test_repetitions_differ_in_faces_and_seeds(faces: HeldOut) -> None:
@@ -375,7 +420,7 @@ def test_a_process_that_is_killed_ends_the_evaluation_with_what_to_do(
 def test_the_page_stands_alone_and_names_everything(report: Path) -> None:
     page = (report / "index.html").read_text()
     sources = re.findall(r'src="([^"]*)"', page)
-    assert len(sources) == len(list((report / "figures").glob("*.png"))) == 7
+    assert len(sources) == len(list((report / "figures").glob("*.png"))) == 8
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     text = re.sub(r'src="[^"]*"', "", page)
     for outside in ("http:", "https:", "//", "<script", "<link", "@import", "url("):

@@ -10,6 +10,7 @@ from deid.errors import DeidError
 from deid.nets.mobile_stylegan import (
     MobileStyleGAN,
     MobileSynthesis,
+    StyledConvolution,
     StyleMapping,
     inverse_haar,
 )
@@ -60,6 +61,20 @@ def test_inverse_haar_keeps_length_and_puts_a_mean_into_four_pixels() -> None:
     drawn = inverse_haar(mean)
     assert drawn[0, 1].tolist() == [[1.0, 1.0], [1.0, 1.0]]
     assert not drawn[0, 0].any()
+
+
+def test_a_picture_drawn_in_bands_is_that_drawn_as_a_whole() -> None:
+    generator = MobileStyleGAN(StyleMapping(8, 2), MobileSynthesis((8,) * 6, 8))
+    for module in generator.modules():
+        if isinstance(module, StyledConvolution):
+            module.noise.normal_()
+    for side in generator.resolutions[-2:]:
+        w = torch.randn(2, 8)
+        with torch.no_grad():
+            banded = generator.synthesis(w, side)
+        whole = generator.synthesis(w, side)
+        assert whole.requires_grad
+        torch.testing.assert_close(banded, whole.detach(), atol=1e-5, rtol=0.0)
 
 
 def test_one_w_at_every_row_is_that_w() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deid.errors import DeidError
+from deid.imaging.scene import compose
 from deid.latents.sample import sample_from
 from deid.nets.mobile_stylegan import MobileStyleGAN, MobileSynthesis, StyleMapping
 from deid.params import SampleParams, WorldParams
@@ -23,7 +24,6 @@ from deid.weights.catalog import needs, with_parts
 from deid.weights.store import Store, default_store
 from deid.worlds.photo.faces import LIDS, LIPS, OPENINGS, MeshPoints
 from deid.worlds.photo.pretrain.heads import Examples, _Head, haar
-from deid.worlds.photo.pretrain.scenes import compose
 from deid.worlds.photo.world import load_photo_world
 from deid.worlds.world import World
 from tests.openvino_files import small_generator

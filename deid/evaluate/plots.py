@@ -14,6 +14,7 @@ import torch
 from deid.anonymize import REBUILDING_RIVALS, SWAPPING_RIVALS
 from deid.evaluate.cells import REFERENCES, Bench, Cell, Output, pairing, produce
 from deid.evaluate.faces import HeldOut, encode
+from deid.evaluate.groups import PEOPLE, SCENES, draw_groups
 from deid.evaluate.measures import reporting, similarity
 from deid.pixels import Pixels, to_pixels
 
@@ -53,7 +54,8 @@ Metrics = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 def draw_figures(
     bench: Bench, faces: HeldOut, metrics: Metrics, cells: Mapping[str, Cell], folder: Path
 ) -> None:
-    """Write fig2.png, fig3.png, fig4.png, methods.png, sheet.png, tradeoff.png, histogram.png."""
+    """Write fig2.png, fig3.png, fig4.png, methods.png, sheet.png, groups.png, tradeoff.png,
+    histogram.png."""
     folder.mkdir(parents=True, exist_ok=True)
     few = _few(faces)
     _save(_comparison(bench, few, ATTACKS), folder / "fig2.png")
@@ -67,6 +69,8 @@ def draw_figures(
     _save(_comparison(bench, few, rebuilt, "table3", turned=True), folder / "fig4.png")
     _save(_comparison(bench, few, TRADITIONAL), folder / "methods.png")
     _save(_sheet(bench, _few(faces, SHEET)), folder / "sheet.png")
+    people = to_pixels(_few(faces, SCENES * PEOPLE).images)
+    _save(draw_groups(bench, people), folder / "groups.png")
     _save(_tradeoff(metrics, bench.world.metric_features.fid_label), folder / "tradeoff.png")
     _save(_histogram(bench, faces, cells), folder / "histogram.png")
 

@@ -148,4 +148,10 @@ def with_ratings(rows: Rows, rated: Scores | None) -> Rows:
 
 
 def _data_uri(folder: Path, name: str) -> str:
-    return "data:image/png;base64," + base64.b64encode((folder / name).read_bytes()).decode()
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise DeidError(
+            f"{folder / name}: not readable ({error.strerror}); run `deid evaluate` again"
+        ) from None
+    return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -5,7 +5,7 @@ depthwise and pointwise, twice. The network here is the exported one: demodulati
 the pointwise weights and noise is a constant, so that the same w gives the same picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -20,6 +20,9 @@ SLOPE = 0.2
 """Of the leaky ReLUs."""
 CHANNELS = (512, 512, 512, 512, 512, 256, 128, 64)
 """Widths at 4, 8, … 512 px; the last gives the wavelets of 1024 px."""
+BANDED, BAND = 64, 16
+"""Sides of maps from which on they are drawn, where no gradient is asked for, so many rows at a
+time: what a processor's cache holds is not sent to memory and back by every layer."""
 SMALLER = 3
 """How many smaller resolutions have a head of their own."""
 
@@ -40,6 +43,18 @@ def inverse_haar(x: Tensor) -> Tensor:
     tilt_top, tilt_bottom = horizontal + diagonal, horizontal - diagonal
     quarters = (top + tilt_top, top - tilt_top, bottom + tilt_bottom, bottom - tilt_bottom)
     return F.pixel_shuffle(torch.stack(quarters, 2).flatten(1, 2), 2) * 0.5
+
+
+def in_bands(draw: Callable[[int, int], Tensor], height: int, margin: int = 0) -> Tensor:
+    """`draw(0, height)`, which gives two rows for each, from bands of it where no gradient is asked
+    for; a band is drawn with so many rows more on either side, which its filters reach."""
+    if torch.is_grad_enabled() or height < BANDED:
+        return draw(0, height)
+    bands = []
+    for first in range(0, height, BAND):
+        low, high = max(0, first - margin), min(height, first + BAND + margin)
+        bands.append(draw(low, high)[:, :, 2 * (first - low) :][:, :, : 2 * BAND])
+    return torch.cat(bands, 2)
 
 
 class Style(nn.Linear):
@@ -71,9 +86,10 @@ class StyledConvolution(nn.Module):
         self.convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
         self.register_buffer("noise", torch.zeros(1, 1, size, size))
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, rows: slice = slice(None)) -> Tensor:
+        """`rows`: which of the picture's `x` are."""
         x = self.convolution(self.depthwise(x * self.style(w)))
-        return F.leaky_relu(x.add_(self.noise), SLOPE)
+        return F.leaky_relu(x.add_(self.noise[:, :, rows]), SLOPE, inplace=True)
 
     def coarse(self, x: Tensor, w: Tensor) -> Tensor:
         """The same on a picture so coarse that the 3×3 neighbors of a fine pixel are all one."""
@@ -95,8 +111,12 @@ class WaveletBlock(nn.Module):
         self.second = StyledConvolution(outputs, outputs, size, w_dim)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
-        x = inverse_haar(x * self.style(ws[:, 0]))
-        return cast(Tensor, self.second(self.first(x, ws[:, 1]), ws[:, 2]))
+        def draw(low: int, high: int) -> Tensor:
+            rows = slice(2 * low, 2 * high)
+            y = inverse_haar(x[:, :, low:high] * self.style(ws[:, 0]))
+            return cast(Tensor, self.second(self.first(y, ws[:, 1], rows), ws[:, 2], rows))
+
+        return in_bands(draw, x.shape[2], margin=1)  # two filters' reach, in rows of `x`
 
     def coarse(self, x: Tensor, ws: Tensor) -> Tensor:
         """Without enlarging: each place stands for the mean of the pixels it would become."""
@@ -113,7 +133,10 @@ class ToImage(nn.Module):
         self.convolution = nn.Conv2d(inputs, 12, 1)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return inverse_haar(self.convolution(x * self.style(w)))
+        def draw(low: int, high: int) -> Tensor:
+            return inverse_haar(self.convolution(x[:, :, low:high] * self.style(w)))
+
+        return in_bands(draw, x.shape[2])
 
 
 class MobileSynthesis(nn.Module):

@@ -24,6 +24,9 @@ class SameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         height, width = (_padding(side, kernel, stride) for side in x.shape[-2:])
+        if height[0] == height[1] and width[0] == width[1]:  # then no padded copy is needed
+            padding = height[0], width[0]
+            return F.conv2d(x, self.weight, self.bias, stride, padding, groups=self.groups)
         return super().forward(F.pad(x, (*width, *height)))
 
 

@@ -28,7 +28,8 @@ SMALL = 160  # no level below this longer side
 ROTATE_BY_45 = 2_000_000  # pixels of a level up to which it is rotated by 45 degrees too
 ROTATE_BY_90 = 24_000_000  # and by 90
 ENLARGE = 32_000_000  # pixels up to which an enlarged level is made
-TILE, OVERLAP = 1536, 192  # a larger face is whole in a tile of the next level
+TILE, OVERLAP = 2112, 192  # a larger face is whole in a tile of the next level; and a picture of
+# ROTATE_BY_45 pixels, rotated so, in one: else its rotations are shown in four tiles, then again
 BORDER = 32
 GRAY = 114
 
