@@ -60,7 +60,8 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.second(F.relu(self.first(F.relu(x))))
-        return F.avg_pool2d(y, 2) + self.shortcut(F.avg_pool2d(x, 2))
+        halved: Tensor = F.avg_pool2d(y, 2) + self.shortcut(F.avg_pool2d(x, 2))
+        return halved
 
 
 class Up(nn.Module):
@@ -212,4 +213,5 @@ BITS = 4
 
 
 def _fixed_point(landmarks: Tensor) -> NDArray[np.int32]:
-    return np.round(landmarks.numpy() * 2**BITS).astype(np.int32)
+    points: NDArray[np.int32] = np.round(landmarks.numpy() * 2**BITS).astype(np.int32)
+    return points

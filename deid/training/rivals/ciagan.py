@@ -92,11 +92,8 @@ class CIAGANTask(RivalTask):
             wanted = model.siamese(whose.faces * whose.inside)
             distance = squared_distance(model.siamese(made * batch.inside), wanted)
         person = 0.5 * distance.mean()
-        return (
-            (score - 1.0).square().mean()
-            + IDENTITY * person
-            + PIXELS * difference(batch, made, own)
-        )
+        accepted: Tensor = (score - 1.0).square().mean()
+        return accepted + IDENTITY * person + PIXELS * difference(batch, made, own)
 
     def phases(self, model: nn.Module) -> list[Phase]:
         """A step of S, of D and of G, as theirs."""
@@ -122,7 +119,8 @@ class CIAGANTask(RivalTask):
             torch.cat([real.faces, made]), torch.cat([real.lines, batch.lines])
         )
         accepted, rejected = judged.chunk(2)
-        return (accepted - 1.0).square().mean() + rejected.square().mean()
+        loss: Tensor = (accepted - 1.0).square().mean() + rejected.square().mean()
+        return loss
 
     def siamese_loss(self, model: nn.Module, step: int) -> Tensor:
         """Contrastive, and Proxy-NCA, which the paper pretrains with."""
@@ -132,7 +130,8 @@ class CIAGANTask(RivalTask):
         found = model.siamese(torch.cat([a.faces * a.inside, b.faces * b.inside]))
         who = torch.from_numpy(self.pictures.person(np.concatenate([first, second])))
         same = (who[: len(first)] == who[len(first) :]).float()
-        pairs = contrastive_loss(*found.chunk(2), same)
+        one, other = found.chunk(2)
+        pairs = contrastive_loss(one, other, same)
         return pairs + proxy_nca_loss(found, who, model.proxies)
 
     def pairs(
