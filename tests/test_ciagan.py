@@ -189,6 +189,7 @@ def test_half_of_the_pairs_show_one_person_and_targets_are_identities(task: CIAG
     assert np.array_equal(one, again)
 
 
+@pytest.mark.slow
 def test_each_phase_moves_its_own_networks_only(task: CIAGANTask) -> None:
     run = Run(task)
     for phase, own in zip(

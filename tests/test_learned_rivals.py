@@ -219,6 +219,7 @@ def tiny(name: str, data: Path) -> RivalTask:
 
 
 @pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_weights(
     name: str, data: Path, tmp_path: Path
 ) -> None:
@@ -316,9 +317,15 @@ def test_rivals_stages_depend_on_nothing_else() -> None:
     assert declared("rival") == sorted(set(declared("rival")) & set().union(*run))
 
 
-def test_every_learned_rival_is_trained_in_every_world_and_published() -> None:
+def test_every_learned_rival_is_trained_where_it_can_be_and_published() -> None:
     trained = {(entry["rival"], entry["world"]) for entry in PARAMS["rivals"].values()}
-    assert trained == {(rival, world) for rival in TASKS for world in PARAMS["worlds"]}
+    views = {world: pictures["views"] for world, pictures in PARAMS["pictures"].items()}
+    assert trained == {
+        (rival, world)
+        for rival in TASKS
+        for world in PARAMS["worlds"]
+        if views[world] > 1 or rival != "ciagan"  # which learns from several pictures of a person
+    }
     assert PARAMS["pictures"].keys() == PARAMS["worlds"].keys()
     for key, entry in PARAMS["rivals"].items():
         assert key == f"{entry['world']}-{entry['rival']}"

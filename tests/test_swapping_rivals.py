@@ -281,6 +281,7 @@ def test_a_source_is_another_view_or_a_warp_of_the_target(pictures: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["fsgan", "faceshifter"])
+@pytest.mark.slow
 def test_a_training_resumes_with_the_same_weights_and_ends_as_a_rival(
     name: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faces: Tensor
 ) -> None:

@@ -60,7 +60,7 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "faceshifter": _faceshifter,
     "ciagan": lambda world: CIAGAN(world, load_trained("ciagan", world, Generator)),
 }
-"""None needs a trained stage."""
+"""None needs a trained stage. Those that learn refuse a world in which they were not trained."""
 
 SWAPPING_RIVALS = ("alae", "fsgan", "faceshifter")
 """Those that are `Swapping`, and have a row in Table 2."""

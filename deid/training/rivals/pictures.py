@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.anonymize.strangers import drawn, people
 from deid.errors import DeidError
 from deid.params import WorldParams, load_params
 from deid.pixels import quantize, to_pixels, to_tensor
 from deid.pool import process_pool
 from deid.progress import progress
+from deid.seeds import torch_generator
 from deid.storage.staging import resumable_directory
 from deid.worlds import load_world
 from deid.worlds.world import World
@@ -142,8 +142,14 @@ def _draw_part(working: Path, part: int, views: int) -> None:
 def _drawn(world: World, part: int, views: int) -> Tensor:
     """People in so many views; where one is enough, small ones, which are drawn sooner."""
     if views == 1:
-        w = people(world, f"rivals/pictures {part}", AT_ONCE)
-        return quantize(drawn(world, w, world.resolutions[0]))
+        stream, side = f"rivals/pictures {part}", world.resolutions[0]
+        z = [
+            torch.randn(1, world.generator.z_dim, generator=torch_generator(stream, i))
+            for i in range(AT_ONCE)
+        ]
+        with torch.no_grad():
+            faces = [world.draw(world.truncated_mapping(one), side) for one in z]
+        return quantize(torch.cat(faces))
     return to_tensor(world.test_faces(AT_ONCE, views, FIRST_SEED + part).pixels)
 
 
