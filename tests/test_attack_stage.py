@@ -74,3 +74,12 @@ def test_an_attacker_that_nobody_knows_is_refused() -> None:
     assert AttackSettings(attackers=("A3",)).asked == ("A0", "A3")
     with pytest.raises(DeidError, match="--attacker A9: unknown; choose of A0, A1"):
         AttackSettings(attackers=("A9",))
+
+
+def test_an_output_that_only_one_of_two_runs_wrote_is_taken_away(tmp_path: Path) -> None:
+    for name in ("first/000/a.png", "first/001/b.png", "second/001/b.png", "second/002/c.png"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    stage._drop_unpaired(tmp_path / "first", tmp_path / "second")
+    assert [path.name for path in (tmp_path / "first").rglob("*.png")] == ["b.png"]

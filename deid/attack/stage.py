@@ -70,7 +70,9 @@ def attacked(params: AttackParams, bundle: Bundle, world: World, work: Path) -> 
         outputs = _outputs(bundle, world, method, params.seed, originals)
         again = None
         if method in SEEDED and "A4" in params.attackers:
-            again = str(_outputs(bundle, world, method, params.seed + 1, originals))
+            second = _outputs(bundle, world, method, params.seed + 1, originals)
+            _drop_unpaired(outputs, second)
+            again = str(second)
         asked = AttackSettings(
             people="folder", again=again, attackers=params.attackers, seed=params.seed
         )
@@ -132,3 +134,11 @@ def _outputs(bundle: Bundle, world: World, method: str, seed: int, originals: Pa
     outputs = originals.parent / f"{method}-{seed}"
     deidentify_path(originals, outputs, open_pipeline(bundle, asked, world=world))
     return outputs
+
+
+def _drop_unpaired(outputs: Path, again: Path) -> None:
+    """A4 needs both. An output whose original the second run quarantined counts as missing."""
+    there = {path.relative_to(again) for path in again.rglob("*.png")}
+    for path in outputs.rglob("*.png"):
+        if path.relative_to(outputs) not in there:
+            path.unlink()
