@@ -211,7 +211,7 @@ class EvaluateParams(Section):
 class AttackParams(Section):
     """Attacks on what the trained methods make of held-out people, as `deid run` does it."""
 
-    identities: Annotated[int, Field(ge=2)] = 8
+    identities: Annotated[int, Field(ge=2)] = 20
     views: Positive = 2  # of each; A1 needs two
     seed: int = 0
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("swap", "adversarial")
