@@ -11,16 +11,12 @@ returns all of Y; here it replaces the face alone, from over the brows to the ch
 edge: outside the picture keeps its own pixels.
 """
 
-from collections.abc import Sequence
-from functools import cached_property
-
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from deid.anonymize.refine import one_by_one
-from deid.anonymize.rivals.learned import Lenders, enlarged, small
+from deid.anonymize.rivals.learned import FaceSwapper, enlarged, small
 from deid.imaging.region import face_region
 from deid.nets.face_shifter import Swapper
 from deid.worlds.world import World
@@ -29,34 +25,17 @@ FADE = 0.04
 """Of the side: how far into the face its edge reaches."""
 
 
-class FaceShifter:
-    """Gives each face the identity of one of the `Lenders`, by its seed."""
+class FaceShifter(FaceSwapper):
+    """See `FaceSwapper`."""
 
     name = "faceshifter"
-    resolution: int | None = None
-    enough: int | None = None
 
     def __init__(self, world: World, networks: Swapper) -> None:
-        self.world, self.networks = world, networks
-
-    @cached_property
-    def lenders(self) -> Lenders:
-        return Lenders(self.world)
-
-    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
-        """`[N,3,R,R]` in [-1, 1] → the same, changed only where the face is."""
-        return self.swap(self.lenders.for_faces(faces, seeds), faces)
-
-    def swap(self, donors: Tensor, faces: Tensor) -> Tensor:
-        """As `Swapping`; the donors may be of another size."""
-        return one_by_one(self._swap, donors, faces)
-
-    def reconstruct(self, faces: Tensor) -> Tensor:
-        """Each face as its own donor."""
-        return self.swap(faces, faces)
+        super().__init__(world)
+        self.networks = networks
 
     @torch.no_grad()
-    def _swap(self, donor: Tensor, face: Tensor) -> Tensor:
+    def swap_one(self, donor: Tensor, face: Tensor) -> Tensor:
         target, networks = small(face), self.networks
         attributes = networks.aei.encoder(target)
         drawn, again = (

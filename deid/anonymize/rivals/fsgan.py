@@ -14,48 +14,27 @@ are interpolated. P is the blending itself, where the paper has a network that l
 gives counts only where nothing of F_r is known.
 """
 
-from collections.abc import Sequence
-from functools import cached_property
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.anonymize.refine import one_by_one
-from deid.anonymize.rivals.learned import SIDE, Lenders, enlarged, small
+from deid.anonymize.rivals.learned import SIDE, FaceSwapper, enlarged, small
 from deid.anonymize.rivals.poisson import blended
 from deid.nets.fsgan import Generators
 from deid.worlds.world import World
 
 
-class FSGAN:
-    """Gives each face that of one of the `Lenders`, by its seed."""
+class FSGAN(FaceSwapper):
+    """See `FaceSwapper`."""
 
     name = "fsgan"
-    resolution: int | None = None
-    enough: int | None = None
 
     def __init__(self, world: World, networks: Generators) -> None:
-        self.world, self.networks = world, networks
-
-    @cached_property
-    def lenders(self) -> Lenders:
-        return Lenders(self.world)
-
-    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
-        """`[N,3,R,R]` in [-1, 1] → the same, changed only where the face is."""
-        return self.swap(self.lenders.for_faces(faces, seeds), faces)
-
-    def swap(self, donors: Tensor, faces: Tensor) -> Tensor:
-        """As `Swapping`; the donors may be of another size."""
-        return one_by_one(self._swap, donors, faces)
-
-    def reconstruct(self, faces: Tensor) -> Tensor:
-        """Each face as its own donor."""
-        return self.swap(faces, faces)
+        super().__init__(world)
+        self.networks = networks
 
     @torch.no_grad()
-    def _swap(self, donor: Tensor, face: Tensor) -> Tensor:
+    def swap_one(self, donor: Tensor, face: Tensor) -> Tensor:
         side = face.shape[-1]
         landmarks = self.world.landmarks(face) * (SIDE / side)
         reenacted, found = self.networks.reenact(small(donor), landmarks)

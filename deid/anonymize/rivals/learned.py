@@ -4,6 +4,7 @@ they give to whom.
 Their weights lie in `trained/WORLD/`, each with a card; `data/rivals/dvc.yaml` has their trainings.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deid.anonymize.refine import one_by_one
 from deid.anonymize.strangers import drawn, people
 from deid.errors import DeidError
 from deid.nets.backbones import at_size
@@ -111,3 +113,30 @@ class Lenders:
             rows = strangers if len(strangers) else own.argmin()[None]
             chosen.append(int(rows[seed % len(rows)]))
         return self.pictures[chosen]
+
+
+class FaceSwapper(ABC):
+    """Gives each face that of one of the `Lenders`, by its seed; `Swapping` and `Rebuilding`."""
+
+    name: str
+    resolution: int | None = None
+    enough: int | None = None
+
+    def __init__(self, world: World) -> None:
+        self.world, self.lenders = world, Lenders(world)
+
+    def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
+        """`[N,3,R,R]` in [-1, 1] → the same, changed only where the face is."""
+        return self.swap(self.lenders.for_faces(faces, seeds), faces)
+
+    def swap(self, donors: Tensor, faces: Tensor) -> Tensor:
+        """As `Swapping`; the donors may be of another size."""
+        return one_by_one(self.swap_one, donors, faces)
+
+    def reconstruct(self, faces: Tensor) -> Tensor:
+        """Each face as its own donor."""
+        return self.swap(faces, faces)
+
+    @abstractmethod
+    def swap_one(self, donor: Tensor, face: Tensor) -> Tensor:
+        """`[1,3,r,r]` and `[1,3,R,R]` → as the face."""
