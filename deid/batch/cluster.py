@@ -23,6 +23,7 @@ from deid.batch.settings import BatchSettings
 from deid.batch.workers import START_TIMEOUT, Open, ProcessPool
 from deid.cluster import connected, said
 from deid.errors import DeidError
+from deid.storage.local import LocalStorage
 
 TASKS, OUTCOMES = "tasks", "outcomes"  # columns of the rows that Ray carries: pickled lists
 AHEAD = 2  # shards that an actor has, of which it works on one
@@ -86,6 +87,9 @@ class RayCluster:
             raise DeidError(
                 f"the Ray cluster gave up: {said(error)}; run it again to resume"
             ) from None
+        destination = self._locations.destination
+        if isinstance(destination, LocalStorage) and self._locations.single is None:
+            destination.clean()  # what lost nodes left half-written
 
 
 class _Shards:
