@@ -60,7 +60,7 @@ def examine(
     attacks = tables(of, settings.seed)
     found = by_group(of, chosen, groups(crops, before.person), settings.seed)
     metrics: dict[str, Any] = {
-        "about": _about(world, (originals, outputs), settings, crops, networks),
+        "about": _about(world, settings.called or (originals, outputs), settings, crops, networks),
         "best": _best_figures(attacks, chosen),
         "found_by_any": found_by_any(of),
         "attacks": attacks,
@@ -150,7 +150,7 @@ def _about(
     crops: Crops,
     networks: Sequence[NamedRecognizer],
 ) -> dict[str, Any]:
-    """What was examined, the folders as they were `named`, and what should be known about it."""
+    """What was examined, as it is `named`, and what should be known about it."""
     warnings = [f"{count} {note}" for note, count in crops.notes.items()]
     if len(networks) < FEW:
         warnings.append(f"{len(networks)} recognizers only: name others with --recognizer")

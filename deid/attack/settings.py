@@ -61,6 +61,7 @@ class AttackSettings:
     )
     seed: int = option(0, "Of the draws behind the intervals.")
     anonymize: "AnonymizeParams | None" = None  # not asked: from params; None: its defaults
+    called: tuple[str, str] | None = None  # not asked: what reports call the folders; None: that
 
     def __post_init__(self) -> None:
         if unknown := set(self.attackers) - set(NAMES):

@@ -74,7 +74,11 @@ def attacked(params: AttackParams, bundle: Bundle, world: World, work: Path) -> 
             _drop_unpaired(outputs, second)
             again = str(second)
         asked = AttackSettings(
-            people="folder", again=again, attackers=params.attackers, seed=params.seed
+            people="folder",
+            again=again,
+            attackers=params.attackers,
+            seed=params.seed,
+            called=("held-out people", f"what {method} made of held-out people"),
         )
         reports[method] = examine(world, str(originals), str(outputs), work / PAGES / method, asked)
     return reports

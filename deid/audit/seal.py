@@ -173,15 +173,15 @@ def changed_records(read: Read) -> list[str]:
     """Manifest and ledger, as far as they are there, that are no longer those of their seal. `read`
     raises `OSError` for what is missing; without a readable seal there is nothing to compare."""
     try:
-        sealed = _json(read(SEAL).decode())["sha256"]
-        wanted = {name: sealed[name] for name in (MANIFEST, LEDGER)}
-    except (OSError, UnicodeDecodeError, KeyError, TypeError):
+        body = _json(read(SEAL).decode())
+    except (OSError, UnicodeDecodeError):
         return []
-    changed = []
-    for name, sha256 in wanted.items():
+    if not isinstance(body, dict) or not isinstance(body.get("sha256"), dict):
+        return []
+    changed: list[str] = []
+    for name in (MANIFEST, LEDGER):
         with suppress(FileNotFoundError):
-            if hashlib.sha256(read(name)).hexdigest() != sha256:
-                changed.append(name)
+            changed += _changed(body, read, name)
     return changed
 
 
@@ -212,12 +212,13 @@ def _signature_problems(body: Mapping[str, Any], key: AuditKey | None) -> list[s
 
 
 def _file_problems(body: Mapping[str, Any], read: Read) -> list[str]:
+    changed = _changed(body, read, *(name for name in AUDIT_FILES if name != SEAL))
+    return [f"{name}: changed since it was sealed" for name in changed]
+
+
+def _changed(body: Mapping[str, Any], read: Read, *names: str) -> list[str]:
     sealed = body["sha256"]
-    return [
-        f"{name}: changed since it was sealed"
-        for name in AUDIT_FILES
-        if name != SEAL and hashlib.sha256(read(name)).hexdigest() != sealed.get(name)
-    ]
+    return [name for name in names if hashlib.sha256(read(name)).hexdigest() != sealed.get(name)]
 
 
 def _record_problems(manifest: bytes, ledger: bytes) -> tuple[list[dict[str, Any]], list[str]]:

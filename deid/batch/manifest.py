@@ -146,13 +146,10 @@ class Records:
         self._remember(line, versions, _now())
         self._journal.append(line, versions)
 
-    def flush(self) -> None:
-        """Bring every line to where a kill does not reach it."""
-        self._journal.flush()
-
-    def begin(self) -> None:
-        """Leave a trace that the manifest may not be that of its seal, until `settle`."""
-        self._journal.begin()
+    def flush(self, trace: bool = False) -> None:
+        """Bring every line to where a kill does not reach it; with a `trace` it is seen, until
+        `settle`, that the manifest may not be that of its seal."""
+        self._journal.flush(trace)
 
     def all(self) -> Iterator[Line]:
         """The newest record of each input, sorted by name, and its time, which no manifest has:
@@ -213,15 +210,12 @@ def _now() -> str:
 class Journal(Protocol):
     """What happened since the manifest was written."""
 
-    def begin(self) -> None:
-        """There is a journal, if one without lines."""
-
     def append(self, line: Line, versions: Versions) -> None:
         """A local line survives a kill at once, a power cut after `SYNC_SECONDS`; lines on S3
         survive either after `PART_LINES` or `PART_SECONDS`."""
 
-    def flush(self) -> None:
-        """All lines survive both."""
+    def flush(self, trace: bool = False) -> None:
+        """All lines survive both; with `trace` there is a journal even without lines."""
 
 
 def open_journal(storage: Storage, name: str = NAME) -> Journal:
@@ -238,9 +232,6 @@ class _LocalJournal:
         self._path = storage.path(name)
         self._unsynced_since: float | None = None
 
-    def begin(self) -> None:
-        self._write("", synced=True)
-
     def append(self, line: Line, versions: Versions) -> None:
         now = time.monotonic()
         since = now if self._unsynced_since is None else self._unsynced_since
@@ -248,8 +239,8 @@ class _LocalJournal:
         self._write(_entry(line, versions), synced)
         self._unsynced_since = None if synced else since
 
-    def flush(self) -> None:
-        if self._unsynced_since is not None:
+    def flush(self, trace: bool = False) -> None:
+        if trace or self._unsynced_since is not None:
             self._write("", synced=True)
             self._unsynced_since = None
 
@@ -287,12 +278,8 @@ class _PartJournal:
         if late or len(self._lines) >= PART_LINES:
             self.flush()
 
-    def begin(self) -> None:
-        name = f"{self._stem}-{time.time_ns():020d}-{secrets.token_hex(4)}.jsonl"
-        self._storage.write(name, "".join(self._lines).encode())
-        self._lines = []
-
-    def flush(self) -> None:
-        if self._lines:
-            self.begin()
+    def flush(self, trace: bool = False) -> None:
+        if trace or self._lines:
+            name = f"{self._stem}-{time.time_ns():020d}-{secrets.token_hex(4)}.jsonl"
+            self._storage.write(name, "".join(self._lines).encode())
         self._lines, self._since = [], time.monotonic()

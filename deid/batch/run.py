@@ -119,7 +119,7 @@ def _audit_reader(audit: Storage) -> Read:
 
 def finalize(locations: Locations, records: Records) -> None:
     """Give the record of a batch its final form, and seal it; of a dry run there is no proof."""
-    records.begin()
+    records.flush(trace=True)
     if records.name == NAME:
         files = seal(list(records.all()), _reader(locations), signing_key())
     else:

@@ -20,8 +20,10 @@ COARSE = "pixelate"
 """The level before it; coarser than the method of that name where it is not what was asked for."""
 
 GENERATIVE = frozenset(
-    {"swap", "adversarial", "reconstruction", "ksame", "alae", "infogan", "beta"}
-    | {"fsgan", "faceshifter", "ciagan"}
+    [
+        *("swap", "adversarial", "reconstruction", "ksame"),
+        *("alae", "infogan", "beta", "fsgan", "faceshifter", "ciagan"),
+    ]
 )
 """Methods that make a whole new face; the others change or destroy the one that is there."""
 

@@ -62,8 +62,8 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
 }
 """None needs a trained stage. Those that learn refuse a world in which they were not trained."""
 
-SWAPPING_RIVALS = ("alae", "fsgan", "faceshifter")
+SWAPPING_RIVALS = ("alae", "beta-vae", "fsgan", "faceshifter")
 """Those that are `Swapping`, and have a row in Table 2."""
 
-REBUILDING_RIVALS = ("alae", "fsgan", "faceshifter")
+REBUILDING_RIVALS = ("alae", "beta-vae", "fsgan", "faceshifter")
 """Those that are `Rebuilding`, and have a row in Table 3."""

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deid.anonymize.rivals.learned import SIDE, small
-from deid.nets.backbones import at_size
+from deid.anonymize.rivals.learned import SIDE, enlarged, small
 from deid.nets.beta_vae import LATENT, BetaVAE
 from deid.seeds import torch_generator
 from deid.worlds.world import World
@@ -51,4 +50,4 @@ class ResampledFactors:
     @torch.no_grad()
     def _drawn(self, identity: Tensor, faces: Tensor) -> Tensor:
         z = torch.lerp(self._factors(faces), identity, self.network.identity_factors)
-        return at_size(self.network.decode(z), faces.shape[-1]).clamp(-1.0, 1.0)
+        return enlarged(self.network.decode(z), faces.shape[-1])

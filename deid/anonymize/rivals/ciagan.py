@@ -32,8 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deid.anonymize.rivals.learned import small
-from deid.nets.backbones import at_size
+from deid.anonymize.rivals.learned import enlarged, small
 from deid.nets.ciagan import IDENTITIES, PICTURE, Generator, anonymized, masks
 from deid.seeds import numpy_generator
 from deid.worlds.world import World
@@ -56,7 +55,7 @@ class CIAGAN:
         whom = torch.tensor([identity(seed) for seed in seeds]).to(faces.device)
         made = anonymized(self.network, small(faces), landmarks * (PICTURE / side), whom)
         inside = masks(landmarks, side).to(faces)
-        return torch.where(inside > 0, torch.lerp(faces, at_size(made, side), inside), faces)
+        return torch.where(inside > 0, torch.lerp(faces, enlarged(made, side), inside), faces)
 
 
 def identity(seed: int) -> int:

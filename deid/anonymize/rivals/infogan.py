@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deid.anonymize.rivals.learned import SIDE, small
-from deid.nets.backbones import at_size
+from deid.anonymize.rivals.learned import SIDE, enlarged, small
 from deid.nets.infogan import NOISE, InfoGAN
 from deid.seeds import torch_generator
 from deid.worlds.world import World
@@ -36,4 +35,4 @@ class RedrawnCodes:
         z = torch.stack([torch.randn(NOISE, generator=random) for random in randoms])
         _, posterior = self.network.recognition(small(faces))
         drawn = self.network.generator(z.to(faces), posterior.best)
-        return at_size(drawn, faces.shape[-1])
+        return enlarged(drawn, faces.shape[-1])

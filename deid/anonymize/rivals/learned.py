@@ -79,7 +79,7 @@ def small(faces: Tensor) -> Tensor:
 def enlarged(drawn: Tensor, side: int) -> Tensor:
     """What was drawn, `[N,3,64,64]`, at the side of the picture it goes to, in [-1, 1]."""
     if side <= SIDE:
-        return at_size(drawn, side)
+        return at_size(drawn, side).clamp(-1.0, 1.0)
     size = (side, side)
     return F.interpolate(drawn, size=size, mode="bicubic", align_corners=False).clamp(-1.0, 1.0)
 
@@ -126,7 +126,7 @@ class FaceSwapper(ABC):
         self.world, self.lenders = world, Lenders(world)
 
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
-        """`[N,3,R,R]` in [-1, 1] → the same, changed only where the face is."""
+        """`[N,3,R,R]` in [-1, 1] → the same; seeds choose lenders."""
         return self.swap(self.lenders.for_faces(faces, seeds), faces)
 
     def swap(self, donors: Tensor, faces: Tensor) -> Tensor:

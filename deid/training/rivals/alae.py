@@ -28,6 +28,7 @@ from deid.nets.alae import ALAE, LAYERS, Z_DIM
 from deid.seeds import torch_generator
 from deid.training.rivals.task import RivalTask
 from deid.worlds.cards import Card
+from deid.worlds.mini.pretrain.distillation import psnr
 from deid.worlds.mini.pretrain.optimizer import Muon
 from deid.worlds.training_loop import Phase, Schedule
 from deid.worlds.world import World
@@ -143,7 +144,7 @@ class ALAETask(RivalTask):
             test="people not trained on; likeness is En_id's; reciprocity in w's variance",
             figures={
                 "reciprocity": round(float(error), 4),
-                "psnr": round(float(10 * (4 / (rebuilt - images).square().mean()).log10()), 2),
+                "psnr": round(psnr(rebuilt, images), 2),
                 "likeness_rebuilt": self.likeness(images, rebuilt),
             },
         )

@@ -28,6 +28,7 @@ from deid.nets.beta_vae import LATENT, BetaVAE
 from deid.seeds import torch_generator
 from deid.training.rivals.task import RivalTask
 from deid.worlds.cards import Card
+from deid.worlds.mini.pretrain.distillation import psnr
 from deid.worlds.mini.pretrain.optimizer import Muon
 from deid.worlds.training_loop import Schedule
 from deid.worlds.world import World
@@ -105,7 +106,7 @@ class BetaVAETask(RivalTask):
             objective=f"E[log p(x|z)] - {BETA} KL, p Gaussian with deviation {SIGMA} of [-1, 1]",
             test="people not trained on; likeness is En_id's, which chose the identity factors",
             figures={
-                "psnr": round(float(10 * (4 / (rebuilt - images).square().mean()).log10()), 2),
+                "psnr": round(psnr(rebuilt, images), 2),
                 "kl_nats": round(float(kl.sum()), 2),
                 "active_factors": int((kl > 0.1).sum()),
                 "identity_factors": int(model.identity_factors.sum()),

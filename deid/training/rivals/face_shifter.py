@@ -35,6 +35,7 @@ from deid.nets.face_shifter import Swapper
 from deid.nets.unet import MultiScaleDiscriminator
 from deid.training.rivals.task import RivalTask
 from deid.worlds.cards import Card
+from deid.worlds.mini.pretrain.distillation import psnr
 from deid.worlds.training_loop import Phase, Schedule
 from deid.worlds.world import World
 
@@ -202,11 +203,10 @@ class FaceShifterTask(RivalTask):
         again = network.aei.draw(faces, own)
         made = network.refine(network.aei.draw(faces, z_id), faces, again)
         codes = torch.cat([self.world.identity(one) for one in torch.split(made, 1)])
-        error = (again - faces).square().mean()
         return {
             "source": float((codes * z_id).sum(1).mean()),
             "target": float((codes * own).sum(1).mean()),
-            "psnr": float(10.0 * torch.log10(4.0 / error)),
+            "psnr": psnr(again, faces),
         }
 
 

@@ -38,6 +38,7 @@ from deid.nets.unet import MultiScaleDiscriminator
 from deid.pixels import to_pixels, to_tensor
 from deid.training.rivals.task import RivalTask
 from deid.worlds.cards import Card
+from deid.worlds.mini.pretrain.distillation import psnr
 from deid.worlds.training_loop import Phase, Schedule
 from deid.worlds.world import World
 
@@ -182,8 +183,8 @@ class FSGANTask(RivalTask):
         found = (networks.segment(faces) > 0).float()
         both, either = (found * region).sum(), torch.maximum(found, region).sum()
         return {
-            "reenacted": _psnr(reenacted, faces, region),
-            "completed": _psnr(completed, faces, region - known),
+            "reenacted": psnr(reenacted, faces, region),
+            "completed": psnr(completed, faces, region - known),
             "overlap": float(both / either),
         }
 
@@ -198,11 +199,6 @@ def ellipses(count: int, size: int, random: np.random.Generator) -> Tensor:
             rx, ry = random.uniform(*RADII, 2)
             inside[row, 0][((x - cx) / rx).square() + ((y - cy) / ry).square() < 1.0] = 1.0
     return inside
-
-
-def _psnr(made: Tensor, wanted: Tensor, region: Tensor) -> float:
-    error = ((made - wanted).square().mean(1, keepdim=True) * region).sum() / region.sum()
-    return float(10.0 * torch.log10(4.0 / error))
 
 
 def fsgan(world: World, data: Path, steps: int) -> RivalTask:
