@@ -40,7 +40,7 @@ def test_every_person_is_attacked_by_all_who_are_asked_and_by_nobody_else(report
         assert report["about"]["people"] == 3
         assert report["about"]["pictures"] == 6
         assert report["about"]["missing"] == []
-        assert report["about"]["outputs"] == f"what {method} made of held-out people"
+        assert report["about"]["outputs"] == f"outputs of {method}"
         assert (work / PAGES / method / "index.html").is_file()
     assert of["pixelate"]["attacks"].keys() == {"A0", "A1", "A4"}
     assert of["mask"]["attacks"].keys() == {"A0", "A1"}  # another seed would give the same

@@ -1,5 +1,6 @@
 """Detection: nothing is missed, whatever its size, turn or place, and the work stays bounded."""
 
+import itertools
 import json
 import pickle
 import re
@@ -775,8 +776,9 @@ def test_tiny_faces_of_a_large_picture_are_found_in_tiles(assets: Path) -> None:
     plain = Trials(turned=0, hidden=0, cut=0)
     scene = compose(3, heads, 12, (900, 1800), plain, sizes=(20, 26), background="gradient")
     network = Yunet(assets / YUNET)
-    views = list(multi_scale_views(scene.pixels, scale_invariant=False))[:6]
-    assert all(view.to_picture[0, 0] == 0.5 for view in views)
+    upright = multi_scale_views(scene.pixels, scale_invariant=False)
+    views = list(itertools.takewhile(lambda view: view.to_picture[0, 0] == 0.5, upright))
+    assert len(views) == 2
     found = merge_detections(
         [Pass(v.to_faces(network.find(v.pixels)), 0.5) for v in views], (900, 1800)
     )

@@ -78,7 +78,7 @@ def attacked(params: AttackParams, bundle: Bundle, world: World, work: Path) -> 
             again=again,
             attackers=params.attackers,
             seed=params.seed,
-            called=("held-out people", f"what {method} made of held-out people"),
+            called=("held-out people", f"outputs of {method}"),
         )
         reports[method] = examine(world, str(originals), str(outputs), work / PAGES / method, asked)
     return reports
