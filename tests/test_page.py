@@ -153,6 +153,21 @@ def test_what_is_no_picture_is_said_and_gives_no_download(
     page.context.close()
 
 
+def test_a_service_that_keeps_no_face_offers_none_to_keep(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with serving(tmp_path, "--no-keep") as server:
+        page = browser.new_context(viewport=DESK).new_page()  # type: ignore[arg-type]
+        page.goto(server.url)
+        added(page, PAIR)
+        expect(page.locator(".verdict")).to_have_text("2 faces changed and verified")
+        expect(page.locator(".faces li")).to_have_count(2)
+        for offered in page.get_by_role("button", name="Keep").all():
+            expect(offered).to_be_hidden()
+        expect(page.get_by_text("Every face is changed unless you keep it.")).to_be_hidden()
+        page.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(

@@ -15,7 +15,7 @@ in training; widths are 64 and 96, theirs 16 to 512, and w has 96 numbers. In th
 quarters of the training 3 has λ ‖x − G∘E(x)‖₁ beside it, where λ falls from `GUIDANCE` to 0, since
 a training of minutes does not come to faces otherwise; it ends with theirs alone. γ is 2, theirs
 10, in every eighth step eightfold (as StyleGAN2 has it). F learns at a tenth of the rate instead of
-a hundredth; 3 takes Muon in place of Adam; E and G are averaged over steps.
+a hundredth; E and G are averaged over steps.
 """
 
 from pathlib import Path
@@ -29,7 +29,6 @@ from deid.seeds import torch_generator
 from deid.training.rivals.task import RivalTask
 from deid.worlds.cards import Card
 from deid.worlds.mini.pretrain.distillation import psnr
-from deid.worlds.mini.pretrain.optimizer import Muon
 from deid.worlds.training_loop import Phase, Schedule
 from deid.worlds.world import World
 
@@ -38,8 +37,6 @@ GUIDANCE, GUIDED = 5.0, 0.75
 """λ at the start, and the share of the training after which it is 0."""
 
 MIXED = 0.5
-MUON_RATE = 0.02
-"""Of what phase 3 trains."""
 
 
 def r1(gradient: Tensor) -> Tensor:
@@ -55,8 +52,6 @@ def reciprocity(w: Tensor, again: Tensor) -> Tensor:
 class ALAETask(RivalTask):
     """Three phases."""
 
-    memory_format = torch.contiguous_format  # Muon takes kernels as matrices
-
     def build(self) -> nn.Module:
         return ALAE()
 
@@ -66,12 +61,10 @@ class ALAETask(RivalTask):
         decoder = list(model.autoencoder.decoder.parameters())
         judges = [*encoder, *model.discriminator.parameters()]
         makers, both = [*decoder, *model.mapping.parameters()], [*encoder, *decoder]
-        kernels = [p for p in both if p.ndim > 1 and p.shape[0] > 1]
-        others = [p for p in both if p.ndim <= 1 or p.shape[0] == 1]
         return [
             Phase(self.loss, judges, [self.adam(judges)]),
             Phase(self.generator_loss, makers, [self.adam(makers)]),
-            Phase(self.reciprocity_loss, both, [Muon(kernels, MUON_RATE), self.adam(others)]),
+            Phase(self.reciprocity_loss, both, [self.adam(both)]),
         ]
 
     def adam(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -151,5 +144,5 @@ class ALAETask(RivalTask):
 
 
 def alae(world: World, data: Path, steps: int) -> RivalTask:
-    schedule = Schedule(steps, batch_size=8, learning_rate=2e-3, averaging=0.99, bfloat16=False)
+    schedule = Schedule(steps, batch_size=16, learning_rate=2e-3, averaging=0.995, bfloat16=False)
     return ALAETask("alae", world, data, schedule)
