@@ -153,9 +153,7 @@ def test_what_is_no_picture_is_said_and_gives_no_download(
     page.context.close()
 
 
-def test_a_service_that_keeps_no_face_offers_none_to_keep(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_a_service_that_keeps_no_face_offers_none_to_keep(browser: Browser, tmp_path: Path) -> None:
     with serving(tmp_path, "--no-keep") as server:
         page = browser.new_context(viewport=DESK).new_page()  # type: ignore[arg-type]
         page.goto(server.url)

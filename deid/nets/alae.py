@@ -1,69 +1,36 @@
 """The networks of ALAE (Pidhorskyi et al. 2020) in its style-based form: F, G, E and D.
 
-G is StyleGAN1's synthesis. E mirrors it: where G's layers take a style, E's give one, the mean and
-deviation of each channel, and the sum of linear maps of these is w. Layers of 32² and 64² would be
-nearly all of the work: E sees pictures of 64 px as maps of 16² with 48 channels, the pixels of each
-place beside each other, and G adds such a map to a smooth picture.
+F and G are those of a StyleGAN. E mirrors G: where G's layers take a style, E's give one, the mean
+and deviation of each channel, and the sum of linear maps of these is w. Layers of 32² and 64² would
+be nearly all of E's work: it sees pictures of 64 px as maps of 16² with 48 channels, the pixels of
+each place beside each other.
 """
 
+from copy import deepcopy
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deid.nets.style import EqualLinear, MappingNetwork
-from deid.nets.stylegan1 import Convolution, StyledLayer
+from deid.nets.style import EqualLinear, StyleGenerator
+from deid.nets.stylegan1 import Convolution
 
 PLACE = 4
-"""The side of what a place of the largest map draws, in pixels."""
+"""The side of what a place of E's largest map shows, in pixels."""
 
-WIDTHS = (96, 96, 64)
-"""Channels of the maps of 4², 8² and 16²."""
-
-Z_DIM, W_DIM = 64, 96
-LAYERS = 2 * len(WIDTHS)
-"""Of G, each with a w of its own: two at 4², two at 8², …"""
-
-
-class StyleDecoder(nn.Module):
-    """G: `w+ [N,LAYERS,W_DIM]` → pictures `[N,3,64,64]`, about [-1, 1]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.constant = nn.Parameter(torch.randn(1, WIDTHS[0], 4, 4))
-        self.convolutions = nn.ModuleList()  # one before each layer but the first
-        self.layers = nn.ModuleList()
-        for index, width in enumerate(WIDTHS):
-            if index > 0:
-                self.convolutions.append(Convolution(WIDTHS[index - 1], width, None, False))
-            self.convolutions.append(Convolution(width, width, None, False))
-            self.layers += [StyledLayer(width, 4 << index, W_DIM, 1e-5) for _ in range(2)]
-        self.to_rgb = Convolution(WIDTHS[-1], 3, None, False)
-        self.to_pixels = Convolution(WIDTHS[-1], 3 * PLACE**2, None, False)
-        with torch.no_grad():  # begin with smooth pictures, near gray
-            self.to_rgb.weight.mul_(0.3)
-            self.to_pixels.weight.mul_(0.03)
-
-    def forward(self, ws: Tensor) -> Tensor:
-        x = self.layers[0](self.constant.expand(len(ws), -1, -1, -1), ws[:, 0])
-        for index, convolution in enumerate(self.convolutions, start=1):
-            x = convolution(x)
-            if index % 2 == 0:
-                x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
-            x = self.layers[index](x, ws[:, index])
-        smooth = F.interpolate(self.to_rgb(x), scale_factor=float(PLACE), mode="bilinear")
-        return smooth + F.pixel_shuffle(self.to_pixels(x), PLACE)
+WIDTHS = (64, 96, 96)
+"""E's channels at 16², 8² and 4²."""
 
 
 class Extraction(nn.Module):
     """Convolution, leaky ReLU; takes each channel's mean and deviation out, and gives them as w."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, w_dim: int) -> None:
         super().__init__()
         self.convolution = Convolution(inputs, outputs, None, False)
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.style = EqualLinear(2 * outputs, W_DIM)
+        self.style = EqualLinear(2 * outputs, w_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.leaky_relu(self.convolution(x) + self.bias[:, None, None], 0.2)
@@ -74,14 +41,13 @@ class Extraction(nn.Module):
 
 
 class StyleEncoder(nn.Module):
-    """E: pictures `[N,3,64,64]` → `w [N,W_DIM]`."""
+    """E: pictures `[N,3,64,64]` → `w [N,w_dim]`."""
 
-    def __init__(self) -> None:
+    def __init__(self, w_dim: int) -> None:
         super().__init__()
-        widths = WIDTHS[::-1]
-        self.layers = nn.ModuleList([Extraction(3 * PLACE**2, widths[0])])
-        for here, there in pairwise((*widths, widths[-1])):  # two for each size
-            self.layers += [Extraction(here, here), Extraction(here, there)]
+        self.layers = nn.ModuleList([Extraction(3 * PLACE**2, WIDTHS[0], w_dim)])
+        for here, there in pairwise((*WIDTHS, WIDTHS[-1])):  # two for each size
+            self.layers += [Extraction(here, here, w_dim), Extraction(here, there, w_dim)]
 
     def forward(self, images: Tensor) -> Tensor:
         x, styles = F.pixel_unshuffle(images, PLACE), []
@@ -95,35 +61,31 @@ class StyleEncoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """E and G: what is left of ALAE when it is trained."""
+    """E, and a copy of a StyleGAN as F and G: what is left of ALAE when it is trained."""
 
-    def __init__(self) -> None:
+    def __init__(self, generator: StyleGenerator) -> None:
         super().__init__()
-        self.encoder, self.decoder = StyleEncoder(), StyleDecoder()
+        self.encoder = StyleEncoder(generator.w_dim)
+        self.decoder = deepcopy(generator).requires_grad_(True)
 
     def encode(self, images: Tensor) -> Tensor:
-        """`[N,3,64,64]` → `w [N,W_DIM]`."""
+        """`[N,3,64,64]` → `w [N,w_dim]`."""
         w: Tensor = self.encoder(images)
         return w
 
     def decode(self, w: Tensor) -> Tensor:
-        """`w [N,W_DIM]`, or w+ `[N,LAYERS,W_DIM]` → `[N,3,64,64]`."""
-        ws = w[:, None].expand(-1, LAYERS, -1) if w.ndim == 2 else w
-        images: Tensor = self.decoder(ws)
-        return images
+        """`w [N,w_dim]`, or w+ `[N,num_ws,w_dim]` → `[N,3,64,64]`."""
+        return self.decoder.synthesis(w)
 
 
 class ALAE(nn.Module):
     """All four networks; the discriminator of pictures is D∘E, their generator G∘F."""
 
-    def __init__(self) -> None:
+    def __init__(self, generator: StyleGenerator) -> None:
         super().__init__()
-        self.autoencoder = Autoencoder()
-        # Faster than StyleGAN's 0.01, for a training a thousand times as short.
-        self.mapping = MappingNetwork([Z_DIM, 128, 128, W_DIM], rate=0.1)
-        widths = (W_DIM, W_DIM, W_DIM, 1)
+        self.autoencoder = Autoencoder(generator)
         layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths):
+        for inputs, outputs in pairwise((*[generator.w_dim] * 3, 1)):
             layers += [EqualLinear(inputs, outputs), nn.LeakyReLU(0.2)]
         self.discriminator = nn.Sequential(*layers[:-1])
 

@@ -7,6 +7,7 @@ missing.
 """
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from deid.anonymize.base import Anonymizer
 from deid.anonymize.rivals.alae import ALAE
@@ -31,7 +32,15 @@ from deid.nets.ciagan import Generator
 from deid.nets.face_shifter import Swapper
 from deid.nets.fsgan import Generators
 from deid.nets.infogan import InfoGAN
+from deid.nets.style import StyleGenerator
 from deid.worlds.world import World
+
+
+def _alae(world: World) -> Anonymizer:
+    def build() -> Autoencoder:
+        return Autoencoder(cast(StyleGenerator, world.generator))
+
+    return ALAE(world, load_trained("alae", world, build))
 
 
 def _faceshifter(world: World) -> Anonymizer:
@@ -53,7 +62,7 @@ RIVALS: Mapping[str, Callable[[World], Anonymizer]] = {
     "hat": lambda world: Overlay(world, "hat", sticker),
     "undetected": Undetected,
     # Learned, by `dvc repro` in data/rivals:
-    "alae": lambda world: ALAE(world, load_trained("alae", world, Autoencoder)),
+    "alae": _alae,
     "infogan": lambda world: RedrawnCodes(world, load_trained("infogan", world, InfoGAN)),
     "beta-vae": lambda world: ResampledFactors(world, load_trained("beta-vae", world, BetaVAE)),
     "fsgan": lambda world: FSGAN(world, load_trained("fsgan", world, Generators)),

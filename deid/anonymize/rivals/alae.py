@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.rivals.learned import SIDE, FaceSwapper, enlarged, small
-from deid.nets.alae import LAYERS, Autoencoder
+from deid.nets.alae import Autoencoder
 from deid.worlds.world import World
 
 POSE_LAYERS = 2
@@ -35,5 +35,6 @@ class ALAE(FaceSwapper):
     def swap_one(self, donor: Tensor, face: Tensor) -> Tensor:
         """Pose of the face, all else of the donor."""
         theirs, own = (self.network.encode(small(picture))[:, None] for picture in (donor, face))
-        kept = torch.arange(LAYERS, device=face.device)[None, :, None] < POSE_LAYERS
-        return enlarged(self.network.decode(torch.where(kept, own, theirs)), face.shape[-1])
+        layers = torch.arange(self.network.decoder.num_ws, device=face.device)[None, :, None]
+        mixed = torch.where(layers < POSE_LAYERS, own, theirs)
+        return enlarged(self.network.decode(mixed), face.shape[-1])

@@ -10,31 +10,34 @@ equation 8 and algorithm 1, in turn in each step:
 Reciprocity (3) is in w, nowhere in pixels. In 1 and 2 half of the pictures are drawn from two w,
 each in some layers (style mixing); 3 has one.
 
-Departures. G and E have no layers above 16², whose places draw 4 × 4 pixels each, and do not grow
-in training; widths are 64 and 96, theirs 16 to 512, and w has 96 numbers. In the first three
-quarters of the training 3 has λ ‖x − G∘E(x)‖₁ beside it, where λ falls from `GUIDANCE` to 0, since
-a training of minutes does not come to faces otherwise; it ends with theirs alone. γ is 2, theirs
-10, in every eighth step eightfold (as StyleGAN2 has it). F learns at a tenth of the rate instead of
-a hundredth; E and G are averaged over steps.
+Departures. F and G start as the world's generator, which is a StyleGAN as theirs, and learn on at a
+fiftieth of E's rate, since a training of minutes comes to no faces from nothing; so they do not
+grow in training. E sees places of 4 × 4 pixels and no layers above 16²; its widths are 64 and 96,
+theirs 16 to 512. R1 is in every eighth step eightfold (as StyleGAN2 has it); all four are averaged
+over steps.
 """
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deid.nets.alae import ALAE, LAYERS, Z_DIM
+from deid.errors import DeidError
+from deid.nets.alae import ALAE, Autoencoder
+from deid.nets.style import StyleGenerator
 from deid.seeds import torch_generator
+from deid.training.rivals.pictures import SIDE
 from deid.training.rivals.task import RivalTask
 from deid.worlds.cards import Card
 from deid.worlds.mini.pretrain.distillation import psnr
 from deid.worlds.training_loop import Phase, Schedule
 from deid.worlds.world import World
 
-GAMMA, LAZY = 2.0, 8
-GUIDANCE, GUIDED = 5.0, 0.75
-"""λ at the start, and the share of the training after which it is 0."""
+GAMMA, LAZY = 10.0, 8
+KEPT = 0.02
+"""F's and G's rate, of E's and D's."""
 
 MIXED = 0.5
 
@@ -52,34 +55,40 @@ def reciprocity(w: Tensor, again: Tensor) -> Tensor:
 class ALAETask(RivalTask):
     """Three phases."""
 
+    memory_format = torch.contiguous_format  # a generator may hold kernels of any rank
+
     def build(self) -> nn.Module:
-        return ALAE()
+        return ALAE(cast(StyleGenerator, self.world.generator))
 
     def phases(self, model: nn.Module) -> list[Phase]:
         assert isinstance(model, ALAE)
         encoder = list(model.autoencoder.encoder.parameters())
         decoder = list(model.autoencoder.decoder.parameters())
         judges = [*encoder, *model.discriminator.parameters()]
-        makers, both = [*decoder, *model.mapping.parameters()], [*encoder, *decoder]
         return [
             Phase(self.loss, judges, [self.adam(judges)]),
-            Phase(self.generator_loss, makers, [self.adam(makers)]),
-            Phase(self.reciprocity_loss, both, [self.adam(both)]),
+            Phase(self.generator_loss, decoder, [self.adam(decoder, KEPT)]),
+            Phase(
+                self.reciprocity_loss,
+                [*encoder, *decoder],
+                [self.adam(encoder), self.adam(decoder, KEPT)],
+            ),
         ]
 
-    def adam(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """As in the paper."""
-        return torch.optim.Adam(weights, self.schedule.learning_rate, (0.0, 0.99))
+    def adam(self, weights: list[nn.Parameter], share: float = 1.0) -> torch.optim.Optimizer:
+        """As in the paper; `share` of the learning rate."""
+        return torch.optim.Adam(weights, share * self.schedule.learning_rate, (0.0, 0.99))
 
     def draw(self, model: ALAE, part: str, step: int) -> Tensor:
         """G∘F(z), half of it of mixed styles."""
+        coder = model.autoencoder
         random = torch_generator(f"{self.stream}/{part}", step)
-        z = torch.randn(2, self.schedule.batch_size, Z_DIM, generator=random)
-        first, second = (model.mapping(one)[:, None] for one in z)
-        cut = torch.randint(1, LAYERS, (z.shape[1], 1, 1), generator=random)
+        z = torch.randn(2, self.schedule.batch_size, coder.decoder.z_dim, generator=random)
+        first, second = (coder.decoder.mapping(one)[:, None] for one in z)
+        cut = torch.randint(1, coder.decoder.num_ws, (z.shape[1], 1, 1), generator=random)
         mixed = torch.rand(z.shape[1], 1, 1, generator=random) < MIXED
-        late = torch.arange(LAYERS)[None, :, None] >= cut
-        return model.autoencoder.decode(torch.where(mixed & late, second, first))
+        late = torch.arange(coder.decoder.num_ws)[None, :, None] >= cut
+        return coder.decode(torch.where(mixed & late, second, first))
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
         """1: E's and D's."""
@@ -108,25 +117,21 @@ class ALAETask(RivalTask):
     def reciprocity_loss(self, model: nn.Module, step: int) -> Tensor:
         """3: E's and G's."""
         assert isinstance(model, ALAE)
-        random = torch_generator(f"{self.stream}/reciprocity", step)
-        z = torch.randn(self.schedule.batch_size, Z_DIM, generator=random)
-        with torch.no_grad():
-            w = model.mapping(z)
-        coder = model.autoencoder
-        loss = reciprocity(w, coder.encode(coder.decode(w)))
-        guidance = GUIDANCE * max(0.0, 1.0 - step / (GUIDED * self.schedule.steps))
-        if guidance > 0.0:
-            images = self.pictures.images(self.batches(step))
-            loss = loss + guidance * F.l1_loss(coder.decode(coder.encode(images)), images)
-        return loss
+        w = self.latents(model.autoencoder, "reciprocity", self.schedule.batch_size, step)
+        return reciprocity(w, model.autoencoder.encode(model.autoencoder.decode(w)))
+
+    @torch.no_grad()
+    def latents(self, coder: Autoencoder, part: str, count: int, step: int = 0) -> Tensor:
+        """F(z), `[count,w_dim]`."""
+        random = torch_generator(f"{self.stream}/{part}", step)
+        return coder.decoder.mapping(torch.randn(count, coder.decoder.z_dim, generator=random))
 
     def measure(self, model: nn.Module) -> tuple[nn.Module, Card]:
         """Reciprocity, and likeness of what is given back."""
         assert isinstance(model, ALAE)
         images = self.pictures.images(self.validation)
         coder = model.autoencoder
-        z = torch.randn(256, Z_DIM, generator=torch_generator(f"{self.stream}/measure"))
-        w = model.mapping(z)
+        w = self.latents(coder, "measure", 256)
         error = reciprocity(w, coder.encode(coder.decode(w))) / w.var(0).mean()
         codes = coder.encode(images)
         rebuilt = coder.decode(codes)
@@ -144,5 +149,8 @@ class ALAETask(RivalTask):
 
 
 def alae(world: World, data: Path, steps: int) -> RivalTask:
-    schedule = Schedule(steps, batch_size=16, learning_rate=2e-3, averaging=0.995, bfloat16=False)
+    """Its training, where the world's generator draws what E sees; `DeidError` elsewhere."""
+    if world.resolutions != (SIDE,):
+        raise DeidError(f"alae: G draws {SIDE} px; the world {world.name} has no such generator")
+    schedule = Schedule(steps, batch_size=8, learning_rate=2e-3, averaging=0.995, bfloat16=False)
     return ALAETask("alae", world, data, schedule)
