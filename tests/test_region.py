@@ -222,3 +222,97 @@ def test_hair_over_the_outer_ends_of_the_brows_is_not_the_faces_own() -> None:
         reach = round(0.25 * up)
         ends[y - reach : y - round(0.09 * up), x - reach : x + reach] = True
     assert (left & ends).sum() == 0
+
+
+def striped(top: float, bottom: float, columns: np.ndarray) -> tuple[Pixels, np.ndarray]:
+    """The portrait with strands of hair over its forehead, between two shares of its height; and
+    where they are, `[S,S]`."""
+    picture, where = portrait(), np.zeros((SIDE, SIDE), bool)
+    for x in (SIDE * columns).astype(int):
+        where[round(top * SIDE) : round(bottom * SIDE), x : x + 4] = True
+    picture[where] = HAIR
+    return cv2.GaussianBlur(picture, (0, 0), 0.7), where
+
+
+COLUMNS = np.arange(0.4, 0.6, 0.04)
+
+
+def rows(first: float, last: float) -> np.ndarray:
+    """Where a picture's rows lie between two shares of its height."""
+    y = np.arange(SIDE)[:, None] / SIDE
+    return np.broadcast_to((first <= y) & (y < last), (SIDE, SIDE))
+
+
+def test_hair_over_a_forehead_stays_and_ends_above_the_brows() -> None:
+    before, hair = striped(0.05, 0.5, COLUMNS)
+    after, region = pasted(portrait((190, 140, 120)), before)
+    change = np.abs(after.astype(int) - before).mean(axis=2)
+    assert change[hair & rows(0.24, 0.32)].mean() < 20, "strands were covered"
+    new, _ = pasted(portrait((190, 140, 120)), portrait())
+    covered = np.abs(after.astype(int) - new).mean(axis=2)
+    assert covered[hair & rows(0.38, 0.5)].mean() < 12, "strands stayed over brows and nose"
+    x0, y0, x1, y1 = region.window
+    between = cv2.dilate(hair.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
+    middle = np.broadcast_to(np.abs(np.arange(SIDE) / SIDE - 0.5) < 0.1, (SIDE, SIDE))
+    beside = (between & middle & rows(0.32, 0.5))[y0:y1, x0:x1]
+    assert region.alpha[beside].min() > 0.9, "old skin stayed beside them"
+
+
+def test_strands_end_one_by_one() -> None:
+    """A whole fringe has no edge that is cut along a line: its lighter hair ends sooner."""
+    picture, columns = portrait(), slice(round(0.3 * SIDE), round(0.7 * SIDE))
+    light = np.random.default_rng(0).normal(0, 14, SIDE)[None, columns, None]
+    fringe = np.s_[round(0.05 * SIDE) : round(0.5 * SIDE), columns]
+    picture[fringe] = (np.array(HAIR) + 20 + light).clip(0, 255)
+    _, region = pasted(portrait((190, 140, 120)), picture)
+    x0, y0 = region.window[:2]
+    ends = (region.alpha < 0.5)[: round(0.45 * SIDE) - y0, columns.start - x0 : columns.stop - x0]
+    depths = ends.sum(axis=0)[10:-10]
+    assert np.abs(np.diff(depths)).max() >= 2
+    assert 1.0 < depths.std() < 0.05 * SIDE
+
+
+@pytest.mark.parametrize("kind", ["bald", "a mark on it", "a shadow"])
+def test_a_forehead_without_hair_is_replaced(kind: str) -> None:
+    before = portrait()
+    if kind == "a mark on it":
+        cv2.circle(before, (round(0.47 * SIDE), round(0.34 * SIDE)), 4, (40, 25, 20), -1)
+    if kind == "a shadow":
+        dark = cv2.GaussianBlur(rows(0.0, 0.34).astype(np.float32), (0, 0), 4)[..., None]
+        before = np.rint(before * (1 - 0.3 * dark)).astype(np.uint8)
+    square = placed().square
+    region = face_region(landmarks(), square, before.shape)
+    used = paste_face(before, np.full((64, 64, 3), 150, np.uint8), square, region)
+    x0, y0, x1, y1 = region.window
+    middle = (region.alpha >= 1) & rows(0.0, 0.5)[y0:y1, x0:x1]
+    middle &= (np.abs(np.arange(x0, x1) / SIDE - 0.5) < 0.15)[None]
+    assert used.alpha[middle].min() > 0.9
+
+
+def with_glasses(picture: Pixels) -> tuple[Pixels, np.ndarray]:
+    """Dark ones, whose arms reach beyond the face; and where those lie between face and lens."""
+    worn, color, thick = picture.copy(), (30, 30, 35), round(0.045 * SIDE)
+    y = round(0.46 * SIDE)
+    for x in (0.37, 0.63):
+        cv2.circle(worn, (round(x * SIDE), y), round(0.075 * SIDE), color, 4)
+    cv2.line(worn, (round(0.44 * SIDE), y), (round(0.56 * SIDE), y), color, 5)
+    arms = np.zeros(picture.shape[:2], np.uint8)
+    for ends in ((0.2, 0.29), (0.71, 0.8)):
+        first, last = ((round(x * SIDE), y) for x in ends)
+        cv2.line(arms, first, last, 1, thick)
+    worn[arms > 0] = color
+    inside = (arms > 0) & (np.abs(np.arange(SIDE) / SIDE - 0.5) < 0.245)
+    return worn, inside
+
+
+def test_arms_of_glasses_go_with_the_glasses() -> None:
+    plain = portrait()
+    plain[:, : SIDE // 2] = plain[:, : -SIDE // 2 - 1 : -1]  # no hair over either cheek
+    before, arms = with_glasses(plain)
+    bald, _ = pasted(plain, plain)
+    after, _ = pasted(plain, before)
+    change, left = (np.abs(after.astype(int) - one).mean(axis=2)[arms] for one in (before, bald))
+    assert left.mean() < 12, "arms of no glasses stayed"
+    worn, _ = pasted(with_glasses(portrait())[0], before)
+    kept = np.abs(worn.astype(int) - before).mean(axis=2)[arms]
+    assert kept.mean() < 0.6 * change.mean(), "glasses lost theirs"

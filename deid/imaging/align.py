@@ -121,6 +121,28 @@ def place_face(crop: Pixels, square: Square, window: Window) -> Pixels:
     return np.asarray(placed, dtype=np.uint8)
 
 
+def upright(
+    field: NDArray[np.float32], square: Square, window: Window, size: int
+) -> NDArray[np.float32]:
+    """What `field float32 [h,w]` over the picture's `window` looks like in a crop of `size`."""
+    to_picture = square.to_picture(size).copy()
+    to_picture[:, 2] -= window[:2]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(
+        cv2.warpAffine(
+            field, _opencv(to_picture), (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+    )
+
+
+def from_upright(field: NDArray[np.float32], square: Square, window: Window) -> NDArray[np.float32]:
+    """The inverse: of `float32 [size,size]`, over `window`, 0 beyond it."""
+    x0, y0, x1, y1 = window
+    to_picture = square.to_picture(field.shape[0]).copy()
+    to_picture[:, 2] -= x0, y0
+    return np.asarray(cv2.warpAffine(field, _opencv(to_picture), (x1 - x0, y1 - y0)))
+
+
 def _opencv(affine: NDArray[Any]) -> NDArray[np.float64]:
     """The same map between coordinates in which a pixel's center is at its integer index."""
     shifted = np.array(affine, dtype=np.float64)

@@ -2,8 +2,8 @@
 
 A region is 1 over the whole face and falls to 0 only outside it: softness never lets a pixel of
 the original face shine through. Beyond the region the picture keeps its bytes. Where a made face
-goes from brow to chin (`paste_face`), that holds of the region's core only: between it and the
-jaw, what looks like hair hanging over the face stays. Judges see either in the finished file.
+goes from brow to chin (`paste_face`), that holds of the region's core only: around it, what looks
+like hair hanging over the face stays (`front`). Judges see either in the finished file.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from deid.faces.alignment import Points, apply_affine, five_points
 from deid.imaging.align import Square, Window, place_face
 from deid.imaging.blend import Place, blend_in, close_seam, match_light
 from deid.imaging.fit import outline_of_landmarks
-from deid.imaging.skin import find_skin, reaching_in
+from deid.imaging.front import Front, below_eyes
+from deid.imaging.skin import find_skin
 from deid.imaging.texture import match_texture
 from deid.pixels import Pixels
 
@@ -26,12 +27,8 @@ FILL_TOLERANCE = 10.0  # levels of 256 by which an encoder may miss it, in the m
 FEATHER = 0.03  # of the FFHQ square's side
 JAW_FEATHER = 0.025  # of it, where a face ends at its jaw
 CORE = 0.72  # of the way to the jaw, nothing of the old picture may stay
-BROW = 0.15 * np.array(
-    [0.3, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.3]
-)  # of the height from nose tip to brows: nor so far above them
-CHIN = 0.78  # of the height of the square, below which no hair hangs over a face,
-ASIDE = 0.13  # of its width from the middle, within which that holds
-RIM = 0.03  # of it: how far it fades over hair
+BROW = 0.03  # of the height from nose tip to brows: nor so far above their landmarks
+CORNER = 0.07  # of the square's side: the radius of that part's corners above the eyes
 FOREHEAD_FEATHER = 0.09  # of it, where a face that ends above its brows goes on in the same skin
 RAISED = 0.35 * np.array(
     [0.2, 0.6, 0.9, 1.0, 1.0, 1.0, 1.0, 0.9, 0.6, 0.2]
@@ -95,7 +92,7 @@ def face_region(landmarks: Points, square: Square, shape: tuple[int, ...]) -> Re
     raised = upright[17:27].copy()
     up = upright[30, 1] - raised[:, 1].mean()
     raised[:, 1] -= RAISED * up
-    brows = upright[18:26] - np.outer(BROW * up, [0.0, 1.0])  # hair falls over their ends
+    brows = upright[18:26] - [0.0, BROW * up]  # hair falls over their ends
     middle = upright[27:36].mean(axis=0)
     inner = np.concatenate(
         [upright[18:26], upright[27:], brows, middle + CORE * (upright[:17] - middle)]
@@ -105,9 +102,19 @@ def face_region(landmarks: Points, square: Square, shape: tuple[int, ...]) -> Re
         for part in (np.concatenate([upright, raised]), inner)
     )
     window = _window(hull, shape, int(np.ceil(forehead)) + 3)
-    below = _below_eyes(square, window)
+    below = below_eyes(square, window)
     feather = np.maximum(below * jaw + (1.0 - below) * forehead, 1e-3)
-    return replace(_softened(hull, window, feather), core=_filled(core, window))
+    inner = _filled(core, window)
+    inner = np.where(below < 0.5, _rounded(inner, CORNER * square.side), inner)
+    return replace(_softened(hull, window, feather), core=inner)
+
+
+def _rounded(mask: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
+    """Without what of a mask `[h,w]` no disk of `radius` pixels reaches: its corners."""
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
+    radius = min(radius, 0.5 * float(depth.max()))
+    inner = (depth > radius).astype(np.uint8)
+    return (cv2.distanceTransform(1 - inner, cv2.DIST_L2, 5) <= radius).astype(np.uint8)
 
 
 def _softened(hull: Points, window: Window, feather: float | NDArray[np.float32]) -> Region:
@@ -170,7 +177,7 @@ def paste(canvas: Pixels, crop: Pixels, square: Square, region: Region, match: b
             old.astype(np.float32),
             region.alpha,
             skin.astype(np.float32),
-            _below_eyes(square, region.window),
+            below_eyes(square, region.window),
             square.side,
         )
         lit = blend_in(new.astype(np.float32), place)
@@ -190,43 +197,20 @@ def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> 
     new = place_face(crop, square, region.window).astype(np.float32)
     cheeks = _filled(_ellipse(square, middle=0.61, across=0.16, down=0.09), region.window)
     skin = _filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
-    found = find_skin(old, cheeks.astype(np.float32))
-    shaded, likeness = (
-        (found.shaded, found.likeness) if found else (old, np.ones_like(region.alpha))
-    )
-    hair = reaching_in(likeness, (region.alpha >= 1).astype(np.float32)) * (1 - region.core)
-    across, down = _places(square, region.window)
-    shadow = (down > CHIN) & (np.abs(across - 0.5) < ASIDE)  # of the jaw, dark as hair
-    hair[shadow] = 0
-    whole = ((region.alpha >= 1) & (hair == 0)).astype(np.uint8)
-    nowhere = np.zeros_like(region.alpha)
-    place = Place(shaded, whole.astype(np.float32), skin.astype(np.float32), nowhere, square.side)
+    found, nowhere = find_skin(old, cheeks.astype(np.float32)), np.zeros_like(region.alpha)
+    shaded, alpha = found.shaded if found else old, region.alpha
+    place = Place(shaded, alpha, skin.astype(np.float32), nowhere, square.side)
     lit = match_light(new, place)
     seen = find_skin(lit, cheeks.astype(np.float32))
+    if found:
+        front = Front(old, found, alpha, region.core, square, region.window)
+        alpha, whole = front.mask(seen)
+        place = replace(place, alpha=whole.astype(np.float32))
     lit = close_seam(lit, place, seen.shaded if seen else None)
     lit = match_texture(lit, old, region.core.astype(np.float32), cheeks.astype(np.float32))
-    distance = cv2.distanceTransform(1 - whole, cv2.DIST_L2, 5)
-    rim = np.clip(1.0 - distance / max(1.5, RIM * square.side), 0.0, 1.0)
-    rim = rim * rim * (3 - 2 * rim)
-    alpha = np.where(whole, 1.0, np.minimum(region.alpha, np.maximum(likeness * (1 - hair), rim)))
     mixed = old + alpha[..., None] * (lit - old)
     canvas[y0:y1, x0:x1] = np.rint(mixed).clip(0, 255).astype(np.uint8)
     return Region(region.window, alpha.astype(np.float32))
-
-
-def _below_eyes(square: Square, window: Window) -> NDArray[np.float32]:
-    """0 above the eyes to 1 below them, over `window` `[h,w]`."""
-    _, down = _places(square, window)
-    return np.asarray(np.clip((down - 0.4) / 0.12, 0.0, 1.0), dtype=np.float32)
-
-
-def _places(square: Square, window: Window) -> tuple[Points, Points]:
-    """How far across and down its FFHQ square each pixel of `window` lies: the eyes at 0.47, the
-    mouth at 0.75 of its height."""
-    x0, y0, x1, y1 = window
-    y, x = np.ogrid[y0:y1, x0:x1]
-    across, down = (a * (x + 0.5) + b * (y + 0.5) + c for a, b, c in square.to_crop(1))
-    return across, down
 
 
 def fill(canvas: Pixels, region: Region) -> None:

@@ -29,11 +29,13 @@ class Skin:
     """Of a picture `[h,w]`: `likeness float32 [h,w]`, 1 where it has the color of its skin under a
     light that falls off evenly, 0 where it is hair or background; `shaded float32 [h,w,3]` in
     levels of 256, its low frequencies with the skin in its own shade where there is none; `pale
-    [h,w]`, 1 where it is no more colorful than the skin."""
+    [h,w]`, 1 where it is no more colorful than the skin; `tone [h,w,3]`, the skin's color in Lab
+    under that light."""
 
     likeness: Picture
     shaded: Picture
     pale: Picture
+    tone: Picture
 
 
 def find_skin(picture: Picture, patch: Picture) -> Skin | None:
@@ -46,18 +48,24 @@ def find_skin(picture: Picture, patch: Picture) -> Skin | None:
     if chosen.sum() < 12:
         return None
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).clip(0, 255) / 255
-    lab = cv2.cvtColor(small.astype(np.float32), cv2.COLOR_RGB2LAB)
-    usual = fit_field(lab, chosen).astype(np.float32)
-    off = lab - usual
-    off[..., 0] *= np.where(off[..., 0] < 0, DARKER, LIGHTER)
-    far = np.linalg.norm(off, axis=-1)
+    lab = np.asarray(cv2.cvtColor(small.astype(np.float32), cv2.COLOR_RGB2LAB), np.float32)
+    tone = fit_field(lab, chosen).astype(np.float32)
+    far, usual = from_skin(lab, tone), tone.copy()
     likeness = np.clip((HARDLY - far) / (HARDLY - SURELY), 0.0, 1.0)[..., None]
     shade = np.clip(lab[..., :1] / np.maximum(usual[..., :1], 1.0), SHADE, 1.0)
     usual[..., :1] *= shade
     dark = cv2.cvtColor(usual, cv2.COLOR_LAB2RGB)
     chroma, most = np.linalg.norm(lab[..., 1:], axis=-1), np.linalg.norm(usual[..., 1:], axis=-1)
-    fields = (likeness, 255 * (likeness * small + (1 - likeness) * dark), chroma < most + COLORFUL)
-    return Skin(*(_enlarged(field.astype(np.float32), (width, height)) for field in fields))
+    shaded, pale = 255 * (likeness * small + (1 - likeness) * dark), chroma < most + COLORFUL
+    fields = (field.astype(np.float32) for field in (likeness, shaded, pale, tone))
+    return Skin(*(_enlarged(field, (width, height)) for field in fields))
+
+
+def from_skin(lab: Picture, tone: Picture) -> Picture:
+    """How far each pixel `[h,w]` of `lab [h,w,3]` is from the skin's `tone` there."""
+    off = lab - tone
+    off[..., 0] *= np.where(off[..., 0] < 0, DARKER, LIGHTER)
+    return np.asarray(np.linalg.norm(off, axis=-1))
 
 
 def skin_only(crop: Pixels, landmarks: Points) -> Pixels:
