@@ -1,28 +1,28 @@
-"""What `deid serve` costs and holds: load, overload, memory, and what batching networks would give.
+"""What `deid serve` costs and holds: load, overload, memory, and what batches give.
 
     python -m benchmarks.serving                    # load at 1 to 32 at once, and overload
     python -m benchmarks.serving --memory 10000     # so many requests: does memory stay flat?
-    python -m benchmarks.serving --batching         # networks at 16 pictures a call against one
-    python -m benchmarks.serving --batching --world photo
+    python -m benchmarks.serving --batching         # --batch 8 and 16 against 1, 16 at once
+    python -m benchmarks.serving --bytes            # what rounding in batches changes in outputs
+    python -m benchmarks.serving --bytes --world photo
 
 Server and client share one machine; so figures of one run compare with each other, not with those
 of another machine. The picture is one rendered face of 96 pixels, which is masked: what a request
-costs beside the networks.
+costs beside the networks. Batches are tried with a blur, too, whose result is judged.
 """
 
 import argparse
 import asyncio
 import io
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -31,14 +31,16 @@ import psutil
 import torch
 from PIL import Image
 
-from deid.batch.in_memory import deidentify_bytes
+from deid.batch.in_memory import Refused, Result, deidentify_bytes
 from deid.batch.project import Pipelines, bundle_at
 from deid.batch.settings import RunSettings
-from deid.errors import DeidError
+from deid.serve.together import each, join
+from deid.serve.work import networks_of
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_ONCE = (1, 2, 4, 8, 16, 32)
 SIDE = 96
+ROUNDS, FACES, WIDTH = 3, 64, 480
 PNG = {"content-type": "image/png"}
 
 
@@ -51,11 +53,11 @@ def small_picture() -> bytes:
 
 
 @contextmanager
-def server(jobs: int, queue: int) -> Iterator[tuple[str, psutil.Process, Path]]:
+def server(jobs: int, queue: int, *options: str) -> Iterator[tuple[str, psutil.Process, Path]]:
     """Its address, process and log, once it is ready."""
     command = [str(Path(sys.executable).with_name("deid")), "serve", "--world", "mini"]
     command += ["--rendered", "--method", "mask", "--detect-size", str(SIDE), "--port", "0"]
-    command += ["--jobs", str(jobs), "--queue", str(queue)]
+    command += ["--jobs", str(jobs), "--queue", str(queue), *options]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:
@@ -85,18 +87,20 @@ def memory(process: psutil.Process) -> tuple[float, float]:
     return own, sum(workers)
 
 
-async def load(url: str, data: bytes, at_once: int, count: int) -> tuple[list[float], list[int]]:
+async def load(
+    url: str, data: bytes, at_once: int, count: int, method: str = "mask"
+) -> tuple[list[float], list[int]]:
     """Seconds and statuses of `count` requests, `at_once` of them at a time."""
     seconds: list[float] = []
     statuses: list[int] = []
-    left = iter(range(count))
+    left, path = iter(range(count)), f"/v1/anonymize?method={method}"
     limits = httpx.Limits(max_connections=at_once)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=300) as client:
 
         async def ask() -> None:
             for _ in left:
                 began = time.perf_counter()
-                answer = await client.post("/v1/anonymize", content=data, headers=PNG)
+                answer = await client.post(path, content=data, headers=PNG)
                 seconds.append(time.perf_counter() - began)
                 statuses.append(answer.status_code)
 
@@ -196,66 +200,126 @@ def flat(count: int) -> None:
             print(f"  {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def batching(world_name: str) -> None:
-    """What micro-batching could give at best: each network at 16 pictures a call, against one."""
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    torch.set_num_threads(threads)
+@dataclass
+class Batched:
+    """A server with a `--batch`, and what it answered in all rounds so far."""
+
+    batch: int
+    url: str
+    process: psutil.Process
+    seconds: list[float] = field(default_factory=list)
+    wall: float = 0.0
+    work: float = 0.0  # processor seconds of its worker
+
+    def round(self, method: str, count: int) -> None:
+        """`count` more requests, 16 at once."""
+        (worker,) = (p for p in self.process.children() if "spawn_main" in " ".join(p.cmdline()))
+        before, began = sum(worker.cpu_times()[:2]), time.perf_counter()
+        seconds, statuses = asyncio.run(load(self.url, small_picture(), 16, count, method))
+        self.wall += time.perf_counter() - began
+        self.work += sum(worker.cpu_times()[:2]) - before
+        assert set(statuses) == {200}, statuses
+        self.seconds += seconds
+
+
+def batching(count: int) -> None:
+    """One worker with `--batch` 1, 8 and 16, at 16 requests at once, in turns of `count`."""
+    with ExitStack() as stack:
+        servers = []
+        for batch in (1, 8, 16):
+            url, process, _ = stack.enter_context(server(1, 64, "--batch", str(batch)))
+            servers.append(Batched(batch, url, process))
+        for method in ("mask", "blur"):
+            for one in servers:
+                one.round(method, 32)  # it is warm then
+                one.seconds, one.wall, one.work = [], 0.0, 0.0
+            for _ in range(ROUNDS):
+                for one in servers:
+                    one.round(method, count)
+            print(f"{method}: batch | requests/s (ratio) | worker's ms each | p50 p95 p99 ms | MiB")
+            for one in servers:
+                print(line(one, servers[0]), flush=True)
+
+
+def line(one: Batched, first: Batched) -> str:
+    """Its row, with ratios to the `first`."""
+    rate, least = (len(s.seconds) / s.wall for s in (one, first))
+    cuts = statistics.quantiles(one.seconds, n=100)
+    times = " ".join(f"{1000 * cuts[at - 1]:.0f}" for at in (50, 95, 99))
+    held, own = sum(memory(one.process)), 1000 * one.work / len(one.seconds)
+    return f"{one.batch:2d} | {rate:6.1f} ({rate / least:.2f}) | {own:.1f} | {times} | {held:.0f}"
+
+
+def rounding(world_name: str) -> None:
+    """What is other in outputs that were made eight together than alone, and what each takes."""
+    torch.set_num_threads(1)
     pipelines = Pipelines(bundle_at(ROOT, world_name))
-    world = pipelines.world
-    components = pipelines.get(
-        RunSettings(method="blur", rendered=True, detect_size=640)
-    ).components
-    verifier = components.verifier
-    crop = np.asarray(Image.open(io.BytesIO(small_picture())).resize((verifier.side,) * 2))
-    square = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.6], [0.4, 0.75], [0.6, 0.75]])
-    points = square * verifier.side
+    mini = world_name == "mini"
+    pictures = rendered(pipelines) if mini else photographs()
+    methods = ("mask", "blur", "pixelate", "pgd") if mini else ("mask", "blur", "swap")
+    side = 144 if mini else WIDTH
 
-    def judges(n: int) -> object:
-        return verifier.embed(np.repeat(crop[None], n, 0), np.repeat(points[None], n, 0))
-
-    def draw(n: int) -> object:
-        with torch.no_grad():
-            return world.generator.synthesis(world.generator.w_mean.expand(n, -1))
-
-    def landmarks(n: int) -> object:
-        with torch.no_grad():
-            return components.landmarks(torch.zeros(n, 3, *(components.landmark_side,) * 2))
-
-    for name, work in (("judges", judges), ("landmarks", landmarks), ("generator", draw)):
-        one, many = (best(partial(work, n), n) for n in (1, 16))
-        print(
-            f"{world_name}, {threads} thread: {name}: {1000 * one:.1f} ms a face alone, "
-            f"{1000 * many:.1f} ms in 16: {one / many:.2f} times"
-        )
-    sample = {"mini": "data/samples/pair.png", "photo": "data/photo/samples/friends.jpg"}
-    picture = np.asarray(Image.open(ROOT / sample[world_name]).convert("RGB"))
-    look = components.detector.detect
-    one, many = (best(partial(look, [picture] * n), n) for n in (1, 4))
-    print(f"{world_name}: one look for faces {one:.2f} s alone, {many:.2f} s in 4")
-    share(pipelines, (ROOT / sample[world_name]).read_bytes(), one)
-
-
-def share(pipelines: Pipelines, data: bytes, look: float) -> None:
-    """How much of a request is looking for faces, twice, which differs in size from picture to
-    picture."""
-    for method in ("blur", "swap"):
+    def make(task: tuple[str, bytes]) -> Result | None:
+        asked = RunSettings(method=task[0], rendered=mini, detect_size=side)
         try:
-            pipeline = pipelines.get(RunSettings(method=method, rendered=True, detect_size=640))
-        except DeidError:
-            continue
-        whole = best(partial(deidentify_bytes, pipeline, data, "a"), 1)
-        print(f"{method}: {whole:.2f} s a picture, of which {2 * look / whole:.0%} look for faces")
+            return deidentify_bytes(pipelines.get(asked), task[1], "a")
+        except Refused:
+            return None
 
-
-def best(work: Callable[[], object], faces: int) -> float:
-    """Seconds a face, the best of several."""
-    work()
-    times = []
-    for _ in range(3):
+    def made(method: str, at_once: int) -> tuple[list[Result | None], float]:
+        tasks = [(method, data) for data in pictures]
+        make(tasks[0])
         began = time.process_time()
-        work()
-        times.append(time.process_time() - began)
-    return min(times) / faces
+        groups = [tasks[i : i + at_once] for i in range(0, len(tasks), at_once)]
+        results = [result for group in groups for result in each(make, group)]
+        return results, (time.process_time() - began) / len(tasks)
+
+    alone = {method: made(method, 1) for method in methods}
+    for network in networks_of(pipelines.world):
+        join(network)
+    for method, (before, apart) in alone.items():
+        after, together = made(method, 8)
+        ratio = f"{1000 * apart:.0f} ms each alone, {apart / together:.2f} times as fast together"
+        print(f"{world_name}, {method}: {differences(before, after)}; {ratio}", flush=True)
+
+
+def rendered(pipelines: Pipelines) -> list[bytes]:
+    """Faces that no training has seen, with room around them."""
+    faces = pipelines.world.test_faces(FACES, 1, 0).pixels
+    return [encoded(np.pad(face, ((40, 40), (40, 40), (0, 0)), mode="edge")) for face in faces]
+
+
+def photographs() -> list[bytes]:
+    """One of three faces, shifted, all of one size, so that looking for faces meets, too."""
+    with Image.open(ROOT / "data/photo/samples/friends.jpg") as image:
+        whole = image.convert("RGB").resize((WIDTH + 32, 2 * WIDTH // 5))
+    shifted = (whole.crop((left, 0, left + WIDTH, whole.height)) for left in (0, 11, 22, 32))
+    return [encoded(np.asarray(picture)) for picture in shifted]
+
+
+def differences(before: list[Result | None], after: list[Result | None]) -> str:
+    """Of pictures made alone from those made in batches, in words."""
+    same, pixels, most, verdicts = 0, [], 0, 0
+    for one, other in zip(before, after, strict=True):
+        if one is None or other is None:
+            verdicts += one is not other
+            continue
+        verdicts += [f.method for f in one.faces] != [f.method for f in other.faces]
+        same += one.data == other.data
+        apart = np.abs(one.pixels.astype(int) - other.pixels)
+        pixels.append(float(apart.any(-1).mean()))
+        most = max(most, int(apart.max()))
+    return (
+        f"{len(pixels)} pictures, {same} with the same bytes, {verdicts} with other levels; else "
+        f"{np.sum(pixels) / max(1, len(pixels) - same):.3%} of the pixels differ, by {most} at most"
+    )
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    """As PNG."""
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, "PNG")
+    return stored.getvalue()
 
 
 def main() -> None:
@@ -264,12 +328,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--memory", type=int, help="only this, with so many requests")
     parser.add_argument("--batching", action="store_true", help="only this")
+    parser.add_argument("--bytes", action="store_true", help="only this")
     parser.add_argument("--world", default="mini")
     asked = parser.parse_args()
     if asked.memory:
         flat(asked.memory)
     elif asked.batching:
-        batching(asked.world)
+        batching(asked.count)
+    elif asked.bytes:
+        rounding(asked.world)
     else:
         for jobs in asked.jobs:
             table(jobs, asked.count)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -53,15 +53,15 @@ class Slow:
     def greeting(self) -> Ready:
         return Ready(self.name, ())
 
-    def ask(self, picture: PictureRequest, timeout: float) -> Made:
-        assert self.busy.acquire(blocking=False), "two pictures at once"
+    def ask(self, pictures: Sequence[PictureRequest], timeout: float) -> list[Made]:
+        assert self.busy.acquire(blocking=False), "two groups at once"
         assert self in Slow.alive, "it was ended"
         time.sleep(self.seconds)
         self.busy.release()
         if self.loss:
             raise Lost(self.loss)
         assert self in Slow.alive, "it was ended in the middle of its picture"
-        return Made(Result(self.name.encode(), (), "no face"), self.name)
+        return [Made(Result(self.name.encode(), (), "no face"), self.name) for _ in pictures]
 
     def end(self) -> None:
         Slow.alive.remove(self)
@@ -72,9 +72,15 @@ def _none_alive() -> None:
     Slow.alive.clear()
 
 
-def run(work: Callable[[Pool], Awaitable[Any]], jobs: int = 2, queue: int = 100) -> Any:
+def run(
+    work: Callable[[Pool], Awaitable[Any]],
+    jobs: int = 2,
+    queue: int = 100,
+    batch: int = 1,
+    timeout: float = 80.0,
+) -> Any:
     async def all_of_it() -> Any:
-        pool = Pool(jobs, queue, timeout=5.0)
+        pool = Pool(jobs, queue, timeout, batch)
         try:
             return await work(pool)
         finally:
@@ -148,6 +154,172 @@ def test_a_lost_worker_costs_one_picture_and_is_replaced(loss: str, code: str) -
     run(work, jobs=1)
 
 
+class Grouped(Slow):
+    """Tells how many pictures came at a time, and how long they might take; a worker is lost with
+    the picture `POISON`, as `loss` says."""
+
+    groups: list[int] = []  # noqa: RUF012
+    limits: list[float] = []  # noqa: RUF012
+
+    def ask(self, pictures: Sequence[PictureRequest], timeout: float) -> list[Made]:
+        self.groups.append(len(pictures))
+        self.limits.append(timeout)
+        if POISON in pictures:
+            time.sleep(0.02)
+            raise Lost(self.loss or "was killed")
+        loss, self.loss = self.loss, ""
+        made = super().ask(pictures, timeout)
+        self.loss = loss
+        named = zip(made, pictures, strict=True)
+        return [Made(replace(m.result, data=p.data), m.model) for m, p in named]
+
+
+POISON = PictureRequest(b"poison", RunSettings())
+
+
+def numbered(count: int) -> list[PictureRequest]:
+    return [PictureRequest(str(number).encode(), RunSettings()) for number in range(count)]
+
+
+@pytest.fixture
+def groups() -> list[int]:
+    Grouped.groups.clear()
+    Grouped.limits.clear()
+    return Grouped.groups
+
+
+def test_an_idle_worker_takes_those_that_wait_and_each_gets_its_own_answer(
+    groups: list[int],
+) -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Grouped("one"))  # type: ignore[arg-type, return-value]
+        asked = [asyncio.create_task(pool.run(picture)) for picture in numbered(9)]
+        answers = await asyncio.gather(*asked)
+        assert [answer.result.data for answer in answers] == [p.data for p in numbered(9)]  # type: ignore[union-attr]
+        assert (groups, pool.together, pool.accepted) == ([4, 4, 1], 8, 0)
+        first = asyncio.create_task(pool.run(TASK))
+        await asyncio.sleep(0.01)  # it is at work, and waits for nobody
+        await asyncio.gather(first, *(pool.run(TASK) for _ in range(3)))
+        assert groups[3:] == [1, 3]
+
+    run(work, jobs=1, batch=4)
+
+
+def test_idle_workers_share_what_waits(groups: list[int]) -> None:
+    async def work(pool: Pool) -> None:
+        asked = [asyncio.create_task(pool.run(TASK)) for _ in range(6)]
+        await asyncio.sleep(0)
+        await pool.use(lambda: Grouped("one"))  # type: ignore[arg-type, return-value]
+        await asyncio.gather(*asked)
+        while len(pool._places) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*(pool.run(TASK) for _ in range(6)))
+        assert groups == [6, 3, 3]
+
+    run(work, jobs=2, batch=8)
+
+
+@pytest.mark.parametrize(("loss", "code"), [(TOO_LONG, "too_slow"), ("was killed", "worker_lost")])
+def test_a_picture_that_costs_the_worker_takes_none_of_its_group_along(
+    groups: list[int], loss: str, code: str
+) -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Grouped("one", loss=loss))  # type: ignore[arg-type, return-value]
+        pictures = [*numbered(3), POISON]
+        *answers, lost = await asyncio.gather(*map(pool.run, pictures), return_exceptions=True)
+        assert [answer.result.data for answer in answers] == [b"0", b"1", b"2"]  # type: ignore[union-attr]
+        assert isinstance(lost, Problem)
+        assert lost.code == code
+        assert groups == [4, 1, 1, 1, 1]
+        assert (pool.lost, pool.accepted, pool.together) == (2, 0, 0)
+        await asyncio.gather(*map(pool.run, numbered(2)))
+        assert groups[5:] == [2]
+
+    run(work, jobs=1, batch=4)
+
+
+def test_a_group_is_given_up_before_any_of_it_would_be_masked_for_want_of_time(
+    groups: list[int],
+) -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Grouped("one"))  # type: ignore[arg-type, return-value]
+        hasty = PictureRequest(b"", RunSettings(seconds=1.5))
+        await asyncio.gather(pool.run(TASK), pool.run(hasty))
+        await asyncio.gather(pool.run(TASK), pool.run(TASK))
+        await pool.run(hasty)
+        assert Grouped.limits == [1.5, 40.0, 80.0]
+
+    run(work, jobs=1, batch=4)
+
+
+def test_pictures_that_take_long_are_put_together_in_smaller_groups(groups: list[int]) -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Grouped("one"))  # type: ignore[arg-type, return-value]
+        pool.seconds = 8.0
+        await asyncio.gather(*map(pool.run, numbered(3)))
+        pool.seconds = 60.0
+        await asyncio.gather(*map(pool.run, numbered(2)))
+        assert groups == [2, 1, 1, 1]
+
+    run(work, jobs=1, batch=4)
+
+
+def test_a_model_changes_while_groups_are_at_work_and_no_picture_is_lost(
+    groups: list[int],
+) -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Grouped("one", 0.05))  # type: ignore[arg-type, return-value]
+        asked = [asyncio.create_task(pool.run(picture)) for picture in numbered(60)]
+        await asyncio.sleep(0.05)
+        await pool.use(lambda: Grouped("two"))  # type: ignore[arg-type, return-value]
+        answers = await asyncio.gather(*asked)
+        assert [answer.result.data for answer in answers] == [p.data for p in numbered(60)]  # type: ignore[union-attr]
+        assert {answer.model for answer in answers} == {"one", "two"}  # type: ignore[union-attr]
+        assert (sum(groups), max(groups), pool.accepted) == (60, 3, 0)
+
+    run(work, batch=3)
+
+
+def test_who_waits_too_long_for_a_worker_is_told_to_come_again() -> None:
+    async def work(pool: Pool) -> None:
+        with pytest.raises(Problem) as refused:
+            await pool.run(TASK)
+        assert (refused.value.code, pool.accepted) == ("overloaded", 0)
+        asked = asyncio.create_task(pool.run(TASK))
+        await pool.use(lambda: Slow("one"))  # type: ignore[arg-type, return-value]
+        await asked
+
+    run(work, jobs=1, timeout=0.2)
+
+
+def test_batches_fill_no_larger_queue(groups: list[int]) -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Grouped("one", 0.5))  # type: ignore[arg-type, return-value]
+        asked = [asyncio.create_task(pool.run(TASK)) for _ in range(4)]
+        while not groups:
+            await asyncio.sleep(0.01)
+        assert (groups, pool.is_full) == ([4], True)
+        with pytest.raises(Problem, match="too many pictures wait"):
+            await pool.run(TASK)
+        await asyncio.gather(*asked)
+        assert not pool.is_full
+
+    run(work, jobs=1, queue=3, batch=8)
+
+
+def test_a_service_that_ends_leaves_no_picture_waiting_for_ever(groups: list[int]) -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Grouped("one", 0.2))  # type: ignore[arg-type, return-value]
+        asked = [asyncio.create_task(pool.run(TASK)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        await pool.close()
+        ends = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 2)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+        assert pool.accepted == 0
+
+    run(work, jobs=1, batch=2)
+
+
 def test_a_client_that_leaves_ends_no_worker_in_the_middle_of_its_picture() -> None:
     async def work(pool: Pool) -> None:
         await pool.use(lambda: Slow("one", 0.1))  # type: ignore[arg-type, return-value]
@@ -202,8 +374,9 @@ def test_an_address_that_others_reach_needs_tokens_or_a_word() -> None:
     with pytest.raises(DeidError, match=r"--host 0\.0\.0\.0: .*--tokens FILE, or --open"):
         ServeSettings(host="0.0.0.0")
     assert ServeSettings(host="0.0.0.0", open=True).host == "0.0.0.0"
-    with pytest.raises(DeidError, match="--jobs 0: must be more than 0"):
-        ServeSettings(jobs=0)
+    for name in ("jobs", "batch"):
+        with pytest.raises(DeidError, match=f"--{name} 0: must be more than 0"):
+            ServeSettings(**{name: 0})  # type: ignore[arg-type]
 
 
 def test_a_token_file_holds_hashes_a_plain_token_is_not_quoted_and_a_new_line_counts_at_once(
@@ -245,10 +418,10 @@ def test_a_fault_at_a_worker_costs_its_place_and_not_the_service() -> None:
     faults = [RuntimeError("a fault")]
 
     class Faulty(Slow):
-        def ask(self, picture: PictureRequest, timeout: float) -> Made:
+        def ask(self, pictures: Sequence[PictureRequest], timeout: float) -> list[Made]:
             if faults:
                 raise faults.pop()
-            return super().ask(picture, timeout)
+            return super().ask(pictures, timeout)
 
     async def work(pool: Pool) -> None:
         await pool.use(lambda: Faulty("one"))  # type: ignore[arg-type, return-value]

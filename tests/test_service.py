@@ -334,11 +334,7 @@ def test_a_client_that_leaves_takes_nothing_along(served: Served, client: httpx.
 
 def test_a_killed_worker_costs_its_picture_only(served: Served, client: httpx.Client) -> None:
     """The last test with this server but one: it waits for another worker."""
-    (worker,) = (
-        child
-        for child in psutil.Process(served.pid).children()
-        if "spawn_main" in child.cmdline()[-2]
-    )
+    worker = the_worker(served)
     worker.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as thread:
         asked = thread.submit(client.post, "/v1/anonymize?method=mask", files=FORM)
@@ -358,16 +354,57 @@ def test_no_file_is_left_and_nothing_was_a_fault(served: Served) -> None:
     assert not [line for line in served.lines() if line["level"] == "error"]
 
 
-def accepted(server: Served) -> int:
+def gauge(server: Served, name: str) -> int:
     lines = httpx.get(f"{server.url}metrics").text.splitlines()
-    (line,) = (line for line in lines if line.startswith("deid_accepted_pictures "))
+    (line,) = (line for line in lines if line.startswith(f"{name} "))
     return int(float(line.split()[1]))
 
 
-def test_overload_is_answered_at_once_and_sigterm_loses_no_accepted_picture(
+def test_pictures_made_together_are_safe_and_one_by_one_where_their_worker_is_killed(
     tmp_path: Path,
 ) -> None:
-    with serving(tmp_path, "--queue", "4") as server:
+    data = [(SAMPLES / f"{name}.png").read_bytes() for name in ("pair", "portrait", "close")]
+    files = [("images", ("a.png", each)) for each in (*data, b"no picture")]
+    with serving(tmp_path, "--batch", "4") as server, server.client() as client:
+
+        def ask(method: str) -> list[dict[str, Any]]:
+            asked = client.post(f"/v1/batch?method={method}", files=files)
+            return list(asked.json()["results"])
+
+        masked, blurred = ask("mask"), ask("blur")
+        assert [item["status"] for item in masked + blurred] == [200, 200, 200, 422] * 2
+        assert gauge(server, "deid_pictures_together") == 8
+        for item, each in zip(masked, data, strict=False):
+            alone = api.deidentify(each, "mask", world="mini").data
+            assert base64.b64decode(item["picture"]["image"]) == alone
+        for item, each in zip(blurred, data, strict=False):
+            got = pixels(base64.b64decode(item["picture"]["image"])).astype(int)
+            alone = pixels(api.deidentify(each, "blur", world="mini").data)
+            assert item["picture"]["verdict"] == "verified"
+            assert np.abs(got - alone).max() <= 3
+        worker = the_worker(server)
+        worker.send_signal(signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as thread:
+            asked = thread.submit(ask, "mask")
+            wait_until(lambda: gauge(server, "deid_accepted_pictures") == 4, 30, "four pictures")
+            os.kill(worker.pid, signal.SIGKILL)
+            again = asked.result()
+        assert again == masked
+        assert gauge(server, "deid_workers_lost") == 1
+        assert gauge(server, "deid_pictures_together") == 8
+
+
+def the_worker(server: Served) -> psutil.Process:
+    children = psutil.Process(server.pid).children()
+    (worker,) = (child for child in children if "spawn_main" in child.cmdline()[-2])
+    return worker
+
+
+@pytest.mark.parametrize("batch", ["1", "3"])
+def test_overload_is_answered_at_once_and_sigterm_loses_no_accepted_picture(
+    tmp_path: Path, batch: str
+) -> None:
+    with serving(tmp_path, "--queue", "4", "--batch", batch) as server:
         url = f"{server.url}v1/anonymize?method=mask"
         data, times, statuses = PAIR.read_bytes(), [], []
         lock = threading.Lock()
@@ -396,7 +433,9 @@ def test_overload_is_answered_at_once_and_sigterm_loses_no_accepted_picture(
         statuses.clear()
         with ThreadPoolExecutor(5) as threads:
             asked = [threads.submit(ask) for _ in range(5)]
-            wait_until(lambda: accepted(server) == 5, 30, "five accepted pictures")
+            wait_until(
+                lambda: gauge(server, "deid_accepted_pictures") == 5, 30, "five accepted pictures"
+            )
             server.process.send_signal(signal.SIGTERM)
             time.sleep(0.2)
             late = httpx.get(f"{server.url}readyz")

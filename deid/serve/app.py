@@ -107,7 +107,7 @@ Begin = Callable[[Service], Coroutine[Any, Any, None]]
 
 def create_app(serve: ServeSettings, settings: RunSettings, begin: Begin) -> tuple[Edge, Service]:
     """The ASGI application. `begin` starts what it needs, and runs until the service ends."""
-    pool = Pool(serve.jobs, serve.queue, serve.timeout)
+    pool = Pool(serve.jobs, serve.queue, serve.timeout, serve.batch)
     service = Service(serve, settings, pool, Counters(pool))
 
     @asynccontextmanager

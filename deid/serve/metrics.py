@@ -29,6 +29,7 @@ class Counters:
             "deid_faces", "By method and verdict", ("method", "verdict"), registry=self.registry
         )
         self._gauge("deid_accepted_pictures", "Waiting or at work", lambda: pool.accepted)
+        self._gauge("deid_pictures_together", "Made in batches so far", lambda: pool.together)
         self._gauge("deid_workers_lost", "Workers killed or dead so far", lambda: pool.lost)
         self._gauge("deid_ready", "1 when pictures can be made", lambda: pool.is_ready)
 

@@ -170,7 +170,8 @@ async def _use(service: Service, asked: RunSettings, chosen: Chosen) -> None:
     limits, bundle = service.serve, chosen.bundle
     bounds = Bounds(limits.max_pixels, limits.max_faces)
     settings = default_settings(asked, bundle, limits.timeout)
-    start = partial(Worker, partial(begin, bundle, settings, bounds, chosen.name))
+    model, batch = chosen.name, limits.batch
+    start = partial(Worker, partial(begin, bundle, settings, bounds, model, batch))
     ready = await service.pool.use(start)
     service.settings = settings
     service.model = ModelBody(

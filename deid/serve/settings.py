@@ -23,6 +23,9 @@ class ServeSettings:
     )
     jobs: int = option(1, "Worker processes; each holds the networks.")
     queue: int = option(16, "Pictures that may wait for a worker; more are answered with 503.")
+    batch: int = option(
+        1, "Pictures that a worker makes together, where so many wait; 1: each by itself."
+    )
     max_bytes: int = option(20_000_000, "Bytes of one encoded picture.")
     max_pixels: int = option(25_000_000, "Pixels of one picture.")
     max_faces: int = option(50, "Faces of one picture.")
@@ -41,7 +44,7 @@ class ServeSettings:
     )
 
     def __post_init__(self) -> None:
-        for name in ("jobs", "max_bytes", "max_pixels", "max_faces", "timeout", "receive"):
+        for name in ("jobs", "batch", "max_bytes", "max_pixels", "max_faces", "timeout", "receive"):
             if not getattr(self, name) > 0:
                 option = name.replace("_", "-")
                 raise DeidError(f"--{option} {getattr(self, name):g}: must be more than 0")
