@@ -14,12 +14,12 @@ z_id is En_id, where theirs is ArcFace. What lies in front of a face is drawn fo
 Departures. 64 px (256), 6 levels of attributes (8) of 16 to 64 channels, group norm in the encoder
 (batch norm), 1×1 convolutions for γ_att, β_att and the shortcut (3×3), and z_id narrowed to 64
 numbers. Norms are means. A training of minutes must learn to draw first, or it learns noise that
-En_id takes for the source (of 260 steps it did so all the same; 3,000 gave faces). So half of the pairs are one face
-twice, also AEI-Net's (theirs: a fifth), λ_rec is 40 (10), L_rec also counts outside of the face,
-whatever the pair, λ_id is 1 (5), and L_id comes in over the first quarter. It is taken on `JUDGED`
-pictures of a batch, for En_id takes longer than all else. Both networks are trained at once,
-HEAR-Net on what AEI-Net draws so far, and it adds to Ŷ in place of drawing Y anew. Occlusions are
-ellipses with another picture's pixels; theirs were hands and rendered objects.
+En_id takes for the source (of 260 steps it did so all the same; 3,000 gave faces). So half of the
+pairs are one face twice, also AEI-Net's (theirs: a fifth), λ_rec is 40 (10), L_rec also counts
+outside of the face, whatever the pair, λ_id is 1 (5), and L_id comes in over the first quarter. It
+is taken on `JUDGED` pictures of a batch, for En_id takes longer than all else. Both networks are
+trained at once, HEAR-Net on what AEI-Net draws so far, and it adds to Ŷ in place of drawing Y anew.
+Occlusions are ellipses with another picture's pixels; theirs were hands and rendered objects.
 """
 
 from pathlib import Path
