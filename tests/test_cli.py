@@ -21,14 +21,16 @@ from deid.params import load_params
 from tests.conftest import ROOT
 
 SAMPLE = ROOT / "data/samples/pair.png"
+FAST = ("--method", "mask", "--detect-size", "320")
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the mini world's params and weights and nothing else, as current directory."""
+    """The current directory: the params, weights and thresholds of mini, and nothing else."""
     shutil.copy(ROOT / "profiles/mini.yaml", tmp_path / "params.yaml")
     (tmp_path / "data/mini").mkdir(parents=True)
     shutil.copytree(ROOT / "data/mini/weights", tmp_path / "data/mini/weights")
+    shutil.copy(ROOT / "data/mini/calibration.json", tmp_path / "data/mini")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -127,7 +129,7 @@ def test_a_picture_is_masked_and_the_original_stays(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = SAMPLE.read_bytes()
-    monkeypatch.setattr("sys.argv", ["deid", "run", str(SAMPLE.parent), "out", "--method", "mask"])
+    monkeypatch.setattr("sys.argv", ["deid", "run", str(SAMPLE.parent), "out", *FAST])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code in (0, None)
@@ -140,7 +142,7 @@ def test_a_picture_is_masked_and_the_original_stays(
 def test_a_picture_that_takes_longer_than_its_time_limit_is_not_written(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("run", str(SAMPLE), "out", "--method", "mask", "--time-limit")
+    words = ("run", str(SAMPLE), "out", *FAST, "--time-limit")
     code, said, _ = deid(monkeypatch, capsys, *words, "1e-9")
     assert code == 1
     assert "out of time" in said

@@ -228,7 +228,7 @@ def test_where_a_services_key_lay_is_told_to_no_client(
     own = RunSettings(key=str(file))
     _, answer = work.begin(bundle, own, Bounds(1, 1), "toy")
     file.unlink()
-    refused = answer(work.PictureRequest(b"", own))
+    (refused,) = answer([work.PictureRequest(b"", own)])
     assert refused == work.Refusal("withheld", work.WITHHELD)
     assert str(file) in caplog.text
 
