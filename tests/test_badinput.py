@@ -383,7 +383,6 @@ def runs(stage: str) -> list[tuple[str, float]]:
     return [(run.info.status, len(run.data.metrics)) for run in found]
 
 
-@pytest.mark.slow  # tests/test_evaluate.py kills one in every run of the tests
 def test_an_evaluation_that_was_killed_ends_as_an_undisturbed_one(
     trained: ModelPaths, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

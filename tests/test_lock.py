@@ -140,7 +140,6 @@ def repro(checkout: Path, world: str, weights: str, given: Path) -> tuple[int, s
     return len(runs.read_text().split()) if runs.exists() else 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_dvc_makes_again_what_was_made_with_other_files(checkout: Path, tmp_path: Path) -> None:
     ffhq = ("ffhq", "data/ffhq/weights.json")
     first, same = fill(tmp_path / "first", "one"), fill(tmp_path / "same", "one")
