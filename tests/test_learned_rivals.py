@@ -261,7 +261,7 @@ def test_what_is_kept_of_a_training_is_what_the_method_loads(
 
 def test_each_phase_of_a_game_moves_its_own_networks_only(data: Path) -> None:
     parts = {
-        "alae": ["autoencoder.encoder discriminator", "autoencoder.decoder", "autoencoder"],
+        "alae": ["autoencoder.encoder discriminator", "autoencoder.decoder mapping", "autoencoder"],
         "infogan": ["recognition", "generator"],
     }
     for name, phases in parts.items():

@@ -32,6 +32,17 @@ def _random(*shape: int, name: str, scale: float = 1.0) -> nn.Parameter:
     return nn.Parameter(values, requires_grad=False)
 
 
+class ToyMapping(nn.Module):
+    """z → w, one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = _random(16, 16, name="mapping", scale=0.25)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.leaky_relu(z @ self.matrix, 0.2) * 1.5
+
+
 class ToyGenerator(nn.Module):
     """Modulated convolutions from 8 to 64 pixels, a style at each of four sizes; a light oval in
     the middle, as if it were a face."""
@@ -43,7 +54,7 @@ class ToyGenerator(nn.Module):
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.matrix = _random(16, 16, name="mapping", scale=0.25)
+        self.mapping_network = ToyMapping()
         z = torch.randn(10_000, 16, generator=torch_generator("toy/w_mean"))
         self.register_buffer("w_mean", self.mapping(z).mean(0))
         self.constant = _random(1, width, 8, 8, name="constant")
@@ -54,7 +65,8 @@ class ToyGenerator(nn.Module):
         self.register_buffer("oval", torch.exp(-((x / 0.6) ** 2) - (y / 0.8) ** 2) * 1.5 - 0.6)
 
     def mapping(self, z: Tensor) -> Tensor:
-        return F.leaky_relu(z @ self.matrix, 0.2) * 1.5
+        w: Tensor = self.mapping_network(z)
+        return w
 
     def synthesis(self, w: Tensor) -> Tensor:
         ws = w[:, None].expand(-1, self.num_ws, -1) if w.ndim == 2 else w

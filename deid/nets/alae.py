@@ -61,12 +61,13 @@ class StyleEncoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """E, and a copy of a StyleGAN as F and G: what is left of ALAE when it is trained."""
+    """E, and a copy of a StyleGAN's synthesis as G: what is left of ALAE when it is trained."""
 
     def __init__(self, generator: StyleGenerator) -> None:
         super().__init__()
         self.encoder = StyleEncoder(generator.w_dim)
         self.decoder = deepcopy(generator).requires_grad_(True)
+        del self.decoder.mapping_network  # F, which only the training needs
 
     def encode(self, images: Tensor) -> Tensor:
         """`[N,3,64,64]` → `w [N,w_dim]`."""
@@ -83,6 +84,7 @@ class ALAE(nn.Module):
 
     def __init__(self, generator: StyleGenerator) -> None:
         super().__init__()
+        self.mapping = deepcopy(generator.mapping_network).requires_grad_(True)
         self.autoencoder = Autoencoder(generator)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise((*[generator.w_dim] * 3, 1)):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deid.errors import DeidError
-from deid.nets.alae import ALAE, Autoencoder
+from deid.nets.alae import ALAE
 from deid.nets.style import StyleGenerator
 from deid.seeds import torch_generator
 from deid.training.rivals.pictures import SIDE
@@ -63,7 +63,7 @@ class ALAETask(RivalTask):
     def phases(self, model: nn.Module) -> list[Phase]:
         assert isinstance(model, ALAE)
         encoder = list(model.autoencoder.encoder.parameters())
-        decoder = list(model.autoencoder.decoder.parameters())
+        decoder = [*model.mapping.parameters(), *model.autoencoder.decoder.parameters()]
         judges = [*encoder, *model.discriminator.parameters()]
         return [
             Phase(self.loss, judges, [self.adam(judges)]),
@@ -84,7 +84,7 @@ class ALAETask(RivalTask):
         coder = model.autoencoder
         random = torch_generator(f"{self.stream}/{part}", step)
         z = torch.randn(2, self.schedule.batch_size, coder.decoder.z_dim, generator=random)
-        first, second = (coder.decoder.mapping(one)[:, None] for one in z)
+        first, second = (model.mapping(one)[:, None] for one in z)
         cut = torch.randint(1, coder.decoder.num_ws, (z.shape[1], 1, 1), generator=random)
         mixed = torch.rand(z.shape[1], 1, 1, generator=random) < MIXED
         late = torch.arange(coder.decoder.num_ws)[None, :, None] >= cut
@@ -117,21 +117,23 @@ class ALAETask(RivalTask):
     def reciprocity_loss(self, model: nn.Module, step: int) -> Tensor:
         """3: E's and G's."""
         assert isinstance(model, ALAE)
-        w = self.latents(model.autoencoder, "reciprocity", self.schedule.batch_size, step)
+        w = self.latents(model, "reciprocity", self.schedule.batch_size, step)
         return reciprocity(w, model.autoencoder.encode(model.autoencoder.decode(w)))
 
     @torch.no_grad()
-    def latents(self, coder: Autoencoder, part: str, count: int, step: int = 0) -> Tensor:
+    def latents(self, model: ALAE, part: str, count: int, step: int = 0) -> Tensor:
         """F(z), `[count,w_dim]`."""
         random = torch_generator(f"{self.stream}/{part}", step)
-        return coder.decoder.mapping(torch.randn(count, coder.decoder.z_dim, generator=random))
+        z = torch.randn(count, model.autoencoder.decoder.z_dim, generator=random)
+        w: Tensor = model.mapping(z)
+        return w
 
     def measure(self, model: nn.Module) -> tuple[nn.Module, Card]:
         """Reciprocity, and likeness of what is given back."""
         assert isinstance(model, ALAE)
         images = self.pictures.images(self.validation)
         coder = model.autoencoder
-        w = self.latents(coder, "measure", 256)
+        w = self.latents(model, "measure", 256)
         error = reciprocity(w, coder.encode(coder.decode(w))) / w.var(0).mean()
         codes = coder.encode(images)
         rebuilt = coder.decode(codes)
