@@ -188,9 +188,12 @@ class _Proxy(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def faults(s3: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    """The S3 server behind a proxy that can be told to fail."""
+    """The S3 server behind a proxy that can be told to fail; who tries again waits 10 ms."""
     import os
 
+    from botocore.retries.standard import ExponentialBackoff
+
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: 0.01)
     upstream = int(os.environ["AWS_ENDPOINT_URL_S3"].rpartition(":")[2])
     told = Faults(upstream)
     handler = type("Handler", (_Proxy,), {"faults": told})

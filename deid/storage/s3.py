@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from deid.errors import DeidError
@@ -21,6 +22,7 @@ from deid.storage import lease
 from deid.storage.protocol import Occupied, StorageFailure, Unreachable, check_size, checked
 
 if TYPE_CHECKING:
+    from botocore.loaders import Loader
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
@@ -260,6 +262,7 @@ def _encryption(wanted: str | None) -> dict[str, str]:
 
 def _s3_client() -> "S3Client":
     import boto3
+    import botocore.session
     from botocore.config import Config
 
     settings = Config(
@@ -271,4 +274,14 @@ def _s3_client() -> "S3Client":
         response_checksum_validation="when_required",
     )
     # A session of its own: boto3's default one keeps old credentials and is no thread's friend.
-    return boto3.session.Session().client("s3", config=settings)
+    own = botocore.session.Session()
+    own.register_component("data_loader", _descriptions(own.get_config_variable("data_path")))
+    return boto3.session.Session(botocore_session=own).client("s3", config=settings)
+
+
+@cache
+def _descriptions(folders: str | None) -> "Loader":
+    """botocore's descriptions of services: to read them is most of what a client costs."""
+    from botocore.loaders import create_loader
+
+    return create_loader(folders)
