@@ -1,7 +1,6 @@
 """A batch: killed, starved, odd-named or split, it ends in the same bytes with nothing lost."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -36,6 +35,7 @@ from deid.batch.summary import Summary, shown
 from deid.batch.workers import ProcessPool
 from deid.cli.audit import verify as verify_command
 from deid.errors import DeidError
+from deid.pool import processes
 from deid.storage.local import LocalStorage
 from deid.storage.protocol import PRIVATE, is_safe
 from tests import executor
@@ -75,11 +75,9 @@ def test_a_batch_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path) 
     (source / "3/broken.jpg").write_bytes(b"no picture")
     (source / "notes.txt").write_text("no picture")
     run(source, tmp_path / "whole")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.executor"])
     moments = random.Random(0)
     for part in range(6):
-        batch = context.Process(target=executor.mask, args=(source, killed))
+        batch = processes().Process(target=executor.mask, args=(source, killed))
         batch.start()
         enough = part * 9 + moments.randint(1, 9)
         while len(list(killed.rglob("*.png"))) < enough and batch.is_alive():

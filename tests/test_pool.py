@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 from fastapi.testclient import TestClient
 
@@ -20,9 +22,10 @@ from deid.batch.bundle import Bundle
 from deid.batch.executor import TOO_LONG
 from deid.batch.in_memory import Result, _Named
 from deid.batch.settings import RunSettings
-from deid.batch.workers import Lost, _one_thread
+from deid.batch.workers import Lost
 from deid.errors import DeidError
 from deid.params import AnonymizeParams, WorldParams
+from deid.pool import one_thread, process_pool, processes
 from deid.registry import promotion
 from deid.serve.app import create_app
 from deid.serve.choice import Choice
@@ -545,7 +548,7 @@ def test_processes_that_start_together_leave_the_environment_as_it_was(
 
     def start() -> None:
         for _ in range(50):
-            with _one_thread():
+            with one_thread():
                 time.sleep(0.0005)
                 seen.append(os.environ.get("OMP_NUM_THREADS"))
 
@@ -557,3 +560,34 @@ def test_processes_that_start_together_leave_the_environment_as_it_was(
         thread.join()
     assert seen == ["1"] * 200
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_process_has_the_environment_that_its_parent_has_when_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for value in ("one", "two"):
+        monkeypatch.setenv("DEID_TEST_OF_PROCESSES", value)
+        with process_pool(1) as pool:
+            seen = pool.submit(environment_of, "DEID_TEST_OF_PROCESSES").result()
+        assert seen == (value, 1)
+
+
+def environment_of(name: str) -> tuple[str | None, int]:
+    """In a process: a variable, and how many threads compute."""
+    import torch
+
+    return os.environ.get(name), torch.get_num_threads()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each is a new Python")
+def test_processes_begin_with_the_libraries_and_without_threads() -> None:
+    from multiprocessing.forkserver import _forkserver  # type: ignore[attr-defined]
+
+    processes()
+    server = psutil.Process(_forkserver._forkserver_pid)
+    wait_until(lambda: any("libtorch" in m.path for m in server.memory_maps()), 60, "torch there")
+    assert server.num_threads() == 1
+    server.kill()  # as for want of memory
+    wait_until(lambda: server.status() == psutil.STATUS_ZOMBIE, 60, "server gone")
+    with process_pool(1) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()

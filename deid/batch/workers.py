@@ -6,12 +6,9 @@ Every worker has a pipe of its own, since a queue that a killed process had lock
 """
 
 import logging
-import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
@@ -32,7 +29,7 @@ from deid.batch.outcome import (
 from deid.batch.plan import Locations
 from deid.batch.settings import TIMEOUT
 from deid.errors import DeidError
-from deid.pool import SPAWN, end_with_parent
+from deid.pool import one_thread, processes, take_over
 from deid.storage.protocol import Storage, StorageFailure
 
 if TYPE_CHECKING:
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
 
 START_TIMEOUT = 900.0  # seconds to load the networks
 log = logging.getLogger(__name__)
-_ENVIRONMENT = threading.Lock()  # of all threads that start a process
 
 Open = Callable[[], "Pipeline"]
 """Builds the pipeline; can be pickled."""
@@ -158,13 +154,14 @@ class Worker:
     """One worker process, seen from here."""
 
     def __init__(self, begin: Begin) -> None:
-        self.pipe, theirs = SPAWN.Pipe()
-        self._process = SPAWN.Process(
-            target=_serve,
-            args=(theirs, begin, log.getEffectiveLevel()),
-            daemon=True,
-        )
-        with _one_thread():
+        context = processes()
+        self.pipe, theirs = context.Pipe()
+        with one_thread() as environment:
+            self._process = context.Process(
+                target=_serve,
+                args=(theirs, begin, log.getEffectiveLevel(), environment),
+                daemon=True,
+            )
             self._process.start()
         theirs.close()
         self.said: Any = None  # once it is ready
@@ -238,23 +235,6 @@ class Worker:
         self.pipe.close()
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started within compute on one thread each: OpenMP reads this as it is loaded."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    with _ENVIRONMENT:
-        before = {name: os.environ.get(name) for name in names}
-        os.environ.update(dict.fromkeys(names, "1"))
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-
-
 def compute_on_one_thread() -> None:
     """Here: another number of threads may round otherwise, and give other bytes."""
     import cv2
@@ -264,12 +244,11 @@ def compute_on_one_thread() -> None:
     cv2.setNumThreads(0)
 
 
-def _serve(pipe: Connection, begin: Begin, level: int) -> None:
+def _serve(pipe: Connection, begin: Begin, level: int, environment: Mapping[str, str]) -> None:
     """The life of a worker process."""
     logging.basicConfig(level=level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    # An orphan must not write any more: the batch may have been started again.
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    take_over(environment)
     compute_on_one_thread()
     try:
         greeting, work = begin()

@@ -10,7 +10,7 @@ from deid.cluster import connected, said
 from deid.errors import DeidError
 from deid.latents.sample import Task, draw_shard, start_worker
 from deid.latents.shards import Index
-from deid.pool import SPAWN, processors
+from deid.pool import processes, processors
 from deid.progress import progress
 from deid.worlds.world import World
 
@@ -67,6 +67,6 @@ def _draw(setup: Setup, task: Task) -> None:
     load, index, working = setup
     torch.set_num_threads(1)
     if _begun is None or _begun[1:] != (index, working):
-        start_worker(load, index, working, SPAWN.Value("q", 0))
+        start_worker(load, index, working, processes().Value("q", 0))
         _begun = setup
     draw_shard(task)

@@ -36,7 +36,7 @@ from deid.latents.shards import (
 )
 from deid.params import SampleParams, WorldParams
 from deid.pixels import Pixels, to_pixels
-from deid.pool import SPAWN, process_pool
+from deid.pool import process_pool, processes
 from deid.progress import progress
 from deid.seeds import torch_generator
 from deid.storage.staging import resumable_directory
@@ -184,7 +184,7 @@ def _draw_shards(
     """Share the shards out to processes and show how far they are."""
     if not tasks:
         return
-    drawn = SPAWN.Value("q", 0)
+    drawn = processes().Value("q", 0)
     setup = (load, index, working, drawn)
     shown = before = index.count - sum(end - start for _, start, end in (t.shard for t in tasks))
     try:
