@@ -23,7 +23,8 @@ def processes() -> ForkServerContext | SpawnContext:
     """How they are started: a forked copy of a process with threads, as this one, may hang.
 
     On Linux each is a copy of one that has the libraries loaded, and nothing else: it is there at
-    once, where a new Python takes two seconds.
+    once, where a new Python takes two seconds. That one listens at a socket in the folder for
+    temporary files; where none can be, since its path is too long, say, each is a new Python.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -31,8 +32,11 @@ def processes() -> ForkServerContext | SpawnContext:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_LOADED)
-    with one_thread():
-        ensure_running()
+    try:
+        with one_thread():
+            ensure_running()
+    except OSError:
+        return multiprocessing.get_context("spawn")
     return context
 
 

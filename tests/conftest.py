@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from deid.params import WorldParams
+from deid.pool import processors
 from deid.worlds import load_world
 from deid.worlds.world import World
 
@@ -25,6 +26,11 @@ torch.set_num_threads(1)  # tests run on every core already, one process each
 def pytest_configure(config: pytest.Config) -> None:
     """Hand files to the processes in our order, not those with most tests first."""
     config.option.loadscopereorder = False
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, for some tests wait for servers."""
+    return processors() + 1
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` selects

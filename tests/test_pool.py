@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ from deid.serve.service import ModelBody, Service
 from deid.serve.settings import ServeSettings
 from deid.serve.tokens import Tokens
 from deid.serve.work import Made, PictureRequest, Ready, default_settings
+from tests.conftest import ROOT
 from tests.servers import wait_until
 from tests.toy_registry import BETTER, Model, model, store
 
@@ -577,6 +579,26 @@ def environment_of(name: str) -> tuple[str | None, int]:
     import torch
 
     return os.environ.get(name), torch.get_num_threads()
+
+
+def test_processes_work_where_no_socket_can_be(tmp_path: Path) -> None:
+    """The path of a socket has 107 bytes at most."""
+    long = tmp_path / ("a long name " * 9)
+    long.mkdir()
+    code = (
+        "import os; from deid.pool import process_pool, processes\n"
+        "if __name__ == '__main__':\n"
+        "    with process_pool(1) as pool:\n"
+        "        print(processes().get_start_method(), pool.submit(os.getpid).result())"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    surroundings = os.environ | {"TMPDIR": str(long), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script], env=surroundings, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("spawn "), done.stderr
+    assert not done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each is a new Python")
