@@ -52,6 +52,7 @@ def check_tables(tables: Tables, docs: Path) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for name, (frame, checks) in tables.items():
         outcomes += _check_table(gx, context, name, frame, checks)
+    context.build_data_docs(site_names=["docs"])  # once: its templates are read anew each time
     _write_offline(docs, outcomes)
     return outcomes
 
@@ -91,11 +92,9 @@ def _check_table(
         data=asset.add_batch_definition_whole_dataframe(name),
         suite=context.suites.add(suite),
     )
-    update = gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["docs"])
     checkpoint = gx.Checkpoint(
         name=name,
         validation_definitions=[context.validation_definitions.add(definition)],
-        actions=[update],
     )
     run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
     (validation,) = run.run_results.values()
