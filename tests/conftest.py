@@ -67,3 +67,16 @@ def assets() -> Path:
 def world() -> World:
     """The embedded world with its committed weights."""
     return load_world(WorldParams(weights=ROOT / "data/mini/weights"))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file of MLflow with nothing in it: to make one takes seconds, to copy it none."""
+    from deid.tracking import mlflow_client
+
+    folder = tmp_path_factory.mktemp("empty-store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        mlflow_client()
+    return folder / "mlflow.db"

@@ -132,6 +132,13 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def registry(checkout: Path, empty_store: Path) -> Path:
+    """A current directory whose store is there and empty."""
+    shutil.copyfile(empty_store, checkout / "mlflow.db")
+    return checkout
+
+
 def deid(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
 ) -> tuple[int, str]:
@@ -456,13 +463,13 @@ def test_without_good_figures_nothing_is_registered(checkout: Path, change: Chan
 
 @pytest.mark.parametrize("moment", ["packing", "before the version", "after the version"])
 def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    registry: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    metrics, bundle = metrics_file(checkout / "metrics.json"), small_bundle(checkout / "bundle")
+    metrics, bundle = metrics_file(registry / "metrics.json"), small_bundle(registry / "bundle")
     client = tracking.mlflow_client()
 
     def attempt() -> Registration:
-        return register(RegisterParams(), bundle, metrics, checkout / "registered.json")
+        return register(RegisterParams(), bundle, metrics, registry / "registered.json")
 
     create = type(client).create_model_version
 
@@ -478,14 +485,14 @@ def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
             patch.setattr(type(client), "create_model_version", late)
         killed(attempt)
     assert [status for status, _ in runs("register")] == ["RUNNING"]
-    assert not (checkout / "registered.json").exists()
+    assert not (registry / "registered.json").exists()
     done = attempt()
     assert (done.version, done.alias) == (1, "champion")
     ((status, figures),) = runs("register")
     assert status == "FINISHED"
     assert figures >= 20
     assert len(client.search_model_versions("name='face-deid'")) == 1
-    assert not list(checkout.rglob("*.partial"))
+    assert not list(registry.rglob("*.partial"))
     assert attempt() == done
     assert len(runs("register")) == 1
 
@@ -594,15 +601,16 @@ def test_an_interrupted_command_says_how_to_go_on(
     assert said == "deid: interrupted; run the same command again to resume\n"
 
 
-@pytest.mark.parametrize("change", [cut, Path.unlink, into_folder, write(b"[]"), write(b"{}")])
-def test_a_damaged_record_of_the_registration_is_named_to_the_retraining(
-    checkout: Path, change: Change
-) -> None:
+def test_a_damaged_record_of_the_registration_is_named_to_the_retraining(registry: Path) -> None:
     from flows.retrain import REGISTERED
 
-    metrics, bundle = metrics_file(checkout / "metrics.json"), small_bundle(checkout / "bundle")
-    done = register(RegisterParams(), bundle, metrics, checkout / REGISTERED)
-    assert standing(REGISTERED) == done
-    change(checkout / REGISTERED)
-    with pytest.raises(DeidError, match=r"registered\.json: .*run `dvc repro -f register`"):
-        standing(REGISTERED)
+    metrics, bundle = metrics_file(registry / "metrics.json"), small_bundle(registry / "bundle")
+    record = registry / REGISTERED
+    done = register(RegisterParams(), bundle, metrics, record)
+    whole = record.read_bytes()
+    for change in (cut, Path.unlink, write(b"[]"), write(b"{}"), into_folder):
+        record.write_bytes(whole)
+        assert standing(REGISTERED) == done
+        change(record)
+        with pytest.raises(DeidError, match=r"registered\.json: .*run `dvc repro -f register`"):
+            standing(REGISTERED)

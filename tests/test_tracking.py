@@ -103,10 +103,10 @@ def runs() -> list[Any]:
 
 
 @pytest.fixture
-def project(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A DVC project of two stages, the second of which reads what the first writes."""
     monkeypatch.chdir(tmp_path)
-    shutil.copyfile(store / "empty.db", "mlflow.db")
+    shutil.copyfile(empty_store, "mlflow.db")
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
     (tmp_path / "stage.py").write_text(STAGE)

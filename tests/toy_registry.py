@@ -78,14 +78,13 @@ def figures(**changes: float) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Path]:
     """One SQLite store for the module; each test has a model name of its own."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        mlflow_client()
-        shutil.copyfile("mlflow.db", "empty.db")
+        shutil.copyfile(empty_store, "mlflow.db")
         yield folder
 
 

@@ -124,13 +124,13 @@ class InfoGANTask(RivalTask):
     def measure(self, model: nn.Module) -> tuple[nn.Module, Card]:
         """The bound on generated pictures; what the codes keep of people not trained on."""
         assert isinstance(model, InfoGAN)
-        drawn = Drawn.of(256, torch_generator(f"{self.stream}/measure"))
+        images = self.pictures.images(self.validation)
+        drawn = Drawn.of(len(images), torch_generator(f"{self.stream}/measure"))
         _, posterior = model.recognition(model.generator(drawn.z, drawn.codes))
         categories, numbers = information(posterior, drawn)
         right = (posterior.logits.argmax(2) == drawn.categories).float().mean()
-        images = self.pictures.images(self.validation)
         _, seen = model.recognition(images)
-        redrawn = model.generator(drawn.z[: len(images)], seen.best)
+        redrawn = model.generator(drawn.z, seen.best)
         return self.card(
             model,
             what="InfoGAN, ten categories and five numbers",

@@ -24,7 +24,7 @@ class RivalTask(Task):
 
     @property
     def validation(self) -> NDArray[np.int64]:
-        """Up to 256 pictures of people it is not trained on."""
+        """Of people it is not trained on: all pictures, or 256 to 511 of them."""
         held_out = self.pictures.split(validation=True)
         return held_out[:: max(1, len(held_out) // 256)]
 
