@@ -17,6 +17,13 @@ from deid.worlds.world import World
 SLOW = ("test_pipeline", "test_ffhq", "test_flows", "test_scale", "test_package")
 """Files that take a minute or more each, the longest first; their tests are marked `slow`."""
 
+LONG = (
+    *("test_importers", "test_batch", "test_badinput", "test_evaluate", "test_service"),
+    *("test_storage", "test_serve", "test_tracking", "test_worlds", "test_latents"),
+    *("test_calibration", "test_choice", "test_anonymize"),
+)
+"""Files that take half a minute or more, the longest first."""
+
 ROOT = Path(__file__).resolve().parent.parent
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")  # a run tells of the change, not of its luck
@@ -35,13 +42,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow files last; but first where processes share the work, so that all end together."""
-    ranks = {name: rank for rank, name in enumerate(SLOW)}
+    """Slow files last; but where processes share the work they and long ones come first, so that
+    all processes end together."""
     for item in items:
-        if item.path.stem in ranks:
+        if item.path.stem in SLOW:
             item.add_marker("slow")
-    first = hasattr(config, "workerinput")
-    rest = len(SLOW) if first else -1
+    order = (*SLOW, *LONG) if hasattr(config, "workerinput") else ("", *SLOW)
+    ranks = {name: rank for rank, name in enumerate(order)}
+    rest = len(order) if hasattr(config, "workerinput") else 0
     items.sort(key=lambda item: ranks.get(item.path.stem, rest))
 
 
