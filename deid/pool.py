@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
 _LOADED = ["torch", "cv2", "pydantic", "safetensors.torch"]
-"""What every process needs, in the order of what it costs; none of it starts a thread."""
+"""What every process needs; none of it starts a thread where `one_thread` holds."""
 
 _ENVIRONMENT = threading.Lock()  # of all threads that start a process
 
@@ -59,8 +59,8 @@ def one_thread() -> Iterator[Mapping[str, str]]:
 
 
 def take_over(environment: Mapping[str, str]) -> None:
-    """In a new process: its parent's environment, not that of the process it is a copy of; and its
-    end when that parent ends. An orphan must not write any more: the work may have begun again."""
+    """In a new process, first: have its parent's environment, not that of the process it is a copy
+    of, and end when that parent does, for an orphan must not write what others may do again."""
     os.environ.clear()
     os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -82,7 +82,8 @@ def process_pool(
     They end when this process does, also when it is killed. An error in the block, or Ctrl-C,
     cancels what has not begun. `BrokenProcessPool` where one of them is killed.
     """
-    begin = (dict(os.environ), start, *setup)
+    with one_thread() as environment:
+        begin = (environment, start, *setup)
     with ProcessPoolExecutor(workers, processes(), _begin, begin) as pool:
         try:
             yield pool
