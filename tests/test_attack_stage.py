@@ -48,6 +48,16 @@ def test_every_person_is_attacked_by_all_who_are_asked_and_by_nobody_else(report
     assert of["pixelate"]["where"]["inside"].keys() == {"A0"}
 
 
+def test_processes_share_the_methods_and_find_the_same(
+    reports: Made, world: World, tmp_path: Path
+) -> None:
+    bundle = Bundle(tmp_path / "one", tmp_path / "two", WorldParams(), AnonymizeParams())
+    of = attacked(PARAMS, bundle, world, tmp_path, jobs=2)
+    assert list(of) == ["pixelate", "mask"]
+    assert of["mask"]["attacks"] == reports[1]["mask"]["attacks"]
+    assert (tmp_path / PAGES / "mask" / "index.html").is_file()
+
+
 def test_the_summary_is_what_the_reports_say(reports: Made) -> None:
     for report in reports[1].values():
         figures = summary(report)

@@ -21,7 +21,7 @@ from deid.anonymize import ModelPaths
 from deid.errors import DeidError
 from deid.evaluate.cells import TABLES, Bench, Cell, face_seeds, measure, pairing, produce
 from deid.evaluate.columns import SELECTING, Column, columns, selecting
-from deid.evaluate.faces import HeldOut, detected, held_out_faces
+from deid.evaluate.faces import HeldOut, detected, held_out_faces, kept_faces
 from deid.evaluate.groups import PEOPLE, SCENES, components_of, deidentified, scenes
 from deid.evaluate.metrics import (
     cosine,
@@ -36,12 +36,12 @@ from deid.evaluate.plots import draw_figures
 from deid.evaluate.report import lines, write_report
 from deid.evaluate.report import report as report_page
 from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarize
-from deid.evaluate.spread import share_out
+from deid.evaluate.spread import Cells, share_out, together
 from deid.evaluate.verdicts import verdicts
 from deid.faces.faces import Faces
 from deid.gate.judges import world_verifier
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
-from deid.pixels import Pixels
+from deid.pixels import Pixels, to_pixels
 from deid.registry.gates import FIGURES
 from deid.stage_files import content_of
 from deid.worlds.donors import DonorBank
@@ -376,7 +376,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     work = tmp_path / "work"
     shutil.copytree(report, work)
     (work / "metrics.json").unlink()
-    kept, lost = sorted((work / CELLS).iterdir())[::2], sorted((work / CELLS).iterdir())[1::2]
+    gone = sorted({path.stem for path in (work / CELLS).iterdir()})[1::2]
+    lost = [path for path in (work / CELLS).iterdir() if path.stem in gone]
+    kept = set((work / CELLS).iterdir()) - set(lost)
     stamps = {path: path.stat().st_mtime_ns for path in kept}
     for path in lost:
         path.unlink()
@@ -397,13 +399,52 @@ def test_processes_share_the_cells_and_change_no_byte(
 ) -> None:
     folder = tmp_path / CELLS
     folder.mkdir()
-    finished = folder / "table1-original-0.json"
-    finished.write_bytes((report / CELLS / finished.name).read_bytes())
-    before = finished.stat().st_mtime_ns
+    for path in (report / CELLS).glob("table1-original-0.*"):
+        shutil.copyfile(path, folder / path.name)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     share_out(partial(toy_bench, models), PARAMS, folder, jobs=2)
-    assert finished.stat().st_mtime_ns == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     cells = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert cells == {path.name: path.read_bytes() for path in (report / CELLS).iterdir()}
+
+
+def test_a_method_is_asked_once_for_all_tables_unless_it_makes_something_else_for_one() -> None:
+    keys = [("table1", "fsgan", 0), ("table2", "fsgan", 0), ("table3", "fsgan", 0)]
+    ours = [("table1", "reconstruction", 0), ("table3", "reconstruction", 0)]
+    other = [("table3", "reconstruction", 1)]
+    assert together([*keys, *ours, *other]) == [*([key] for key in keys), ours, other]
+
+
+def test_figures_show_what_was_measured(
+    report: Path, models: ModelPaths, faces: HeldOut, tmp_path: Path
+) -> None:
+    shutil.copytree(report / CELLS, tmp_path / CELLS)
+    worker = Cells.on(Bench(WORLD, models, ANONYMIZE, 7), PARAMS, tmp_path / CELLS)
+    pictures = worker.pictures("table1", "fgsm-0.1")
+    made = produce(worker.bench, "fgsm-0.1", faces).images[:: PARAMS.views]
+    np.testing.assert_array_equal(pictures, to_pixels(made))
+    damaged = tmp_path / CELLS / "table1-fgsm-0.1-0.safetensors"
+    damaged.write_bytes(b"")
+    np.testing.assert_array_equal(worker.pictures("table1", "fgsm-0.1"), pictures)
+
+
+def test_faces_that_are_kept_are_those_that_were_drawn(faces: HeldOut, tmp_path: Path) -> None:
+    for _ in range(2):
+        kept = kept_faces(WORLD, PARAMS, 0, tmp_path)
+        assert torch.equal(kept.images, faces.images)
+        for one, other in (
+            (kept.encoded.identity, faces.encoded.identity),
+            (kept.encoded.pooled, faces.encoded.pooled),
+            (kept.expression, faces.expression),
+            (kept.places, faces.places),
+        ):
+            np.testing.assert_array_equal(one, other)
+        for name, codes in faces.encoded.held_out.items():
+            np.testing.assert_array_equal(kept.encoded.held_out[name], codes)
+            np.testing.assert_array_equal(kept.impostors[name], faces.impostors[name])
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    assert torch.equal(kept_faces(WORLD, PARAMS, 0, tmp_path).images, faces.images)
 
 
 def die() -> Bench:
@@ -470,7 +511,8 @@ def test_figures_3_and_4_show_the_rivals_that_are_named(
         table: {**rows, "fsgan": rows[PROMISED[table][0][0]]} for table, rows in metrics.items()
     }
     cells = {method: Cell({}, [0.5] * len(faces)) for method in (*TABLES["table1"], "swap-sampled")}
-    draw_figures(Bench(WORLD, models, ANONYMIZE, 7), faces, named, cells, tmp_path)
+    worker = Cells.on(Bench(WORLD, models, ANONYMIZE, 7), PARAMS, report / CELLS)
+    draw_figures(worker.bench, faces, named, cells, worker.pictures, tmp_path)
 
     def size(folder: Path, name: str) -> tuple[int, int]:
         with Image.open(folder / name) as picture:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import platform
+import resource
 import subprocess
 import sys
 import threading
@@ -613,3 +615,20 @@ def test_processes_begin_with_the_libraries_and_without_threads() -> None:
     wait_until(lambda: server.status() == psutil.STATUS_ZOMBIE, 60, "server gone")
     with process_pool(1) as pool:
         assert pool.submit(os.getpid).result() != os.getpid()
+
+
+def _pages_cleared(megabytes: int, times: int) -> int:
+    import torch  # numpy asks for pages of 2 MB
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        torch.ones(megabytes * 2**18)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries cannot be told")
+def test_a_pools_processes_keep_the_memory_that_large_tensors_had() -> None:
+    with process_pool(1) as pool:
+        pool.submit(_pages_cleared, 64, 1).result()
+        again = pool.submit(_pages_cleared, 64, 10).result()
+    assert again * resource.getpagesize() < 64 * 2**20  # else ten times that

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from deid.batch.bundle import Bundle
 from deid.batch.project import open_pipeline
 from deid.batch.run import deidentify_path
 from deid.batch.settings import RunSettings
+from deid.errors import DeidError
 from deid.params import AttackParams
+from deid.pool import keep_memory, process_pool
 from deid.stage_files import read_description
 from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds.world import World
@@ -29,10 +32,11 @@ SEEDED = frozenset({"swap"})
 Report = Mapping[str, Any]
 
 
-def attack_stages(params: AttackParams, bundle: Bundle, out: Path) -> None:
+def attack_stages(params: AttackParams, bundle: Bundle, out: Path, jobs: int = 1) -> None:
     """Write `metrics.json`, `scores.csv` and a page a method to `out`.
 
-    Pictures are made for it and removed. Raises `DeidError` where a stage's output is missing.
+    Pictures are made for it and removed. With a processor's world, `jobs` processes share the
+    methods. Raises `DeidError` where a stage's output is missing.
     """
     from deid.tracking import tracked_run
     from deid.worlds import load_world
@@ -46,12 +50,14 @@ def attack_stages(params: AttackParams, bundle: Bundle, out: Path) -> None:
         "stage_one": read_description(bundle.stage_one)["sha256"],
         "stage_two": read_description(bundle.stage_two)["sha256"],
     }
-    if world.device.type == "cpu":
+    on_cpu = world.device.type == "cpu"
+    if on_cpu:
         torch.set_num_threads(1)
+        keep_memory()
     shown = {key: settings[key] for key in ("attack", "anonymize", "world")}
     with resumable_directory(out, settings) as work:
         with tracked_run("attack", shown, resume=work) as run:
-            reports = attacked(params, bundle, world, work)
+            reports = attacked(params, bundle, world, work, jobs if on_cpu else 1)
             figures = {method: summary(report) for method, report in reports.items()}
             write_atomically(work / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
             write_atomically(work / SCORES, scores(reports).encode())
@@ -62,26 +68,48 @@ def attack_stages(params: AttackParams, bundle: Bundle, out: Path) -> None:
         shutil.rmtree(work / PICTURES)
 
 
-def attacked(params: AttackParams, bundle: Bundle, world: World, work: Path) -> dict[str, Report]:
+def attacked(
+    params: AttackParams, bundle: Bundle, world: World, work: Path, jobs: int = 1
+) -> dict[str, Report]:
     """The report of `deid attack` on each method, whose page is in `work`."""
-    originals = _originals(world, params, work / PICTURES / "originals")
-    reports: dict[str, Report] = {}
-    for method in params.methods:
-        outputs = _outputs(bundle, world, method, params.seed, originals)
-        again = None
-        if method in SEEDED and "A4" in params.attackers:
-            second = _outputs(bundle, world, method, params.seed + 1, originals)
-            _drop_unpaired(outputs, second)
-            again = str(second)
-        asked = AttackSettings(
-            people="folder",
-            again=again,
-            attackers=params.attackers,
-            seed=params.seed,
-            called=("held-out people", f"outputs of {method}"),
-        )
-        reports[method] = examine(world, str(originals), str(outputs), work / PAGES / method, asked)
-    return reports
+    originals, processes = _originals(world, params, work / PICTURES / "originals"), {}
+    if (jobs := min(jobs, len(params.methods))) == 1:
+        return {name: _attacked(params, bundle, world, originals, name) for name in params.methods}
+    try:
+        with process_pool(jobs) as pool:
+            for name in params.methods:
+                processes[name] = pool.submit(_open, params, bundle, originals, name)
+            return {name: process.result() for name, process in processes.items()}
+    except BrokenProcessPool:
+        raise DeidError(
+            f"{work}: an attacking process was killed, perhaps for want of memory; run "
+            "`deid attack-stages --jobs 1`"
+        ) from None
+
+
+def _open(params: AttackParams, bundle: Bundle, originals: Path, method: str) -> Report:
+    from deid.worlds import load_world
+
+    return _attacked(params, bundle, load_world(bundle.world), originals, method)
+
+
+def _attacked(
+    params: AttackParams, bundle: Bundle, world: World, originals: Path, method: str
+) -> Report:
+    outputs, again = _outputs(bundle, world, method, params.seed, originals), None
+    if method in SEEDED and "A4" in params.attackers:
+        second = _outputs(bundle, world, method, params.seed + 1, originals)
+        _drop_unpaired(outputs, second)
+        again = str(second)
+    asked = AttackSettings(
+        people="folder",
+        again=again,
+        attackers=params.attackers,
+        seed=params.seed,
+        called=("held-out people", f"outputs of {method}"),
+    )
+    page = originals.parents[1] / PAGES / method
+    return examine(world, str(originals), str(outputs), page, asked)
 
 
 def summary(report: Report) -> dict[str, float]:

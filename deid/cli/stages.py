@@ -21,6 +21,10 @@ MOST = 4  # processes, unless more are asked for: in the world photo each holds 
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.")]
 PARAMS = Path("params.yaml")
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes; else one a processor, at most 4. A GPU takes one."),
+]
 Out = Annotated[Path, typer.Option(help="Where the tables and figures are.")]
 
 
@@ -89,10 +93,7 @@ def stage_two(params: ParamsFile = PARAMS) -> None:
 
 def evaluate(
     params: ParamsFile = PARAMS,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes; else one a processor, at most 4. A GPU takes one."),
-    ] = None,
+    jobs: Jobs = None,
     stages: Annotated[
         Path, typer.Option(help="The folder of stage_one and stage_two.")
     ] = STAGE_ONE.parent,
@@ -109,14 +110,15 @@ def evaluate(
     evaluate(p.evaluate, p.anonymize, p.world, one, two, out, shared)
 
 
-def attack_stages(params: ParamsFile = PARAMS) -> None:
+def attack_stages(params: ParamsFile = PARAMS, jobs: Jobs = None) -> None:
     """Attack what the trained methods make of held-out people, into data/attack."""
     from deid.attack.stage import attack_stages
     from deid.batch.project import local_bundle
     from deid.params import load_params
+    from deid.pool import processors
 
     p = load_params(params)
-    attack_stages(p.attack, local_bundle(p), ATTACK)
+    attack_stages(p.attack, local_bundle(p), ATTACK, jobs or min(processors(), MOST))
 
 
 def report(

@@ -96,15 +96,21 @@ class Bench:
         return Deidentifier.load(self.models.stage_one, self.models.stage_two, self.world)
 
 
+def made_for(method: str, table: str) -> str:
+    """The table for whose sake `method` makes its pictures as it does; "" if that is all one."""
+    swaps = table == "table2" and method in SWAPPING_RIVALS
+    rebuilds = table == "table3" and method in REBUILDING_RIVALS
+    return table if swaps or rebuilds else ""
+
+
 def produce(bench: Bench, method: str, faces: HeldOut, table: str = "table1") -> Output:
     """What `method` makes of all `faces` for `table`: rivals are given donors for the second, and
     asked to give the face back for the third."""
     if method in PRODUCERS:
         return PRODUCERS[method](bench, faces)
-    if table == "table2" and method in SWAPPING_RIVALS:
-        return _swapped_by_rival(bench, method, faces)
-    if table == "table3" and method in REBUILDING_RIVALS:
-        return _rebuilt_by_rival(bench, method, faces)
+    if table == made_for(method, table):
+        how = _swapped_by_rival if table == "table2" else _rebuilt_by_rival
+        return how(bench, method, faces)
     anonymizer = bench.anonymizer(method)
     return Output(_batches(bench, faces, lambda f, s, _: anonymizer(f, s)))
 

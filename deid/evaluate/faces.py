@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from deid.evaluate.metrics import FloatArray, impostor_scores, threshold_at
 from deid.faces.detection.boxes import iou
 from deid.params import EvaluateParams
-from deid.pixels import to_pixels, to_tensor
+from deid.pixels import Pixels, to_pixels, to_tensor
+from deid.storage.staging import write_atomically
 from deid.worlds.world import World
 
 Features = NDArray[np.float32]
@@ -57,19 +61,66 @@ def held_out_faces(world: World, params: EvaluateParams, seed: int) -> HeldOut:
     """Faces for repetition `seed`: other views (and people, where the world has them) for each."""
     faces = world.test_faces(params.identities, params.views, seed)
     images = to_tensor(faces.pixels)
-    encoded = encode(world, images, params.batch_size)
-    return HeldOut(
-        seed=seed,
-        images=images,
-        identities=faces.identities,
-        encoded=encoded,
-        expression=expressions(world, images, params.batch_size),
-        places=_places(world, images, params.batch_size),
-        impostors={
-            name: impostor_scores(features, faces.identities)
-            for name, features in encoded.held_out.items()
-        },
+    return _held_out(
+        seed,
+        faces.pixels,
+        faces.identities,
+        encode(world, images, params.batch_size),
+        expressions(world, images, params.batch_size),
+        _places(world, images, params.batch_size),
     )
+
+
+def first_of_each(faces: HeldOut, count: int) -> NDArray[np.int64]:
+    """Which pictures are the first of each of the first `count` people: those to show, chosen
+    before any result."""
+    _, first = np.unique(faces.identities, return_index=True)
+    return np.sort(first)[:count]
+
+
+def kept_faces(world: World, params: EvaluateParams, seed: int, folder: Path) -> HeldOut:
+    """`held_out_faces`, which a file in `folder` keeps for other processes and later runs."""
+    path = folder / f"faces-{seed}.safetensors"
+    try:
+        return _read(path, seed)
+    except (FileNotFoundError, SafetensorError, KeyError):  # none, or what a crash damaged
+        faces = held_out_faces(world, params, seed)
+    content = {
+        "pixels": to_pixels(faces.images),
+        "identities": faces.identities,
+        "expression": faces.expression,
+        "places": faces.places,
+        "identity": faces.encoded.identity,
+        "pooled": faces.encoded.pooled,
+        **{_JUDGE + name: codes for name, codes in faces.encoded.held_out.items()},
+    }
+    write_atomically(path, save({k: np.ascontiguousarray(v) for k, v in content.items()}))
+    return faces
+
+
+_JUDGE = "held_out/"
+
+
+def _read(path: Path, seed: int) -> HeldOut:
+    kept = load_file(path)
+    judges = {name.removeprefix(_JUDGE): kept[name] for name in kept if name.startswith(_JUDGE)}
+    encoded = Encoded(kept["identity"], judges, kept["pooled"])
+    people, expression, places = (kept[k] for k in ("identities", "expression", "places"))
+    return _held_out(seed, kept["pixels"], people, encoded, expression, places)
+
+
+def _held_out(
+    seed: int,
+    pixels: Pixels,
+    identities: NDArray[np.int64],
+    encoded: Encoded,
+    expression: Features,
+    places: NDArray[np.float32],
+) -> HeldOut:
+    impostors = {
+        name: impostor_scores(features, identities) for name, features in encoded.held_out.items()
+    }
+    return HeldOut(seed, to_tensor(pixels), identities, encoded, expression, places, impostors)
 
 
 def over_batches(

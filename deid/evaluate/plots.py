@@ -3,20 +3,23 @@
 Matplotlib is imported in the functions: it takes a second, and only this stage needs it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deid.anonymize import REBUILDING_RIVALS, SWAPPING_RIVALS
-from deid.evaluate.cells import REFERENCES, Bench, Cell, Output, pairing, produce
-from deid.evaluate.faces import HeldOut, encode
-from deid.evaluate.groups import PEOPLE, SCENES, draw_groups
+from deid.evaluate.cells import REFERENCES, TABLES, Bench, Cell, pairing
+from deid.evaluate.faces import HeldOut, encode, first_of_each
 from deid.evaluate.measures import reporting, similarity
-from deid.pixels import Pixels, to_pixels
+from deid.pixels import Pixels, to_pixels, to_tensor
+from deid.storage.staging import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,76 +48,98 @@ OTHERS = "#8C564B"
 """Of methods that only `evaluate.methods` asks for."""
 
 ROWS = 5
-SHEET, ACROSS = 40, 8
-"""Faces of the contact sheet, and how many in a row."""
+SHOWN, ACROSS = 40, 8
+"""Faces of the contact sheet, the most that a figure shows, and how many in a row."""
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+Pictures = Callable[[str, str], Pixels]
+"""(table, method) → what it made of the first picture of each of the first `SHOWN` people."""
 
 
 def draw_figures(
-    bench: Bench, faces: HeldOut, metrics: Metrics, cells: Mapping[str, Cell], folder: Path
+    bench: Bench,
+    faces: HeldOut,
+    metrics: Metrics,
+    cells: Mapping[str, Cell],
+    pictures: Pictures,
+    folder: Path,
 ) -> None:
-    """Write fig2.png, fig3.png, fig4.png, methods.png, sheet.png, groups.png, tradeoff.png,
-    histogram.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    few = _few(faces)
-    _save(_comparison(bench, few, ATTACKS), folder / "fig2.png")
+    """Write fig2.png, fig3.png, fig4.png, methods.png, sheet.png, tradeoff.png, histogram.png: of
+    repetition 0's `faces`, and of what the tables were measured on."""
+    shown = Shown(bench, faces, pictures)
     swapping, rebuilding = (
         [name for name in rivals if name in metrics[table]]
         for table, rivals in (("table2", SWAPPING_RIVALS), ("table3", REBUILDING_RIVALS))
     )
-    third = _swaps(bench, few, (*swapping, "swap")) if swapping else _swap_grid(bench, few)
-    _save(third, folder / "fig3.png")
     rebuilt = (*rebuilding, "reconstruction")
-    _save(_comparison(bench, few, rebuilt, "table3", turned=True), folder / "fig4.png")
-    _save(_comparison(bench, few, TRADITIONAL), folder / "methods.png")
-    _save(_sheet(bench, _few(faces, SHEET)), folder / "sheet.png")
-    people = to_pixels(_few(faces, SCENES * PEOPLE).images)
-    _save(draw_groups(bench, people), folder / "groups.png")
-    _save(_tradeoff(metrics, bench.world.metric_features.fid_label), folder / "tradeoff.png")
-    _save(_histogram(bench, faces, cells), folder / "histogram.png")
+    drawn = {
+        "fig2": _comparison(shown, ATTACKS),
+        "fig3": _swaps(shown, (*swapping, "swap")) if swapping else _swap_grid(shown),
+        "fig4": _comparison(shown, rebuilt, "table3", turned=True),
+        "methods": _comparison(shown, TRADITIONAL),
+        "sheet": _sheet(shown),
+        "tradeoff": _tradeoff(metrics, bench.world.metric_features.fid_label),
+        "histogram": _histogram(bench, faces, cells),
+    }
+    for name, figure in drawn.items():
+        write_atomically(folder / f"{name}.png", png(figure))
 
 
-def _few(faces: HeldOut, count: int = ROWS) -> HeldOut:
-    """One picture of each of the first people: the faces to show, chosen before any result."""
-    _, first = np.unique(faces.identities, return_index=True)
-    chosen = np.sort(first)[:count]
-    return HeldOut(
-        seed=faces.seed,
-        images=faces.images[torch.from_numpy(chosen)],
-        identities=faces.identities[chosen],
-        encoded=faces.encoded.rows(chosen),
-        expression=faces.expression[chosen],
-        places=faces.places[chosen],
-        impostors=faces.impostors,
-    )
+@dataclass(frozen=True)
+class Shown:
+    """The first picture of each of the first people, and what methods made of it."""
+
+    bench: Bench
+    faces: HeldOut  # all of them
+    pictures: Pictures
+
+    @cached_property
+    def few(self) -> NDArray[np.int64]:
+        """Which of the faces most figures show."""
+        return first_of_each(self.faces, ROWS)
+
+    @cached_property
+    def donors(self) -> NDArray[np.int64]:
+        """Which faces are theirs in Table 2."""
+        return pairing(self.faces)[self.few]
+
+    def originals(self, which: NDArray[np.int64]) -> Pixels:
+        """`uint8 [N,R,R,3]`"""
+        return to_pixels(self.faces.images[torch.from_numpy(which)])
+
+    def made(self, table: str, method: str) -> Pixels:
+        """What became of the few, `uint8 [N,R,R,3]`."""
+        return self.pictures(table, method)[: len(self.few)]
+
+    def cosines(self, pixels: Pixels, which: NDArray[np.int64]) -> list[str]:
+        """How like the faces `which` pictures are."""
+        made = encode(self.bench.world, to_tensor(pixels), self.bench.batch_size)
+        cosines = similarity(self.bench.world, self.faces.encoded.rows(which), made)
+        return [f"{value:.2f}" for value in cosines]
 
 
 def _comparison(
-    bench: Bench,
-    faces: HeldOut,
-    methods: Sequence[str],
-    table: str = "table1",
-    turned: bool = False,
+    shown: Shown, methods: Sequence[str], table: str = "table1", turned: bool = False
 ) -> "Figure":
     """A row a face (a column where `turned`): the original and what each method makes of it."""
-    columns = [("original", to_pixels(faces.images), [""] * len(faces))]
+    columns = [("original", shown.originals(shown.few), [""] * len(shown.few))]
     for method in methods:
-        output = produce(bench, method, faces, table)
-        columns.append((method, to_pixels(output.images), _cosines(bench, faces, output)))
+        made = shown.made("table2" if method in TABLES["table2"] else table, method)
+        columns.append((method, made, shown.cosines(made, shown.few)))
     return _columns(columns, turned)
 
 
-def _swaps(bench: Bench, faces: HeldOut, methods: Sequence[str]) -> "Figure":
+def _swaps(shown: Shown, methods: Sequence[str]) -> "Figure":
     """A row a pair, as in the paper's Figure 3: identity, expression and each method's swap, with
     its likeness to the donor."""
-    pictures, donors = to_pixels(faces.images), pairing(faces)
-    blank = [""] * len(faces)
-    columns = [("identity", pictures[donors], blank), ("expression", pictures, blank)]
-    given = replace(faces, encoded=faces.encoded.rows(donors))
+    blank = [""] * len(shown.few)
+    columns = [
+        ("identity", shown.originals(shown.donors), blank),
+        ("expression", shown.originals(shown.few), blank),
+    ]
     for method in methods:
-        output = produce(bench, method, faces, "table2")
-        columns.append((method, to_pixels(output.images), _cosines(bench, given, output)))
+        made = shown.made("table2", method)
+        columns.append((method, made, shown.cosines(made, shown.donors)))
     return _columns(columns)
 
 
@@ -134,12 +159,12 @@ def _columns(columns: Sequence[tuple[str, Pixels, list[str]]], turned: bool = Fa
     return figure
 
 
-def _sheet(bench: Bench, faces: HeldOut) -> "Figure":
+def _sheet(shown: Shown) -> "Figure":
     """Many faces, each above what the product's own swap makes of it."""
-    above = to_pixels(faces.images)
-    below = to_pixels(produce(bench, "swap-sampled", faces).images)
-    rows = -(-len(faces) // ACROSS)
-    figure, axes = _grid(2 * rows, min(ACROSS, len(faces)))
+    above = shown.originals(first_of_each(shown.faces, SHOWN))
+    below = shown.pictures("table2", "swap-sampled")
+    rows = -(-len(above) // ACROSS)
+    figure, axes = _grid(2 * rows, min(ACROSS, len(above)))
     for axis in axes.flat:
         axis.set_axis_off()
     for index, pair in enumerate(zip(above, below, strict=True)):
@@ -149,25 +174,20 @@ def _sheet(bench: Bench, faces: HeldOut) -> "Figure":
     return figure
 
 
-def _cosines(bench: Bench, faces: HeldOut, output: Output) -> list[str]:
-    made = encode(bench.world, output.images, bench.batch_size)
-    return [f"{value:.2f}" for value in similarity(bench.world, faces.encoded, made)]
-
-
 @torch.no_grad()
-def _swap_grid(bench: Bench, faces: HeldOut) -> "Figure":
+def _swap_grid(shown: Shown) -> "Figure":
     """Donors at the left, attribute faces on top, as in the paper's Figure 3."""
-    model, pictures = bench.model(), to_pixels(faces.images)
-    donors = pairing(faces)[:4]  # some order of the same people
+    model, faces = shown.bench.model(), shown.faces.images[torch.from_numpy(shown.few)]
+    donors = shown.donors[:4]
     figure, axes = _grid(len(donors) + 1, len(faces) + 1)
     axes[0, 0].axis("off")
     axes[0, 0].text(0.5, 0.5, "identity ↓\nexpression →", ha="center", va="center", fontsize=9)
-    for c in range(len(faces)):
-        _picture(axes[0, c + 1], pictures[c], "")
-    for r, donor in enumerate(donors):
-        _picture(axes[r + 1, 0], pictures[donor], "")
-        repeated = faces.images[[int(donor)] * len(faces)]
-        for c, swapped in enumerate(to_pixels(model.swap(repeated, faces.images))):
+    for c, picture in enumerate(to_pixels(faces)):
+        _picture(axes[0, c + 1], picture, "")
+    for r, (donor, picture) in enumerate(zip(donors, shown.originals(donors), strict=True)):
+        _picture(axes[r + 1, 0], picture, "")
+        repeated = shown.faces.images[[int(donor)] * len(faces)]
+        for c, swapped in enumerate(to_pixels(model.swap(repeated, faces))):
             _picture(axes[r + 1, c + 1], swapped, "")
     return figure
 
@@ -250,6 +270,9 @@ def _picture(axis: "Axes", pixels: Pixels, caption: str) -> None:
     axis.set_xlabel(caption, fontsize=9, labelpad=2)
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def png(figure: "Figure") -> bytes:
+    """The figure as a file."""
+    content = io.BytesIO()
     # Without the library's name and version in the file, the same figures give the same bytes.
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
+    return content.getvalue()

@@ -16,6 +16,7 @@ from deid.evaluate.columns import SELECTING, columns, selecting
 from deid.evaluate.plots import draw_figures
 from deid.evaluate.spread import Cells, share_out
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
+from deid.pool import keep_memory
 from deid.stage_files import content_of, read_description
 from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds.world import World
@@ -54,6 +55,7 @@ def evaluate(
     models, on_cpu = ModelPaths(stage_one, stage_two), world.device.type == "cpu"
     if on_cpu:
         torch.set_num_threads(1)
+        keep_memory()
     with resumable_directory(out, settings) as work:
         with tracked_run("evaluate", shown, resume=work) as run:
             if on_cpu and jobs > 1:
@@ -99,7 +101,9 @@ def evaluate_world(
     content = {"about": about, "measured": measured, **metrics}
     write_atomically(work / "metrics.json", json.dumps(content, indent=2).encode() + b"\n")
     first = {method: cell for (_, method, seed), cell in cells.items() if seed == 0}
-    draw_figures(bench, worker.faces(0), metrics, first, work / "figures")
+    figures = work / "figures"
+    draw_figures(bench, worker.faces(0), metrics, first, worker.pictures, figures)
+    write_atomically(figures / "groups.png", worker.groups())
     return metrics
 
 

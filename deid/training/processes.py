@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from deid.errors import DeidError
 from deid.params import SpreadParams, StageOneParams, StageTwoParams
+from deid.pool import keep_memory
 
 Array = TypeVar("Array", torch.Tensor, NDArray[Any])
 
@@ -46,6 +47,7 @@ def start_fabric(params: StageOneParams | StageTwoParams) -> Fabric:
     with peers(fabric):
         fabric.launch()
     torch.set_num_threads(params.threads)  # after the launch, which sets it too
+    keep_memory()
     return fabric
 
 

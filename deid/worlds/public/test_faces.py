@@ -21,7 +21,7 @@ from deid.seeds import numpy_generator, torch_generator
 from deid.worlds.world import Generator, TestFaces
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-_BATCH = 10
+_BATCH = 1  # a processor draws one after another faster
 
 Draw = Callable[[int, int, int], TestFaces]
 
