@@ -631,4 +631,4 @@ def test_a_pools_processes_keep_the_memory_that_large_tensors_had() -> None:
     with process_pool(1) as pool:
         pool.submit(_pages_cleared, 64, 1).result()
         again = pool.submit(_pages_cleared, 64, 10).result()
-    assert again * resource.getpagesize() < 64 * 2**20  # else ten times that
+    assert again * resource.getpagesize() <= 2 * 64 * 2**20  # else ten times 64 MB
