@@ -15,6 +15,9 @@ SAMPLES = $(CURDIR)/data/$(if $(filter mini,$(WORLD)),samples,photo/samples)
 # One pass over a photograph at 1024 px, not eight rotations: the people in the samples stand upright.
 LOOK = $(if $(filter mini,$(WORLD)),,--detect-size 1024)
 
+# Compiled modules are kept, or each of a run's many processes would compile the libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Nothing here calls home.
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true

@@ -22,6 +22,8 @@ from safetensors.numpy import load_file, save
 
 from benchmarks.photographs import RATE, STATES, each, interval, loaded, recognizer
 from deid.anonymize import Anonymizer
+from deid.attack.learned import learned_scores
+from deid.attack.scores import Searched, hits, without_own
 from deid.faces.detection import build_detector
 from deid.faces.faces import FaceDetector
 from deid.gate.calibration import pair_similarities
@@ -123,9 +125,19 @@ def _identity(originals: NDArray[Any], seen: NDArray[Any], name: str) -> dict[st
     threshold = float(np.quantile(strangers, 1 - RATE))
     matched = (originals * seen).sum(1) > threshold
     nearest = (seen @ originals.T).argmax(1) == people
-    return {
+    shown = {
         f"matched, {name}": interval(matched.astype(np.float64), np.mean),
         f"rank-1, {name}": interval(nearest.astype(np.float64), np.mean),
+    }
+    wide = seen.astype(np.float64)
+    learned = learned_scores(wide, originals.astype(np.float64), wide, people)
+    if learned is None:
+        return shown
+    found = hits(Searched(learned, without_own(learned, people), people))
+    assert found is not None, "everybody is in the gallery"
+    return shown | {
+        f"matched, {name}, learned": interval(found.values["tar"], np.mean),
+        f"rank-1, {name}, learned": interval(found.values["rank1"], np.mean),
     }
 
 

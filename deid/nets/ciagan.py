@@ -3,9 +3,9 @@ residual blocks without batch norm, a bottleneck that takes the identity, instan
 
 Narrower and shallower than theirs, for a processor: 24 to 88 channels in the generator (64 to 256),
 24 to 96 in the discriminator (64 to 512), two residual blocks in the middle (4), 3 layers for the
-identity (7). Instead of their first and last block, 2 × 2 pixels are four channels. G ends in a
-sigmoid and D in no rectifier, which in their code is the other way about; embeddings have one
-length.
+identity (7). Instead of their first block, 2 × 2 pixels are four channels. G ends in a sigmoid and
+D in no rectifier, which in their code is the other way about; embeddings have one length, of faces
+without their finest detail: else G learned stripes that S took for the person.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ IDENTITIES = 512
 GENERATOR_WIDTHS = (24, 48, 88)
 DISCRIMINATOR_WIDTHS = (24, 48, 96)
 SIAMESE_WIDTHS, EMBEDDING, RADIUS = (16, 32, 64, 96), 64, 3.0
-IDENTITY_WIDTH = 128
+IDENTITY_WIDTH, LAST_WIDTH = 128, 16
 FOLD, FOLDED = 2, 16  # pixels a side that become channels; so many those of picture and lines are
 CELLS, CELL_WIDTH = SIDE // FOLD >> len(GENERATOR_WIDTHS), 32
 """The identity enters as a map of 3 × 3 cells."""
@@ -117,7 +117,9 @@ class Generator(nn.Module):
         upward = (wide, *reversed(widths))
         self.up = nn.ModuleList(Up(a, b) for a, b in pairwise(upward))
         self.up_norms = nn.ModuleList(_norm(width) for width in upward[1:])
-        self.last = _convolution(upward[-1], 3 * FOLD**2)
+        self.last = nn.Sequential(
+            *(_convolution(upward[-1], LAST_WIDTH), nn.ReLU(), _convolution(LAST_WIDTH, 3)),
+        )
 
     def forward(self, surroundings: Tensor, lines: Tensor, identities: Tensor) -> Tensor:
         """`[N,3,48,48]` in [-1, 1], `[N,1,48,48]` in [0, 1], numbers `[N]` → `[N,3,48,48]` in
@@ -128,7 +130,8 @@ class Generator(nn.Module):
         x = self.join(torch.cat([x, self.identity(identities)], 1))
         for up, norm in zip(self.up, self.up_norms, strict=True):
             x = norm(up(x))
-        return F.pixel_shuffle(self.last(x), FOLD).sigmoid() * 2.0 - 1.0
+        drawn: Tensor = self.last(_twice(F.relu(x)))
+        return drawn.sigmoid() * 2.0 - 1.0
 
 
 class Discriminator(nn.Module):
@@ -163,7 +166,8 @@ class Siamese(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """`[N,3,48,48]` in [-1, 1] → `[N,64]`."""
-        return RADIUS * F.normalize(self.head(self.backbone(faces)[-1].mean((2, 3))))
+        coarse = F.interpolate(F.avg_pool2d(faces, 2), scale_factor=2.0, mode="bilinear")
+        return RADIUS * F.normalize(self.head(self.backbone(coarse)[-1].mean((2, 3))))
 
 
 def _twice(x: Tensor) -> Tensor:

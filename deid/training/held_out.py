@@ -13,7 +13,7 @@ from deid.pixels import to_tensor
 from deid.training.loop import Losses
 from deid.worlds.world import FaceEmbedder, World
 
-PEOPLE, VIEWS, SEED = 32, 2, 20
+PEOPLE, VIEWS, SEED = 32, 1, 20
 
 
 def held_out_faces(model: Deidentifier, people: int, views: int) -> Tensor:
