@@ -21,7 +21,7 @@ from deid.anonymize import ModelPaths
 from deid.errors import DeidError
 from deid.evaluate.cells import TABLES, Bench, Cell, face_seeds, measure, pairing, produce
 from deid.evaluate.columns import SELECTING, Column, columns, selecting
-from deid.evaluate.faces import HeldOut, detected, held_out_faces, kept_faces
+from deid.evaluate.faces import HeldOut, detected, first_of_each, held_out_faces, kept_faces
 from deid.evaluate.groups import PEOPLE, SCENES, components_of, deidentified, scenes
 from deid.evaluate.metrics import (
     cosine,
@@ -32,7 +32,7 @@ from deid.evaluate.metrics import (
     mean_distance,
     threshold_at,
 )
-from deid.evaluate.plots import draw_figures
+from deid.evaluate.plots import SHOWN, draw_figures
 from deid.evaluate.report import lines, write_report
 from deid.evaluate.report import report as report_page
 from deid.evaluate.run import CELLS, Metrics, evaluate, evaluate_world, summarize
@@ -415,13 +415,20 @@ def test_a_method_is_asked_once_for_all_tables_unless_it_makes_something_else_fo
     assert together([*keys, *ours, *other]) == [*([key] for key in keys), ours, other]
 
 
+def test_each_person_is_shown_before_anybodys_second_picture(faces: HeldOut) -> None:
+    shown = first_of_each(faces, 9)
+    assert shown[:6].tolist() == list(range(0, 18, PARAMS.views))
+    assert shown[6:].tolist() == [1, 4, 7]
+    assert len(first_of_each(faces, 100)) == len(faces)
+
+
 def test_figures_show_what_was_measured(
     report: Path, models: ModelPaths, faces: HeldOut, tmp_path: Path
 ) -> None:
     shutil.copytree(report / CELLS, tmp_path / CELLS)
     worker = Cells.on(Bench(WORLD, models, ANONYMIZE, 7), PARAMS, tmp_path / CELLS)
     pictures = worker.pictures("table1", "fgsm-0.1")
-    made = produce(worker.bench, "fgsm-0.1", faces).images[:: PARAMS.views]
+    made = produce(worker.bench, "fgsm-0.1", faces).images[first_of_each(faces, SHOWN)]
     np.testing.assert_array_equal(pictures, to_pixels(made))
     damaged = tmp_path / CELLS / "table1-fgsm-0.1-0.safetensors"
     damaged.write_bytes(b"")

@@ -72,10 +72,11 @@ def held_out_faces(world: World, params: EvaluateParams, seed: int) -> HeldOut:
 
 
 def first_of_each(faces: HeldOut, count: int) -> NDArray[np.int64]:
-    """Which pictures are the first of each of the first `count` people: those to show, chosen
-    before any result."""
-    _, first = np.unique(faces.identities, return_index=True)
-    return np.sort(first)[:count]
+    """Which `count` pictures to show, chosen before any result: the first one of each person, in
+    the order of the people, then the second ones."""
+    position, seen = np.arange(len(faces)), faces.identities[:, None] == faces.identities
+    view = np.tril(seen, -1).sum(1)  # how many of the person come before it
+    return np.lexsort((position, view))[:count]
 
 
 def kept_faces(world: World, params: EvaluateParams, seed: int, folder: Path) -> HeldOut:
