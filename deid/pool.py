@@ -67,6 +67,15 @@ def take_over(environment: Mapping[str, str]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def one_of_many() -> None:
+    """This process shares a processor's cores with others like it: it computes on one thread, and
+    keeps memory (`keep_memory`)."""
+    import torch
+
+    torch.set_num_threads(1)
+    keep_memory()
+
+
 def keep_memory() -> None:
     """What this process frees stays with it from now on, where the C library (glibc) can do that.
 
@@ -108,12 +117,9 @@ def process_pool(
 
 
 def _begin(environment: Mapping[str, str], start: Callable[..., None] | None, *setup: Any) -> None:
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C the parent speaks, and only it
     take_over(environment)
-    torch.set_num_threads(1)
-    keep_memory()
+    one_of_many()
     if start is not None:
         start(*setup)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import torch
 
 from deid.attack.run import examine
 from deid.attack.settings import AttackSettings
@@ -20,7 +19,7 @@ from deid.batch.run import deidentify_path
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.params import AttackParams
-from deid.pool import keep_memory, process_pool
+from deid.pool import one_of_many, process_pool
 from deid.stage_files import read_description
 from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds.world import World
@@ -52,8 +51,7 @@ def attack_stages(params: AttackParams, bundle: Bundle, out: Path, jobs: int = 1
     }
     on_cpu = world.device.type == "cpu"
     if on_cpu:
-        torch.set_num_threads(1)
-        keep_memory()
+        one_of_many()
     shown = {key: settings[key] for key in ("attack", "anonymize", "world")}
     with resumable_directory(out, settings) as work:
         with tracked_run("attack", shown, resume=work) as run:

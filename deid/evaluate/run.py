@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from deid.anonymize import ModelPaths
 from deid.evaluate.cells import TABLES, Bench, Cell
@@ -16,7 +15,7 @@ from deid.evaluate.columns import SELECTING, columns, selecting
 from deid.evaluate.plots import draw_figures
 from deid.evaluate.spread import Cells, share_out
 from deid.params import AnonymizeParams, EvaluateParams, WorldParams
-from deid.pool import keep_memory
+from deid.pool import one_of_many
 from deid.stage_files import content_of, read_description
 from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds.world import World
@@ -54,8 +53,7 @@ def evaluate(
     shown = {key: settings[key] for key in ("evaluate", "anonymize", "world")}
     models, on_cpu = ModelPaths(stage_one, stage_two), world.device.type == "cpu"
     if on_cpu:
-        torch.set_num_threads(1)
-        keep_memory()
+        one_of_many()
     with resumable_directory(out, settings) as work:
         with tracked_run("evaluate", shown, resume=work) as run:
             if on_cpu and jobs > 1:
