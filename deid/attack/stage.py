@@ -25,6 +25,7 @@ from deid.storage.staging import resumable_directory, write_atomically
 from deid.worlds.world import World
 
 METRICS, SCORES, PAGES, PICTURES = "metrics.json", "scores.csv", "pages", "pictures"
+ORIGINALS = f"{PICTURES}/originals"
 SEEDED = frozenset({"swap"})
 """Methods that draw: made again with another seed they give another face, and A4 is tried."""
 
@@ -70,14 +71,13 @@ def attacked(
     params: AttackParams, bundle: Bundle, world: World, work: Path, jobs: int = 1
 ) -> dict[str, Report]:
     """The report of `deid attack` on each method, whose page is in `work`."""
-    originals, processes = _originals(world, params, work / PICTURES / "originals"), {}
+    _keep_originals(world, params, work)
     if (jobs := min(jobs, len(params.methods))) == 1:
-        return {name: _attacked(params, bundle, world, originals, name) for name in params.methods}
+        return {name: _attacked(params, bundle, world, work, name) for name in params.methods}
     try:
         with process_pool(jobs) as pool:
-            for name in params.methods:
-                processes[name] = pool.submit(_open, params, bundle, originals, name)
-            return {name: process.result() for name, process in processes.items()}
+            asked = {n: pool.submit(_open, params, bundle, work, n) for n in params.methods}
+            return {name: process.result() for name, process in asked.items()}
     except BrokenProcessPool:
         raise DeidError(
             f"{work}: an attacking process was killed, perhaps for want of memory; run "
@@ -85,16 +85,17 @@ def attacked(
         ) from None
 
 
-def _open(params: AttackParams, bundle: Bundle, originals: Path, method: str) -> Report:
+def _open(params: AttackParams, bundle: Bundle, work: Path, method: str) -> Report:
     from deid.worlds import load_world
 
-    return _attacked(params, bundle, load_world(bundle.world), originals, method)
+    return _attacked(params, bundle, load_world(bundle.world), work, method)
 
 
 def _attacked(
-    params: AttackParams, bundle: Bundle, world: World, originals: Path, method: str
+    params: AttackParams, bundle: Bundle, world: World, work: Path, method: str
 ) -> Report:
-    outputs, again = _outputs(bundle, world, method, params.seed, originals), None
+    originals, again = work / ORIGINALS, None
+    outputs = _outputs(bundle, world, method, params.seed, originals)
     if method in SEEDED and "A4" in params.attackers:
         second = _outputs(bundle, world, method, params.seed + 1, originals)
         _drop_unpaired(outputs, second)
@@ -106,8 +107,7 @@ def _attacked(
         seed=params.seed,
         called=("held-out people", f"outputs of {method}"),
     )
-    page = originals.parents[1] / PAGES / method
-    return examine(world, str(originals), str(outputs), page, asked)
+    return examine(world, str(originals), str(outputs), work / PAGES / method, asked)
 
 
 def summary(report: Report) -> dict[str, float]:
@@ -147,13 +147,12 @@ def _most(found: Mapping[str, Any], figure: str) -> float:
     return max(float(one[figure]["value"]) for one in found.values())
 
 
-def _originals(world: World, params: AttackParams, folder: Path) -> Path:
+def _keep_originals(world: World, params: AttackParams, work: Path) -> None:
     """Held-out people as PNG, a folder each."""
     faces = world.test_faces(params.identities, params.views, params.seed)
     for index, (picture, person) in enumerate(zip(faces.pixels, faces.identities, strict=True)):
         _, coded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        write_atomically(folder / f"{person:03}" / f"{index:04}.png", coded.tobytes())
-    return folder
+        write_atomically(work / ORIGINALS / f"{person:03}" / f"{index:04}.png", coded.tobytes())
 
 
 def _outputs(bundle: Bundle, world: World, method: str, seed: int, originals: Path) -> Path:

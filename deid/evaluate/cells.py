@@ -108,7 +108,7 @@ def produce(bench: Bench, method: str, faces: HeldOut, table: str = "table1") ->
     asked to give the face back for the third."""
     if method in PRODUCERS:
         return PRODUCERS[method](bench, faces)
-    if table == made_for(method, table):
+    if made_for(method, table):
         how = _swapped_by_rival if table == "table2" else _rebuilt_by_rival
         return how(bench, method, faces)
     anonymizer = bench.anonymizer(method)

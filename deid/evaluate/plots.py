@@ -53,7 +53,7 @@ SHOWN, ACROSS = 40, 8
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 Pictures = Callable[[str, str], Pixels]
-"""(table, method) → what it made of the first picture of each of the first `SHOWN` people."""
+"""(table, method) → what it made of the `SHOWN` faces (`first_of_each`)."""
 
 
 def draw_figures(
@@ -87,7 +87,7 @@ def draw_figures(
 
 @dataclass(frozen=True)
 class Shown:
-    """The first picture of each of the first people, and what methods made of it."""
+    """The faces that figures show (`first_of_each`), and what methods made of them."""
 
     bench: Bench
     faces: HeldOut  # all of them

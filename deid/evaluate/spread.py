@@ -69,7 +69,7 @@ class Cells:
             write_atomically(_path(self.folder, key), json.dumps(content).encode())
 
     def pictures(self, table: str, method: str) -> Pixels:
-        """What `method` made of the first `SHOWN` people of repetition 0, `uint8 [N,R,R,3]`."""
+        """What `method` made of the `SHOWN` faces of repetition 0, `uint8 [N,R,R,3]`."""
         key = table, method, 0
         try:
             return load_file(self._pictures(key))["pixels"]

@@ -4,8 +4,8 @@ residual blocks without batch norm, a bottleneck that takes the identity, instan
 Narrower and shallower than theirs, for a processor: 24 to 88 channels in the generator (64 to 256),
 24 to 96 in the discriminator (64 to 512), two residual blocks in the middle (4), 3 layers for the
 identity (7). Instead of their first block, 2 × 2 pixels are four channels. G ends in a sigmoid and
-D in no rectifier, which in their code is the other way about; embeddings have one length, of faces
-without their finest detail: else G learned stripes that S took for the person.
+D in no rectifier, which in their code is the other way about; embeddings have one length. S sees no
+finest detail, for in a first training G painted stripes.
 """
 
 from collections.abc import Sequence
