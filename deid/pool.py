@@ -70,10 +70,17 @@ def take_over(environment: Mapping[str, str]) -> None:
 def one_of_many() -> None:
     """This process shares a processor's cores with others like it: it computes on one thread, and
     keeps memory (`keep_memory`)."""
+    compute_on_one_thread()
+    keep_memory()
+
+
+def compute_on_one_thread() -> None:
+    """This process does: another number of threads may round otherwise, and give other bytes."""
+    import cv2
     import torch
 
     torch.set_num_threads(1)
-    keep_memory()
+    cv2.setNumThreads(0)
 
 
 def keep_memory() -> None:

@@ -151,6 +151,28 @@ def test_a_fringe_is_rather_taken_than_another_sex(
         assert torch.equal(swap.codes(torch.zeros(1, 3, 64, 64), [seed])[0], woman)
 
 
+def test_a_donor_who_is_drawn_like_the_person_is_passed_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both donors of the bank are strangers to the person, of whom M draws one like the person."""
+    person, alike, other = F.normalize(torch.eye(3, DIM), dim=1)
+    seen: Any = {0.0: person, 1.0: person, -1.0: other}
+    identity: Any = lambda images: seen[images[0, 0, 0, 0].item()][None]  # noqa: E731
+    looks: Any = lambda images: torch.zeros(len(images), 3)  # noqa: E731
+    donors = DonorBank(torch.stack([alike, other]), torch.zeros(2, 3))
+    small: World = replace(world, identity=identity, looks=looks, donors=donors)
+    drawn: Any = lambda code, side: (2 * code[:, 1, None, None, None] - 1).expand(  # noqa: E731
+        1, 3, side, side
+    )
+    latent: Any = lambda codes, _: codes  # noqa: E731
+    model: Any = SimpleNamespace(latent_from=latent, expression=lambda f: f, synthesize=drawn)
+    monkeypatch.setattr("deid.anonymize.swap.fringe", lambda *_: 0.0)
+    monkeypatch.setattr("deid.anonymize.swap.bridge", lambda *_: 0.0)
+    swap = Swap(small, model, 0.3, 1)
+    for seed in range(4):
+        assert torch.equal(swap.codes(torch.zeros(1, 3, 64, 64), [seed])[0], other)
+
+
 def test_a_bank_has_the_looks_of_drawn_faces_and_nobody_with_a_fringe(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

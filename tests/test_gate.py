@@ -580,7 +580,8 @@ def test_a_refined_adversarial_face_goes_further_from_the_original(
     models = save_toy_model(tmp_path)
     settings = SETTINGS.model_copy(update={"adversarial_stretch": stretch})
     levels = build_anonymizers("adversarial", toy_world(), models, settings)
-    assert list(levels) == ["adversarial", "adversarial+1", "swap", "pixelate"]
+    swaps = ["swap", "swap+1", "swap+2", "swap+3"]
+    assert list(levels) == ["adversarial", "adversarial+1", *swaps, "pixelate"]
     faces = to_tensor(toy_world().test_faces(4, 1, 3).pixels)
     model = Deidentifier.load(models.stage_one, models.stage_two, toy_world())
     plain, stretched = (
@@ -592,13 +593,13 @@ def test_a_refined_adversarial_face_goes_further_from_the_original(
 
 def test_another_try_of_a_swap_has_another_donor(tmp_path: Path) -> None:
     levels = build_anonymizers("swap", toy_world(), save_toy_model(tmp_path), SETTINGS)
-    assert list(levels) == ["swap", "swap+1", "swap+2", "pixelate"]
+    assert list(levels) == ["swap", "swap+1", "swap+2", "swap+3", "pixelate"]
     face = Face(Geometry(np.zeros(4), Square(np.zeros((5, 2)))), 1.0, 5, fallback_chain("swap"))
     seeds = []
     while face.level.startswith("swap"):
         seeds.append(face.level_seed)
         face.escalate("told to")
-    assert len(set(seeds)) == 3
+    assert len(set(seeds)) == 4
     assert seeds[0] == 5
 
 

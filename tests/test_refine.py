@@ -16,7 +16,7 @@ from deid.anonymize.strangers import Strangers
 from deid.batch.pipeline import _anonymize
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
-from deid.gate.fallback import build_anonymizers
+from deid.gate.fallback import FEW_STEPS, build_anonymizers
 from deid.losses import landmark_loss
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
@@ -154,13 +154,14 @@ def test_swap_takes_as_many_steps_as_it_is_told(models: ModelPaths, faces: Tenso
     assert not torch.allclose(*outputs, atol=0.01)
 
 
-def test_a_face_that_was_recognized_is_refined(
+def test_a_face_that_was_recognized_is_refined_a_little_and_then_more(
     models: ModelPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     levels: Any = build_anonymizers("swap", WORLD, models, AnonymizeParams())
     steps = {name: level.inner.steps for name, level in levels.items() if "swap" in name}
-    assert steps == {"swap": 0, "swap+1": STEPS, "swap+2": STEPS}
-    assert levels["swap+1"] is levels["swap+2"]
+    assert steps == {"swap": 0, "swap+1": FEW_STEPS, "swap+2": STEPS, "swap+3": STEPS}
+    assert FEW_STEPS < STEPS
+    assert levels["swap+2"] is levels["swap+3"]
 
 
 def test_quality_asks_for_steps() -> None:

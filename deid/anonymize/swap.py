@@ -35,6 +35,13 @@ OTHER_SEX = 1.0
 """Difference in the looks' certainty of the sex, a third of it, beyond which a drawn face may be of
 another one: of 12 drawn for each of 100 portraits, 8 % were off by more than half."""
 
+KNOWN = 0.42
+"""Cosine in En_id with the person above which a drawn face is too much like them: M lets through
+something of the person, more of some donors than of others, and other recognizers see it as well."""
+
+KNOWN_WEIGHT = 10.0
+"""By which the excess of that cosine is multiplied, to count beside the other flaws."""
+
 SMALL = 128
 """The side at which donors are drawn to look for flaws."""
 
@@ -144,23 +151,27 @@ class Swap:
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*who, self.max_similarity, NEAR, random)
             drawn = self._drawn(self.model.latent_from(code[None], expression), SMALL)
-            flaws.append((self._flaw(drawn, person[1], unlike, glasses), code))
+            flaws.append((self._flaw(drawn, person, unlike, glasses), code))
             if flaws[-1][0] == FLAWLESS:
                 break
         return min(flaws, key=lambda tried: tried[0])[1]
 
-    def _flaw(self, drawn: Tensor, looks: Tensor, unlike: float, glasses: bool) -> Flaw:
-        """What of a drawn face `[1,3,R,R]` shows at once beside a person's looks, from which it may
-        differ by `unlike`."""
+    def _flaw(
+        self, drawn: Tensor, person: tuple[Tensor, Tensor], unlike: float, glasses: bool
+    ) -> Flaw:
+        """What is wrong with a drawn face `[1,3,R,R]` for a person (code and looks), from whose
+        looks it may differ by `unlike`."""
+        own, looks = person
         seen = self._seen(drawn)
         hangs = max(0.0, fringe(*seen) - FRINGE)
         wrong = bridge(*seen) < GLASSES if glasses else bridge(*seen) > MAYBE
+        known = KNOWN_WEIGHT * max(0.0, float(self.world.identity(drawn)[0] @ own) - KNOWN)
         if self.world.looks is None:
-            return False, hangs + wrong
+            return False, hangs + wrong + known
         difference = self.world.looks(drawn)[0] - looks
         other_sex = "sex" in self.keep and bool(difference[SEX].abs() > OTHER_SEX)
         far = float(counted(difference, self.keep).norm()) - unlike
-        return other_sex, hangs + wrong + max(0.0, far)
+        return other_sex, hangs + wrong + known + max(0.0, far)
 
     def _drawn(self, w: Tensor, side: int) -> Tensor:
         return at_size(self.model.synthesize(w, side).clamp(-1.0, 1.0), side)

@@ -15,9 +15,10 @@ from deid.batch.plan import Locations, locate
 from deid.batch.run import run_batch
 from deid.batch.settings import BatchSettings, RunSettings
 from deid.batch.summary import Summary
-from deid.batch.workers import ProcessPool, compute_on_one_thread
+from deid.batch.workers import ProcessPool
 from deid.errors import DeidError
 from deid.params import Params, WorldParams, load_params
+from deid.pool import compute_on_one_thread
 from deid.secret import read_key
 from deid.weights.cards import SUFFIX
 from deid.weights.catalog import require_commercial_content

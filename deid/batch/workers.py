@@ -29,7 +29,7 @@ from deid.batch.outcome import (
 from deid.batch.plan import Locations
 from deid.batch.settings import TIMEOUT
 from deid.errors import DeidError
-from deid.pool import one_thread, processes, take_over
+from deid.pool import compute_on_one_thread, one_thread, processes, take_over
 from deid.storage.protocol import Storage, StorageFailure
 
 if TYPE_CHECKING:
@@ -233,15 +233,6 @@ class Worker:
         self._process.kill()  # what it may be writing has a temporary name
         self._process.join()
         self.pipe.close()
-
-
-def compute_on_one_thread() -> None:
-    """Here: another number of threads may round otherwise, and give other bytes."""
-    import cv2
-    import torch
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
 
 
 def _serve(pipe: Connection, begin: Begin, level: int, environment: Mapping[str, str]) -> None:

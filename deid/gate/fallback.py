@@ -42,9 +42,14 @@ STRETCH, FARTHEST = 1.5, 4.0  # of δ
 STRONGER = 2.0  # of ε
 WIDER = 1.5  # of blur
 
+FEW_STEPS = 4
+"""Of a swap's gradient at its first refinement, of which most faces need no other: of 8 portraits
+that were still known 5 were not after 4 steps, 6 after 8 and after 16."""
+
+_SWAPS = ("swap+1", "swap+2", "swap+3")
 _FURTHER = {
-    "swap": ("swap+1", "swap+2", COARSE),
-    "adversarial": ("adversarial+1", "swap", COARSE),
+    "swap": (*_SWAPS, COARSE),
+    "adversarial": ("adversarial+1", "swap", *_SWAPS, COARSE),
     "fgsm": ("fgsm+1", "pgd+1", COARSE),
     "pgd": ("pgd+1", "blur", COARSE),
     "blur": ("blur+1", COARSE),
@@ -132,7 +137,9 @@ def _changes(level: str, method: str, settings: AnonymizeParams) -> dict[str, fl
     if kind in ("fgsm", "pgd"):
         return {f"{kind}_epsilon": min(1.0, STRONGER * _epsilon(method, settings))}
     changes: dict[str, dict[str, float]] = {
-        "swap": {"swap_steps": max(STEPS, settings.swap_steps)},
+        "swap": {
+            "swap_steps": max(FEW_STEPS if refinement(level) == 1 else STEPS, settings.swap_steps)
+        },
         "adversarial": {
             "adversarial_stretch": min(FARTHEST, STRETCH * settings.adversarial_stretch)
         },

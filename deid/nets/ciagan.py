@@ -30,7 +30,7 @@ OUTLINE, BRIDGE, LIPS = range(17), range(27, 31), (*range(60, 68), 60)
 LEFT_BROW, RIGHT_BROW = 19, 24
 """The landmarks that are drawn as lines, and those that bound the mask above."""
 
-IDENTITIES = 512
+IDENTITIES = 128
 """So many people the generator knows."""
 
 GENERATOR_WIDTHS = (24, 48, 88)
