@@ -1,7 +1,7 @@
 """Every attacker of `deid attack` on every method, before any verification.
 
     python -m benchmarks.attacked PICTURES OUT [--count 60] [--method swap blur …]
-        [--recognizer SPEC …] [--detector SPEC …] [--outputs NAME=FOLDER …]
+        [--recognizer SPEC …] [--detector SPEC …] [--outputs NAME=FOLDER …] [--fine-tune 40]
     python -m benchmarks.attacked mini OUT --count 60 --views 3
 
 PICTURES is a folder of aligned portraits, each of another person; or `mini`, whose rendered people
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--recognizer", action="append", default=[])
     parser.add_argument("--detector", action="append", default=[])
     parser.add_argument("--outputs", action="append", default=[])
+    parser.add_argument("--fine-tune", type=int, default=0, help="steps of A2+")
     parser.add_argument("--stages", type=Path, help="of mini: the folder of both stages")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -76,6 +77,7 @@ def main() -> None:
             again=str(again) if again.is_dir() else None,
             recognizers=tuple(args.recognizer),
             detectors=tuple(args.detector),
+            fine_tune=args.fine_tune,
             called=("held-out people", f"outputs of {name}"),
         )
         page = args.out / "pages" / name
@@ -123,7 +125,7 @@ def row(name: str, report: Any) -> str:
     """In percent: rank-1 and TAR of each attacker's best recognizer; where the identity is; faces
     found by the detector that finds fewest."""
     cells = [f"`{name}`"]
-    for attacker in ("A0", "A1", "A2", "A3", "A4"):
+    for attacker in ("A0", "A1", "A2", "A2+", "A3", "A4"):
         found = report["attacks"].get(attacker)
         cells.append(f"{_most(found, 'rank1')}, {_most(found, 'tar')}" if found else "–")
     inside, outside = (report["where"][part]["A0"] for part in ("inside", "outside"))

@@ -1,19 +1,21 @@
 """The attackers A0 to A4, each with every recognizer; A5 is the best of them.
 
 A0 searches outputs among clear pictures; A1 among outputs made of other pictures of the person; A2
-has learned, recognizer by recognizer, what outputs of other people were made from; A3 has learned
-it from all recognizers' answers and the pixels; A4 anonymized the clear pictures again, without
+has learned, recognizer by recognizer, what outputs of other people were made from, and A2+ has
+fine-tuned the recognizer itself for that; A3 has learned it from all recognizers' answers and the
+pixels; A4 anonymized the clear pictures again, without
 the key, and searches there.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from deid.attack.crops import Crops
+from deid.attack.fine_tuned import tuned_scores
 from deid.attack.learned import Rows, learned_scores
 from deid.attack.recognizers import Embeddings, NamedRecognizer, embed_all
 from deid.attack.scores import People, Scores, Searched, fused, person_scores, without_own
@@ -22,6 +24,7 @@ ATTACKERS: Mapping[str, str] = {
     "A0": "clear gallery: outputs are searched among the originals",
     "A1": "anonymized gallery: among outputs of other pictures of the person",
     "A2": "parrot: has learned from other people's outputs what this recognizer makes of them",
+    "A2+": "fine-tuned parrot: the recognizer itself has learned from other people's outputs",
     "A3": "learned inversion: has learned from pixels and all recognizers to tell the original",
     "A4": "same code, other key: among originals that the attacker anonymized again",
 }
@@ -43,18 +46,26 @@ class Seen:
     outputs: Embeddings
     again: Embeddings | None
     thumbnails: Rows  # [N,K], of the outputs
+    tuned: Mapping[str, Scores] = field(default_factory=dict)  # by recognizer, where it was
 
 
-def see(crops: Crops, networks: Sequence[NamedRecognizer]) -> Seen:
-    """Every picture, once by every recognizer."""
+def see(crops: Crops, networks: Sequence[NamedRecognizer], steps: int = 0) -> Seen:
+    """Every picture, once by every recognizer, and, with `steps`, by those that can be tuned."""
     _, people = np.unique([pair.person for pair in crops.pairs], return_inverse=True)
     again = None if crops.again is None else embed_all(networks, crops.again, crops.points)
+    originals = embed_all(networks, crops.originals, crops.points)
+    tuned = {
+        one.name: tuned_scores(one.network, crops.outputs, originals[one.name], people, steps)
+        for one in networks
+        if steps and one.network is not None
+    }
     return Seen(
         people=people,
-        originals=embed_all(networks, crops.originals, crops.points),
+        originals=originals,
         outputs=embed_all(networks, crops.outputs, crops.points),
         again=again,
         thumbnails=np.stack([_thumbnail(output) for output in crops.outputs]),
+        tuned={name: scores for name, scores in tuned.items() if scores is not None},
     )
 
 
@@ -93,6 +104,7 @@ def where_it_survives(
 _REASONS = {
     "A1": "not applicable: nobody has two outputs",
     "A2": "not applicable: too few people to learn from others",
+    "A2+": "not tried, or too few people: give --fine-tune STEPS, the steps of each recognizer",
     "A3": "not applicable: too few people to learn from others",
     "A4": "not tried: give --again FOLDER, the originals anonymized with another seed or key",
 }
@@ -116,6 +128,10 @@ def _parrot(seen: Seen, name: str) -> Scores | None:
     return learned_scores(outputs, seen.originals[name], outputs, seen.people)
 
 
+def _tuned(seen: Seen, name: str) -> Scores | None:
+    return seen.tuned.get(name)
+
+
 def _inversion(seen: Seen, name: str) -> Scores | None:
     everything = np.concatenate([*seen.outputs.values(), seen.thumbnails], axis=1)
     return learned_scores(seen.outputs[name], seen.originals[name], everything, seen.people)
@@ -131,6 +147,7 @@ _SCORES: Mapping[str, Callable[[Seen, str], Scores | None]] = {
     "A0": _clear,
     "A1": _others,
     "A2": _parrot,
+    "A2+": _tuned,
     "A3": _inversion,
     "A4": _again,
 }

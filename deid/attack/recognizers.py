@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from deid.attack.crops import Detectors
 from deid.errors import DeidError
@@ -26,11 +27,15 @@ Embeddings = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class NamedRecognizer:
-    """A network, and what part it had in the training or selection of this project's methods."""
+    """A network, and what part it had in the training or selection of this project's methods.
+
+    `network` is what `embed` asks, where that can be tuned; None: a file for a runtime of its own.
+    """
 
     name: str
     part: str
     embed: Embed
+    network: nn.Module | None = None
 
 
 def recognizers(world: World, specs: Sequence[str]) -> list[NamedRecognizer]:
@@ -38,12 +43,17 @@ def recognizers(world: World, specs: Sequence[str]) -> list[NamedRecognizer]:
     judges = build_verifier(specs, world).judges if specs else ()
     return [
         *(
-            NamedRecognizer(name, _part(world, name), _embed(network, world.device))
+            _own(world, name, _part(world, name), network)
             for name, network in world.held_out.items()
         ),
         *(NamedRecognizer(judge.name, INDEPENDENT, judge.embed) for judge in judges),
-        NamedRecognizer(EN_ID, "trained with and attacked", _embed(world.identity, world.device)),
+        _own(world, EN_ID, "trained with and attacked", world.identity),
     ]
+
+
+def _own(world: World, name: str, part: str, network: FaceEmbedder) -> NamedRecognizer:
+    tunable = network if isinstance(network, nn.Module) else None
+    return NamedRecognizer(name, part, _embed(network, world.device), tunable)
 
 
 def embed_all(

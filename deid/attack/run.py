@@ -47,7 +47,7 @@ def examine(
     networks = recognizers(world, settings.recognizers)
     crops = _crops(world, open_folders(originals, outputs, settings.again), settings)
     with progress("attack", 3) as bar:
-        seen = see(crops, networks)
+        seen = see(crops, networks, settings.fine_tune if "A2+" in settings.asked else 0)
         bar.advance()
         searches, left_out = attack(seen, settings.asked)
         parts = where_it_survives(crops, networks, settings.asked)

@@ -10,7 +10,7 @@ from deid.option import option
 if TYPE_CHECKING:  # so that the help of a command does not wait for what reads params.yaml
     from deid.params import AnonymizeParams
 
-NAMES = ("A0", "A1", "A2", "A3", "A4")
+NAMES = ("A0", "A1", "A2", "A2+", "A3", "A4")
 """Of the attackers."""
 
 
@@ -39,6 +39,11 @@ class AttackSettings:
     attackers: tuple[str, ...] = option(
         (), "A0 to A4, of whom A0 always attacks; all if not given.", "--attacker"
     )
+    fine_tune: int = option(
+        0,
+        "Steps by which A2+ fine-tunes each recognizer, six times; 40 take a minute for each. 0: "
+        "A2+ does not attack.",
+    )
     recognizers: tuple[str, ...] = option(
         (),
         "A further attacker: foamliu or arcface, or with a path: foamliu=FILE.",
@@ -66,6 +71,8 @@ class AttackSettings:
     def __post_init__(self) -> None:
         if unknown := set(self.attackers) - set(NAMES):
             raise DeidError(f"--attacker {min(unknown)}: unknown; choose of {', '.join(NAMES)}")
+        if self.fine_tune < 0:
+            raise DeidError(f"--fine-tune {self.fine_tune}: 0 steps or more")
         for name, share in self.limits.items():
             if share is not None and not 0.0 <= share <= 1.0:
                 raise DeidError(f"--{name.replace('_', '-')} {share:g}: a share is from 0 to 1")

@@ -35,7 +35,7 @@ from deid.worlds.world import World
 MARGIN = 3.0
 """a of the contrastive loss."""
 
-IDENTITY, PIXELS = 0.5, 10.0
+IDENTITY, PIXELS = 0.1, 10.0
 """Weights of the contrastive loss and of pixels that are known, beside D's say, in G's loss."""
 
 BETAS = (0.5, 0.999)
