@@ -1,4 +1,4 @@
-"""The attacker who tunes a recognizer finds whom it should, and has seen nobody whom it compares."""
+"""Who tunes a recognizer finds whom it should, and has seen nobody whom it compares."""
 
 from typing import Any
 

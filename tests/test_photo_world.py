@@ -23,7 +23,7 @@ from deid.seeds import torch_generator
 from deid.weights.catalog import needs, with_parts
 from deid.weights.store import Store, default_store
 from deid.worlds.photo.faces import LIDS, LIPS, OPENINGS, MeshPoints
-from deid.worlds.photo.pretrain.heads import Examples, _Head, haar
+from deid.worlds.photo.pretrain.heads import HELD_OUT, Examples, _Head, fit_heads, haar
 from deid.worlds.photo.world import load_photo_world
 from deid.worlds.world import World
 from tests.openvino_files import small_generator
@@ -203,6 +203,21 @@ def test_a_head_is_solved_for_and_then_trained() -> None:
     head.train(30, seed=0)
     assert head.psnr() > solved - 0.5
     assert not any(parameter.requires_grad for parameter in generator.parameters())
+
+
+def test_heads_that_are_not_asked_for_stay_as_they_are() -> None:
+    """Stages are trained through the one for 128 px."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = MobileStyleGAN(StyleMapping(8, 2), MobileSynthesis((8,) * 4, 8))
+    before = {name: value.clone() for name, value in generator.ours().state_dict().items()}
+    smallest, *asked = generator.resolutions[:-1]
+    reached = fit_heads(generator, HELD_OUT + 2, steps=1, sides=asked)
+    assert set(reached) == {smallest, *asked}
+    after = generator.ours().state_dict()
+    assert {
+        name.split(".")[1] for name in before if not torch.equal(before[name], after[name])
+    } == {str(side) for side in asked}
 
 
 def test_what_is_ours_is_stored_apart_from_the_public_files() -> None:

@@ -138,7 +138,8 @@ def test_each_refinement_of_a_keyed_swap_has_other_pseudonyms(models: ModelPaths
     swaps = [built[level].inner for level in fallback_chain("swap")[:4]]  # type: ignore[attr-defined]
     phases = [tuple(swap.pseudonyms.phases.tolist()) for swap in swaps]
     assert len(set(phases)) == 4
-    assert [swap.strength for swap in swaps] == [0.5, 1.0, 1.0, 1.0]  # what is still known gets it all
+    # What is still known gets it all.
+    assert [swap.strength for swap in swaps] == [0.5, 1.0, 1.0, 1.0]
 
 
 def test_without_key_and_strength_a_swap_is_what_it_was(models: ModelPaths) -> None:

@@ -36,11 +36,11 @@ OTHER_SEX = 1.0
 another one: of 12 drawn for each of 100 portraits, 8 % were off by more than half."""
 
 KNOWN = 0.42
-"""Cosine in En_id with the person above which a drawn face is too much like them: M lets through
-something of the person, more of some donors than of others, and other recognizers see it as well."""
+"""Cosine in En_id with the person above which a drawn face is too much like them: M lets something
+of the person through, more beside some donors than others, and other recognizers see it as well."""
 
 KNOWN_WEIGHT = 10.0
-"""By which the excess of that cosine is multiplied, to count beside the other flaws."""
+"""Of what exceeds it, beside the other flaws."""
 
 SMALL = 128
 """The side at which donors are drawn to look for flaws."""

@@ -35,8 +35,8 @@ BATCH, RATE, SHARPNESS = 16, 3e-4, 16.0
 def tuned_scores(
     network: nn.Module, outputs: Pixels, originals: Codes, people: People, steps: int
 ) -> Scores | None:
-    """How alike each output `uint8 [N,S,S,3]` and each person of `people [N]` is to a `network` that
-    was tuned on others by so many `steps`, `[N,P]`; None where there are too few people.
+    """How alike each output `uint8 [N,S,S,3]` and each person of `people [N]` is to a `network`
+    that was tuned on others by so many `steps`, `[N,P]`; None where there are too few people.
 
     `originals [N,D]` are its own codes of the originals, in pairs with the outputs.
     """
@@ -85,7 +85,7 @@ def _tune(
         target = torch.from_numpy(person[rows]).to(device)
         loss = F.cross_entropy(SHARPNESS * found @ wanted.T, target)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return tuned.requires_grad_(False)
 
@@ -94,10 +94,8 @@ def _tune(
 def _codes(network: nn.Module, faces: Tensor) -> Codes:
     """Of each picture and its mirror image together, `[N,D]`."""
     device = next(network.parameters()).device
-    codes = [
-        network(part) + network(part.flip(-1))
-        for part in (one.to(device) for one in faces.split(BATCH))
-    ]
+    parts = [one.to(device) for one in torch.split(faces, BATCH)]
+    codes = [network(part) + network(part.flip(-1)) for part in parts]
     return F.normalize(torch.cat(codes).double(), dim=1).cpu().numpy()
 
 

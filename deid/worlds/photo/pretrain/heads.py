@@ -3,16 +3,18 @@
 A head draws what the 1024 px picture of the same w is when reduced by area. Its straight part is
 solved for (least squares), then its bent part is trained for what is left.
 
-    python -m deid.worlds.photo.pretrain.heads --pictures 90 --steps 300
+    python -m deid.worlds.photo.pretrain.heads --pictures 90 --steps 600 --sides 256 512
 
-writes them to where the world is loaded from, with the generator's mean w. About 15 minutes on one
+writes them to where the world is loaded from, with the generator's mean w. About 20 minutes on one
 quiet core; the files of the generator must be in the store (`deid weights fetch --world photo`).
+Stages are trained, and donors drawn, through the head for 128 px: with another one of those, train
+and draw anew.
 """
 
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from torch.nn import functional as F
 from deid.nets.mobile_stylegan import MobileStyleGAN, SmallHead
 from deid.progress import progress
 from deid.seeds import torch_generator
-from deid.worlds.cards import hardware, write_card
+from deid.worlds.cards import hardware, read_verified, write_card
 from deid.worlds.photo.generator import OURS, public_generator
 
 HELD_OUT = 8
@@ -50,15 +52,17 @@ class Examples:
 
 
 def fit_heads(
-    generator: MobileStyleGAN, pictures: int, steps: int, seed: int = 0
+    generator: MobileStyleGAN, pictures: int, steps: int, sides: Collection[int], seed: int = 0
 ) -> dict[int, float]:
-    """Fit every head in place; the PSNR each reaches on held-out pictures, dB, by resolution."""
+    """Fit the heads of `sides` in place, and leave the others as they are; the PSNR that each one
+    reaches on held-out pictures, dB, by resolution."""
     examples = draw_examples(generator, pictures, seed)
     reached = {}
     for side in generator.resolutions[:-1]:
         head = _Head(generator, side, examples)
-        head.solve()
-        head.train(steps, seed)
+        if side in sides:
+            head.solve()
+            head.train(steps, seed)
         reached[side] = head.psnr()
     return reached
 
@@ -175,15 +179,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=90)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--sides", type=int, nargs="+", default=None, help="else all of them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OURS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     began, generator = time.process_time(), public_generator()
-    generator.w_mean.copy_(mean_w(generator))
-    reached = fit_heads(generator, asked.pictures, asked.steps, asked.seed)
+    sides = asked.sides or generator.resolutions[:-1]
+    if asked.sides:  # the others and the mean w stay
+        generator.load_ours(read_verified(OURS, "heads")[0])
+    else:
+        generator.w_mean.copy_(mean_w(generator))
+    reached = fit_heads(generator, asked.pictures, asked.steps, sides, asked.seed)
     figures = {f"psnr_{side}": round(value, 2) for side, value in reached.items()}
-    training = {"pictures": asked.pictures, "steps": asked.steps, "seed": asked.seed}
+    training = {name: getattr(asked, name) for name in ("pictures", "steps", "seed")}
+    training["sides"] = list(sides)
     seconds = round(time.process_time() - began)
     about = {"figures": figures, "training": training, "seconds": seconds, "hardware": hardware()}
     write_ours(generator, asked.out, about)
