@@ -25,7 +25,7 @@ from deid.weights.store import Store, default_store
 from deid.worlds.photo.faces import LIDS, LIPS, OPENINGS, MeshPoints
 from deid.worlds.photo.pretrain.heads import HELD_OUT, Examples, _Head, fit_heads, haar
 from deid.worlds.photo.world import load_photo_world
-from deid.worlds.world import World
+from deid.worlds.world import LooksOfIdentity, World
 from tests.openvino_files import small_generator
 from tests.toy import toy_world
 
@@ -203,6 +203,17 @@ def test_a_head_is_solved_for_and_then_trained() -> None:
     head.train(30, seed=0)
     assert head.psnr() > solved - 0.5
     assert not any(parameter.requires_grad for parameter in generator.parameters())
+
+
+def test_looks_and_code_of_one_pass_are_those_of_two() -> None:
+    world = photo_world()
+    assert world.looks is not None
+    assert isinstance(world.looks, LooksOfIdentity)
+    faces = drawn(world)
+    code, looks = world.code_and_looks(faces)
+    assert torch.equal(code, world.identity(faces))
+    assert looks is not None
+    assert torch.equal(looks, world.looks(faces))
 
 
 def test_heads_that_are_not_asked_for_stay_as_they_are() -> None:

@@ -126,10 +126,12 @@ class Swap:
         if self.pseudonyms is not None:
             own, kept = self.world.identity(faces), kept_looks(self.world, self.keep, faces)
             return self.pseudonyms(own, kept, self.max_similarity)
-        bank, looks = self.bank, self.world.looks
-        if bank is None or looks is None:
+        bank = self.bank
+        if bank is None:
             return self.world.identity(self.donors(faces, seeds))
-        people = zip(self.world.identity(faces), looks(faces), strict=True)
+        own, looks = self.world.code_and_looks(faces)
+        assert looks is not None  # or there were no bank
+        people = zip(own, looks, strict=True)
         chosen = [
             self._unflawed(bank, person, face[None], seed)
             for person, face, seed in zip(people, faces, seeds, strict=True)
@@ -165,10 +167,11 @@ class Swap:
         seen = self._seen(drawn)
         hangs = max(0.0, fringe(*seen) - FRINGE)
         wrong = bridge(*seen) < GLASSES if glasses else bridge(*seen) > MAYBE
-        known = KNOWN_WEIGHT * max(0.0, float(self.world.identity(drawn)[0] @ own) - KNOWN)
-        if self.world.looks is None:
+        code, seen_looks = self.world.code_and_looks(drawn)
+        known = KNOWN_WEIGHT * max(0.0, float(code[0] @ own) - KNOWN)
+        if seen_looks is None:
             return False, hangs + wrong + known
-        difference = self.world.looks(drawn)[0] - looks
+        difference = seen_looks[0] - looks
         other_sex = "sex" in self.keep and bool(difference[SEX].abs() > OTHER_SEX)
         far = float(counted(difference, self.keep).norm()) - unlike
         return other_sex, hangs + wrong + known + max(0.0, far)

@@ -17,7 +17,7 @@ from deid.errors import DeidError
 from deid.secret import NoKey
 from deid.serve.logs import to_standard_error
 from deid.serve.together import each, join
-from deid.worlds.world import World
+from deid.worlds.world import LooksOfIdentity, World
 
 NEEDS_STAGE_TWO = ("adversarial",)
 WITHHELD = "the picture: cannot be made safe; the log says where"
@@ -73,6 +73,8 @@ def begin(
     if batch > 1:
         for network in networks_of(pipelines.world):
             join(network)
+            if isinstance(network, LooksOfIdentity):
+                join(network, "with_code")
 
     def make(task: tuple[PictureRequest, Pipeline | Refusal]) -> Made | Refusal:
         picture, pipeline = task

@@ -99,6 +99,15 @@ class LooksNetwork(Protocol):
         ...
 
 
+@runtime_checkable
+class LooksOfIdentity(Protocol):
+    """Looks that En_id's own network tells in the pass that makes its code."""
+
+    def with_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """En_id's unit vectors `[N,dim]`, and the looks `[N,K]`."""
+        ...
+
+
 class PerceptualNetwork(Protocol):
     """Features in which pictures are compared."""
 
@@ -195,6 +204,13 @@ class World:
         if isinstance(self.generator, MultiScaleGenerator):
             return self.generator.resolutions
         return (self.generator.resolution,)
+
+    def code_and_looks(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What En_id says of `[N,3,H,W]`, and the looks, None where nobody measures them; in one
+        pass where one network tells both."""
+        if isinstance(self.looks, LooksOfIdentity):
+            return self.looks.with_code(images)
+        return self.identity(images), None if self.looks is None else self.looks(images)
 
     def draw(self, w: Tensor, side: int | None = None) -> Tensor:
         """G(w), w or w+: `[N,3,R,R]`, about [-1, 1].

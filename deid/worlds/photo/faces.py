@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from deid.nets.efficientnet_lite import EfficientNetLite0
 from deid.nets.face_api import FaceApiNet
@@ -106,7 +107,14 @@ class Looks(nn.Module):
         self.register_buffer("steps", torch.tensor([12.0, 1 / 3, 8.0, 5.0, 5.0]))
 
     def forward(self, images: Tensor) -> Tensor:
+        return self._looks(images, self.network(self.convention(images)))
+
+    def with_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """En_id's codes too, of the same pass (`LooksOfIdentity`)."""
         features = self.network(self.convention(images))
+        return F.normalize(features.float(), dim=1), self._looks(images, features)
+
+    def _looks(self, images: Tensor, features: Tensor) -> Tensor:
         person = torch.stack([self.network.years(features), self.network.male(features)], 1)
         height, width = images.shape[-2:]
         top, bottom = round(0.54 * height), round(0.64 * height)
