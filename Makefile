@@ -28,7 +28,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export ORT_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help install setup project repro study test deep lint pretrain clean
+.PHONY: help install setup project repro study test deep lint pretrain heads clean
 
 help:  ## Say what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -93,6 +93,10 @@ lint: install  ## Lint and types.
 
 pretrain: install  ## Train the mini world's own networks again (hours; not needed for anything else).
 	cd data/mini/pretrain && dvc repro
+
+heads: setup  ## Fit the photo world's heads for 256 and 512 px again, and measure its judges with them.
+	python -m deid.worlds.photo.pretrain.heads --sides 256 512
+	python -m deid.gate.judges params.yaml
 
 clean:  ## Remove what the pipeline made, keep the environment; of a PROFILE, if one is given.
 	cd $(PROJECT) && rm -rf data/latents* data/validation* data/stage_* data/attack* data/registered.json reports out mlflow.db mlartifacts

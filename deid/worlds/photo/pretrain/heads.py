@@ -3,7 +3,7 @@
 A head draws what the 1024 px picture of the same w is when reduced by area. Its straight part is
 solved for (least squares), then its bent part is trained for what is left.
 
-    python -m deid.worlds.photo.pretrain.heads --pictures 90 --steps 600 --sides 256 512
+    python -m deid.worlds.photo.pretrain.heads --sides 256 512
 
 writes them to where the world is loaded from, with the generator's mean w. About 20 minutes on one
 quiet core; the files of the generator must be in the store (`deid weights fetch --world photo`).
@@ -178,7 +178,7 @@ def write_ours(generator: MobileStyleGAN, folder: Path, about: dict[str, object]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=90)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--sides", type=int, nargs="+", default=None, help="else all of them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OURS)
