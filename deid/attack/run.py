@@ -94,7 +94,11 @@ def exceeded(metrics: Mapping[str, Any], limits: AttackSettings) -> list[str]:
     rank1, tar = best_of["rank1"]["value"], best_of["tar"]["value"]
     said = []
     if limits.max_rank1 is not None and rank1 > limits.max_rank1:
-        said.append(f"rank-1 {rank1:.1%} is more than {limits.max_rank1:.1%}")
+        found_by = metrics["attacks"][best_of["rank1"]["attacker"]]
+        chance = found_by[best_of["rank1"]["recognizer"]]["chance"]["rank1"]
+        said.append(
+            f"rank-1 {rank1:.1%} is more than {limits.max_rank1:.1%} (guessing: {chance:.1%})"
+        )
     if limits.max_tar is not None and tar > limits.max_tar:
         said.append(f"TAR {tar:.1%} is more than {limits.max_tar:.1%}")
     if limits.min_detected is not None and least < limits.min_detected:
