@@ -24,8 +24,8 @@ NEAR = 24
 """Of so many donors who look most like the person, one is drawn."""
 
 ASKED = 12
-"""At most so many of them are drawn small, until one has no flaw that shows at once: of 100
-portraits, 2.1 each."""
+"""At most so many of them are drawn small, until one has no flaw that shows at once: of 60
+portraits, 3.4 each."""
 
 UNLIKE = 2.4
 """Difference in looks (`LooksNetwork`) beyond which a drawn face is of another age or skin, unless
