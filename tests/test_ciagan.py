@@ -236,7 +236,7 @@ def test_too_few_people_are_refused(data: Path, tmp_path: Path) -> None:
     for name in ("pixels", "landmarks", "codes"):
         np.save(tmp_path / f"{name}.npy", np.load(data / f"{name}.npy")[:100])
     (tmp_path / "settings.json").write_text(json.dumps({"world": "", "people": 50, "views": 2}))
-    with pytest.raises(DeidError, match="48 people to train on, CIAGAN needs 512"):
+    with pytest.raises(DeidError, match="48 people to train on, CIAGAN needs 128"):
         ciagan(WORLD, tmp_path, 3)
 
 
