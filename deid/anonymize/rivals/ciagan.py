@@ -19,11 +19,12 @@ half of the pairs (x₁, x₂), and half of (x, y), of one person.
 Departures. Where x shows c itself, and the face is known, 10 · E|x' − x| within m is added to G's
 loss, and λ is 0.1 (theirs: no such term, and 1): with theirs, in the minutes that it is trained for
 here, D was never fooled and G painted glaring patterns that S took for the person. 64 px, of which
-the networks see the 48 px around the face; theirs 128. 128 of 3,000 rendered people, with 4 pictures each;
-theirs 1,200 with 30 and more. Narrower networks (`deid.nets.ciagan`), no spectral norm in G. S sees
-the face within the mask alone (an option of their code), and learns the Proxy-NCA loss of the
-paper's pretraining beside the contrastive one. One step of G for one of D (their code: 3); the kept
-weights of G are a moving average. Pictures are not cropped at random, as all are aligned.
+the networks see the 48 px around the face; theirs 128. The identities are 128 of 3,000 rendered
+people with 4 pictures each; theirs 1,200 with 30 and more. Narrower networks
+(`deid.nets.ciagan`), no spectral norm in G. S sees the face within the mask alone (an option of
+their code), and learns the Proxy-NCA loss of the paper's pretraining beside the contrastive one.
+One step of G for one of D (their code: 3); the kept weights of G are a moving average. Pictures are
+not cropped at random, as all are aligned.
 """
 
 from collections.abc import Sequence
