@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from deid.attack.scores import People, Scores, person_scores
 from deid.diversity import diversify, draw_changes
 from deid.pixels import Pixels, to_tensor
+from deid.progress import progress
 from deid.seeds import numpy_generator, torch_generator
 
 Codes = NDArray[np.float64]
@@ -45,15 +46,18 @@ def tuned_scores(
         return None
     part = numpy_generator("attack/parts").permutation(count) % PARTS  # [P]
     faces, scores = to_tensor(outputs), np.full((len(outputs), count), -np.inf)
-    for left_out in combinations(range(PARTS), 2):
-        known = ~np.isin(part[people], left_out)
-        tuned = _tune(network, faces[known], originals[known], people[known], steps)
-        codes = _centered(_codes(tuned, faces), known)
-        cosines = codes @ _centered(originals, known).T
-        best = person_scores(cosines, people, count)
-        for mine, theirs in _compared(*left_out):
-            rows, columns = part[people] == mine, part == theirs
-            scores[np.ix_(rows, columns)] = best[np.ix_(rows, columns)]
+    pairs = list(combinations(range(PARTS), 2))
+    with progress("fine-tune", len(pairs)) as bar:
+        for left_out in pairs:
+            known = ~np.isin(part[people], left_out)
+            tuned = _tune(network, faces[known], originals[known], people[known], steps)
+            codes = _centered(_codes(tuned, faces), known)
+            cosines = codes @ _centered(originals, known).T
+            best = person_scores(cosines, people, count)
+            for mine, theirs in _compared(*left_out):
+                cells = np.ix_(part[people] == mine, part == theirs)
+                scores[cells] = best[cells]
+            bar.advance()
     return scores
 
 
