@@ -1,7 +1,7 @@
 """What ONNX Runtime gains over torch: each network of figure 1, one face, one thread, in turn.
 
-    python -m benchmarks.onnx                 # the worlds mini and photo
-    python -m benchmarks.onnx --world mini
+    python -m benchmarks.exported                 # the worlds mini and photo
+    python -m benchmarks.exported --world mini
 
 Processor time, which other work on the machine disturbs least. Mini's M and M_adv are untrained:
 their numbers do not matter here. A swap is both encoders, M and G.
