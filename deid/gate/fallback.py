@@ -96,8 +96,8 @@ def build_anonymizers(
     settings: AnonymizeParams,
     key: SecretKey | None = None,
 ) -> Mapping[str, Anonymizer]:
-    """An anonymizer for every level of `method`'s fallback chain but the mask; with a `key`, each
-    refinement of a swap gives other pseudonyms, as it would take other donors.
+    """An anonymizer for every level of `method`'s fallback chain but the mask; with a `key`, later
+    refinements of a swap give other pseudonyms, as they would take other donors.
 
     `DeidError` where `method` itself cannot be built; a later level that cannot, because its
     networks are not there, is left out, and faces go past it.
@@ -109,7 +109,7 @@ def build_anonymizers(
             continue
         kind = method if level == method else base(level)
         stronger = _settings(level, method, settings)
-        own = key.numbered(refinement(level)) if key is not None else None
+        own = key.numbered(_pseudonym(level, settings)) if key is not None else None
         alike = kind, stronger.model_dump_json(), own.identity if own is not None else ""
         try:
             if alike not in made:
@@ -119,6 +119,13 @@ def build_anonymizers(
             if level == method:
                 raise
     return built
+
+
+def _pseudonym(level: str, settings: AnonymizeParams) -> int:
+    """Which of a person's pseudonyms a level of a swap gives: the first one again while there are
+    gradient steps that were not taken, for only it links their pictures."""
+    again = refinement(level)
+    return max(0, again - 1) if settings.swap_steps < FEW_STEPS else again
 
 
 def _settings(level: str, method: str, settings: AnonymizeParams) -> AnonymizeParams:
