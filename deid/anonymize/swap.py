@@ -56,8 +56,9 @@ class Swap:
 
     Donors are people whom the generator drew, so no real person is impersonated, and one seed
     always means the same donor. Where the world has a bank of them and `alike` is set, the donor is
-    one who looks like the person (`DonorBank.choose`), also as drawn, whose hair does not hang over
-    the brows, and who wears glasses where the person surely does and else none. Otherwise it is
+    one who looks like the person (`DonorBank.choose`), also as drawn, but is not drawn as one whom
+    En_id takes for the person, whose hair does not hang over the brows, and who wears glasses where
+    the person surely does and else none. Otherwise it is
     drawn from the face's seed: a donor whose cosine with the original exceeds `max_similarity` in
     En_id is replaced by the seed's next draw; after `tries` draws the least similar one is taken.
     With `steps`, w is refined so often by its gradient (`refine`).
@@ -129,9 +130,7 @@ class Swap:
         bank = self.bank
         if bank is None:
             return self.world.identity(self.donors(faces, seeds))
-        own, looks = self.world.code_and_looks(faces)
-        assert looks is not None  # or there were no bank
-        people = zip(own, looks, strict=True)
+        people = zip(*self.world.code_and_looks(faces), strict=True)
         chosen = [
             self._unflawed(bank, person, face[None], seed)
             for person, face, seed in zip(people, faces, seeds, strict=True)
@@ -167,11 +166,9 @@ class Swap:
         seen = self._seen(drawn)
         hangs = max(0.0, fringe(*seen) - FRINGE)
         wrong = bridge(*seen) < GLASSES if glasses else bridge(*seen) > MAYBE
-        code, seen_looks = self.world.code_and_looks(drawn)
+        code, drawn_looks = self.world.code_and_looks(drawn)
         known = KNOWN_WEIGHT * max(0.0, float(code[0] @ own) - KNOWN)
-        if seen_looks is None:
-            return False, hangs + wrong + known
-        difference = seen_looks[0] - looks
+        difference = drawn_looks[0] - looks
         other_sex = "sex" in self.keep and bool(difference[SEX].abs() > OTHER_SEX)
         far = float(counted(difference, self.keep).norm()) - unlike
         return other_sex, hangs + wrong + known + max(0.0, far)

@@ -3,8 +3,7 @@
 A0 searches outputs among clear pictures; A1 among outputs made of other pictures of the person; A2
 has learned, recognizer by recognizer, what outputs of other people were made from, and A2+ has
 fine-tuned the recognizer itself for that; A3 has learned it from all recognizers' answers and the
-pixels; A4 anonymized the clear pictures again, without
-the key, and searches there.
+pixels; A4 anonymized the clear pictures again, without the key, and searches there.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -41,8 +41,8 @@ class AttackSettings:
     )
     fine_tune: int = option(
         0,
-        "Steps by which A2+ fine-tunes each recognizer, six times; 40 take a minute for each. 0: "
-        "A2+ does not attack.",
+        "Steps by which A2+ fine-tunes each recognizer, six times: 40 take minutes. 0: A2+ does "
+        "not attack.",
     )
     recognizers: tuple[str, ...] = option(
         (),

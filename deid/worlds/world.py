@@ -205,12 +205,13 @@ class World:
             return self.generator.resolutions
         return (self.generator.resolution,)
 
-    def code_and_looks(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What En_id says of `[N,3,H,W]`, and the looks, None where nobody measures them; in one
-        pass where one network tells both."""
+    def code_and_looks(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What En_id says of `[N,3,H,W]`, and the looks, where the world measures them; in one pass
+        where one network tells both."""
+        assert self.looks is not None
         if isinstance(self.looks, LooksOfIdentity):
             return self.looks.with_code(images)
-        return self.identity(images), None if self.looks is None else self.looks(images)
+        return self.identity(images), self.looks(images)
 
     def draw(self, w: Tensor, side: int | None = None) -> Tensor:
         """G(w), w or w+: `[N,3,R,R]`, about [-1, 1].

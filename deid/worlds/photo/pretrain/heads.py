@@ -5,10 +5,10 @@ solved for (least squares), then its bent part is trained for what is left.
 
     python -m deid.worlds.photo.pretrain.heads --sides 256 512
 
-writes them to where the world is loaded from, with the generator's mean w. About ten minutes on one
-quiet core, and 3 GB; the files of the generator must be in the store (`deid weights fetch --world
-photo`). Stages are trained, and donors drawn, through the head for 128 px: with another one of
-those, train and draw anew.
+writes them to where the world is loaded from, with the generator's mean w. 18 minutes of processor
+time, beside other work; what a head reads is kept, 2 GB of it at 512 px. The files of the generator
+must be in the store (`deid weights fetch --world photo`). Stages are trained, and donors drawn,
+through the head for 128 px: with another one of those, train and draw anew.
 """
 
 import argparse
