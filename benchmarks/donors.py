@@ -85,7 +85,7 @@ def told(swap: Swap, faces: Tensor) -> str:
         random = torch_generator("donor", 0, index)
         person = world.identity(face)[0], world.looks(face)[0]
         donor = bank.choose(*person, swap.max_similarity, NEAR, random)
-        similarity = bank.codes @ world.identity(swap.given(donor[None], face))[0]
+        similarity = bank.drawn @ world.identity(swap.given(donor[None], face))[0]
         ranks.append(int((similarity > similarity[(bank.codes @ donor).argmax()]).sum()))
     return f"first {np.mean(np.array(ranks) == 0):.2f}, median place {1 + np.median(ranks):.0f}"
 

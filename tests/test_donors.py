@@ -68,6 +68,22 @@ def test_without_a_stranger_the_least_similar_are_asked() -> None:
         assert chosen(donors, code, torch.zeros(3), -1.0, seed) @ code <= least
 
 
+def test_a_donor_whom_stage_one_draws_like_the_person_is_no_stranger() -> None:
+    """All own codes are strangers'; half of the donors are drawn like the person."""
+    donors, looks = bank(), torch.zeros(3)
+    person = F.normalize(torch.ones(DIM), dim=0)
+    alike = torch.arange(COUNT) % 2 == 0
+    drawn = torch.where(alike[:, None], person, -person)
+    far = DonorBank(-person.expand(COUNT, -1) + 0.01 * donors.codes, donors.looks, drawn)
+    for seed in range(50):
+        donor = chosen(far, person, looks, 0.3, seed)
+        row = int((far.codes - donor).norm(dim=1).argmin())
+        assert not alike[row]
+    few = DonorPool.of(far, EVERYTHING, 16)
+    rows = [int((far.codes - code).norm(dim=1).argmin()) for code in few.codes]
+    assert torch.equal(few.drawn, far.drawn[rows])
+
+
 def test_people_who_are_alike_are_near_in_code_and_in_looks() -> None:
     donors, looks = bank(), torch.zeros(2, 3)
     code = donors.codes[:2]
@@ -191,6 +207,11 @@ def test_a_bank_has_the_looks_of_drawn_faces_and_nobody_with_a_fringe(
     made = as_drawn(small, model, DonorBank(codes, torch.full((3, 3), 9.0)))
     assert torch.equal(made.codes, codes[1:])
     assert torch.allclose(made.looks, torch.tensor([[0.7], [0.1]]).expand(2, 3))
+    seen = F.normalize(small.identity(drawn(codes[1:] + 0.1, 64)), dim=1)
+    assert torch.allclose(made.drawn, seen, atol=1e-4)
+    assert not torch.equal(made.drawn, made.codes)
+    everybody = as_drawn(small, model, made, fringes=3)
+    assert torch.equal(everybody.codes, made.codes)
 
 
 def test_lab_is_what_others_compute() -> None:

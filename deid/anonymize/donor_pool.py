@@ -28,8 +28,8 @@ class DonorPool(DonorBank):
     """Donors with the looks that count. Where hardly any is a stranger, as many are asked as are to
     be near, or a `share` of all if that is less."""
 
-    def __init__(self, codes: Tensor, looks: Tensor, share: float = 1.0) -> None:
-        super().__init__(codes, looks)
+    def __init__(self, codes: Tensor, looks: Tensor, drawn: Tensor, share: float = 1.0) -> None:
+        super().__init__(codes, looks, drawn)
         self.share = share
 
     @classmethod
@@ -43,13 +43,13 @@ class DonorPool(DonorBank):
         """
         looks = counted(bank.looks, keep)
         if count is None:
-            return cls(bank.codes, looks)
+            return cls(bank.codes, looks, bank.drawn)
         cells = [torch.arange(len(looks), device=looks.device)]
         while len(cells) < min(count, len(looks)):
             cells.sort(key=len)
             cells += _halves(looks, cells.pop())
         rows = torch.stack([_middle(looks, cell) for cell in cells])
-        return cls(bank.codes[rows], looks[rows], STRANGERS)
+        return cls(bank.codes[rows], looks[rows], bank.drawn[rows], STRANGERS)
 
     def asked(self, code: Tensor, looks: Tensor, most: float, near: int) -> Tensor:
         """The rows of the donors that `choose` draws from."""

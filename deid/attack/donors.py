@@ -1,9 +1,9 @@
 """What the donors of a swap tell: how many people share one, and for whom it could have been drawn.
 
 No record of a run holds a donor, since it would tell whoever gets the record what an output may not
-quite tell. Nor need it: En_id says of an output which donor of the bank is nearest, to anybody who
-has the code and the weights. So donors are counted here as such an attacker would, from originals
-and outputs.
+quite tell. Nor need it: En_id says of an output which donor is nearest, as stage one draws it, to
+anybody who has the code and the weights. So donors are counted here as such an attacker would, from
+originals and outputs.
 """
 
 from dataclasses import dataclass
@@ -72,15 +72,15 @@ def crowds(
     if world.donors is None or world.looks is None or settings.swap_donors != "alike":
         raise DeidError("--donor-pool: needs a world with a bank of donors, who are alike")
     bank = DonorPool.of(world.donors, settings.swap_keep, settings.swap_pool)
-    codes = bank.codes.double().cpu().numpy()
-    donor = (outputs @ codes.T).argmax(axis=1)
+    drawn = bank.drawn.double().cpu().numpy()
+    donor = (outputs @ drawn.T).argmax(axis=1)
     faces = torch.split(to_tensor(originals).to(world.device), 1)
     with torch.inference_mode():
         can = np.stack([eligible(bank, settings, world, face) for face in faces])
     could = np.zeros((len(outputs), int(people.max()) + 1), bool)
     for person in range(could.shape[1]):
         could[:, person] = can[people == person].any(axis=0)[donor]
-    return Crowds(len(codes), donor, could, people)
+    return Crowds(len(drawn), donor, could, people)
 
 
 def eligible(

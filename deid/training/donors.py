@@ -4,7 +4,8 @@
 
 takes the bank that `deid.worlds.photo.pretrain.donors` drew and writes it anew. Stage one draws a
 donor's code with other people's expressions, and it is that face that a stranger sees, not the
-donor's own picture. Donors whose hair then hangs over the brows are left out.
+donor's own picture. Donors whose hair then hangs over the brows are left out, but of a bank that
+was measured so before, for another stage one, nobody is.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from deid.anonymize.swap import SMALL
 from deid.imaging.flaws import FRINGE, fringe
@@ -29,6 +31,10 @@ from deid.worlds.donors import DonorBank
 from deid.worlds.photo.generator import OURS
 from deid.worlds.world import World
 
+NETWORK = (
+    "no network: donors' codes in En_id (HSE_FaceRec), and codes and looks as stage one draws them"
+)
+
 FACES = 48
 """So many people's expressions, of whom each donor is drawn with `TIMES`."""
 
@@ -39,22 +45,26 @@ FRINGES = 1
 
 
 @torch.inference_mode()
-def as_drawn(world: World, model: Deidentifier, bank: DonorBank, seed: int = 0) -> DonorBank:
-    """The donors of `bank` without a fringe, with the mean looks of the faces drawn of them."""
-    assert world.looks is not None, "a bank is of a world that measures looks"
+def as_drawn(
+    world: World, model: Deidentifier, bank: DonorBank, fringes: int = FRINGES, seed: int = 0
+) -> DonorBank:
+    """The donors of `bank` with at most so many `fringes`, with the mean code and looks of the
+    faces drawn of them."""
     expressions = _expressions(world, model, seed)
-    kept, looks = [], []
+    kept, drawn_codes, looks = [], [], []
     with progress("donors", total=len(bank.codes)) as bar:
         for row, code in enumerate(bank.codes):
             random = torch_generator("donor bank expressions", row, seed)
             chosen = torch.randperm(len(expressions), generator=random)[:TIMES]
             w = model.latent_from(code.expand(TIMES, -1), expressions[chosen])
             drawn = at_size(model.synthesize(w, SMALL).clamp(-1.0, 1.0), SMALL)
-            if _fringes(world, drawn) <= FRINGES:
+            if _fringes(world, drawn) <= fringes:
                 kept.append(code)
-                looks.append(world.looks(drawn).mean(0))
+                seen, looked = world.code_and_looks(drawn)
+                drawn_codes.append(F.normalize(seen.mean(0), dim=0))
+                looks.append(looked.mean(0))
             bar.advance()
-    return DonorBank(torch.stack(kept), torch.stack(looks))
+    return DonorBank(*map(torch.stack, (kept, looks, drawn_codes)))
 
 
 def _expressions(world: World, model: Deidentifier, seed: int) -> Tensor:
@@ -89,15 +99,12 @@ def main() -> None:
     model = Deidentifier.load(asked.stage_one, None, world)
     assert world.donors is not None, "the photo world has a bank"
     card = json.loads((OURS / "donors.json").read_text())
-    if "kept" in card["training"]:
-        raise SystemExit("this bank is drawn already; run deid.worlds.photo.pretrain.donors first")
-    bank = as_drawn(world, model, world.donors)
-    about = {key: card[key] for key in ("network", "data", "license")}
-    about["network"] += " as stage one draws them"
+    again = "kept" in card["training"]
+    bank = as_drawn(world, model, world.donors, TIMES if again else FRINGES)
+    about = {"network": NETWORK, "data": card["data"], "license": card["license"]}
     about["training"] = card["training"] | {"kept": len(bank.codes), "drawn": TIMES}
     about["seconds"] = round(card["seconds"] + time.process_time() - began)
-    bank.codes, bank.looks = bank.codes.half(), bank.looks.half()
-    write_card(asked.out, "donors", bank, about | {"hardware": hardware()})
+    write_card(asked.out, "donors", bank.half(), about | {"hardware": hardware()})
 
 
 if __name__ == "__main__":

@@ -9,26 +9,34 @@ SIMILAR, ALIKE = 60, 8
 strangers chosen by looks alone, which know age, sex and skin, some would be of other descent."""
 
 
+MARGIN = 0.02
+"""M lets something of a person through to whomever it draws, more than to the expressions with
+which the bank was drawn."""
+
+
 class DonorBank(nn.Module):
-    """`codes [N,dim]`, unit vectors of En_id; `looks [N,K]`, in the world's measure of looks, of
-    the faces that stage one draws of them (`deid.training.donors`)."""
+    """`codes [N,dim]`, unit vectors of En_id; and of the faces that stage one draws of them
+    (`deid.training.donors`), `looks [N,K]`, in the world's measure of looks, and `drawn [N,dim]`,
+    En_id's code: the donors' own where nobody has drawn them."""
 
     codes: Tensor
     looks: Tensor
+    drawn: Tensor
 
-    def __init__(self, codes: Tensor, looks: Tensor) -> None:
+    def __init__(self, codes: Tensor, looks: Tensor, drawn: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("codes", codes)
         self.register_buffer("looks", looks)
+        self.register_buffer("drawn", codes.clone() if drawn is None else drawn)
 
     def choose(
         self, code: Tensor, looks: Tensor, most: float, near: int, random: torch.Generator
     ) -> Tensor:
         """The code `[dim]` of a donor for a person of `code` and `looks`, drawn by `random`.
 
-        Only strangers to En_id are asked, whose cosine is at most `most`; without any, the least
-        similar ones. Of them, one of the `near` that look most alike is drawn: were it always the
-        nearest, the donor would tell who the person is.
+        Only strangers to En_id are asked, whose cosine is at most `most`, and less by `MARGIN` as
+        they are drawn; without any, the least similar ones. Of them, one of the `near` that look
+        most alike is drawn: were it always the nearest, the donor would tell who the person is.
         """
         nearest, _ = self._nearest(code, looks, most, near)
         return self.codes[nearest[torch.randint(len(nearest), (), generator=random)]]
@@ -42,8 +50,8 @@ class DonorBank(nn.Module):
         self, code: Tensor, looks: Tensor, most: float, near: int
     ) -> tuple[Tensor, Tensor]:
         """The rows of the donors that `choose` draws from, and how far their looks are."""
-        similarity = self.codes @ code
-        strangers = similarity.argsort()[: max(near, int((similarity <= most).sum()))]
+        too_like = torch.maximum(self.codes @ code - most, self.drawn @ code - most + MARGIN)
+        strangers = too_like.argsort()[: max(near, int((too_like <= 0.0).sum()))]
         distance = (self.looks[strangers] - looks).norm(dim=1)
         nearest = distance.argsort()[:near]
         return strangers[nearest], distance[nearest]

@@ -47,6 +47,6 @@ def _donors(world: World) -> dict[str, Any]:
     if not isinstance(identity, HseFaceNet):
         return {}
     state, sha256 = read_verified(OURS, "donors")
-    bank = DonorBank(state["codes"].float(), state["looks"].float())
+    bank = DonorBank(**{name: values.float() for name, values in state.items()})
     looks = faces.frozen(Looks(identity))
     return {"looks": looks, "donors": faces.frozen(bank), "donors_sha256": sha256}
