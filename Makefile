@@ -76,9 +76,11 @@ repro: setup  ## The main job: sample, validate, train, evaluate, register, de-i
 	@echo "Pictures: out/samples (swap), out/samples-adversarial"
 	@echo "Runs:     mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
-study: setup  ## Rivals of the field beside ours, from the shipped stages, into out/study; an hour or two, resumable.
+study: setup  ## Rivals of the field beside ours, ablations, inversion, into out/study; resumable.
 	deid evaluate --params profiles/study.yaml --stages deid/worlds/photo/shipped --out out/study --jobs 2
 	deid report --params profiles/study.yaml --out out/study
+	printf 'benchmarks.%s\n' 'ablations out/study/ablations' 'inversion out/study/inversion' | \
+		xargs -L 1 -P 2 python -m
 
 test: install lint  ## Lint, types and tests; minutes.
 	pytest -m "not slow"

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--stages", type=Path, default=Path("deid/worlds/photo/shipped"))
-    parser.add_argument("--faces", type=int, default=12)
+    parser.add_argument("--faces", type=int, default=4)
     parser.add_argument("--steps", type=int, default=STEPS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
