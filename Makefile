@@ -76,9 +76,10 @@ repro: setup  ## The main job: sample, validate, train, evaluate, register, de-i
 	@echo "Pictures: out/samples (swap), out/samples-adversarial"
 	@echo "Runs:     mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
-study: setup  ## Rivals of the field beside ours, ablations, inversion, into out/study; resumable.
-	deid evaluate --params profiles/study.yaml --stages deid/worlds/photo/shipped --out out/study --jobs 2
-	deid report --params profiles/study.yaml --out out/study
+study: setup  ## Rivals of the field beside ours, ablations, inversion, into out/study; two hours, resumable.
+	test -f out/study/tables/metrics.json || deid evaluate --params profiles/study.yaml \
+		--stages deid/worlds/photo/shipped --out out/study/tables --jobs 2
+	deid report --params profiles/study.yaml --out out/study/tables
 	printf 'benchmarks.%s\n' 'ablations out/study/ablations' 'inversion out/study/inversion' | \
 		xargs -L 1 -P 2 python -m
 

@@ -68,17 +68,20 @@ def test_without_a_stranger_the_least_similar_are_asked() -> None:
         assert chosen(donors, code, torch.zeros(3), -1.0, seed) @ code <= least
 
 
-def test_a_donor_whom_stage_one_draws_like_the_person_is_no_stranger() -> None:
-    """All own codes are strangers'; half of the donors are drawn like the person."""
+def test_of_donors_as_alike_those_are_asked_whom_stage_one_draws_unlike_the_person() -> None:
+    """All are strangers by their own codes; every second is drawn like the person."""
     donors, looks = bank(), torch.zeros(3)
     person = F.normalize(torch.ones(DIM), dim=0)
     alike = torch.arange(COUNT) % 2 == 0
     drawn = torch.where(alike[:, None], person, -person)
     far = DonorBank(-person.expand(COUNT, -1) + 0.01 * donors.codes, donors.looks, drawn)
-    for seed in range(50):
-        donor = chosen(far, person, looks, 0.3, seed)
-        row = int((far.codes - donor).norm(dim=1).argmin())
-        assert not alike[row]
+
+    def asked_for(seed: int) -> int:
+        return int((far.codes - chosen(far, person, looks, 0.3, seed)).norm(dim=1).argmin())
+
+    assert not any(alike[asked_for(seed)] for seed in range(50))
+    far.looks[~alike] += 100.0  # so unlike in looks that one who is drawn alike is better
+    assert all(alike[asked_for(seed)] for seed in range(50))
     few = DonorPool.of(far, EVERYTHING, 16)
     rows = [int((far.codes - code).norm(dim=1).argmin()) for code in few.codes]
     assert torch.equal(few.drawn, far.drawn[rows])

@@ -9,9 +9,10 @@ SIMILAR, ALIKE = 60, 8
 strangers chosen by looks alone, which know age, sex and skin, some would be of other descent."""
 
 
-MARGIN = 0.02
-"""M lets something of a person through to whomever it draws, more than to the expressions with
-which the bank was drawn."""
+MARGIN, WEIGHT = 0.02, 10.0
+"""What the cosine of a donor as drawn exceeds the most that a stranger's may be, less this margin
+(M lets something of the person through), counts so many times beside the difference in looks. Were
+it forbidden, adults whom the generator draws would get the faces of children."""
 
 
 class DonorBank(nn.Module):
@@ -34,9 +35,9 @@ class DonorBank(nn.Module):
     ) -> Tensor:
         """The code `[dim]` of a donor for a person of `code` and `looks`, drawn by `random`.
 
-        Only strangers to En_id are asked, whose cosine is at most `most`, and less by `MARGIN` as
-        they are drawn; without any, the least similar ones. Of them, one of the `near` that look
-        most alike is drawn: were it always the nearest, the donor would tell who the person is.
+        Only strangers to En_id are asked, whose cosine is at most `most`; without any, the least
+        similar ones. Of them, one of the `near` that look most alike is drawn, and are not drawn
+        like the person: were it always the nearest, the donor would tell who the person is.
         """
         nearest, _ = self._nearest(code, looks, most, near)
         return self.codes[nearest[torch.randint(len(nearest), (), generator=random)]]
@@ -50,10 +51,11 @@ class DonorBank(nn.Module):
         self, code: Tensor, looks: Tensor, most: float, near: int
     ) -> tuple[Tensor, Tensor]:
         """The rows of the donors that `choose` draws from, and how far their looks are."""
-        too_like = torch.maximum(self.codes @ code - most, self.drawn @ code - most + MARGIN)
-        strangers = too_like.argsort()[: max(near, int((too_like <= 0.0).sum()))]
+        similarity = self.codes @ code
+        strangers = similarity.argsort()[: max(near, int((similarity <= most).sum()))]
         distance = (self.looks[strangers] - looks).norm(dim=1)
-        nearest = distance.argsort()[:near]
+        too_like = (self.drawn[strangers] @ code - (most - MARGIN)).clamp(min=0.0)
+        nearest = (distance + WEIGHT * too_like).argsort()[:near]
         return strangers[nearest], distance[nearest]
 
     def alike(self, codes: Tensor, looks: Tensor) -> Tensor:
