@@ -305,5 +305,5 @@ def test_the_profile_of_the_study_has_every_rival_and_the_command_line_offers_it
     trained = {card.stem for card in (TRAINED / params.world.name).glob("*.json")}
     there = [name for name in RIVALS if name not in TASKS or name in trained]
     # The detector of the world of photographs passes no gradients.
-    assert sorted(params.evaluate.methods) == sorted({*there} - {"undetected"})
+    assert sorted(params.evaluate.methods) == sorted({*there, "inversion"} - {"undetected"})
     assert tuple(RIVALS) == settings.RIVALS
