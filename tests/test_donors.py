@@ -68,23 +68,12 @@ def test_without_a_stranger_the_least_similar_are_asked() -> None:
         assert chosen(donors, code, torch.zeros(3), -1.0, seed) @ code <= least
 
 
-def test_of_donors_as_alike_those_are_asked_whom_stage_one_draws_unlike_the_person() -> None:
-    """All are strangers by their own codes; every second is drawn like the person."""
-    donors, looks = bank(), torch.zeros(3)
-    person = F.normalize(torch.ones(DIM), dim=0)
-    alike = torch.arange(COUNT) % 2 == 0
-    drawn = torch.where(alike[:, None], person, -person)
-    far = DonorBank(-person.expand(COUNT, -1) + 0.01 * donors.codes, donors.looks, drawn)
-
-    def asked_for(seed: int) -> int:
-        return int((far.codes - chosen(far, person, looks, 0.3, seed)).norm(dim=1).argmin())
-
-    assert not any(alike[asked_for(seed)] for seed in range(50))
-    far.looks[~alike] += 100.0  # so unlike in looks that one who is drawn alike is better
-    assert all(alike[asked_for(seed)] for seed in range(50))
-    few = DonorPool.of(far, EVERYTHING, 16)
-    rows = [int((far.codes - code).norm(dim=1).argmin()) for code in few.codes]
-    assert torch.equal(few.drawn, far.drawn[rows])
+def test_a_pool_knows_how_its_donors_are_drawn() -> None:
+    donors = bank()
+    donors.drawn = -donors.codes
+    few = DonorPool.of(donors, EVERYTHING, 16)
+    assert torch.equal(few.drawn, -few.codes)
+    assert torch.equal(DonorPool.of(donors, EVERYTHING, None).drawn, donors.drawn)
 
 
 def test_people_who_are_alike_are_near_in_code_and_in_looks() -> None:
@@ -267,17 +256,18 @@ def test_an_attack_says_for_whom_each_donor_could_have_been_drawn() -> None:
     faces = to_tensor(pictures)
     looks: Any = lambda images: images.mean((2, 3)) / 2  # noqa: E731
     drawn = to_tensor(toy.test_faces(COUNT, 1, 6).pixels)
-    donors = DonorBank(toy.identity(drawn), looks(drawn))
+    codes = toy.identity(drawn)
+    donors = DonorBank(codes, looks(drawn), codes.roll(7, 0))  # drawn like another one
     small: World = replace(toy, looks=looks, donors=donors)
     seen = list(zip(toy.identity(faces), looks(faces), strict=True))
     figures = {}
     for count in (None, NEAR):
         settings = AnonymizeParams(swap_pool=count, swap_max_similarity=1.0)
         pool = DonorPool.of(donors, EVERYTHING, count)
-        outputs = [
-            pool.choose(*who, 1.0, NEAR, torch_generator("d", i)) for i, who in enumerate(seen)
-        ]
-        told = torch.stack(outputs).double().numpy()
+        outputs = torch.stack(
+            [pool.choose(*who, 1.0, NEAR, torch_generator("d", i)) for i, who in enumerate(seen)]
+        )
+        told = pool.drawn[(outputs @ pool.codes.T).argmax(1)].double().numpy()
         figures[count] = crowds(small, settings, pictures, told, np.arange(40)).figures()
     assert figures[None]["guess"] > 3 * figures[None]["chance"]
     assert figures[NEAR]["guess"] < 1.7 * figures[NEAR]["chance"]

@@ -9,16 +9,10 @@ SIMILAR, ALIKE = 60, 8
 strangers chosen by looks alone, which know age, sex and skin, some would be of other descent."""
 
 
-MARGIN, WEIGHT = 0.02, 10.0
-"""What the cosine of a donor as drawn exceeds the most that a stranger's may be, less this margin
-(M lets something of the person through), counts so many times beside the difference in looks. Were
-it forbidden, adults whom the generator draws would get the faces of children."""
-
-
 class DonorBank(nn.Module):
     """`codes [N,dim]`, unit vectors of En_id; and of the faces that stage one draws of them
     (`deid.training.donors`), `looks [N,K]`, in the world's measure of looks, and `drawn [N,dim]`,
-    En_id's code: the donors' own where nobody has drawn them."""
+    En_id's code, by which an attacker tells donors: their own where nobody has drawn them."""
 
     codes: Tensor
     looks: Tensor
@@ -36,8 +30,8 @@ class DonorBank(nn.Module):
         """The code `[dim]` of a donor for a person of `code` and `looks`, drawn by `random`.
 
         Only strangers to En_id are asked, whose cosine is at most `most`; without any, the least
-        similar ones. Of them, one of the `near` that look most alike is drawn, and are not drawn
-        like the person: were it always the nearest, the donor would tell who the person is.
+        similar ones. Of them, one of the `near` that look most alike is drawn: were it always the
+        nearest, the donor would tell who the person is.
         """
         nearest, _ = self._nearest(code, looks, most, near)
         return self.codes[nearest[torch.randint(len(nearest), (), generator=random)]]
@@ -54,8 +48,7 @@ class DonorBank(nn.Module):
         similarity = self.codes @ code
         strangers = similarity.argsort()[: max(near, int((similarity <= most).sum()))]
         distance = (self.looks[strangers] - looks).norm(dim=1)
-        too_like = (self.drawn[strangers] @ code - (most - MARGIN)).clamp(min=0.0)
-        nearest = (distance + WEIGHT * too_like).argsort()[:near]
+        nearest = distance.argsort()[:near]
         return strangers[nearest], distance[nearest]
 
     def alike(self, codes: Tensor, looks: Tensor) -> Tensor:
