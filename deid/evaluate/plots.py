@@ -194,12 +194,12 @@ def _swap_grid(shown: Shown) -> "Figure":
 
 def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
     """A dot a method: how similar to the original, how far from its distribution."""
-    figure, axis = _axes(6.4, 4.2)
     # Of a rival that is in several tables, the first: there it anonymizes.
     tables = (metrics[table] for table in ("table3", "table2", "table1"))
-    rows = {name: row for table in tables for name, row in table.items()}
+    rows = {name: row for table in tables for name, row in table.items() if name not in REFERENCES}
+    figure, axis = _axes(6.4, max(4.2, 0.28 * len(rows)))  # room for each label
     points = {}
-    for method in [name for name in rows if name not in REFERENCES]:
+    for method in rows:
         x, y = rows[method]["id_similarity"], rows[method]["fid"]
         points[method], color = (x["mean"], y["mean"]), COLORS.get(method, OTHERS)
         axis.errorbar(*points[method], xerr=x["std"], yerr=y["std"], fmt="o", color=color)
@@ -212,7 +212,8 @@ def _tradeoff(metrics: Metrics, fid_label: str) -> "Figure":
 
 
 def _label(axis: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
-    """Names beside the dots, from the lowest up, each pushed above what it would cover."""
+    """Names beside the dots, from the lowest up, each pushed above what it would cover; a line
+    leads to a name that is not beside its dot."""
     dots = {method: axis.transData.transform(point) for method, point in points.items()}
     placed: list[tuple[float, float]] = []
     for method, point in sorted(points.items(), key=lambda item: item[1][1]):
@@ -224,7 +225,10 @@ def _label(axis: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
                 top = other_y + 15
         placed.append((x, top))
         offset = (7.0, 0.72 * (top - y) - 3.0)
-        axis.annotate(method, point, offset, textcoords="offset points", fontsize=9)
+        line = {"arrowstyle": "-", "linewidth": 0.5, "color": "#888888"} if top > y else None
+        axis.annotate(
+            method, point, offset, textcoords="offset points", fontsize=9, arrowprops=line
+        )
 
 
 def _histogram(bench: Bench, faces: HeldOut, cells: Mapping[str, Cell]) -> "Figure":
