@@ -5,8 +5,9 @@
 OUT, a folder outside of the repository, keeps a small file for each `CHUNK` people (what judges and
 detectors say, no picture): ended early, the same command goes on where it was, and `--count 0`
 reads what is there. One view a person, 256 px; outputs as they are drawn, and pasted, before the
-gate. Judges are the photo world's held-out recognizers and the files of `--judge`; none had part in
-training. The figures are those of `benchmarks.photographs`; so are the intervals.
+gate, and of both the new face alone, the rest gray. Judges are the photo world's held-out
+recognizers and the files of `--judge`; none had part in training. The figures are those of
+`benchmarks.photographs`; so are the intervals.
 """
 
 import argparse
@@ -83,9 +84,10 @@ def measured(
     seeds = range(CHUNK * seed, CHUNK * (seed + 1))
     made = torch.cat([swap(faces[i : i + 1], [number]) for i, number in enumerate(seeds)])
     before = each(world.landmarks, faces)
-    pictures = {"original": faces} | {
-        state: STATES[state](world, faces, made, before) for state in SHOWN
-    }
+    pictures = {"original": faces}
+    for state in SHOWN:
+        pictures[state], new = STATES[state](world, faces, made, before)
+        pictures[f"{state} alone"] = pictures[state] * new
     rows: dict[str, NDArray[Any]] = {
         f"{state}, {name}": each(judge, shown).astype(np.float32)
         for state, shown in pictures.items()

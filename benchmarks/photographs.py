@@ -14,7 +14,8 @@ well: figures of the expression are those of the objective, not of an independen
 - matched: share of outputs that a judge matches with their source, at the threshold that 1e-3 of
   the pairs of different originals exceed;
 - rank-1: share whose nearest original is their source, in the closed set of all originals; of the
-  whole crop and of the new face alone (its hull, the rest gray);
+  whole crop, of the new face alone (what was drawn, the rest gray), and of its hull up to the hair,
+  where a pasted face still has the person's own forehead;
 - found: share of outputs in which a detector finds a face;
 - landmarks: median distance of the inner 51 points to the source's, of the distance between the
   outer corners of the eyes; pose: median angle between the planes of the face;
@@ -85,8 +86,9 @@ def main() -> None:
         made = torch.cat([anonymizer(faces[i : i + 1], [i]) for i in range(len(faces))])
         for state in args.states:
             print(f"{method}, {state}")
-            outputs = STATES[state](world, faces, made, before)
-            shown = identity_figures(judges, faces, outputs, hulls(before))
+            outputs, new = STATES[state](world, faces, made, before)
+            alone = {"the face alone": new, "its hull": hulls(before)}
+            shown = identity_figures(judges, faces, outputs, alone)
             shown |= found(world, args.detector, outputs)
             shown |= expression_figures(world, faces, outputs)
             for name, value in shown.items():
@@ -135,27 +137,40 @@ def each(network: Callable[[Tensor], Tensor], pictures: Tensor) -> Array:
     return torch.cat([network(part) for part in pictures.split(8)]).double().numpy()
 
 
-def fitted(world: World, _: Tensor, made: Tensor, before: Array) -> Tensor:
+Output = tuple[Tensor, Tensor]
+"""Pictures `[N,3,256,256]`, and 1 where the person's pixels are not their own any more, else 0."""
+
+
+def as_made(_: World, __: Tensor, made: Tensor, before: Array) -> Output:
+    """As it was drawn."""
+    return made, hulls(before)
+
+
+def fitted(world: World, _: Tensor, made: Tensor, before: Array) -> Output:
     """Warped to the landmarks `before [N,68,2]`."""
     pixels = to_pixels(made)
     points = zip(each(world.landmarks, made), before, strict=True)
-    return to_tensor(
-        np.stack([fit_landmarks(p, *ab)[0] for p, ab in zip(pixels, points, strict=True)])
-    )
+    moved = [fit_landmarks(p, *ab)[0] for p, ab in zip(pixels, points, strict=True)]
+    return to_tensor(np.stack(moved)), hulls(before)
 
 
-def pasted(world: World, faces: Tensor, made: Tensor, before: Array) -> Tensor:
+def pasted(world: World, faces: Tensor, made: Tensor, before: Array) -> Output:
     """In the picture, brow to chin, as `deid run` does it."""
     placing, pictures = Placing(world.landmarks, SIDE, False, "face"), to_pixels(faces)
-    for picture, new, points in zip(pictures, to_pixels(made), before, strict=True):
+    new = np.zeros((len(pictures), 1, SIDE, SIDE), np.float32)
+    for index, (picture, crop, points) in enumerate(
+        zip(pictures, to_pixels(made), before, strict=True)
+    ):
         square = Square(SIDE * WHOLE)
         face = Geometry(np.array([0, 0, SIDE, SIDE]), square, landmarks=points)
         region = face_region(points, square, picture.shape)
-        paste_face(picture, bare(new, face, placing), square, region)
-    return to_tensor(pictures)
+        region = paste_face(picture, bare(crop, face, placing), square, region)
+        x0, y0, x1, y1 = region.window
+        new[index, 0, y0:y1, x0:x1] = region.alpha > 0.5
+    return to_tensor(pictures), torch.from_numpy(new)
 
 
-STATES = {"made": lambda _, __, made, ___: made, "fitted": fitted, "pasted": pasted}
+STATES = {"made": as_made, "fitted": fitted, "pasted": pasted}
 
 
 def hulls(before: Array) -> Tensor:
@@ -169,9 +184,9 @@ def hulls(before: Array) -> Tensor:
 
 
 def identity_figures(
-    judges: Mapping[str, FaceEmbedder], faces: Tensor, outputs: Tensor, inside: Tensor
+    judges: Mapping[str, FaceEmbedder], faces: Tensor, outputs: Tensor, parts: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """Matched and rank-1, of each judge."""
+    """Matched and rank-1 of each judge; rank-1 of `parts` too, masks `[N,1,256,256]` by name."""
     figures: dict[str, Any] = {}
     for name, judge in judges.items():
         originals, seen = each(judge, faces), each(judge, outputs)
@@ -181,9 +196,10 @@ def identity_figures(
         figures[f"matched, {name}"] = interval(matched.astype(float), np.mean)
         whole = (seen @ originals.T).argmax(1) == np.arange(len(faces))
         figures[f"rank-1, {name}"] = interval(whole.astype(float), np.mean)
-        alone = each(judge, outputs * inside)
-        alone_found = (alone @ originals.T).argmax(1) == np.arange(len(faces))
-        figures[f"rank-1 of the face alone, {name}"] = interval(alone_found.astype(float), np.mean)
+        for part, inside in parts.items():
+            alone = each(judge, outputs * inside)
+            alone_found = (alone @ originals.T).argmax(1) == np.arange(len(faces))
+            figures[f"rank-1 of {part}, {name}"] = interval(alone_found.astype(float), np.mean)
     return figures
 
 

@@ -1,4 +1,5 @@
-"""Input diversity (Xie et al. 2019): an attack sees each picture changed at random.
+"""Input diversity, after Xie et al. 2019: an attack sees each picture changed at random. (Theirs
+resizes and pads, with a probability; here each picture is turned, moved, scaled, mirrored and lit.)
 
 What fools a recognizer however the picture is moved and lit fools recognizers that nobody attacked.
 The adversarial mapping is trained with it, and FGSM, PGD and MI-FGSM attack with it.

@@ -28,4 +28,5 @@ def missing_extra(error: ModuleNotFoundError, extra: str) -> str:
     package = (error.name or "").partition(".")[0]
     if package in ("", "deid", "flows"):
         raise error
-    return f"this needs {package}, which is not installed; run pip install 'face-deid[{extra}]'"
+    command = f"pip install '.[{extra}]'"
+    return f"this needs {package}, which is not installed; run {command} in deid's checkout"

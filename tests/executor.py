@@ -43,6 +43,11 @@ def open_mask() -> Pipeline:
     return replace(pipeline, components=replace(pipeline.components, detector=Dangerous()))
 
 
+def open_preview() -> Pipeline:
+    """A pipeline that draws boxes into copies."""
+    return build_pipeline(RunSettings(method="mask", dry_run=True), toy_world(), None)
+
+
 def open_seeded(seed: Path) -> Pipeline:
     """A pipeline whose seed stands in a file."""
     return build_pipeline(RunSettings(method="mask", seed=int(seed.read_text())), toy_world(), None)

@@ -14,15 +14,24 @@ import torch
 from PIL import Image
 
 from deid import cli
-from deid.attack.attackers import Seen, attack
+from deid.attack import scores as scores_module
+from deid.attack.attackers import Seen, attack, one_person
 from deid.attack.crops import GRAY, Crops
 from deid.attack.gaze import EYES, iris_places
 from deid.attack.learned import learned_scores
 from deid.attack.pairs import Pair, open_folders, read_pairs
-from deid.attack.run import examine
-from deid.attack.scores import Searched, clopper_pearson, hits, person_scores, without_own
+from deid.attack.recognizers import recognizers
+from deid.attack.run import examine, exceeded
+from deid.attack.scores import (
+    Searched,
+    clopper_pearson,
+    hits,
+    person_scores,
+    without_own,
+)
 from deid.attack.settings import AttackSettings
 from deid.errors import DeidError
+from deid.gate.judges import Judge, Verifier
 from deid.pixels import Pixels, to_pixels, to_tensor
 from deid.storage.protocol import Storage, StorageFailure
 from deid.worlds.world import World
@@ -158,7 +167,9 @@ def test_what_is_written_for_hifd_holds_the_cosine_and_no_embedding(
     world: World, of_others: Report
 ) -> None:
     out, _ = of_others
-    for name in world.held_out:
+    written = {path.stem for path in (out / "hifd/deid").glob("face_embedding_*")}
+    assert written == {f"face_embedding_{name}" for name in world.reporting}  # HiFD takes the mean
+    for name in world.reporting:
         before, after = (
             json.loads((out / f"hifd/{side}/face_embedding_{name}.json").read_text())
             for side in ("original", "deid")
@@ -246,7 +257,7 @@ def test_the_mask_is_the_same_for_all_or_it_would_tell_who_somebody_is(world: Wo
     landmarks = world.landmarks(to_tensor(rendered())).double().numpy()
     pairs = [Pair(str(i), str(i), str(i)) for i in range(len(landmarks))]
     white = np.full((len(pairs), 64, 64, 3), 255, np.uint8)
-    crops = Crops(pairs, white, white, None, landmarks, landmarks[:, :5], {}, {}, ())
+    crops = Crops(pairs, white, white, None, landmarks, landmarks[:, :5], {}, {}, (), ())
     masks = [crops.masked(inside)[0] == GRAY for inside in (True, False)]
     for mask in masks:
         assert (mask == mask[0]).all()
@@ -314,19 +325,121 @@ def test_names_say_who_is_who_and_suffixes_may_change(
         read_pairs(folders, None, "city")
 
 
-def test_missing_outputs_are_named_and_count_as_faces_not_found(
-    world: World, originals: Path, tmp_path: Path
+def test_what_nobody_searched_is_named_and_no_limit_vouches_for_it(
+    world: World, tmp_path: Path
 ) -> None:
+    originals = save(tmp_path / "in", rendered(), in_folders)
     outputs = save(tmp_path / "out", rendered()[:-VIEWS], in_folders)
     (outputs / "00/0.png").write_bytes(b"no picture")
+    first, second = (Image.fromarray(one) for one in rendered()[1:3])
+    first.save(outputs / "00/1.tif", save_all=True, append_images=[second])  # whom does it hide?
+    (outputs / "00/1.png").unlink()
+    (originals / "12").mkdir()
+    (originals / "12/damaged.png").write_bytes(b"no picture")
+    Image.new("RGB", (96, 64)).save(originals / "12/nobody.png")
+    first.save(outputs / "stray.png")
     settings = AttackSettings(min_detected=0.95)
     metrics = examine(world, str(originals), str(outputs), tmp_path / "report", settings)
-    assert metrics["about"]["missing"] == ["00/0.png", "11/0.png", "11/1.png", "11/2.png"]
-    assert metrics["utility"]["detected_mini"]["value"] == pytest.approx(32 / 36)
+    missing = ["00/0.png", "00/1.png", "11/0.png", "11/1.png", "11/2.png"]
+    assert metrics["about"]["missing"] == missing
+    assert metrics["about"]["unexamined"] == ["12/damaged.png", "12/nobody.png"]
+    assert metrics["about"]["strays"] == ["stray.png"]
+    assert metrics["utility"]["detected_mini"]["value"] == pytest.approx(31 / 36)
     assert metrics["exceeded"] == [
-        "faces found in 88.9% are less than 95.0%",
-        "4 outputs are missing, and nobody searched them",
+        "faces found in 86.1% are less than 95.0%",
+        "5 outputs are missing, and nobody searched them (00/0.png, …)",
+        "2 originals show no face, and nobody searched what became of them (12/damaged.png, …)",
+        "1 outputs have no original, and nobody searched them (stray.png)",
     ]
+
+
+def found_of(shares: dict[str, float]) -> dict[str, Any]:
+    """Metrics in which all is well but these figures of A0."""
+    figures = {
+        name: {"value": shares.get(name, 0.0)} for name in ("rank1", "tar", "tar_calibrated")
+    }
+    best = {name: one | {"attacker": "A0", "recognizer": "judge"} for name, one in figures.items()}
+    return {
+        "best": best,
+        "attacks": {"A0": {"judge": {"chance": {"rank1": 0.1}}}},
+        "utility": {"detected_mini": {"value": 1.0}},
+        "about": {"missing": [], "unexamined": [], "strays": []},
+        "not_tried": {"A4": "not tried: give --again"},
+    }
+
+
+def test_a_limit_holds_for_the_higher_of_both_thresholds_and_for_who_was_asked_for() -> None:
+    calibrated = found_of({"tar_calibrated": 0.5})
+    assert exceeded(calibrated, AttackSettings(max_tar=0.1)) == ["TAR 50.0% is more than 10.0%"]
+    good = found_of({})
+    assert exceeded(good, AttackSettings(max_tar=0.1)) == []
+    assert exceeded(good, AttackSettings(max_tar=0.1, attackers=("A4",))) == [
+        "A4 was asked for: not tried: give --again"
+    ]
+    assert exceeded(good, AttackSettings(attackers=("A4",))) == []  # no limit, no failure
+
+
+def test_who_draws_faces_like_nobody_is_matched_at_thresholds_of_their_outputs() -> None:
+    people = np.arange(40)
+    scores = np.where(np.eye(40, dtype=bool), 0.3, 0.1)  # all far below what clear strangers have
+    strangers = without_own(np.full((40, 40), 0.5), people)
+    made = hits(Searched(scores, strangers, people))
+    assert made is not None
+    assert made.values["tar"].mean() == 0.0
+    assert made.values["tar_calibrated"].mean() == 1.0
+    assert made.values["fnir"].mean() == 1.0
+    assert made.values["fnir_calibrated"].mean() == 0.0
+
+
+def test_an_exact_interval_is_of_people_and_comparisons_count_once() -> None:
+    people = np.repeat(np.arange(20), 10)
+    scores = np.random.default_rng(0).random((200, 20))
+    scores[np.arange(200), people] = 0.0
+    made = hits(Searched(scores, without_own(scores, people), people))
+    assert made is not None
+    exact = scores_module.figures(made, 0)["tar"]
+    assert (exact["exact_low"], exact["exact_high"]) == clopper_pearson(0, 20)
+    same_both_ways = scores[::10] + scores[::10].T
+    made = hits(Searched(same_both_ways, without_own(same_both_ways, people[::10]), people[::10]))
+    assert made is not None
+    assert made.impostors == 190
+
+
+def vectors_of(people: np.ndarray, seed: int) -> np.ndarray:
+    """Two pictures of a person are near each other, those of two people are not."""
+    random = np.random.default_rng(seed)
+    faces = random.standard_normal((int(people.max()) + 1, 64))[people]
+    return unit(faces + 0.3 * random.standard_normal((len(people), 64)))
+
+
+def test_an_album_taken_for_strangers_does_not_hide_anybody() -> None:
+    truly, taken = np.repeat(np.arange(40), 3), np.arange(120)
+    originals = {name: vectors_of(truly, seed) for seed, name in enumerate(("one", "two"))}
+    same = one_person(originals, taken)
+    assert (same == (truly[:, None] == truly[None])).all()
+    outputs = {name: unit(rows + 0.1) for name, rows in originals.items()}
+    pixels = np.zeros((120, 3))
+    searches, _ = attack(Seen(taken, originals, outputs, None, pixels), ["A0"])
+    made = hits(searches["A0"]["one"])
+    assert made is not None
+    assert made.values["tar"].mean() == 1.0  # the others' pictures set no threshold
+
+
+def test_a_picture_that_is_there_twice_is_one_person_among_few_too() -> None:
+    rows = vectors_of(np.arange(6), 0)
+    rows[5] = rows[0]
+    same = one_person({"judge": rows}, np.arange(6))
+    assert np.argwhere(np.triu(same, 1)).tolist() == [[0, 5]]
+
+
+def test_two_recognizers_of_one_name_are_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge("foamliu:model", 0.5, lambda *_: np.zeros((1, 4), np.float32), 0.1)
+    verifier = Verifier((judge, judge), side=256)
+    monkeypatch.setattr("deid.attack.recognizers.build_verifier", lambda *_: verifier)
+    with pytest.raises(DeidError, match="two recognizers are called foamliu:model"):
+        recognizers(world, ["foamliu=a/model.onnx", "foamliu=b/model.onnx"])
 
 
 def test_an_output_is_one_originals_only(tmp_path: Path) -> None:
@@ -338,6 +451,9 @@ def test_an_output_is_one_originals_only(tmp_path: Path) -> None:
     assert pairs["a.jpg"] == ("a.jpg", "a.jpg")
     assert pairs["a.png"] == (None, None)
     assert pairs["b.png"] == ("b.webp", "b.webp")
+    (tmp_path / "out/b.tif").write_bytes(b"")
+    with pytest.raises(DeidError, match=r"b.png, b.tif, b.webp: which was made from which\?"):
+        read_pairs(folders, None, "file")
 
 
 def test_a_storage_that_fails_is_no_missing_output(
@@ -345,11 +461,11 @@ def test_a_storage_that_fails_is_no_missing_output(
 ) -> None:
     from deid.attack import crops
 
-    def lost(storage: Storage, name: str) -> Pixels:
+    def lost(storage: Storage, name: str, one_frame: bool) -> Pixels:
         asked.append(name)
         if len(asked) % 2 == 0:  # its output
             raise StorageFailure("s3://out: does not answer")
-        return read_picture(storage, name)
+        return read_picture(storage, name, one_frame)
 
     asked: list[str] = []
     read_picture = crops.read_picture

@@ -39,7 +39,7 @@ from deid.pool import processes
 from deid.storage.local import LocalStorage
 from deid.storage.protocol import PRIVATE, is_safe
 from tests import executor
-from tests.executor import CRASHED, HANGING, STARVED, open_mask
+from tests.executor import CRASHED, HANGING, STARVED, open_mask, open_preview
 from tests.toy import toy_world
 
 
@@ -149,6 +149,9 @@ ODD_NAMES = [
     "%2e%2e.png",
     "holidays (1)/beach.png",
     "." + "hidden.png",
+    "9:05.png",
+    "1:1/x.png",
+    "\\back.png",
     "n" * 251 + ".png",
     "/".join(["deep"] * 40) + "/x.png",
     os.fsdecode(b"not-\xff-unicode.png"),
@@ -468,6 +471,98 @@ def test_two_names_that_must_not_be_told_stay_two(tmp_path: Path) -> None:
     lines = [refused(name, "", "quarantined", "x").line["file"] for name in ("/a.png", "/b.png")]
     assert len(set(lines)) == 2
     assert [recorded_name(line) for line in lines] == lines
+
+
+def test_a_source_that_goes_away_costs_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        save(tmp_path / f"in/{n}.png", n)
+    run(tmp_path / "in", tmp_path / "out")
+    before = contents(tmp_path / "out")
+    for n in range(3):
+        os.utime(tmp_path / f"in/{n}.png", (n, n))  # as a restore does: each is looked at again
+    fetch = LocalStorage.fetch
+
+    def gone(self: LocalStorage, name: str, limit: int | None = None) -> tuple[bytes, str]:
+        if self.root == tmp_path / "in":
+            (tmp_path / "in" / name).unlink(missing_ok=True)
+        return fetch(self, name, limit)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "fetch", gone)
+        assert run(tmp_path / "in", tmp_path / "out").counts == {"quarantined": 3}
+    after = contents(tmp_path / "out")
+    assert {n: b for n, b in after.items() if n.endswith(".png")} == {
+        n: b for n, b in before.items() if n.endswith(".png")
+    }
+    sealed = LocalStorage(tmp_path / "out")
+    assert verify(sealed.read, [n for n in sealed.list() if not n.startswith(PRIVATE)]) == []
+    for n in range(3):
+        save(tmp_path / f"in/{n}.png", n)
+    assert run(tmp_path / "in", tmp_path / "out").counts == {"written": 3}
+    assert contents(tmp_path / "out") == before
+
+
+def test_previews_go_nowhere_where_outputs_are_wherever_the_records_lie(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    preview = partial(InProcess, open_preview())
+    elsewhere = BatchSettings(audit=str(tmp_path / "records"))
+    places = [
+        locate(str(tmp_path / "in/a.png"), str(tmp_path / "out")),
+        locate(str(tmp_path / "in"), str(tmp_path / "out"), elsewhere),
+    ]
+    run(tmp_path / "in", tmp_path / "out")
+    for where in places:
+        with pytest.raises(DeidError, match="holds outputs, and previews show original faces"):
+            run_batch(where, preview)
+    elsewhere = BatchSettings(audit=str(tmp_path / "more"))
+    run_batch(
+        locate(str(tmp_path / "in"), str(tmp_path / "out2"), elsewhere),
+        partial(InProcess, open_mask()),
+    )
+    with pytest.raises(DeidError, match="holds outputs, and previews show original faces"):
+        run_batch(locate(str(tmp_path / "in"), str(tmp_path / "out2")), preview)
+
+
+def test_nobodys_own_file_is_taken_for_a_record(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    with pytest.raises(DeidError, match="holds the originals; choose another --audit"):
+        locate(str(tmp_path / "in"), str(tmp_path / "out"), BatchSettings(audit=str(tmp_path)))
+    for name, own in (("manifest.jsonl", b'{"file": "cat.jpg"}\n'), ("summary.html", b"<p>mine")):
+        out = tmp_path / f"with {name}"
+        out.mkdir()
+        (out / name).write_bytes(own)
+        with pytest.raises(DeidError, match=f"{name} is there and is no record of deid's"):
+            run(tmp_path / "in", out)
+        assert (out / name).read_bytes() == own
+
+
+def test_a_signature_is_not_lost_to_a_run_without_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in/a.png", 1)
+    with monkeypatch.context() as patched:
+        patched.setenv("DEID_AUDIT_KEY", "k" * 64)
+        run(tmp_path / "in", tmp_path / "out")
+    sealed = (tmp_path / "out" / SEAL).read_bytes()
+    with pytest.raises(DeidError, match="its records are signed; name the key"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out" / SEAL).read_bytes() == sealed
+
+
+def test_a_single_picture_removes_what_a_killed_run_left_and_nothing_that_is_being_written(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path / "in/a.png", 1)
+    now, old = (tmp_path / f"out/.deid-{digit * 16}.tmp" for digit in "01")
+    now.parent.mkdir()
+    for file in (now, old):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    run(tmp_path / "in/a.png", tmp_path / "out")
+    assert now.exists()
+    assert not old.exists()
 
 
 def test_an_output_has_the_format_of_its_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms, ImageSequence
 
 from deid.errors import DeidError
-from deid.imaging.codec import MAX_PIXELS, Decoded, decode, encode
+from deid.imaging.codec import MAX_PIXELS, Decoded, TooLarge, decode, encode
 from deid.pixels import Pixels
 from tests.pictures import (
     PLANTED,
@@ -411,3 +411,11 @@ def test_the_largest_picture_that_is_let_in_is_small_enough_for_memory() -> None
 def test_every_planted_kind_is_a_picture() -> None:
     for name, make in PLANTED.items():
         assert decode(make(), name, first_frame_only=True).pixels.shape == (60, 80, 3)
+
+
+def test_a_picture_of_too_many_pixels_is_never_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 32)).save(out, "PNG")
+    monkeypatch.setattr("deid.imaging.codec.read._read", None)
+    with pytest.raises(TooLarge, match=r"64 x 32 pixels are too many \(at most 2,047"):
+        decode(out.getvalue(), "a.png", most=2047)

@@ -7,6 +7,7 @@ is never believed: it is measured at the places where the faces were known to be
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -45,9 +46,17 @@ from deid.gate.limits import Limits, Unsafe
 from deid.gate.picture import deidentify_picture
 from deid.gate.place import Placing, place
 from deid.gate.record import FaceRecord
+from deid.gate.sweep import sweep
 from deid.imaging.align import Square, crop_face
 from deid.imaging.codec import Form, decode, encode
-from deid.imaging.paste import OPAQUE_GRAY, coverage, hard_region, hull_of_box, looks_filled
+from deid.imaging.paste import (
+    OPAQUE_GRAY,
+    Region,
+    coverage,
+    hard_region,
+    hull_of_box,
+    looks_filled,
+)
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.pixels import Pixels, to_pixels, to_tensor
@@ -427,6 +436,30 @@ def test_a_face_that_only_the_sweep_finds_is_handled(
     assert len(faces) == 2
 
 
+def test_a_face_within_anothers_place_that_nobody_touched_is_unhandled(
+    world: World, verifier: Verifier, outsider: Outsider
+) -> None:
+    class InPlace:
+        """A handled face about all of the picture, of which a corner was replaced."""
+
+        kept, opaque, levels = False, False, ("blur",)
+        geometry = SimpleNamespace(
+            square=Square(np.array([[5.0, 5], [9, 5], [7, 7], [5, 9], [9, 9]]))
+        )
+
+        def whole(self, shape: tuple[int, ...]) -> Region:
+            height, width = shape[:2]
+            corners = [[0.0, 0], [width, 0], [width, height], [0, height]]
+            return hard_region(np.array(corners), shape)
+
+    final = outsider.picture.copy()
+    final[:12, :12] = 0
+    found = world.detector.detect([final])[0]
+    handled: list[Any] = [InPlace()]
+    assert len(found) == 2
+    assert sweep(outsider.picture, final, found, handled, verifier) == [0, 1]
+
+
 def test_the_same_person_twice_is_found_though_first_seen_once(
     world: World, verifier: Verifier, limit: float
 ) -> None:
@@ -519,6 +552,7 @@ def test_faces_too_small_to_be_judged_are_destroyed(
     assert output is not None
     assert faces
     assert {face.method for face in faces} <= {COARSE, OPAQUE}
+    assert small_face_chain(COARSE) == (f"{COARSE}+1", OPAQUE)  # however fine its own blocks are
 
 
 def test_a_mask_is_known_again_after_a_lossy_encoder_and_nothing_else_is() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -291,11 +292,30 @@ def test_a_changed_weight_file_of_a_rival_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned, "TRAINED", tmp_path)
-    write_card(tmp_path / "toy", "beta-vae", BetaVAE(), {})
+    write_card(tmp_path / "toy", "beta-vae", BetaVAE(), {"world": WORLD.trained_for})
     file = tmp_path / "toy/beta-vae.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     with pytest.raises(DeidError, match="its card says"):
         load_trained("beta-vae", WORLD, BetaVAE)
+
+
+def test_a_rival_that_was_trained_with_other_networks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learned, "TRAINED", tmp_path)
+    write_card(tmp_path / "toy", "beta-vae", BetaVAE(), {"world": "another En_id"})
+    with pytest.raises(DeidError, match="trained on other weights of the world toy"):
+        load_trained("beta-vae", WORLD, BetaVAE)
+
+
+def test_a_training_is_not_taken_up_again_on_other_pictures(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    settings = PictureSettings(WORLD.weights_sha256, people=24, views=2)
+    (other / "settings.json").write_text(json.dumps(vars(settings)))
+    one, two = (tiny("beta-vae", folder).recipe() for folder in (data, other))
+    assert one != two
+    assert one["world"] == WORLD.trained_for
 
 
 def code_of(entry: str) -> set[str]:

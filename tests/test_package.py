@@ -96,7 +96,7 @@ def test_what_an_extra_installs_is_asked_for_in_one_line(
     assert done.returncode == 1
     (said,) = done.stderr.splitlines()
     assert f"needs {package}" in said
-    assert f"pip install 'face-deid[{extra}]'" in said
+    assert f"pip install '.[{extra}]'" in said
 
 
 def test_the_package_says_its_version_and_that_it_is_typed(command: Path) -> None:

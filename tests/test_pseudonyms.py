@@ -220,7 +220,9 @@ def test_another_key_makes_outputs_anew_and_no_record_has_it(
 def test_a_request_neither_brings_a_key_nor_is_refused_for_the_servers() -> None:
     own = RunSettings(key="file", strength=0.5)
     assert RequestOptions().settings(own) == own
-    assert RequestOptions(method="blur").settings(own) == RunSettings(method="blur")
+    pooled = RunSettings(donor_pool=24)
+    for served in (own, pooled):
+        assert RequestOptions(method="blur").settings(served) == RunSettings(method="blur")
     assert RequestOptions(method="adversarial", strength=0.2).settings(own).strength == 0.2
     with pytest.raises(ValidationError, match="key"):
         RequestOptions.model_validate({"key": "file"})

@@ -45,6 +45,15 @@ def faces() -> Tensor:
     return to_tensor(WORLD.test_faces(4, 1, 3).pixels)
 
 
+def test_a_second_descent_is_held_to_where_the_first_one_began() -> None:
+    answer = torch.zeros(1, 4)
+    start, flat = answer + 2.0, lambda w: 0.0 * w.sum()
+    free = refine_module.descend(start, flat, 20, 0.1, 1.0)
+    held = refine_module.descend(start, flat, 20, 0.1, 1.0, answer)
+    assert torch.equal(free, start)
+    assert (held < start - 0.5).all()
+
+
 def donors_of(faces: Tensor) -> Tensor:
     return WORLD.identity(faces).roll(1, 0)
 

@@ -212,6 +212,12 @@ def test_stage_two_needs_a_bank_for_its_warm_start(root: Path) -> None:
             StageTwo(changed_params(TWO, needs), toy_world(), root / "latents", root / "one")
 
 
+def test_stage_two_is_not_taken_up_again_with_another_bank(root: Path) -> None:
+    banks = (replace(world_with_donors(), donors_sha256=sha256) for sha256 in ("one", "two"))
+    one, two = (StageTwo(TWO, world, root / "latents", root / "one").recipe() for world in banks)
+    assert one != two
+
+
 def test_looks_and_the_way_to_people_alike_count_where_they_have_a_weight(root: Path) -> None:
     plain = StageTwo(TWO, world_with_donors(), root / "latents", root / "one").step(0)
     params = changed_params(TWO, {"lambda_looks": 0.5, "lambda_alike": 0.25})

@@ -4,12 +4,15 @@ import hashlib
 import io
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.settings import RunSettings
+from deid.errors import DeidError
+from deid.gate.sixteen_bit import LEFT_OUT as LOW_BYTES
 from deid.gate.transparency import LEFT_OUT
 from deid.imaging.codec import decode
 from deid.pixels import Pixels
@@ -103,3 +106,41 @@ def test_from_python_as_well(tmp_path: Path) -> None:
     path.write_bytes(png(flat(FACE.shape, 255), FACE))
     result = deidentify(path, method="mask", world="mini", allow_no_face=True, rendered=True)
     assert result.image.mode == "L"
+
+
+# The lower bits of a 16-bit picture.
+
+
+def png16(samples: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", samples[..., ::-1] if samples.ndim == 3 else samples)
+    assert done
+    return data.tobytes()
+
+
+@pytest.mark.parametrize("bits", [8, 11])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_face_in_the_shadows_of_sixteen_bits_does_not_leave(
+    pipeline: Pipeline, bits: int, mode: str
+) -> None:
+    dark = sample("portrait", mode).astype(np.uint16) << (bits - 8)
+    with pytest.raises(DeidError, match="shows that the upper 8 of its 16 bits do not tell"):
+        safe(pipeline, png16(dark))
+
+
+def test_a_face_in_the_low_bytes_does_not_leave(pipeline: Pipeline) -> None:
+    face = sample("portrait", "L")
+    across = np.linspace(0, 255, face.shape[1]).astype(np.uint16)
+    data = png16(face + (across << 8))
+    blank = pipeline.blank_record("a.png", hashlib.sha256(data).hexdigest())
+    out, record = pipeline.process(blank, data, ".png")
+    assert LOW_BYTES in record.notes
+    assert decode(out, "a").form.samples is None
+
+
+def test_sixteen_bits_stay_where_they_hide_nobody(pipeline: Pipeline) -> None:
+    bright = sample("portrait").astype(np.uint16) * 257
+    data = png16(bright)
+    blank = pipeline.blank_record("a.png", hashlib.sha256(data).hexdigest())
+    out, record = pipeline.process(blank, data, ".png")
+    assert len(record.faces) == 1
+    assert decode(out, "a").form.samples is not None

@@ -6,7 +6,8 @@ that follows is judged as any other output.
 The person must not be known in what comes out. En_id is the only recognizer that may be asked,
 since each other one of a world judges outputs or reports figures. So that what it no longer knows
 others do not know either, it sees several views (input diversity, Xie et al. 2019), the worst of
-them counts, and steps go on until that one is no more like the person than a stranger is.
+them counts, and where that one is still more like the person than a stranger is, as many steps
+follow again.
 """
 
 from collections.abc import Callable
@@ -61,9 +62,9 @@ def _refine(
     loss_of = _objective(model, face, donor, PERSON if stranger is not None else 0.0)
     with torch.no_grad():
         person = model.world.identity(face)
-    moved = model.standardize(model.latent_of(donor, face))
+    answer = moved = model.standardize(model.latent_of(donor, face))
     for _ in range(2):
-        moved = descend(moved, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR)
+        moved = descend(moved, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR, answer)
         w = model.unstandardize(moved)
         with torch.no_grad():
             seen = views(model.synthesize(w, model.world.resolutions[0]))
@@ -87,11 +88,17 @@ def one_by_one(make: Callable[..., Tensor], *batch: Tensor) -> Tensor:
 
 
 def descend(
-    start: Tensor, loss_of: Callable[[Tensor], Tensor], steps: int, rate: float, near: float
+    start: Tensor,
+    loss_of: Callable[[Tensor], Tensor],
+    steps: int,
+    rate: float,
+    near: float,
+    home: Tensor | None = None,
 ) -> Tensor:
     """Standardized w of one face, from `start [1,...]`, by `steps` of Adam down a loss and `near`
-    of the mean squared way from the start."""
+    of the mean squared way from `home`, or from the start."""
     start = start.detach()
+    ahead = start - home.detach() if home is not None else torch.zeros_like(start)
     with torch.enable_grad():
         moved = torch.zeros_like(start, requires_grad=True)
         # An ε above noise: w+ has components on which no pixel depends.
@@ -99,7 +106,7 @@ def descend(
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = rate * (1.0 - (1.0 - LAST_RATE) * step / steps)
-            loss = loss_of(start + moved) + near * moved.square().mean()
+            loss = loss_of(start + moved) + near * (ahead + moved).square().mean()
             (moved.grad,) = torch.autograd.grad(loss, moved)
             optimizer.step()
     return start + moved.detach()

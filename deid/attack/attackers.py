@@ -29,6 +29,9 @@ ATTACKERS: Mapping[str, str] = {
 }
 PARTIAL = ("A0", "A2")  # who is asked where an identity survives
 ALL = "all together"
+EQUAL = 0.999  # a cosine that no two photographs have
+ALIKE = 6.0  # standard deviations above strangers at which two people are one
+ENOUGH_PEOPLE = 20  # of whom the deviation can be told
 THUMBNAIL = 24  # side of what A3 sees of the pixels
 PIXELS = 0.5  # how much they count beside one recognizer
 
@@ -71,15 +74,17 @@ def see(crops: Crops, networks: Sequence[NamedRecognizer], steps: int = 0) -> Se
 def attack(seen: Seen, attackers: Collection[str] = ATTACKERS) -> tuple[Searches, dict[str, str]]:
     """All searches of `attackers` that can be made, and why others cannot, by attacker."""
     searches: Searches = {name: {} for name in ATTACKERS if name in attackers}
+    same = one_person(seen.originals, seen.people)
     for name in seen.originals:
-        strangers = _strangers(seen, name)
+        strangers = _strangers(seen, name, same)
         for attacker, found in searches.items():
             scores = _SCORES[attacker](seen, name)
             if scores is not None:
                 # Only who searches clear pictures can be held against clear strangers; two
                 # outputs, or what a model makes of them, are alike for reasons of their own.
-                known = strangers if attacker == "A0" else without_own(scores, seen.people)
-                found[name] = Searched(scores, known, seen.people)
+                others = without_own(scores, seen.people, same)
+                known = strangers if attacker == "A0" else others
+                found[name] = Searched(scores, known, seen.people, same)
     for found in searches.values():
         if len(found) > 1:
             found[ALL] = fused(found)
@@ -156,10 +161,33 @@ def _best(similarities: Scores, people: People) -> Scores:
     return person_scores(similarities, people, int(people.max()) + 1)
 
 
-def _strangers(seen: Seen, name: str) -> Scores:
+def _strangers(seen: Seen, name: str, same: NDArray[np.bool_]) -> Scores:
     """Originals among the originals of all others."""
     before = seen.originals[name]
-    return without_own(_best(before @ before.T, seen.people), seen.people)
+    return without_own(_best(before @ before.T, seen.people), seen.people, same)
+
+
+def one_person(originals: Embeddings, people: People) -> NDArray[np.bool_]:
+    """Which people are surely one to all recognizers together, `[P,P]`: a picture that is there
+    twice, or an album in which each file was taken for another person. As strangers they would
+    lift each threshold above what tells people."""
+    every, count = [], int(people.max()) + 1
+    for vectors in originals.values():
+        best = person_scores((vectors @ vectors.T).T, people, count)
+        between = person_scores(best.T, people, count)
+        every.append(between)
+    same = np.min(every, axis=0) > EQUAL
+    apart = ~np.eye(count, dtype=bool)
+    if count >= ENOUGH_PEOPLE:
+        far = [_deviations(between, between[apart]) for between in every]
+        same |= np.mean(far, axis=0) > ALIKE
+    return np.asarray(same | ~apart)
+
+
+def _deviations(values: Scores, usual: Scores) -> Scores:
+    """How far above what is usual, in standard deviations told from the middle half."""
+    low, middle, high = np.quantile(usual, (0.25, 0.5, 0.75))
+    return np.asarray((values - middle) / max((high - low) / 1.349, 1e-9))
 
 
 def _thumbnail(output: NDArray[np.uint8]) -> Rows:

@@ -25,6 +25,8 @@ WHOLE = np.array([[0.375, 0.475], [0.625, 0.475], [0.5, 0.6], [0.42, 0.725], [0.
 SAME_SHAPE = 0.02  # by which the ratios of two pictures' sides may differ
 MIN_OVERLAP = 0.3  # of a detector's box with the place of the original's face
 GRAY, NEARLY_NOBODY = 128, 0.05
+ORIGINAL = "originals that are no picture, not examined"
+OUTPUT = "outputs that are not one whole picture, counted as missing"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Crops:
     found: Mapping[str, NDArray[np.bool_]]  # by detector, [A]: of ALL pairs, missing ones too
     notes: Mapping[str, int]  # what was odd, and how often
     missing: tuple[str, ...]  # originals without an output
+    unexamined: tuple[str, ...]  # originals without a face, or that are no picture
+    strays: tuple[str, ...] = ()  # outputs without an original
 
     def masked(self, inside: bool) -> tuple[Pixels, Pixels]:
         """Originals and outputs, the face itself in gray, or (not `inside`) all but the face.
@@ -107,14 +111,15 @@ class _Reader:
         self.found: dict[str, list[bool]] = {name: [] for name in detectors.named}
         self.notes: dict[str, int] = {}
         self.missing: list[str] = []
+        self.unexamined: list[str] = []
 
     def add(self, pair: Pair) -> None:
         """Read a pair, and what was made of it again."""
-        original = read_picture(self.folders.originals, pair.original)
-        at = self._place(original)
-        output = self._read(self.folders.outputs, pair.output)
-        if at is None:
-            self._note("originals without a face, not examined")
+        original = self._read(self.folders.originals, pair.original, ORIGINAL)
+        at = None if original is None else self._place(original)
+        output = self._read(self.folders.outputs, pair.output, OUTPUT)
+        if original is None or at is None:
+            self.unexamined.append(pair.original)
             return
         for name, detector in self.detectors.named.items():
             self.found[name].append(output is not None and _finds(detector, output, at))
@@ -123,7 +128,7 @@ class _Reader:
             return
         again = None
         if self.folders.again is not None:
-            picture = self._read(self.folders.again, pair.again)
+            picture = self._read(self.folders.again, pair.again, OUTPUT)
             again = None if picture is None else self._cut(picture, at)
         before = crop_face(original, _square(at, original), self.placing.side)
         self.kept.append((pair, at.points, before, self._cut(output, at), again))
@@ -146,17 +151,18 @@ class _Reader:
             found={name: np.array(found) for name, found in self.found.items()},
             notes=self.notes,
             missing=tuple(self.missing),
+            unexamined=tuple(self.unexamined),
         )
 
-    def _read(self, storage: Storage, name: str | None) -> Pixels | None:
+    def _read(self, storage: Storage, name: str | None, kind: str) -> Pixels | None:
         if name is None:
             return None
         try:
-            return read_picture(storage, name)
+            return read_picture(storage, name, one_frame=kind == OUTPUT)
         except StorageFailure:
             raise  # it is there perhaps, and must not count as missing
         except DeidError:
-            self._note("outputs that are no whole picture, counted as missing")
+            self._note(kind)
             return None
 
     def _place(self, picture: Pixels) -> _Place | None:
@@ -165,6 +171,7 @@ class _Reader:
         size = np.array([width, height], np.float64)
         if face is None:
             if width != height:
+                self._note("originals without a face, not examined")
                 return None
             self._note("originals without a detected face, taken as aligned as a whole")
             return _Place(WHOLE, np.array([0.2, 0.2, 0.8, 0.95]), 1.0)
@@ -173,10 +180,13 @@ class _Reader:
     def _cut(self, picture: Pixels, at: _Place) -> Pixels:
         if at.fits(picture):
             return crop_face(picture, _square(at, picture), self.placing.side)
-        self._note("outputs of another shape, cut at their own largest face")
         face = self._largest(picture)
-        own = face.square if face else Square(WHOLE * np.array(picture.shape[1::-1]))
-        return crop_face(picture, own, self.placing.side)
+        if face is None:
+            self._note("outputs of another shape without a face, compared as a whole")
+            whole = Square(WHOLE * np.array(picture.shape[1::-1]))
+            return crop_face(picture, whole, self.placing.side)
+        self._note("outputs of another shape, cut at their own largest face")
+        return crop_face(picture, face.square, self.placing.side)
 
     def _largest(self, picture: Pixels, note: str = "") -> Geometry | None:
         found = self.detectors.main.detect([picture])[0]

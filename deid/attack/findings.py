@@ -11,8 +11,8 @@ from deid.attack.attackers import Searches
 from deid.attack.groups import Labels
 from deid.attack.scores import Hits, bootstrap, figures, hits
 
-FIGURES = ("rank1", "rank5", "fnir", "tar", "tar_calibrated")
-LOWER_IS_WORSE = ("fnir",)
+FIGURES = ("rank1", "rank5", "fnir", "fnir_calibrated", "tar", "tar_calibrated")
+LOWER_IS_WORSE = ("fnir", "fnir_calibrated")
 LEAST_OF_GROUP = 5  # people; of fewer, a share says nothing
 
 AllHits = Mapping[str, Mapping[str, Hits]]

@@ -37,15 +37,19 @@ class Predictions:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def predictions(seen: Seen, before: Described, after: Described) -> list[Predictions]:
-    """All tasks of HiFD for which there is a network here."""
-    made = [_embeddings(name, seen) for name in seen.originals] + [_landmarks(before, after)]
+def predictions(
+    seen: Seen, independent: Sequence[str], before: Described, after: Described
+) -> list[Predictions]:
+    """All tasks of HiFD for which there is a network here; of recognizers the `independent` ones,
+    if any, since HiFD takes their mean for privacy."""
+    names = list(independent) or list(seen.originals)
+    made = [_embeddings(name, seen) for name in names] + [_landmarks(before, after)]
     if before.person is not None and after.person is not None:
         made += _age_and_gender(before.person, after.person)
     if before.names_expressions:
-        names = [f"class {i}" for i in range(before.expression.shape[1])]
+        classes = [f"class {i}" for i in range(before.expression.shape[1])]
         a, b = ([{"probs": p.tolist()} for p in one.expression] for one in (before, after))
-        made.append(Predictions("macro_exp", "metric", a, b, {"class_names": names}))
+        made.append(Predictions("macro_exp", "metric", a, b, {"class_names": classes}))
     return made
 
 

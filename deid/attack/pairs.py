@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -48,9 +48,15 @@ def open_folders(originals: str, outputs: str, again: str | None) -> Folders:
     )
 
 
-def read_picture(storage: Storage, name: str) -> Pixels:
-    """`uint8 [H,W,3]`, upright, of a file's first frame; `DeidError` for what is no picture."""
-    return decode(storage.read(name), name, first_frame_only=True).pixels
+def read_picture(storage: Storage, name: str, one_frame: bool = False) -> Pixels:
+    """`uint8 [H,W,3]`, upright, of a file's first frame; `DeidError` for what is no picture, or has
+    more than the `one_frame` that it may have."""
+    return decode(storage.read(name), name, first_frame_only=not one_frame).pixels
+
+
+def strays(outputs: Storage, pairs: Sequence[Pair]) -> list[str]:
+    """Pictures among the outputs that are none of any pair."""
+    return sorted(set(_pictures(outputs)) - {pair.output for pair in pairs})
 
 
 def read_pairs(folders: Folders, table: Path | None, people: str) -> list[Pair]:
@@ -84,11 +90,16 @@ def _same_names(folders: Folders, people: str) -> list[Pair]:
 
 
 def _matches(originals: Sequence[str], made: Sequence[str]) -> dict[str, str]:
-    """Original → what has its name; else its name with another suffix, and is no other's."""
+    """Original → what has its name; else its name with another suffix, and is no other's.
+    `DeidError` where that is not one of each."""
     exact = set(originals) & set(made)
-    by_stem = {_stem(name): name for name in sorted(set(made) - exact)}
-    found = {name: by_stem.get(_stem(name)) for name in originals if name not in exact}
-    return {name: name for name in exact} | {k: v for k, v in found.items() if v is not None}
+    sources, results = (_by_stem(set(names) - exact) for names in (originals, made))
+    for stem in sources.keys() & results.keys():
+        if len(sources[stem]) > 1 or len(results[stem]) > 1:
+            names = ", ".join([*sources[stem], *results[stem]])
+            raise DeidError(f"{names}: which was made from which? Give --pairs FILE.csv")
+    found = {sources[stem][0]: results[stem][0] for stem in sources.keys() & results.keys()}
+    return {name: name for name in exact} | found
 
 
 def _person(name: str, people: str) -> str:
@@ -124,5 +135,8 @@ def _pictures(storage: Storage) -> list[str]:
     ]
 
 
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
+    return found

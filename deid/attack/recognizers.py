@@ -39,9 +39,10 @@ class NamedRecognizer:
 
 
 def recognizers(world: World, specs: Sequence[str]) -> list[NamedRecognizer]:
-    """The world's judges, those of `specs` (as `deid run --recognizer`), and En_id."""
+    """The world's judges, those of `specs` (as `deid run --recognizer`), and En_id; `DeidError`
+    for two of one name."""
     judges = build_verifier(specs, world).judges if specs else ()
-    return [
+    networks = [
         *(
             _own(world, name, _part(world, name), network)
             for name, network in world.held_out.items()
@@ -49,6 +50,10 @@ def recognizers(world: World, specs: Sequence[str]) -> list[NamedRecognizer]:
         *(NamedRecognizer(judge.name, INDEPENDENT, judge.embed) for judge in judges),
         _own(world, EN_ID, "trained with and attacked", world.identity),
     ]
+    names = [network.name for network in networks]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DeidError(f"two recognizers are called {min(twice)}; rename one's file")
+    return networks
 
 
 def _own(world: World, name: str, part: str, network: FaceEmbedder) -> NamedRecognizer:

@@ -22,6 +22,7 @@ COLUMNS = {
     "rank1": "rank-1",
     "rank5": "rank-5",
     "fnir": "FNIR at FPIR 1 %",
+    "fnir_calibrated": "the same, calibrated on outputs",
     "tar": "TAR at FAR 0.1 %",
     "tar_calibrated": "the same, calibrated on outputs",
 }
@@ -72,8 +73,13 @@ def text(metrics: Mapping[str, Any]) -> str:
         f"{about['pictures']} outputs of {about['people']} people; {len(about['missing'])} missing"
     )
     lines += [f"note: {warning}" for warning in about["warnings"]]
+    if one := about["taken_for_one"]:
+        lines.append(
+            f"note: {len(one)} pairs of people are one to all recognizers, the first: "
+            f"{' and '.join(one[0])}; --people or --pairs says who is who"
+        )
     width = max(len(name) for name in (*about["recognizers"], "all together")) + 2
-    headings = ("rank-1", "rank-5", "FNIR@1%", "TAR@0.1%", "TAR, cal.")
+    headings = ("rank-1", "rank-5", "FNIR@1%", "cal.", "TAR@0.1%", "cal.")
     lines.append(f"{'':4}{'':{width}}" + "".join(f"{heading:>10}" for heading in headings))
     for attacker, found in metrics["attacks"].items():
         for name, figures in found.items():
@@ -89,7 +95,8 @@ def text(metrics: Mapping[str, Any]) -> str:
         lines.append(
             "donors: a guess among those for whom each could have been drawn finds "
             f"{donors['guess']:.1%}, among all {donors['chance']:.1%}; "
-            f"{donors['alone']:.1%} share theirs with nobody"
+            f"{donors['alone']:.1%} share theirs with nobody; {donors['own']:.1%} are among those "
+            "for whom theirs could have been drawn (if few: made with other options)"
         )
     for part in ("utility", "quality"):
         shown = (f"{one['heading']} {one['value']:.3g}" for one in metrics[part].values())

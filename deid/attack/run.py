@@ -2,13 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from deid.attack.attackers import ATTACKERS, Searches, Seen, attack, see, where_it_survives
+from deid.attack.attackers import (
+    ATTACKERS,
+    Searches,
+    Seen,
+    attack,
+    one_person,
+    see,
+    where_it_survives,
+)
 from deid.attack.crops import Crops, cut
 from deid.attack.donors import crowds
 from deid.attack.findings import (
@@ -22,8 +31,14 @@ from deid.attack.findings import (
 )
 from deid.attack.groups import groups
 from deid.attack.hifd import Predictions, predictions, write_hifd
-from deid.attack.pairs import Folders, open_folders, read_pairs
-from deid.attack.recognizers import EN_ID, NamedRecognizer, build_detectors, recognizers
+from deid.attack.pairs import Folders, open_folders, read_pairs, strays
+from deid.attack.recognizers import (
+    EN_ID,
+    INDEPENDENT,
+    NamedRecognizer,
+    build_detectors,
+    recognizers,
+)
 from deid.attack.report import Page, write_page
 from deid.attack.settings import AttackSettings
 from deid.attack.utility import describe, quality, utility
@@ -37,6 +52,12 @@ from deid.worlds.world import World
 METRICS, PAGE = "metrics.json", "index.html"
 FILE_SIDE = 256  # at least, for recognizers from files
 FEW = 3  # recognizers that an examination should have
+UNSEARCHED = {
+    "missing": "outputs are missing, and nobody searched them",
+    "unexamined": "originals show no face, and nobody searched what became of them",
+    "strays": "outputs have no original, and nobody searched them",
+}
+"""What may not be where there is a limit, by its place in `about`."""
 
 
 def examine(
@@ -59,8 +80,10 @@ def examine(
     chosen = best(of)
     attacks = tables(of, settings.seed)
     found = by_group(of, chosen, groups(crops, before.person), settings.seed)
+    named = settings.called or (originals, outputs)
     metrics: dict[str, Any] = {
-        "about": _about(world, settings.called or (originals, outputs), settings, crops, networks),
+        "about": _about(world, named, settings, crops, networks)
+        | {"taken_for_one": _taken_for_one(seen, crops)},
         "best": _best_figures(attacks, chosen),
         "found_by_any": found_by_any(of),
         "attacks": attacks,
@@ -75,8 +98,12 @@ def examine(
     }
     metrics["exceeded"] = exceeded(metrics, settings)
     page = Page(metrics, crops, searches, of, chosen)
-    _write(out, settings, page, predictions(seen, before, after))
+    _write(out, settings, page, predictions(seen, _independent(networks), before, after))
     return metrics
+
+
+def _independent(networks: Sequence[NamedRecognizer]) -> list[str]:
+    return [one.name for one in networks if one.part == INDEPENDENT]
 
 
 def _write(out: Path, settings: AttackSettings, page: Page, made: Sequence[Predictions]) -> None:
@@ -91,7 +118,8 @@ def exceeded(metrics: Mapping[str, Any], limits: AttackSettings) -> list[str]:
     best_of, found = metrics["best"], metrics["utility"]
     detected = {n: f for n, f in found.items() if n.startswith("detected_")}
     least = min(figure["value"] for figure in detected.values())
-    rank1, tar = best_of["rank1"]["value"], best_of["tar"]["value"]
+    rank1 = best_of["rank1"]["value"]
+    tar = max(best_of[figure]["value"] for figure in ("tar", "tar_calibrated"))
     said = []
     if limits.max_rank1 is not None and rank1 > limits.max_rank1:
         found_by = metrics["attacks"][best_of["rank1"]["attacker"]]
@@ -103,10 +131,29 @@ def exceeded(metrics: Mapping[str, Any], limits: AttackSettings) -> list[str]:
         said.append(f"TAR {tar:.1%} is more than {limits.max_tar:.1%}")
     if limits.min_detected is not None and least < limits.min_detected:
         said.append(f"faces found in {least:.1%} are less than {limits.min_detected:.1%}")
-    missing = metrics["about"]["missing"]
-    if missing and any(limit is not None for limit in limits.limits.values()):
-        said.append(f"{len(missing)} outputs are missing, and nobody searched them")
+    if any(limit is not None for limit in limits.limits.values()):
+        said += _unsearched(metrics, limits)
     return said
+
+
+def _unsearched(metrics: Mapping[str, Any], limits: AttackSettings) -> list[str]:
+    """What no limit can vouch for, in words."""
+    said = []
+    for kind, why in UNSEARCHED.items():
+        if names := metrics["about"][kind]:
+            said.append(f"{len(names)} {why} ({names[0]}{', …' if len(names) > 1 else ''})")
+    for attacker in limits.attackers:
+        if why := metrics["not_tried"].get(attacker):
+            said.append(f"{attacker} was asked for: {why}")
+    return said
+
+
+def _taken_for_one(seen: Seen, crops: Crops) -> list[list[str]]:
+    """People who are one to all recognizers, by a picture of each; none counts as a stranger of the
+    other."""
+    same = np.triu(one_person(seen.originals, seen.people), 1)
+    first = np.unique(seen.people, return_index=True)[1]
+    return [[crops.pairs[first[one]].original for one in two] for two in np.argwhere(same)]
 
 
 def _crops(world: World, folders: Folders, settings: AttackSettings) -> Crops:
@@ -124,7 +171,7 @@ def _crops(world: World, folders: Folders, settings: AttackSettings) -> Crops:
         raise DeidError(
             f"{settings.again}: lacks pictures; anonymize all originals again, with another seed"
         )
-    return crops
+    return replace(crops, strays=tuple(strays(folders.outputs, pairs)))
 
 
 def _best_figures(attacks: Mapping[str, Any], chosen: Mapping[str, Best]) -> dict[str, Any]:
@@ -165,6 +212,8 @@ def _about(
         "pictures": len(crops.pairs),
         "people": len({pair.person for pair in crops.pairs}),
         "missing": list(crops.missing),
+        "unexamined": list(crops.unexamined),
+        "strays": list(crops.strays),
         "warnings": warnings,
         "world": world.name,
         "weights_sha256": world.weights_sha256,

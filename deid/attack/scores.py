@@ -36,11 +36,13 @@ class Searched:
     """What an attacker with one recognizer has: scores of outputs, and impostors to calibrate by.
 
     `strangers [M,P]` are scores of pictures of people against all others, −inf for their own.
+    Whom `same` says to be one are no strangers of each other; without it, nobody else is.
     """
 
     scores: Scores  # [N,P]
     strangers: Scores  # [M,P]
     people: People  # [N], the column of each output's own person
+    same: NDArray[np.bool_] | None = None  # [P,P]
 
 
 def person_scores(similarities: Scores, people: People, count: int) -> Scores:
@@ -51,9 +53,12 @@ def person_scores(similarities: Scores, people: People, count: int) -> Scores:
     return best.T
 
 
-def without_own(scores: Scores, people: People) -> Scores:
-    """The same with −inf for each row's own person."""
+def without_own(scores: Scores, people: People, same: NDArray[np.bool_] | None = None) -> Scores:
+    """The same with −inf for each row's own person, and for whom `same [P,P]` says to be that
+    one."""
     strangers = scores.copy()
+    if same is not None:
+        strangers[same[people]] = -np.inf
     strangers[np.arange(len(scores)), people] = -np.inf
     return strangers
 
@@ -67,34 +72,38 @@ class Hits:
     values: Mapping[str, Scores]  # of each search
     margins: Scores  # by how much the own person's score exceeds all others'
     threshold: float
-    impostors: int
+    impostors: int  # comparisons of strangers; two ways round are one
     gallery: int
 
 
 def hits(found: Searched) -> Hits | None:
-    """Rank-1 and rank-5, FNIR at FPIR 1 %, and TAR at FAR 1e-3: at the threshold of the strangers,
-    and at one `calibrated` on the outputs themselves, which an attacker has. None: nobody has a
-    picture in the gallery."""
+    """Rank-1 and rank-5, FNIR at FPIR 1 %, and TAR at FAR 1e-3: at thresholds of the strangers, as
+    a recognizer has them, and at those `calibrated` on outputs, as an attacker has them: what is
+    drawn is less like anybody, so that clear strangers say little of it. None: nobody has a picture
+    in the gallery."""
     own = found.scores[np.arange(len(found.people)), found.people]
     rows = np.flatnonzero(np.isfinite(own))
     if len(rows) == 0:
         return None
     scores, people, own = found.scores[rows], found.people[rows], own[rows]
-    others = without_own(scores, people)
+    others = without_own(scores, people, found.same)
     known = _comparisons(found.strangers)
     threshold, calibrated = threshold_at(FAR, known), threshold_at(FAR, _comparisons(others))
-    alarm = threshold_at(FPIR, found.strangers.max(axis=1))
+    alarms = (threshold_at(FPIR, one.max(axis=1)) for one in (found.strangers, others))
     first = ranked(own, others, 1)
+    missed, missed_calibrated = (1.0 - first * (own > alarm) for alarm in alarms)
     values = {
         "rank1": first,
         "rank5": ranked(own, others, 5),
-        "fnir": 1.0 - first * (own > alarm),
+        "fnir": missed,
+        "fnir_calibrated": missed_calibrated,
         "tar": (own > threshold).astype(float),
         "tar_calibrated": (own > calibrated).astype(float),
     }
     gallery = int(np.isfinite(scores).any(axis=0).sum())
     margins = own - others.max(axis=1)
-    return Hits(rows, people, values, margins, threshold, len(known), gallery)
+    distinct = len(np.unique(known.round(9)))
+    return Hits(rows, people, values, margins, threshold, distinct, gallery)
 
 
 def figures(of: Hits, seed: int) -> dict[str, Any]:
@@ -102,9 +111,12 @@ def figures(of: Hits, seed: int) -> dict[str, Any]:
     shown: dict[str, Any] = {
         name: vars(bootstrap(values, of.people, seed)) for name, values in of.values.items()
     }
-    searches, accepted = len(of.rows), int(of.values["tar"].sum())
-    low, high = clopper_pearson(accepted, searches)
-    shown["tar"] |= {"accepted": accepted, "exact_low": low, "exact_high": high}
+    searches, people = len(of.rows), len(np.unique(of.people))
+    for name in ("tar", "tar_calibrated"):
+        # Several outputs of one person are no independent trials.
+        low, high = clopper_pearson(round(float(of.values[name].mean()) * people), people)
+        accepted = int(of.values[name].sum())
+        shown[name] |= {"accepted": accepted, "exact_low": low, "exact_high": high}
     return shown | {
         "threshold": of.threshold,
         "impostors": of.impostors,
@@ -159,8 +171,8 @@ def fused(searches: Mapping[str, Searched]) -> Searched:
         middle, spread = known.mean(), known.std() + 1e-9
         scores.append((search.scores - middle) / spread)
         strangers.append((search.strangers - middle) / spread)
-    people = next(iter(searches.values())).people
-    return Searched(np.mean(scores, axis=0), np.mean(strangers, axis=0), people)
+    one = next(iter(searches.values()))
+    return Searched(np.mean(scores, axis=0), np.mean(strangers, axis=0), one.people, one.same)
 
 
 def _comparisons(scores: Scores) -> Scores:

@@ -37,7 +37,9 @@ class AttackSettings:
         "with 0 for none.",
     )
     attackers: tuple[str, ...] = option(
-        (), "A0 to A4, of whom A0 always attacks; all if not given.", "--attacker"
+        (),
+        "A0 to A4 or A2+ (docs/threats.md), of whom A0 always attacks; all if not given.",
+        "--attacker",
     )
     fine_tune: int = option(
         0,

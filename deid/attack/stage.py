@@ -27,7 +27,8 @@ from deid.worlds.world import World
 METRICS, SCORES, PAGES, PICTURES = "metrics.json", "scores.csv", "pages", "pictures"
 ORIGINALS = f"{PICTURES}/originals"
 SEEDED = frozenset({"swap"})
-"""Methods that draw: made again with another seed they give another face, and A4 is tried."""
+"""Methods that draw: made again with another seed they give another face. All others give the
+very same, so that A4 searches among the outputs themselves."""
 
 Report = Mapping[str, Any]
 
@@ -96,9 +97,11 @@ def _attacked(
 ) -> Report:
     originals, again = work / ORIGINALS, None
     outputs = _outputs(bundle, world, method, params.seed, originals)
-    if method in SEEDED and "A4" in params.attackers:
-        second = _outputs(bundle, world, method, params.seed + 1, originals)
-        _drop_unpaired(outputs, second)
+    if "A4" in params.attackers:
+        second = outputs
+        if method in SEEDED:
+            second = _outputs(bundle, world, method, params.seed + 1, originals)
+            _drop_unpaired(outputs, second)
         again = str(second)
     asked = AttackSettings(
         people="folder",
@@ -116,10 +119,12 @@ def summary(report: Report) -> dict[str, float]:
     best, utility, attacks = report["best"], report["utility"], report["attacks"]
     found = {f"rank1_{name}": _most(one, "rank1") for name, one in attacks.items()}
     who = attacks[best["rank1"]["attacker"]][best["rank1"]["recognizer"]]
+    tar = max(("tar", "tar_calibrated"), key=lambda figure: best[figure]["value"])
     return {
         **{f"rank1{part}": best["rank1"][key] for part, key in _PARTS.items()},
         "rank1_chance": who["chance"]["rank1"],
-        **{f"tar{part}": best["tar"][key] for part, key in _PARTS.items()},
+        **{f"tar{part}": best[tar][key] for part, key in _PARTS.items()},
+        "missing": len(report["about"]["missing"]),
         **found,
         "detected": min(one["value"] for key, one in utility.items() if key.startswith("detected")),
         "expression": utility["expression"]["value"],
@@ -134,11 +139,12 @@ def scores(reports: Mapping[str, Report]) -> str:
     """A row for each method, attacker and recognizer, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("search", "method", "attacker", "recognizer", "rank1", "tar"))
+    figures = ("rank1", "tar", "tar_calibrated")
+    writer.writerow(("search", "method", "attacker", "recognizer", *figures))
     for method, report in reports.items():
         for attacker, found in report["attacks"].items():
             for name, one in found.items():
-                shares = one["rank1"]["value"], one["tar"]["value"]
+                shares = (one[figure]["value"] for figure in figures)
                 writer.writerow((f"{method} {attacker} {name}", method, attacker, name, *shares))
     return text.getvalue()
 

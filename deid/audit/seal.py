@@ -77,10 +77,10 @@ def publishable(record: Record) -> dict[str, Any]:
 
 
 def recorded_name(name: Any) -> str:
-    """A name relative to the batch's root, as it is; anything else as a hash."""
+    """A name relative to the batch's root, as it is; anything else as a hash. (A batch runs where
+    `9:05.png` and `\\a.png` are such names, and no drive or share.)"""
     text = str(name)
-    parts = text.replace("\\", "/").split("/")
-    if text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0][1:2]:
+    if text.startswith("/") or ".." in text.replace("\\", "/").split("/"):
         return f"(path {hashlib.sha256(text.encode(errors='replace')).hexdigest()[:12]})"
     return text
 
@@ -169,6 +169,13 @@ def is_sealed(read: Read, key: AuditKey | None) -> bool:
         return False
 
 
+def are_records(manifest: bytes) -> bool:
+    """Whether the first line of a manifest is a record of a run, or there is none."""
+    first, _, _ = manifest.partition(b"\n")
+    record = _json(first.decode(errors="replace")) if first else {"file": "", "status": ""}
+    return isinstance(record, dict) and {"file", "status"} <= record.keys()
+
+
 def changed_records(read: Read) -> list[str]:
     """Manifest and ledger, as far as they are there, that are no longer those of their seal. `read`
     raises `OSError` for what is missing; without a readable seal there is nothing to compare."""
@@ -243,7 +250,7 @@ def _output_problems(
 ) -> list[str]:
     problems, known = [], set(AUDIT_FILES)
     for record in records:
-        if record.get("status") != "written":
+        if not record.get("output_sha256"):  # what was not read this time may have one of before
             continue
         output = str(record.get("output"))
         known.add(output)

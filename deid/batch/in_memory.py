@@ -21,7 +21,7 @@ from deid.gate.choose import Chooser
 from deid.gate.face import KEPT, Face
 from deid.gate.limits import Limits
 from deid.gate.record import FaceRecord
-from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
+from deid.imaging.codec import FORMAT_OF, MAX_PIXELS, Decoded, TooLarge, decode, encode
 from deid.pixels import Pixels
 from deid.storage.staging import write_atomically
 
@@ -115,9 +115,11 @@ def deidentify_bytes(
     `Result` told them. Raises `Refused` where the picture cannot be read or cannot be made safe,
     exceeds `bounds`, or has no face (unless the settings allow it) or none at a box of `keep`.
     """
-    settings = pipeline.settings
+    first, most = pipeline.settings.first_frame_only, (bounds or Bounds()).pixels or MAX_PIXELS
     try:
-        decoded = decode(data, name, first_frame_only=settings.first_frame_only)
+        decoded = decode(data, name, first_frame_only=first, most=most)
+    except TooLarge as error:
+        raise Refused("too_many_pixels", str(error)) from None
     except DeidError as error:
         raise Refused("not_a_picture", str(error)) from None
     return deidentify_decoded(

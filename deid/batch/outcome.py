@@ -89,8 +89,9 @@ def process_task(
         raise
     except Exception as error:
         record = FileRecord(task.name, "quarantined", error_text(error))
-        unreachable = isinstance(error, Unreachable)
-        return replace(_quarantined(task, record, destination), unreachable=unreachable)
+        if isinstance(error, Unreachable):
+            return _not_reached(task, record)
+        return _quarantined(task, record, destination)
     task = replace(task, version=version)
     record = pipeline.blank_record(task.name, hashlib.sha256(data).hexdigest())
     try:
@@ -155,6 +156,16 @@ def _quarantined(task: Task, record: FileRecord, destination: Storage) -> Outcom
     except DeidError as error:
         record = replace(record, reason=f"{record.reason}; {error_text(error)}")
     return _outcome(task, record)
+
+
+def _not_reached(task: Task, record: FileRecord) -> Outcome:
+    """Quarantine for now. What an earlier run wrote stays, on record: nobody knows that the input
+    is another one than it was."""
+    last, version = task.last or {}, task.versions[1] if task.versions else ""
+    kept = {name: last[name] for name in ("output", "output_sha256") if last.get(name)}
+    if kept:
+        record = replace(record, reason=f"{record.reason}; its output of before stays")
+    return replace(_outcome(task, replace(record, **kept), version), unreachable=True)
 
 
 def _is_free(task: Task, destination: Storage, present: str | None, sha256: str) -> bool:

@@ -26,6 +26,7 @@ from deid.gate.judges import build_verifier
 from deid.gate.limits import Limits
 from deid.gate.picture import deidentify_picture
 from deid.gate.record import FaceRecord
+from deid.gate.sixteen_bit import without_faces_in_depth
 from deid.gate.transparency import without_hidden_faces
 from deid.imaging.codec import FORMAT_OF, Decoded, decode, encode
 from deid.imaging.metadata import NOTHING, Keep, parse_keep
@@ -42,7 +43,8 @@ QUALITIES = ("normal", "high")
 KEPT_WITH_KEY = ("sex",)
 """Age and skin, as they are measured, differ from view to view, and pseudonyms would with them."""
 _GROUND = ("diversity.py", "model.py", "pixels.py", "secret.py", "seeds.py", "worlds/donors.py")
-SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", *_GROUND)
+_WORLDS = ("worlds/mini", "worlds/photo", "worlds/public", "worlds/ffhq")
+SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", *_GROUND, *_WORLDS)
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
 
 
@@ -129,7 +131,8 @@ class Pipeline:
         """A safe picture, encoded: exactly the bytes that were judged; what became of its faces;
         notes of what could not come back. `content` seeds it."""
         settings, keep = self.settings, parse_keep(self.settings.keep_metadata)
-        decoded = without_hidden_faces(decoded, self.components.detector)
+        detector = self.components.detector
+        decoded = without_faces_in_depth(without_hidden_faces(decoded, detector), detector)
 
         def round_trip(pixels: Pixels) -> tuple[bytes, Pixels]:
             encoded = encode(pixels, decoded.alpha, decoded.form)

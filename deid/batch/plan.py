@@ -40,6 +40,8 @@ def locate(source: str, destination: str, settings: BatchSettings | None = None)
     if inside(source, destination) is not None:
         raise DeidError(f"{destination}: holds the originals; choose another destination")
     encryption, audit = settings.encryption, settings.audit
+    if audit and inside(source, audit) is not None:
+        raise DeidError(f"{audit}: holds the originals; choose another --audit")
     if encryption and not any((x or "").startswith(S3_SCHEME) for x in (destination, audit)):
         raise DeidError(f"encryption {encryption}: only S3 is asked for it, and none is written to")
     single = _single(source, destination)

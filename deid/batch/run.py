@@ -14,11 +14,20 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from deid.audit.keys import signing_key
-from deid.audit.seal import Read, changed_records, is_sealed, seal
+from deid.audit.seal import (
+    AUDIT_FILES,
+    SEAL,
+    Read,
+    are_records,
+    changed_records,
+    is_sealed,
+    is_signed,
+    seal,
+)
 from deid.batch.executor import Executor, InProcess
 from deid.batch.manifest import NAME, PREVIEWS, Journal, Records, is_unfinished
 from deid.batch.outcome import Outcome, content_sha256
-from deid.batch.plan import Locations, list_inputs, locate, make_plan
+from deid.batch.plan import Inputs, Locations, list_inputs, locate, make_plan
 from deid.batch.summary import Summary
 from deid.errors import DeidError
 from deid.progress import progress
@@ -51,7 +60,8 @@ def run_batch(
         settled = is_settled(locations, info.manifest)
         if not settled:
             _refuse_changed_records(locations)
-        _keep_previews_apart(locations, info.manifest)
+            _refuse_what_is_not_ours(locations)
+        _keep_previews_apart(locations, info.manifest, inputs)
         records = Records(locations.audit, info.manifest)
         plan = make_plan(locations, inputs, records, info, retry)
         notes = plan.notes + _remove_gone(locations, records, plan.gone, prune)
@@ -108,6 +118,26 @@ def _refuse_changed_records(locations: Locations) -> None:
         )
 
 
+def _refuse_what_is_not_ours(locations: Locations) -> None:
+    """A run must overwrite nobody's own files of the audit's names, nor a proof that it cannot
+    renew."""
+    audit = locations.audit
+    if audit.version(SEAL) is not None:
+        if signing_key() is None and is_signed(audit.read(SEAL)):
+            raise DeidError(
+                f"{audit}: its records are signed; name the key in DEID_AUDIT_KEY_FILE, or the "
+                "proof would be lost"
+            )
+        return
+    if is_unfinished(audit):
+        return
+    taken = [name for name in AUDIT_FILES if audit.version(name) is not None]
+    if taken and not (taken[0] == NAME and are_records(audit.read(NAME))):
+        raise DeidError(
+            f"{audit}: {taken[0]} is there and is no record of deid's; choose another --audit"
+        )
+
+
 def _audit_reader(audit: Storage) -> Read:
     def read(name: str) -> bytes:
         if audit.version(name) is None:
@@ -156,12 +186,15 @@ def exclusive(locations: Locations) -> Iterator[None]:
         yield
 
 
-def _keep_previews_apart(locations: Locations, manifest: str) -> None:
+def _keep_previews_apart(locations: Locations, manifest: str, inputs: Inputs) -> None:
     """Previews show original faces, so they never stay beside outputs: a dry run refuses a place
     with outputs, and a real run removes the previews of an earlier dry run."""
     audit, destination = locations.audit, locations.destination
     if manifest == PREVIEWS:
-        if audit.version(NAME) is not None or Records(audit).names():
+        places = {str(storage): storage for storage in (audit, destination)}.values()
+        outputs = _present_outputs(locations, inputs)
+        records = any(place.version(NAME) is not None or Records(place).names() for place in places)
+        if records or outputs:  # of which the records may be elsewhere
             raise DeidError(
                 f"{destination}: holds outputs, and previews show original faces; choose another "
                 "destination for --dry-run"
@@ -175,6 +208,13 @@ def _keep_previews_apart(locations: Locations, manifest: str) -> None:
                 destination.delete(output)
         if previews.names():
             previews.discard()
+
+
+def _present_outputs(locations: Locations, inputs: Inputs) -> bool:
+    """Whether the destination has a file of an output's name."""
+    if locations.single is not None:
+        return locations.destination.version(locations.single[1]) is not None
+    return not inputs.files.keys().isdisjoint(locations.destination.list())
 
 
 def _remove_gone(

@@ -38,7 +38,7 @@ class RunSettings:
     detectors: tuple[str, ...] = option(
         (),
         "yunet, scrfd or mtcnn (see `deid weights fetch`), or with a path: yunet=FILE, scrfd=FILE, "
-        "mtcnn=FOLDER; needed for photographs. Given several times: a face that any of them finds "
+        "mtcnn=FOLDER; else the world's own. Given several times: a face that any of them finds "
         "counts.",
         "--detector",
     )
@@ -47,7 +47,7 @@ class RunSettings:
     )
     recognizers: tuple[str, ...] = option(
         (),
-        "What verifies: foamliu or arcface, or with a path: foamliu=FILE; needed for photographs. "
+        "What verifies: foamliu or arcface, or with a path: foamliu=FILE; else the world's own. "
         "Given several times: none may know a face.",
         "--recognizer",
         "--recogniser",

@@ -78,8 +78,8 @@ def _matched(
     )
     return Verdict(
         "good" if safe else "bad",
-        f"{subject}: at worst, a recognizer that took no part matches {after:.1%} of the outputs "
-        f"with another picture of the same person ({originally:.1%} before; strangers: "
+        f"{subject}: at worst, a recognizer that took no part matches {after:.1%} of the pairs of "
+        f"an output and a picture of the same person ({originally:.1%} before; strangers: "
         f"{FALSE_ACCEPT_RATE:.1%}).{warning}",
     )
 

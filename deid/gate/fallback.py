@@ -67,7 +67,10 @@ def fallback_chain(method: str) -> tuple[str, ...]:
 
 def small_face_chain(method: str) -> tuple[str, ...]:
     """The levels for a face too small to be judged."""
-    return (OPAQUE,) if base(method) == OPAQUE else (COARSE, OPAQUE)
+    if base(method) == OPAQUE:
+        return (OPAQUE,)
+    # That method's own blocks may be as fine as anybody asks for.
+    return (f"{COARSE}+1" if base(method) == COARSE else COARSE, OPAQUE)
 
 
 def levels_of(method: str, small: bool, available: Iterable[str]) -> tuple[str, ...]:

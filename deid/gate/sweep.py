@@ -16,13 +16,18 @@ from deid.gate.geometry import Geometry, is_plausible
 from deid.gate.judges import Verifier
 from deid.gate.recognize import recognized
 from deid.imaging.align import Square
-from deid.imaging.paste import coverage, hull_of_box, hull_of_points
+from deid.imaging.paste import coverage, hard_region, hull_of_box, hull_of_points
 from deid.pixels import Pixels
 
 log = logging.getLogger(__name__)
 
 HANDLED = 0.65
 """Share of a face found anew that must lie in a handled region, else nobody handled it."""
+ELSEWHERE = 0.1
+"""Of a handled face's FFHQ square, by which five points on average lie off its own, if they are
+another face's."""
+SAME = 4.0
+"""Levels by which an encoder alone changes a face."""
 BURIED = 0.9
 """Share under opaque masks from which nothing of a face is left to be compared."""
 
@@ -44,16 +49,26 @@ def sweep(
             continue
         shares = [coverage(outline, [region], final.shape) for region in regions]
         place = int(np.argmax(shares)) if shares else 0
-        if not shares or shares[place] < HANDLED:
+        points = found.points[index]
+        lost = not shares or shares[place] < HANDLED
+        if lost or _untouched(picture, final, points, faces[place]):
             unhandled.append(index)
         elif faces[place].kept or faces[place].levels != levels[place]:
             continue  # it was to be kept; or it escalated just now, and comes again
-        elif (
-            not _stranger(picture, final, found.points[index], faces, place, verifier)
-            and faces[place].opaque
-        ):
+        elif not _stranger(picture, final, points, faces, place, verifier) and faces[place].opaque:
             unhandled.append(index)  # the mask leaves too much of it
     return unhandled
+
+
+def _untouched(picture: Pixels, final: Pixels, points: Points, face: Face) -> bool:
+    """Whether a face found in a handled one's place is another one, with its own pixels still."""
+    square = face.geometry.square
+    if np.linalg.norm(points - square.points, axis=1).mean() < ELSEWHERE * square.side:
+        return False
+    region = hard_region(np.asarray(points, np.float64), final.shape)
+    x0, y0, x1, y1 = region.window
+    before, after = (one[y0:y1, x0:x1][region.alpha > 0] for one in (picture, final))
+    return bool(np.abs(before.astype(np.int16) - after).mean() <= SAME)
 
 
 def _stranger(

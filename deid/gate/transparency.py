@@ -44,7 +44,7 @@ def _hides(decoded: Decoded, detector: FaceDetector) -> bool:
         return True
     for background in (0, 255):
         seen = detector.detect([_over(pixels, alpha, background)])[0]
-        if any(_nearest(plain, box) > SHIFT for box in seen.boxes):
+        if any(nearest(plain, box) > SHIFT for box in seen.boxes):
             return True
     mask = np.repeat(alpha[..., None], 3, axis=2)
     return any(len(found) > 0 for found in detector.detect([mask, 255 - mask]))
@@ -67,7 +67,7 @@ def _is_solid(alpha: Pixels, points: Points) -> bool:
     return len(inside) > 0 and float((inside >= NEARLY_OPAQUE).mean()) >= CORE
 
 
-def _nearest(faces: Faces, box: Points) -> float:
+def nearest(faces: Faces, box: Points) -> float:
     """How far a box `[4]` is from the nearest of `faces`, side by side, in its longer side."""
     if not len(faces):
         return float("inf")

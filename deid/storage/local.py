@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,10 +14,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from deid.errors import DeidError
-from deid.storage.protocol import PRIVATE, Occupied, StorageFailure, check_size, checked
+from deid.storage.protocol import (
+    PRIVATE,
+    Occupied,
+    StorageFailure,
+    Unreachable,
+    check_size,
+    checked,
+)
 
 LOCK = f"{PRIVATE}lock"
 TEMPORARY = re.compile(r"\.deid-[0-9a-f]{16}\.tmp")  # what a killed run may leave
+
+LEFT_BEHIND = 3600.0  # seconds, after which nobody writes to a half-written file any more
 
 # The fault of one name; any other failure to write is the storage's, and hits every name.
 _OF_THE_NAME = frozenset(
@@ -87,7 +97,8 @@ class LocalStorage:
                 after = os.fstat(handle)
         except OSError as error:
             reason = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            raise DeidError(f"not readable ({reason}); fix it and run again") from None
+            kind = DeidError if error.errno == errno.ELOOP else Unreachable
+            raise kind(f"not readable ({reason}); fix it and run again") from None
         if _version(before) != _version(after) or len(data) != after.st_size:
             raise DeidError("changed while it was read; run again")
         return data, _version(after)
@@ -150,11 +161,13 @@ class LocalStorage:
             lock.release()
 
     def clean(self, folder: str | None = None) -> None:
-        """Remove what killed runs left half-written, in one folder or, by default, everywhere."""
+        """Remove what killed runs left half-written, everywhere; or in one folder, which other runs
+        may write to now, what is older than any of theirs."""
         if folder is None:
             names = [name for name, entry in self._walk() if entry.name.startswith(".deid-")]
         else:
-            names = [str(Path(folder, p.name)) for p in self.root.joinpath(folder).glob(".deid-*")]
+            found = self.root.joinpath(folder).glob(".deid-*")
+            names = [str(Path(folder, path.name)) for path in found if _age(path) > LEFT_BEHIND]
         for name in names:
             if TEMPORARY.fullmatch(Path(name).name):
                 self.delete(name)
@@ -184,3 +197,11 @@ def _version(status: os.stat_result) -> str:
     """A digest, because the times themselves would tell when a photo was taken."""
     marks = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)
     return hashlib.blake2b(repr(marks).encode(), digest_size=16).hexdigest()
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written to; 0 for one that is gone."""
+    try:
+        return time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -93,6 +93,7 @@ class StageTwo:
             "world": self.world.weights_sha256,
             "pairs": self.pairs.index.model_dump(mode="json"),
             "stage_one_sha256": self.stage_one_sha256,
+            "donors": self.world.donors_sha256,  # who show the way to people who are alike
         }
 
     def figures(self) -> Losses:

@@ -102,6 +102,10 @@ class Task(ABC):
     def build(self) -> nn.Module:
         """The untrained network; called under a fixed seed."""
 
+    def recipe(self) -> dict[str, Any]:
+        """Everything that shapes the result: with another, no training is taken up again."""
+        return {"name": self.name, **asdict(self.schedule)}
+
     @property
     def stream(self) -> str:
         """The name of its random numbers."""
@@ -206,7 +210,7 @@ def train(task: Task, out: Path) -> None:
     """Train the task's network; write `<name>.safetensors` and its card into the folder `out`."""
     schedule = task.schedule
     torch.set_num_threads(schedule.threads)
-    with resumable_directory(out, {"name": task.name, **asdict(schedule)}) as working:
+    with resumable_directory(out, task.recipe()) as working:
         run, checkpoint = Run(task), working / "checkpoint.pt"
         if checkpoint.is_file():
             run.load(checkpoint)

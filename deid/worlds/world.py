@@ -180,7 +180,7 @@ class World:
     contours: ContourNetwork | None = None  # lips and eyelids, of which 68 landmarks tell little
     looks: LooksNetwork | None = None  # by which donors are chosen, where there is a bank of them
     donors: DonorBank | None = None
-    donors_sha256: str = ""  # of their bank, which no stage is trained for
+    donors_sha256: str = ""  # of their bank, with which a stage need not have been trained
     region: RegionName = "head"  # what a new face replaces, if nobody says otherwise
     memory: Path | None = None  # a folder for what was measured of these very weights
     stage_sha256: str = ""  # of what a trained stage runs through, where judges may vary: G, En_id

@@ -4,6 +4,7 @@ they give to whom.
 Their weights lie in `trained/WORLD/`, each with a card; `data/rivals/dvc.yaml` has their trainings.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ class Rebuilding(Protocol):
 def load_trained(name: str, world: World, build: Callable[[], Network]) -> Network:
     """The rival's network as trained in this world, frozen.
 
-    Raises `DeidError` where it was trained in another, or its file is missing or changed.
+    Raises `DeidError` where it was trained in another or with other networks, or its file is
+    missing or changed.
     """
     folder = TRAINED / world.name
     if not (folder / f"{name}.json").is_file():
@@ -64,6 +66,12 @@ def load_trained(name: str, world: World, build: Callable[[], Network]) -> Netwo
             f"{'only in ' + ', '.join(worlds) if worlds else 'nor in any other'}"
         )
     state, _ = read_verified(folder, name)
+    card = json.loads((folder / f"{name}.json").read_text())
+    if card.get("world") != world.trained_for:
+        raise DeidError(
+            f"method {name}: trained on other weights of the world {world.name}; train it again "
+            "with `dvc repro` in data/rivals"
+        )
     network = build()
     network.load_state_dict({key: value.to(torch.float32) for key, value in state.items()})
     return network.to(world.device).eval().requires_grad_(False)

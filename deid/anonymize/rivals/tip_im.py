@@ -14,7 +14,8 @@ Departures. f is En_id alone, as in their white-box case. Targets are ten strang
 bank, by the face's seed. The paper takes MMD between a batch of faces and the batch of their
 masks; here a face may not depend on others, so a batch is one face, which is their code's default.
 t is searched every `SEARCH` steps and kept between (they: every step), of `STEPS` (they: 100). γ is
-not 0, their code's default, but 0.1; MMD has no part in the search, as theirs.
+not 0, their code's default, but 0.1; MMD has no part in the search (in their code it has). Steps go
+by the sign, as in the paper; their code does so for L∞, and goes by L2 unless asked.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ from deid.imaging.codec.form import (
     Form,
 )
 from deid.imaging.codec.quality import jpeg_quality
-from deid.imaging.codec.read import decode
+from deid.imaging.codec.read import TooLarge, decode
 from deid.imaging.codec.write import encode
 from deid.imaging.formats import FORMAT_OF, SUFFIXES
 
@@ -27,6 +27,7 @@ __all__ = [
     "SUFFIXES",
     "Decoded",
     "Form",
+    "TooLarge",
     "decode",
     "encode",
     "jpeg_quality",

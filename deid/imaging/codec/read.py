@@ -34,20 +34,31 @@ _KEEP_OPAQUE = ("PNG", "TIFF", "BMP")
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 258, 262
 
 
-def decode(data: bytes, name: str, keep: Keep = NOTHING, first_frame_only: bool = False) -> Decoded:
+class TooLarge(DeidError):
+    """A picture has more pixels than it may have."""
+
+
+def decode(
+    data: bytes,
+    name: str,
+    keep: Keep = NOTHING,
+    first_frame_only: bool = False,
+    most: int = MAX_PIXELS,
+) -> Decoded:
     """Decode `data`; a `DeidError` with `name` for anything that is not a whole, sane picture.
 
     The content decides what it is, not a suffix. Of `keep`, what the picture has goes to its form.
+    One of more than `most` pixels is `TooLarge`, and never unpacked.
     A film or a file of several pages is refused, unless `first_frame_only`: the others are lost.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it; half a picture hides faces
     try:
         _quiet()
         with Image.open(io.BytesIO(data), formats=_formats(data)) as image:
-            _check_size(image, name)
+            _check_size(image, name, most)
             if not first_frame_only:
                 _check_frames(image, data, name)
-            return _read(image, data, name, keep)
+            return _read(image, data, name, keep, most)
     except DeidError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -78,16 +89,16 @@ def _formats(data: bytes) -> tuple[str, ...]:
     return ("AVIF", "HEIF")
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, most: int) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise _too_large(name, f"{width} x {height} pixels")
+    if width * height > min(most, MAX_PIXELS) or max(width, height) > MAX_SIDE:
+        raise _too_large(name, f"{width} x {height} pixels", most)
 
 
-def _too_large(name: str, size: str) -> DeidError:
-    return DeidError(
-        f"{name}: {size} are too many (at most {MAX_PIXELS:,}, and {MAX_SIDE:,} on a side); "
-        "scale it down first"
+def _too_large(name: str, size: str, most: int = MAX_PIXELS) -> TooLarge:
+    return TooLarge(
+        f"{name}: {size} are too many (at most {min(most, MAX_PIXELS):,}, and {MAX_SIDE:,} on a "
+        "side); scale it down first"
     )
 
 
@@ -159,10 +170,10 @@ def _lost(image: Image.Image, data: bytes) -> Iterator[str]:
         yield f"{depth} bits became 8"
 
 
-def _read(image: Image.Image, data: bytes, name: str, keep: Keep) -> Decoded:
+def _read(image: Image.Image, data: bytes, name: str, keep: Keep, most: int) -> Decoded:
     facts, form = _facts(image, data, keep), _form(image, data)
     image.load()
-    _check_size(image, name)  # HEIC tells its true size only now
+    _check_size(image, name, most)  # HEIC tells its true size only now
     pixels, alpha, samples = _arrays(image, data, facts)
     notes = facts.notes
     if facts.sixteen and samples is None:

@@ -154,5 +154,7 @@ def alae(world: World, data: Path, steps: int) -> RivalTask:
     """Its training, where the world's generator draws what E sees; `DeidError` elsewhere."""
     if world.resolutions != (SIDE,):
         raise DeidError(f"alae: G draws {SIDE} px; the world {world.name} has no such generator")
-    schedule = Schedule(steps, batch_size=8, learning_rate=2e-3, averaging=0.995, bfloat16=False)
+    schedule = Schedule(
+        steps, batch_size=8, learning_rate=2e-3, weight_decay=0.0, averaging=0.995, bfloat16=False
+    )
     return ALAETask("alae", world, data, schedule)

@@ -16,6 +16,7 @@ loss, which counts where a head turns by tens of degrees; faces aligned by their
 takes L_perc in two VGG-19 of identity and of attributes; here it is 1 − cos in En_id of `JUDGED`
 pictures of a batch, and an L1 of differences between neighboring pixels; errors count up to four
 times near landmarks. λ_pixel is 1 and λ_adv 0.01 (0.1 and 0.001), since L_perc is so much weaker.
+En_id has no part in L(G_c).
 S_r has a cross-entropy of weight 1 (an L1 of weight 0.1, under which it stays empty in so short a
 training). S_t is drawn from landmarks (`face_regions`), for there are no labels, so hair over a
 brow counts as face. Where a person has one picture, and in every second pair elsewhere, I_s is I_t

@@ -147,5 +147,7 @@ class InfoGANTask(RivalTask):
 
 
 def infogan(world: World, data: Path, steps: int) -> RivalTask:
-    schedule = Schedule(steps, batch_size=32, learning_rate=1e-3, averaging=0.99, bfloat16=False)
+    schedule = Schedule(
+        steps, batch_size=32, learning_rate=1e-3, weight_decay=0.0, averaging=0.99, bfloat16=False
+    )
     return InfoGANTask("infogan", world, data, schedule)

@@ -1,6 +1,8 @@
 """What the trainings of all learned rivals have in common."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,11 @@ class RivalTask(Task):
         super().__init__(name, schedule)
         self.world, self.pictures = world, Pictures(data)
         self.batches = Batches(self.pictures.split(), schedule, self.stream)
+
+    def recipe(self) -> dict[str, Any]:
+        """With the pictures, and the networks that it learns from."""
+        drawn = {"pictures": asdict(self.pictures.settings), "world": self.world.trained_for}
+        return super().recipe() | drawn
 
     @property
     def validation(self) -> NDArray[np.int64]:
