@@ -1,7 +1,7 @@
 """A made face takes the light and color of the place it goes to, and ends there without a seam.
 
 Both corrections are smooth fields of low order, worked out on a small grid: they carry the light
-and the skin's tone, and nothing by which a person is known.
+and the skin's tone, and little by which a person is known.
 """
 
 from dataclasses import dataclass
@@ -29,13 +29,14 @@ class Place:
     """Where a face goes, over one window: `old float32 [h,w,3]`, what is there; `alpha [h,w]`, 1
     over the face; `skin [h,w]`, 1 on cheeks, nose and mouth; `jaw [h,w]`, 1 below the eyes, where
     a face ends before what is behind it, 0 above, where it goes on into hair; the FFHQ square's
-    `side`."""
+    `side`; `spread`, of it: how far along the edge colors are averaged."""
 
     old: Picture
     alpha: Picture
     skin: Picture
     jaw: Picture
     side: float
+    spread: float = SPREAD
 
 
 def blend_in(new: Picture, place: Place) -> Picture:
@@ -88,8 +89,9 @@ def close_seam(new: Picture, place: Place, seen: Picture | None = None) -> Pictu
         return new
     inside = cv2.distanceTransform(whole, cv2.DIST_L2, 5)
     ring = (inside <= max(1.0, BAND * place.side)).astype(np.float32)
-    there = _carried(place.old, ring, place.side)
-    shift = there - _carried(new if seen is None else seen, ring, place.side)
+    reach = place.spread * place.side
+    there = _carried(place.old, ring, reach)
+    shift = there - _carried(new if seen is None else seen, ring, reach)
     # No further than to the color that was there: dark hair that is lightened at the edge must
     # not light up the skin beside it.
     most = np.abs(there - new) * (np.sign(there - new) == np.sign(shift))
@@ -101,12 +103,13 @@ def close_seam(new: Picture, place: Place, seen: Picture | None = None) -> Pictu
     return np.asarray(new + (fade * fade * (3 - 2 * fade))[..., None] * shift, dtype=np.float32)
 
 
-def _carried(picture: Picture, ring: Picture, side: float) -> Picture:
-    """The ring's colors `[h,w,3]`, averaged along it and carried on to everywhere."""
+def _carried(picture: Picture, ring: Picture, reach: float) -> Picture:
+    """The ring's colors `[h,w,3]`, averaged over `reach` pixels along it and carried on to
+    everywhere."""
     size = _grid(picture.shape)
     colors = cv2.resize(picture * ring[..., None], size, interpolation=cv2.INTER_AREA)
     weight = cv2.resize(ring, size, interpolation=cv2.INTER_AREA)
-    sigma = max(0.6, SPREAD * side * size[0] / picture.shape[1])
+    sigma = max(0.6, reach * size[0] / picture.shape[1])
     total, spread = np.zeros_like(colors), np.zeros_like(weight)
     for scale, share in ((1.0, 1.0), (3.0, 1e-2), (9.0, 1e-4)):  # far from the ring: the coarse
         total = total + share * cv2.GaussianBlur(colors, (0, 0), sigma * scale)
