@@ -101,8 +101,9 @@ def main() -> None:
 
 def loaded(
     stage_one: Path | None = None, stage_two: Path | None = None, steps: int = 0
-) -> tuple[World, Callable[[str], Anonymizer]]:
-    """The photo world, and what builds a method with the stages given or shipped."""
+) -> tuple[World, Callable[..., Anonymizer]]:
+    """The photo world, and what builds a method with the stages given or shipped, and with changes
+    of `AnonymizeParams`."""
     shipped = shipped_bundle("photo")
     params = shipped.world if shipped else WorldParams(name="photo", truncation=0.7)
     world = load_world(params)
@@ -114,7 +115,11 @@ def loaded(
     if stage_two is None and stage_one is None and shipped and shipped.stage_two.is_dir():
         stage_two = shipped.stage_two
     models = ModelPaths(folder, stage_two)
-    return world, lambda method: build(method, world, models, settings)
+
+    def built(method: str, **changes: Any) -> Anonymizer:
+        return build(method, world, models, settings.model_copy(update=changes))
+
+    return world, built
 
 
 def portraits(folder: Path, count: int) -> Tensor:
