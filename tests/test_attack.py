@@ -33,7 +33,7 @@ from deid.attack.settings import AttackSettings
 from deid.errors import DeidError
 from deid.gate.judges import Judge, Verifier
 from deid.pixels import Pixels, to_pixels, to_tensor
-from deid.storage.protocol import Storage, StorageFailure
+from deid.storage.protocol import Storage, StorageFailure, Unreachable, Unread
 from deid.worlds.world import World
 from tests.conftest import ROOT
 
@@ -337,19 +337,22 @@ def test_what_nobody_searched_is_named_and_no_limit_vouches_for_it(
     (originals / "12").mkdir()
     (originals / "12/damaged.png").write_bytes(b"no picture")
     Image.new("RGB", (96, 64)).save(originals / "12/nobody.png")
+    Image.new("RGB", (96, 64)).save(originals / "12/withheld.png")
+    (outputs / "12").mkdir()
+    Image.new("RGB", (96, 64)).save(outputs / "12/nobody.png")
     first.save(outputs / "stray.png")
     settings = AttackSettings(min_detected=0.95)
     metrics = examine(world, str(originals), str(outputs), tmp_path / "report", settings)
     missing = ["00/0.png", "00/1.png", "11/0.png", "11/1.png", "11/2.png"]
     assert metrics["about"]["missing"] == missing
-    assert metrics["about"]["unexamined"] == ["12/damaged.png", "12/nobody.png"]
+    assert metrics["about"]["unexamined"] == ["12/nobody.png"]  # of the others nothing came
     assert metrics["about"]["strays"] == ["stray.png"]
     assert metrics["utility"]["detected_mini"]["value"] == pytest.approx(31 / 36)
     assert metrics["exceeded"] == [
         "faces found in 86.1% are less than 95.0%",
-        "5 outputs are missing, and nobody searched them (00/0.png, …)",
-        "2 originals show no face, and nobody searched what became of them (12/damaged.png, …)",
-        "1 outputs have no original, and nobody searched them (stray.png)",
+        "nobody searched outputs that are missing: 5 (00/0.png, …)",
+        "nobody searched outputs of originals in which no face was found: 1 (12/nobody.png)",
+        "nobody searched outputs without an original: 1 (stray.png)",
     ]
 
 
@@ -432,6 +435,12 @@ def test_a_picture_that_is_there_twice_is_one_person_among_few_too() -> None:
     assert np.argwhere(np.triu(same, 1)).tolist() == [[0, 5]]
 
 
+def test_originals_that_all_show_one_person_are_refused(world: World, tmp_path: Path) -> None:
+    twice = save(tmp_path / "in", np.stack([rendered()[0]] * 2), lambda i: f"{i}.png")
+    with pytest.raises(DeidError, match="all originals show one person"):
+        examine(world, str(twice), str(twice), tmp_path / "report", AttackSettings())
+
+
 def test_two_recognizers_of_one_name_are_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,21 +465,25 @@ def test_an_output_is_one_originals_only(tmp_path: Path) -> None:
         read_pairs(folders, None, "file")
 
 
-def test_a_storage_that_fails_is_no_missing_output(
-    world: World, originals: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", [StorageFailure, Unread, Unreachable])
+@pytest.mark.parametrize("of_output", [True, False])
+def test_what_could_not_be_read_is_not_missing(
+    world: World,
+    originals: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: type[DeidError],
+    of_output: bool,
 ) -> None:
     from deid.attack import crops
 
     def lost(storage: Storage, name: str, one_frame: bool) -> Pixels:
-        asked.append(name)
-        if len(asked) % 2 == 0:  # its output
-            raise StorageFailure("s3://out: does not answer")
+        if one_frame == of_output:
+            raise failure("s3://out: does not answer")
         return read_picture(storage, name, one_frame)
 
-    asked: list[str] = []
     read_picture = crops.read_picture
     monkeypatch.setattr(crops, "read_picture", lost)
-    with pytest.raises(StorageFailure, match="does not answer"):
+    with pytest.raises(failure, match="does not answer"):
         examine(world, str(originals), str(originals), originals / "report", AttackSettings())
 
 

@@ -1,5 +1,6 @@
 """A batch: killed, starved, odd-named or split, it ends in the same bytes with nothing lost."""
 
+import errno
 import json
 import os
 import random
@@ -504,6 +505,39 @@ def test_a_source_that_goes_away_costs_no_output(
     assert contents(tmp_path / "out") == before
 
 
+def test_files_that_may_not_be_read_end_no_batch_and_cost_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(4):
+        save(tmp_path / f"in/{n}.png", n)
+    run(tmp_path / "in", tmp_path / "out")
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr(run_module, "MOST_UNREACHABLE", 2)
+    opened = os.open
+
+    def forbidden(path: Any, *more: Any, **named: Any) -> int:
+        if Path(path).parent == tmp_path / "in" and Path(path).name != "3.png":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *more, **named)
+
+    for n in range(4):
+        os.utime(tmp_path / f"in/{n}.png", (n, n))
+    monkeypatch.setattr(os, "open", forbidden)
+    assert run(tmp_path / "in", tmp_path / "out").counts == {"quarantined": 3, "done": 1}
+    assert {n for n in contents(tmp_path / "out") if n.endswith(".png")} <= before.keys()
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+
+
+def test_a_dry_run_minds_outputs_and_nothing_else(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    run(tmp_path / "in", tmp_path / "stage")  # a source that was a destination has a .deid, too
+    for folder in ("stage", "look"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "notes.txt").write_text("mine")
+    where = locate(str(tmp_path / "stage"), str(tmp_path / "look"))
+    assert run_batch(where, partial(InProcess, open_preview())).counts["previewed"] == 1
+
+
 def test_previews_go_nowhere_where_outputs_are_wherever_the_records_lie(tmp_path: Path) -> None:
     save(tmp_path / "in/a.png", 1)
     preview = partial(InProcess, open_preview())
@@ -529,9 +563,14 @@ def test_nobodys_own_file_is_taken_for_a_record(tmp_path: Path) -> None:
     save(tmp_path / "in/a.png", 1)
     with pytest.raises(DeidError, match="holds the originals; choose another --audit"):
         locate(str(tmp_path / "in"), str(tmp_path / "out"), BatchSettings(audit=str(tmp_path)))
-    for name, own in (("manifest.jsonl", b'{"file": "cat.jpg"}\n'), ("summary.html", b"<p>mine")):
+    for name, own in (
+        ("manifest.jsonl", b'{"file": "cat.jpg"}\n'),
+        ("summary.html", b"<p>mine"),
+        ("seal.json", b"[]"),
+        ("seal.json", b'{"version": 3}'),
+    ):
         out = tmp_path / f"with {name}"
-        out.mkdir()
+        out.mkdir(exist_ok=True)
         (out / name).write_bytes(own)
         with pytest.raises(DeidError, match=f"{name} is there and is no record of deid's"):
             run(tmp_path / "in", out)
@@ -625,15 +664,28 @@ def test_a_folder_is_not_made_through_a_link(tmp_path: Path) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+SOURCES = {
+    "gate/sweep.py": True,
+    "worlds/world.py": True,
+    "worlds/photo/generator.py": True,
+    "worlds/public/files.py": True,
+    "worlds/photo/pretrain/heads.py": False,
+    "training/stage_one.py": False,
+}
+
+
 def test_a_change_of_the_code_that_shapes_outputs_makes_them_stale(tmp_path: Path) -> None:
     package = tmp_path / "deid"
     shutil.copytree(Path(pipeline_module.__file__).parents[1], package)
     before = pipeline_module.code_sha256(package)
     assert before == pipeline_module.code_sha256()
-    with (package / "gate/sweep.py").open("a") as file:
-        file.write("LIMIT = 1\n")
-    pipeline_module.code_sha256.cache_clear()
-    assert pipeline_module.code_sha256(package) != before
+    for name, stale in SOURCES.items():
+        with (package / name).open("a") as file:
+            file.write("LIMIT = 1\n")
+        pipeline_module.code_sha256.cache_clear()
+        after = pipeline_module.code_sha256(package)
+        assert (after != before) == stale, name
+        before = after
 
 
 def test_a_poison_file_is_quarantined_once_and_told_each_time(tmp_path: Path) -> None:

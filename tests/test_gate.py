@@ -6,6 +6,7 @@ is never believed: it is measured at the places where the faces were known to be
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -458,6 +459,13 @@ def test_a_face_within_anothers_place_that_nobody_touched_is_unhandled(
     handled: list[Any] = [InPlace()]
     assert len(found) == 2
     assert sweep(outsider.picture, final, found, handled, verifier) == [0, 1]
+    asked, points = partial(sweep_module._untouched, outsider.picture), found.points[0]
+    assert asked(final, points, handled[0])
+    assert not asked(255 - final, points, handled[0])
+    for far in (-1e4, 1e4):  # a half face at the edge, of which nothing is in the picture
+        assert not asked(final, points + far, handled[0])
+    handled[0].geometry.square = Square(np.asarray(points, np.float64))
+    assert not asked(final, points, handled[0])
 
 
 def test_the_same_person_twice_is_found_though_first_seen_once(

@@ -138,8 +138,13 @@ def test_a_face_in_the_low_bytes_does_not_leave(pipeline: Pipeline) -> None:
 
 
 def test_sixteen_bits_stay_where_they_hide_nobody(pipeline: Pipeline) -> None:
-    bright = sample("portrait").astype(np.uint16) * 257
-    data = png16(bright)
+    """A photograph, whose low bytes are noise, before a dark and noisy background."""
+    random = np.random.default_rng(0)
+    picture = sample("portrait").astype(np.uint16) << 8
+    picture = np.pad(picture, ((0, 0), (120, 120), (0, 0)))
+    picture[:, :120] = random.integers(0, 700, picture[:, :120].shape)
+    picture[:, -120:] = random.integers(0, 700, picture[:, -120:].shape)
+    data = png16(picture + random.integers(0, 256, picture.shape).astype(np.uint16))
     blank = pipeline.blank_record("a.png", hashlib.sha256(data).hexdigest())
     out, record = pipeline.process(blank, data, ".png")
     assert len(record.faces) == 1

@@ -71,10 +71,12 @@ def see(crops: Crops, networks: Sequence[NamedRecognizer], steps: int = 0) -> Se
     )
 
 
-def attack(seen: Seen, attackers: Collection[str] = ATTACKERS) -> tuple[Searches, dict[str, str]]:
-    """All searches of `attackers` that can be made, and why others cannot, by attacker."""
+def attack(
+    seen: Seen, attackers: Collection[str] = ATTACKERS, same: NDArray[np.bool_] | None = None
+) -> tuple[Searches, dict[str, str]]:
+    """All searches of `attackers` that can be made, and why others cannot, by attacker; whom `same`
+    says to be one person (`one_person`) are no strangers of each other."""
     searches: Searches = {name: {} for name in ATTACKERS if name in attackers}
-    same = one_person(seen.originals, seen.people)
     for name in seen.originals:
         strangers = _strangers(seen, name, same)
         for attacker, found in searches.items():
@@ -93,7 +95,10 @@ def attack(seen: Seen, attackers: Collection[str] = ATTACKERS) -> tuple[Searches
 
 
 def where_it_survives(
-    crops: Crops, networks: Sequence[NamedRecognizer], attackers: Collection[str] = ATTACKERS
+    crops: Crops,
+    networks: Sequence[NamedRecognizer],
+    attackers: Collection[str] = ATTACKERS,
+    same: NDArray[np.bool_] | None = None,
 ) -> dict[str, Searches]:
     """`PARTIAL`, as far as they are among `attackers`, with all but the inside of faces gray
     ("inside"), and with the inside gray, in originals and outputs alike."""
@@ -101,7 +106,7 @@ def where_it_survives(
     for part in ("inside", "outside"):
         originals, outputs = crops.masked(inside=part == "outside")
         masked = replace(crops, originals=originals, outputs=outputs, again=None)
-        parts[part], _ = attack(see(masked, networks), set(PARTIAL) & set(attackers))
+        parts[part], _ = attack(see(masked, networks), set(PARTIAL) & set(attackers), same)
     return parts
 
 
@@ -161,7 +166,7 @@ def _best(similarities: Scores, people: People) -> Scores:
     return person_scores(similarities, people, int(people.max()) + 1)
 
 
-def _strangers(seen: Seen, name: str, same: NDArray[np.bool_]) -> Scores:
+def _strangers(seen: Seen, name: str, same: NDArray[np.bool_] | None) -> Scores:
     """Originals among the originals of all others."""
     before = seen.originals[name]
     return without_own(_best(before @ before.T, seen.people), seen.people, same)

@@ -18,7 +18,7 @@ from deid.imaging.align import Square, crop_face
 from deid.imaging.paste import hull_of_landmarks
 from deid.pixels import Pixels
 from deid.progress import Bar
-from deid.storage.protocol import Storage, StorageFailure
+from deid.storage.protocol import Storage, StorageFailure, Unread
 
 WHOLE = np.array([[0.375, 0.475], [0.625, 0.475], [0.5, 0.6], [0.42, 0.725], [0.58, 0.725]])
 """Five points whose FFHQ square is the whole picture, in its sides."""
@@ -50,7 +50,7 @@ class Crops:
     found: Mapping[str, NDArray[np.bool_]]  # by detector, [A]: of ALL pairs, missing ones too
     notes: Mapping[str, int]  # what was odd, and how often
     missing: tuple[str, ...]  # originals without an output
-    unexamined: tuple[str, ...]  # originals without a face, or that are no picture
+    unexamined: tuple[str, ...]  # originals without a face, or no picture, that have an output
     strays: tuple[str, ...] = ()  # outputs without an original
 
     def masked(self, inside: bool) -> tuple[Pixels, Pixels]:
@@ -119,7 +119,8 @@ class _Reader:
         at = None if original is None else self._place(original)
         output = self._read(self.folders.outputs, pair.output, OUTPUT)
         if original is None or at is None:
-            self.unexamined.append(pair.original)
+            if output is not None:
+                self.unexamined.append(pair.original)
             return
         for name, detector in self.detectors.named.items():
             self.found[name].append(output is not None and _finds(detector, output, at))
@@ -159,7 +160,7 @@ class _Reader:
             return None
         try:
             return read_picture(storage, name, one_frame=kind == OUTPUT)
-        except StorageFailure:
+        except (StorageFailure, Unread):
             raise  # it is there perhaps, and must not count as missing
         except DeidError:
             self._note(kind)

@@ -73,6 +73,8 @@ def text(metrics: Mapping[str, Any]) -> str:
         f"{about['pictures']} outputs of {about['people']} people; {len(about['missing'])} missing"
     )
     lines += [f"note: {warning}" for warning in about["warnings"]]
+    if about["strays"]:
+        lines.append(f"note: outputs without an original, not searched: {len(about['strays'])}")
     if one := about["taken_for_one"]:
         lines.append(
             f"note: {len(one)} pairs of people are one to all recognizers, the first: "

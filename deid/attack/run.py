@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deid.attack.attackers import (
@@ -53,9 +54,9 @@ METRICS, PAGE = "metrics.json", "index.html"
 FILE_SIDE = 256  # at least, for recognizers from files
 FEW = 3  # recognizers that an examination should have
 UNSEARCHED = {
-    "missing": "outputs are missing, and nobody searched them",
-    "unexamined": "originals show no face, and nobody searched what became of them",
-    "strays": "outputs have no original, and nobody searched them",
+    "missing": "outputs that are missing",
+    "unexamined": "outputs of originals in which no face was found",
+    "strays": "outputs without an original",
 }
 """What may not be where there is a limit, by its place in `about`."""
 
@@ -70,8 +71,9 @@ def examine(
     with progress("attack", 3) as bar:
         seen = see(crops, networks, settings.fine_tune if "A2+" in settings.asked else 0)
         bar.advance()
-        searches, left_out = attack(seen, settings.asked)
-        parts = where_it_survives(crops, networks, settings.asked)
+        same = _one_person(seen)
+        searches, left_out = attack(seen, settings.asked, same)
+        parts = where_it_survives(crops, networks, settings.asked, same)
         bar.advance()
         before, after = (describe(world, faces) for faces in (crops.originals, crops.outputs))
         kept, good = utility(world, crops, before, after), quality(world, crops)
@@ -83,7 +85,7 @@ def examine(
     named = settings.called or (originals, outputs)
     metrics: dict[str, Any] = {
         "about": _about(world, named, settings, crops, networks)
-        | {"taken_for_one": _taken_for_one(seen, crops)},
+        | {"taken_for_one": _taken_for_one(same, seen, crops)},
         "best": _best_figures(attacks, chosen),
         "found_by_any": found_by_any(of),
         "attacks": attacks,
@@ -141,19 +143,28 @@ def _unsearched(metrics: Mapping[str, Any], limits: AttackSettings) -> list[str]
     said = []
     for kind, why in UNSEARCHED.items():
         if names := metrics["about"][kind]:
-            said.append(f"{len(names)} {why} ({names[0]}{', …' if len(names) > 1 else ''})")
+            first = f"{names[0]}{', …' if len(names) > 1 else ''}"
+            said.append(f"nobody searched {why}: {len(names)} ({first})")
     for attacker in limits.attackers:
         if why := metrics["not_tried"].get(attacker):
             said.append(f"{attacker} was asked for: {why}")
     return said
 
 
-def _taken_for_one(seen: Seen, crops: Crops) -> list[list[str]]:
+def _one_person(seen: Seen) -> NDArray[np.bool_]:
+    """`one_person`; `DeidError` where that leaves no strangers."""
+    same = one_person(seen.originals, seen.people)
+    if same.all():
+        raise DeidError("all originals show one person; --people or --pairs says who is who")
+    return same
+
+
+def _taken_for_one(same: NDArray[np.bool_], seen: Seen, crops: Crops) -> list[list[str]]:
     """People who are one to all recognizers, by a picture of each; none counts as a stranger of the
     other."""
-    same = np.triu(one_person(seen.originals, seen.people), 1)
     first = np.unique(seen.people, return_index=True)[1]
-    return [[crops.pairs[first[one]].original for one in two] for two in np.argwhere(same)]
+    pairs = np.argwhere(np.triu(same, 1))
+    return [[crops.pairs[first[one]].original for one in two] for two in pairs]
 
 
 def _crops(world: World, folders: Folders, settings: AttackSettings) -> Crops:
@@ -171,6 +182,8 @@ def _crops(world: World, folders: Folders, settings: AttackSettings) -> Crops:
         raise DeidError(
             f"{settings.again}: lacks pictures; anonymize all originals again, with another seed"
         )
+    if settings.pairs:
+        return crops  # a table may choose
     return replace(crops, strays=tuple(strays(folders.outputs, pairs)))
 
 

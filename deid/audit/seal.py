@@ -169,6 +169,12 @@ def is_sealed(read: Read, key: AuditKey | None) -> bool:
         return False
 
 
+def is_seal(content: bytes) -> bool:
+    """Whether a file is a seal of ours, whatever it seals."""
+    body = _json(content.decode(errors="replace"))
+    return isinstance(body, dict) and {"version", "sha256", "algorithm"} <= body.keys()
+
+
 def are_records(manifest: bytes) -> bool:
     """Whether the first line of a manifest is a record of a run, or there is none."""
     first, _, _ = manifest.partition(b"\n")

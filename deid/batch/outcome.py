@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from deid.audit.seal import recorded_name
 from deid.batch.manifest import FileRecord, Line, RunInfo, Versions
 from deid.errors import DeidError
-from deid.storage.protocol import Occupied, Storage, StorageFailure, Unreachable
+from deid.storage.protocol import Occupied, Storage, StorageFailure, Unreachable, Unread
 
 if TYPE_CHECKING:  # the parent of a batch loads no network and need not wait for torch
     from deid.batch.pipeline import Pipeline
@@ -89,8 +89,9 @@ def process_task(
         raise
     except Exception as error:
         record = FileRecord(task.name, "quarantined", error_text(error))
-        if isinstance(error, Unreachable):
-            return _not_reached(task, record)
+        if isinstance(error, Unread):
+            lost = isinstance(error, Unreachable)
+            return replace(_not_read(task, record), unreachable=lost)
         return _quarantined(task, record, destination)
     task = replace(task, version=version)
     record = pipeline.blank_record(task.name, hashlib.sha256(data).hexdigest())
@@ -158,14 +159,14 @@ def _quarantined(task: Task, record: FileRecord, destination: Storage) -> Outcom
     return _outcome(task, record)
 
 
-def _not_reached(task: Task, record: FileRecord) -> Outcome:
+def _not_read(task: Task, record: FileRecord) -> Outcome:
     """Quarantine for now. What an earlier run wrote stays, on record: nobody knows that the input
     is another one than it was."""
     last, version = task.last or {}, task.versions[1] if task.versions else ""
     kept = {name: last[name] for name in ("output", "output_sha256") if last.get(name)}
     if kept:
         record = replace(record, reason=f"{record.reason}; its output of before stays")
-    return replace(_outcome(task, replace(record, **kept), version), unreachable=True)
+    return _outcome(task, replace(record, **kept), version)
 
 
 def _is_free(task: Task, destination: Storage, present: str | None, sha256: str) -> bool:

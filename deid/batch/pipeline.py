@@ -43,7 +43,8 @@ QUALITIES = ("normal", "high")
 KEPT_WITH_KEY = ("sex",)
 """Age and skin, as they are measured, differ from view to view, and pseudonyms would with them."""
 _GROUND = ("diversity.py", "model.py", "pixels.py", "secret.py", "seeds.py", "worlds/donors.py")
-_WORLDS = ("worlds/mini", "worlds/photo", "worlds/public", "worlds/ffhq")
+_PACKAGED = ("worlds/mini/*.py", "worlds/photo/*.py")  # and no code that trains their networks
+_WORLDS = ("worlds/world.py", *_PACKAGED, "worlds/public", "worlds/ffhq")
 SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", *_GROUND, *_WORLDS)
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
 

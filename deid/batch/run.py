@@ -1,9 +1,10 @@
 """A batch: every input brought to exactly one end, from any storage to any storage.
 
-Every input ends as one of: written, quarantined (no output, with a reason), skipped (not a
-picture), or done already. Quarantine copies nothing: the original stays where it is, untouched. A
-batch that was killed, or whose storage failed, resumes when it is run again; what comes of it then
-is the same bytes as if nothing had happened, whichever process did the work and in which order.
+Every input ends as one of: written, quarantined (with a reason), skipped (not a picture), or done
+already. Quarantine copies nothing: the original stays where it is, untouched; no output does,
+unless the input could not be read and nobody knows that it changed. A batch that was killed, or
+whose storage failed, resumes when it is run again; what comes of it then is the same bytes as if
+nothing had happened, whichever process did the work and in which order.
 """
 
 import itertools
@@ -20,6 +21,7 @@ from deid.audit.seal import (
     Read,
     are_records,
     changed_records,
+    is_seal,
     is_sealed,
     is_signed,
     seal,
@@ -27,7 +29,7 @@ from deid.audit.seal import (
 from deid.batch.executor import Executor, InProcess
 from deid.batch.manifest import NAME, PREVIEWS, Journal, Records, is_unfinished
 from deid.batch.outcome import Outcome, content_sha256
-from deid.batch.plan import Inputs, Locations, list_inputs, locate, make_plan
+from deid.batch.plan import Inputs, Locations, list_inputs, locate, make_plan, refusal
 from deid.batch.summary import Summary
 from deid.errors import DeidError
 from deid.progress import progress
@@ -122,8 +124,8 @@ def _refuse_what_is_not_ours(locations: Locations) -> None:
     """A run must overwrite nobody's own files of the audit's names, nor a proof that it cannot
     renew."""
     audit = locations.audit
-    if audit.version(SEAL) is not None:
-        if signing_key() is None and is_signed(audit.read(SEAL)):
+    if audit.version(SEAL) is not None and is_seal(sealed := audit.read(SEAL)):
+        if signing_key() is None and is_signed(sealed):
             raise DeidError(
                 f"{audit}: its records are signed; name the key in DEID_AUDIT_KEY_FILE, or the "
                 "proof would be lost"
@@ -193,7 +195,7 @@ def _keep_previews_apart(locations: Locations, manifest: str, inputs: Inputs) ->
     if manifest == PREVIEWS:
         places = {str(storage): storage for storage in (audit, destination)}.values()
         outputs = _present_outputs(locations, inputs)
-        records = any(place.version(NAME) is not None or Records(place).names() for place in places)
+        records = any(_has_records(place) for place in places)
         if records or outputs:  # of which the records may be elsewhere
             raise DeidError(
                 f"{destination}: holds outputs, and previews show original faces; choose another "
@@ -210,11 +212,17 @@ def _keep_previews_apart(locations: Locations, manifest: str, inputs: Inputs) ->
             previews.discard()
 
 
+def _has_records(place: Storage) -> bool:
+    sealed = place.version(NAME) is not None and are_records(place.read(NAME))
+    return sealed or bool(Records(place).names())
+
+
 def _present_outputs(locations: Locations, inputs: Inputs) -> bool:
     """Whether the destination has a file of an output's name."""
     if locations.single is not None:
         return locations.destination.version(locations.single[1]) is not None
-    return not inputs.files.keys().isdisjoint(locations.destination.list())
+    shared = inputs.files.keys() & locations.destination.list().keys()
+    return any(refusal(name) is None for name in shared)
 
 
 def _remove_gone(

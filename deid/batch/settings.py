@@ -128,7 +128,7 @@ class BatchSettings:
     audit: str | None = option(
         None,
         "Where the records go, if not to the destination (of a single picture: to a hidden folder "
-        "there).",
+        "there); no folder that holds the originals.",
     )
     encryption: str | None = option(
         None, "What S3 encrypts new objects with: AES256, aws:kms or aws:kms:KEY-ID."

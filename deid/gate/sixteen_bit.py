@@ -33,7 +33,7 @@ def without_faces_in_depth(decoded: Decoded, detector: FaceDetector) -> Decoded:
     plain, *lifted = (detector.detect([one])[0] for one in (decoded.pixels, *_lifted(colors)))
     if any(_others(seen, plain) for seen in lifted):
         raise DeidError(
-            "a face shows that the upper 8 of its 16 bits do not tell; stretch its levels first"
+            "a face shows that the upper 8 of its 16 bits do not tell; brighten its shadows first"
         )
     low = (colors & 255).astype(np.uint8)
     if not _others(detector.detect([_rgb(low)])[0], plain):

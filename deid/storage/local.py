@@ -19,6 +19,7 @@ from deid.storage.protocol import (
     Occupied,
     StorageFailure,
     Unreachable,
+    Unread,
     check_size,
     checked,
 )
@@ -31,6 +32,11 @@ LEFT_BEHIND = 3600.0  # seconds, after which nobody writes to a half-written fil
 # The fault of one name; any other failure to write is the storage's, and hits every name.
 _OF_THE_NAME = frozenset(
     {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
+)
+
+# The fault of what holds the files, to read or to write: a disk or a mount that went away.
+_OF_THE_PLACE = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT}
 )
 
 
@@ -96,12 +102,18 @@ class LocalStorage:
                 data = file.read()
                 after = os.fstat(handle)
         except OSError as error:
-            reason = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            kind = DeidError if error.errno == errno.ELOOP else Unreachable
-            raise kind(f"not readable ({reason}); fix it and run again") from None
+            raise self._unread(error) from None
         if _version(before) != _version(after) or len(data) != after.st_size:
             raise DeidError("changed while it was read; run again")
         return data, _version(after)
+
+    def _unread(self, error: OSError) -> DeidError:
+        """What to raise for a file that was not read."""
+        if error.errno == errno.ELOOP:
+            return DeidError("not readable (a symbolic link); fix it and run again")
+        lost = error.errno in _OF_THE_PLACE or not self.root.is_dir()
+        kind = Unreachable if lost else Unread
+        return kind(f"not readable ({error.strerror}); fix it and run again")
 
     def read(self, name: str) -> bytes:
         return self.fetch(name)[0]

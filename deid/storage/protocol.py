@@ -18,8 +18,13 @@ class StorageFailure(DeidError):
     """The storage itself fails (disk full, credentials expired): to continue is of no use."""
 
 
-class Unreachable(DeidError):
-    """A file that is there could not be read this time: no answer, a bad one, or no permission."""
+class Unread(DeidError):
+    """A file could not be read this time: it is gone since, or there is no permission. What it is
+    now nobody knows."""
+
+
+class Unreachable(Unread):
+    """The same for want of an answer, or with a bad one: others will not be read either."""
 
 
 class Occupied(DeidError):
