@@ -422,7 +422,7 @@ def test_an_album_taken_for_strangers_does_not_hide_anybody() -> None:
     assert (same == (truly[:, None] == truly[None])).all()
     outputs = {name: unit(rows + 0.1) for name, rows in originals.items()}
     pixels = np.zeros((120, 3))
-    searches, _ = attack(Seen(taken, originals, outputs, None, pixels), ["A0"])
+    searches, _ = attack(Seen(taken, originals, outputs, None, pixels), ["A0"], same)
     made = hits(searches["A0"]["one"])
     assert made is not None
     assert made.values["tar"].mean() == 1.0  # the others' pictures set no threshold

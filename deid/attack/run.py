@@ -79,8 +79,7 @@ def examine(
         kept, good = utility(world, crops, before, after), quality(world, crops)
         bar.advance()
     of = all_hits(searches)
-    chosen = best(of)
-    attacks = tables(of, settings.seed)
+    chosen, attacks = best(of), tables(of, settings.seed)
     found = by_group(of, chosen, groups(crops, before.person), settings.seed)
     named = settings.called or (originals, outputs)
     metrics: dict[str, Any] = {
