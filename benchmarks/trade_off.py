@@ -129,12 +129,9 @@ def draw(points: Mapping[str, Any], file: Path) -> None:
         for method, title in (NOISE | DIALS).items():
             line = {n: p for n, p in points.items() if n.replace(" ", "-").startswith(f"{method}-")}
             x, y = ([one[axis][0] for one in line.values()] for axis in ("distance", key))
-            axes.plot(x, y, "o-", color=COLORS[method], label=title, markersize=4)
-            for place, name in list(zip(zip(x, y, strict=True), line, strict=True))[
-                :: len(line) - 1
-            ]:
-                dial = name.removeprefix(method)[1:]
-                axes.annotate(dial, place, (3, 4), textcoords="offset points", fontsize=7)
+            dials = [name.removeprefix(method)[1:] for name in line]
+            reach = f"{title}, {'ε' if method in NOISE else 'strength'} {dials[0]} to {dials[-1]}"
+            axes.plot(x, y, "o-", color=COLORS[method], label=reach, markersize=4)
         axes.set_xlabel("perceptual distance to the original (face-api features)")
         axes.set_ylabel(f"{label}, worst judge")
         axes.set_ylim(-0.02, 1.04)

@@ -474,15 +474,21 @@ def test_two_names_that_must_not_be_told_stay_two(tmp_path: Path) -> None:
     assert [recorded_name(line) for line in lines] == lines
 
 
+def done_and_restored(place: Path, count: int) -> dict[str, bytes]:
+    """What a batch of `count` pictures left, whose inputs were restored since: their times are
+    others, so that each is looked at again."""
+    for n in range(count):
+        save(place / f"in/{n}.png", n)
+    run(place / "in", place / "out")
+    for n in range(count):
+        os.utime(place / f"in/{n}.png", (n, n))
+    return contents(place / "out")
+
+
 def test_a_source_that_goes_away_costs_no_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for n in range(3):
-        save(tmp_path / f"in/{n}.png", n)
-    run(tmp_path / "in", tmp_path / "out")
-    before = contents(tmp_path / "out")
-    for n in range(3):
-        os.utime(tmp_path / f"in/{n}.png", (n, n))  # as a restore does: each is looked at again
+    before = done_and_restored(tmp_path, 3)
     fetch = LocalStorage.fetch
 
     def gone(self: LocalStorage, name: str, limit: int | None = None) -> tuple[bytes, str]:
@@ -508,10 +514,7 @@ def test_a_source_that_goes_away_costs_no_output(
 def test_files_that_may_not_be_read_end_no_batch_and_cost_no_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for n in range(4):
-        save(tmp_path / f"in/{n}.png", n)
-    run(tmp_path / "in", tmp_path / "out")
-    before = contents(tmp_path / "out")
+    before = done_and_restored(tmp_path, 4)
     monkeypatch.setattr(run_module, "MOST_UNREACHABLE", 2)
     opened = os.open
 
@@ -520,8 +523,6 @@ def test_files_that_may_not_be_read_end_no_batch_and_cost_no_output(
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened(path, *more, **named)
 
-    for n in range(4):
-        os.utime(tmp_path / f"in/{n}.png", (n, n))
     monkeypatch.setattr(os, "open", forbidden)
     assert run(tmp_path / "in", tmp_path / "out").counts == {"quarantined": 3, "done": 1}
     assert {n for n in contents(tmp_path / "out") if n.endswith(".png")} <= before.keys()

@@ -77,7 +77,7 @@ def text(metrics: Mapping[str, Any]) -> str:
         lines.append(f"note: outputs without an original, not searched: {len(about['strays'])}")
     if one := about["taken_for_one"]:
         lines.append(
-            f"note: {len(one)} pairs of people are one to all recognizers, the first: "
+            f"note: pairs of people who are one to all recognizers: {len(one)}, the first "
             f"{' and '.join(one[0])}; --people or --pairs says who is who"
         )
     width = max(len(name) for name in (*about["recognizers"], "all together")) + 2

@@ -36,8 +36,8 @@ RAISED = 0.35 * np.array(
 FACE_SPREAD = 0.1
 """Of the square's side, along which the colors at the edge are averaged where a face ends in the
 person's own skin. What they tell in detail helps to know the person again: of 200 portraits, the
-new faces alone, MobileFace finds 13 % at a third of this, 8 % so, and 7 % without them; the seams
-of the first 100 are 1.3 and 1.7 ΔE2000."""
+new faces alone, MobileFace finds 13 % at a third of this, 8 % so, and 7 % without them (nor grain);
+the seams of the first 100 are 1.3 and 1.7 ΔE2000."""
 ROUNDNESS = 3.0  # exponent of a superellipse: 2 is an ellipse, a rectangle is beyond all
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 
