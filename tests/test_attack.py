@@ -351,9 +351,47 @@ def test_what_nobody_searched_is_named_and_no_limit_vouches_for_it(
     assert metrics["exceeded"] == [
         "faces found in 86.1% are less than 95.0%",
         "nobody searched outputs that are missing: 5 (00/0.png, …)",
-        "nobody searched outputs of originals in which no face was found: 1 (12/nobody.png)",
+        "nobody searched outputs of which a face could not be looked at: 1 (12/nobody.png)",
         "nobody searched outputs without an original: 1 (stray.png)",
     ]
+
+
+def two_by_two(faces: Pixels) -> list[Pixels]:
+    """Pictures of two people, the first the larger."""
+    large, small = faces[0::2], faces[1::2]
+    sides = ((large, 256), (small, 128))
+    rows = [[cv2.resize(face, (side, side)) for face in one] for one, side in sides]
+    return [
+        np.concatenate([first, np.pad(second, ((0, 128), (0, 0), (0, 0)), "edge")], axis=1)
+        for first, second in zip(*rows, strict=True)
+    ]
+
+
+def test_every_face_of_a_picture_is_looked_at_or_said_not_to_be(
+    world: World, tmp_path: Path
+) -> None:
+    from deid.worlds.mini.test_faces import held_out_faces
+
+    people, strangers = (held_out_faces(16, 1, seed).pixels for seed in (5, 77))
+    half_done = people.copy()
+    half_done[0::2] = strangers[0::2]  # the larger one of each picture
+    originals = save(tmp_path / "in", two_by_two(people), lambda i: f"{i}.png")
+    outputs = save(tmp_path / "out", two_by_two(half_done), lambda i: f"{i}.png")
+    Image.open(outputs / "6.png").transpose(Image.Transpose.ROTATE_180).save(outputs / "6.png")
+    Image.open(outputs / "7.png").crop((0, 0, 256, 256)).save(outputs / "7.png")
+    settings = AttackSettings(max_tar=0.9, attackers=("A0",))
+    metrics = examine(world, str(originals), str(outputs), tmp_path / "report", settings)
+    about = metrics["about"]
+    assert (about["pictures"], about["faces"], about["people"]) == (8, 15, 15)
+    assert about["unexamined"] == ["6.png", "7.png"]
+    assert len(about["warnings"]) == 3  # the last picture is cut at its own face as well
+    assert metrics["exceeded"] == [
+        "nobody searched outputs of which a face could not be looked at: 2 (6.png, …)"
+    ]
+    for found in metrics["attacks"]["A0"].values():
+        assert 6 <= found["tar"]["accepted"] <= 8  # the smaller ones of six or seven pictures
+    page = (tmp_path / "report/index.html").read_text()
+    assert "0.png, face 2" in page
 
 
 def found_of(shares: dict[str, float]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The faces to be compared: each original's largest one, and what is now in its place."""
+"""The faces to be compared: those of each original, and what is now in their places."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ WHOLE = np.array([[0.375, 0.475], [0.625, 0.475], [0.5, 0.6], [0.42, 0.725], [0.
 """Five points whose FFHQ square is the whole picture, in its sides."""
 SAME_SHAPE = 0.02  # by which the ratios of two pictures' sides may differ
 MIN_OVERLAP = 0.3  # of a detector's box with the place of the original's face
+LEAST_SIDE = 32  # pixels of a face's box, under which nobody is recognized; the largest face counts
 GRAY, NEARLY_NOBODY = 128, 0.05
 ORIGINAL = "originals that are no picture, not examined"
 OUTPUT = "outputs that are not one whole picture, counted as missing"
@@ -50,7 +51,7 @@ class Crops:
     found: Mapping[str, NDArray[np.bool_]]  # by detector, [A]: of ALL pairs, missing ones too
     notes: Mapping[str, int]  # what was odd, and how often
     missing: tuple[str, ...]  # originals without an output
-    unexamined: tuple[str, ...]  # originals without a face, or no picture, that have an output
+    unexamined: tuple[str, ...]  # originals with an output in which a face was not looked at
     strays: tuple[str, ...] = ()  # outputs without an original
 
     def masked(self, inside: bool) -> tuple[Pixels, Pixels]:
@@ -74,7 +75,7 @@ class Crops:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an original's face is, in shares of its picture's sides."""
+    """Where one of an original's faces is, in shares of its picture's sides."""
 
     points: Points  # [5,2]
     box: Points  # [4]
@@ -89,8 +90,9 @@ class _Place:
 def cut(
     folders: Folders, pairs: Sequence[Pair], detectors: Detectors, placing: Placing, bar: Bar
 ) -> Crops:
-    """Read every picture once and cut out its face; `DeidError` where no two faces are left.
+    """Read every picture once and cut out its faces; `DeidError` where no two faces are left.
 
+    The picture's person is its largest face; each other one is somebody else (`Pair.of_face`).
     An attacker knows where a face was, so an output is cut at the place of the original's face,
     whether or not anything is found there. Where the output has another shape, it is cut at its own
     largest face, else taken as a whole.
@@ -116,23 +118,43 @@ class _Reader:
     def add(self, pair: Pair) -> None:
         """Read a pair, and what was made of it again."""
         original = self._read(self.folders.originals, pair.original, ORIGINAL)
-        at = None if original is None else self._place(original)
+        places = [] if original is None else self._places(original)
         output = self._read(self.folders.outputs, pair.output, OUTPUT)
-        if original is None or at is None:
+        if original is None or not places:
             if output is not None:
                 self.unexamined.append(pair.original)
             return
-        for name, detector in self.detectors.named.items():
-            self.found[name].append(output is not None and _finds(detector, output, at))
+        whole = self._look(pair, output, places)
         if output is None:
             self.missing.append(pair.original)
             return
         again = None
         if self.folders.again is not None:
-            picture = self._read(self.folders.again, pair.again, OUTPUT)
-            again = None if picture is None else self._cut(picture, at)
-        before = crop_face(original, _square(at, original), self.placing.side)
-        self.kept.append((pair, at.points, before, self._cut(output, at), again))
+            again = self._read(self.folders.again, pair.again, OUTPUT)
+        for number, at in enumerate(places if whole else places[:1], 1):
+            before = crop_face(original, _square(at, original), self.placing.side)
+            second = None if again is None else self._cut(again, at)
+            one = pair.of_face(number)
+            self.kept.append((one, at.points, before, self._cut(output, at), second))
+
+    def _look(self, pair: Pair, output: Pixels | None, places: Sequence[_Place]) -> bool:
+        """Note in which places each detector finds a face; whether all can be looked at."""
+        elsewhere = 0
+        for name, detector in self.detectors.named.items():
+            faces = None if output is None else detector.detect([output])[0]
+            seen = [output is not None and _finds(faces, output, at) for at in places]
+            self.found[name] += seen
+            elsewhere += bool(faces is not None and len(faces) > 0 and not any(seen))
+        if output is None:
+            return False
+        if elsewhere > len(self.detectors.named) / 2:
+            self._note("outputs with faces elsewhere than the original's: turned or moved?")
+            self.unexamined.append(pair.original)
+        elif len(places) > 1 and not places[0].fits(output):
+            self._note("outputs of another shape, of whose faces one was looked at")
+            self.unexamined.append(pair.original)
+            return False
+        return True
 
     def crops(self) -> Crops:
         """Everything that was collected."""
@@ -166,41 +188,49 @@ class _Reader:
             self._note(kind)
             return None
 
-    def _place(self, picture: Pixels) -> _Place | None:
-        face = self._largest(picture, "originals with several faces, of which the largest counts")
+    def _places(self, picture: Pixels) -> list[_Place]:
+        """Of the faces of an original, the largest one first."""
+        faces = self._faces(picture)
         height, width = picture.shape[:2]
         size = np.array([width, height], np.float64)
-        if face is None:
+        if not faces:
             if width != height:
                 self._note("originals without a face, not examined")
-                return None
+                return []
             self._note("originals without a detected face, taken as aligned as a whole")
-            return _Place(WHOLE, np.array([0.2, 0.2, 0.8, 0.95]), 1.0)
-        return _Place(face.square.points / size, face.box / np.tile(size, 2), width / height)
+            return [_Place(WHOLE, np.array([0.2, 0.2, 0.8, 0.95]), 1.0)]
+        large = [face for face in faces[1:] if min(face.box[2:] - face.box[:2]) >= LEAST_SIDE]
+        if small := len(faces) - 1 - len(large):
+            self._note(f"faces under {LEAST_SIDE} px beside larger ones, not examined", small)
+        return [
+            _Place(face.square.points / size, face.box / np.tile(size, 2), width / height)
+            for face in (faces[0], *large)
+        ]
 
     def _cut(self, picture: Pixels, at: _Place) -> Pixels:
         if at.fits(picture):
             return crop_face(picture, _square(at, picture), self.placing.side)
-        face = self._largest(picture)
-        if face is None:
+        faces = self._faces(picture)[:1]
+        if not faces:
             self._note("outputs of another shape without a face, compared as a whole")
             whole = Square(WHOLE * np.array(picture.shape[1::-1]))
             return crop_face(picture, whole, self.placing.side)
         self._note("outputs of another shape, cut at their own largest face")
-        return crop_face(picture, face.square, self.placing.side)
+        return crop_face(picture, faces[0].square, self.placing.side)
 
-    def _largest(self, picture: Pixels, note: str = "") -> Geometry | None:
+    def _faces(self, picture: Pixels) -> list[Geometry]:
+        """Placed by their landmarks, the largest first."""
         found = self.detectors.main.detect([picture])[0]
-        if len(found) == 0:
-            return None
-        if len(found) > 1 and note:
-            self._note(note)
-        face = detected(found, int(np.argmax(_areas(found))))
-        placement = place(picture, [face], [True], self.placing)[0]
-        return face if placement.error is not None else placement.geometry
+        order = np.argsort(-_areas(found), kind="stable")
+        faces = [detected(found, int(index)) for index in order]
+        placements = place(picture, faces, [True] * len(faces), self.placing)
+        return [
+            face if placement.error is not None else placement.geometry
+            for face, placement in zip(faces, placements, strict=True)
+        ]
 
-    def _note(self, text: str) -> None:
-        self.notes[text] = self.notes.get(text, 0) + 1
+    def _note(self, text: str, count: int = 1) -> None:
+        self.notes[text] = self.notes.get(text, 0) + count
 
 
 def _square(at: _Place, picture: Pixels) -> Square:
@@ -211,9 +241,8 @@ def _areas(found: Faces) -> NDArray[np.float32]:
     return np.asarray((found.boxes[:, 2:] - found.boxes[:, :2]).clip(0).prod(axis=1))
 
 
-def _finds(detector: FaceDetector, picture: Pixels, at: _Place) -> bool:
-    found = detector.detect([picture])[0]
-    if len(found) == 0 or not at.fits(picture):
-        return len(found) > 0
+def _finds(found: Faces | None, picture: Pixels, at: _Place) -> bool:
+    if found is None or len(found) == 0 or not at.fits(picture):
+        return found is not None and len(found) > 0
     box = at.box * np.tile(np.array(picture.shape[1::-1]), 2)
     return bool((iou(box.astype(np.float32), found.boxes) >= MIN_OVERLAP).any())

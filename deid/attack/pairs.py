@@ -30,6 +30,18 @@ class Pair:
     person: str
     groups: Mapping[str, str] = field(default_factory=dict)
     again: str | None = None
+    face: int = 1  # of the picture, by size
+
+    def of_face(self, number: int) -> "Pair":
+        """The pair of the picture's face of that number: nobody knows whom any but the largest one
+        shows, so each is a person of its own."""
+        if number == 1:
+            return self
+        return replace(self, person=f"{self.original}, face {number}", face=number, groups={})
+
+    def named(self, file: str) -> str:
+        """A file of the pair, and which of its faces."""
+        return file if self.face == 1 else f"{file}, face {self.face}"
 
 
 @dataclass(frozen=True)

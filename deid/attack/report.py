@@ -70,7 +70,8 @@ def text(metrics: Mapping[str, Any]) -> str:
     """The figures that matter, for a terminal."""
     about, lines = metrics["about"], []
     lines.append(
-        f"{about['pictures']} outputs of {about['people']} people; {len(about['missing'])} missing"
+        f"{about['faces']} faces of {about['people']} people in {about['pictures']} outputs; "
+        f"{len(about['missing'])} missing"
     )
     lines += [f"note: {warning}" for warning in about["warnings"]]
     if about["strays"]:
@@ -115,8 +116,12 @@ def _worst(page: Page) -> list[tuple[str, str]]:
     """The outputs that the best attacker finds most clearly: name and picture."""
     chosen = page.best["rank1"]
     rows = worst_cases(page.hits[chosen.attacker][chosen.recognizer], WORST)
+    pairs = page.crops.pairs
     return [
-        (str(page.crops.pairs[row].output), _uri(_jpeg(page.crops.outputs[row]), "jpeg"))
+        (
+            pairs[row].named(str(pairs[row].output)),
+            _uri(_jpeg(page.crops.outputs[row]), "jpeg"),
+        )
         for row in rows
     ]
 

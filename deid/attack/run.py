@@ -55,7 +55,7 @@ FILE_SIDE = 256  # at least, for recognizers from files
 FEW = 3  # recognizers that an examination should have
 UNSEARCHED = {
     "missing": "outputs that are missing",
-    "unexamined": "outputs of originals in which no face was found",
+    "unexamined": "outputs of which a face could not be looked at",
     "strays": "outputs without an original",
 }
 """What may not be where there is a limit, by its place in `about`."""
@@ -110,7 +110,7 @@ def _independent(networks: Sequence[NamedRecognizer]) -> list[str]:
 def _write(out: Path, settings: AttackSettings, page: Page, made: Sequence[Predictions]) -> None:
     content = json.dumps(page.metrics, indent=2) + "\n"
     write_atomically(out / METRICS, content.encode())
-    write_hifd(out / "hifd", [pair.original for pair in page.crops.pairs], made)
+    write_hifd(out / "hifd", [pair.named(pair.original) for pair in page.crops.pairs], made)
     write_page(out / PAGE, page, settings.compare, settings.pictures)
 
 
@@ -163,7 +163,8 @@ def _taken_for_one(same: NDArray[np.bool_], seen: Seen, crops: Crops) -> list[li
     other."""
     first = np.unique(seen.people, return_index=True)[1]
     pairs = np.argwhere(np.triu(same, 1))
-    return [[crops.pairs[first[one]].original for one in two] for two in pairs]
+    shown = [crops.pairs[row] for row in first]
+    return [[shown[one].named(shown[one].original) for one in two] for two in pairs]
 
 
 def _crops(world: World, folders: Folders, settings: AttackSettings) -> Crops:
@@ -221,7 +222,8 @@ def _about(
         "originals": named[0],
         "outputs": named[1],
         "again": settings.again,
-        "pictures": len(crops.pairs),
+        "pictures": len({pair.original for pair in crops.pairs}),
+        "faces": len(crops.pairs),
         "people": len({pair.person for pair in crops.pairs}),
         "missing": list(crops.missing),
         "unexamined": list(crops.unexamined),
