@@ -18,10 +18,16 @@ BLACK = 8.0  # levels added before a ratio is taken: dark pixels say little abou
 WHITE = 255.0
 TIRING = 0.75  # 0: light is a plain gain, which bleaches eyes; 1: odds, which dull a face
 MOST_LIGHT = 1.3  # of what is added on that scale; 1.1 is a gain of three in the dark
-SPREAD = 0.035  # of the FFHQ square's side: how far along the edge colors are averaged
 BAND = 0.03  # of the side: how far into the face colors at its edge are compared
 DEPTH = 0.14  # of the side: how deep into the face the seam's correction reaches
 AT_JAW = 60.0  # levels: about how much of it a jaw takes
+SPREAD, JAW_SPREAD = 0.1, 0.05
+"""Of the FFHQ square's side, along which the colors at the edge are averaged: where a face ends in
+the person's own skin and hair, and where it ends before a background, which varies more. What they
+tell in detail helps to know the person again: of 200 portraits MobileFace finds 13 % by the new
+face alone at a third of this, 8 % so, and 7 % without them (nor grain); the seams of the first 100
+are 1.3 and 1.7 ΔE2000. With forehead and hairline drawn anew it finds 21 % by the whole picture at
+0.035 all around, 16 % so, 7 % without them."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,13 @@ class Place:
     """Where a face goes, over one window: `old float32 [h,w,3]`, what is there; `alpha [h,w]`, 1
     over the face; `skin [h,w]`, 1 on cheeks, nose and mouth; `jaw [h,w]`, 1 below the eyes, where
     a face ends before what is behind it, 0 above, where it goes on into hair; the FFHQ square's
-    `side`; `spread`, of it: how far along the edge colors are averaged."""
+    `side`."""
 
     old: Picture
     alpha: Picture
     skin: Picture
     jaw: Picture
     side: float
-    spread: float = SPREAD
 
 
 def blend_in(new: Picture, place: Place) -> Picture:
@@ -89,9 +94,8 @@ def close_seam(new: Picture, place: Place, seen: Picture | None = None) -> Pictu
         return new
     inside = cv2.distanceTransform(whole, cv2.DIST_L2, 5)
     ring = (inside <= max(1.0, BAND * place.side)).astype(np.float32)
-    reach = place.spread * place.side
-    there = _carried(place.old, ring, reach)
-    shift = there - _carried(new if seen is None else seen, ring, reach)
+    there = _carried(place.old, ring, place)
+    shift = there - _carried(new if seen is None else seen, ring, place)
     # No further than to the color that was there: dark hair that is lightened at the edge must
     # not light up the skin beside it.
     most = np.abs(there - new) * (np.sign(there - new) == np.sign(shift))
@@ -103,9 +107,17 @@ def close_seam(new: Picture, place: Place, seen: Picture | None = None) -> Pictu
     return np.asarray(new + (fade * fade * (3 - 2 * fade))[..., None] * shift, dtype=np.float32)
 
 
-def _carried(picture: Picture, ring: Picture, reach: float) -> Picture:
-    """The ring's colors `[h,w,3]`, averaged over `reach` pixels along it and carried on to
-    everywhere."""
+def _carried(picture: Picture, ring: Picture, place: Place) -> Picture:
+    """The ring's colors `[h,w,3]`, averaged along it and carried on to everywhere."""
+    jaw = place.jaw[..., None]
+    if not jaw.any():
+        return _averaged(picture, ring, SPREAD * place.side)
+    narrow, broad = (_averaged(picture, ring, s * place.side) for s in (JAW_SPREAD, SPREAD))
+    return np.asarray(broad + jaw * (narrow - broad), dtype=np.float32)
+
+
+def _averaged(picture: Picture, ring: Picture, reach: float) -> Picture:
+    """The same, over `reach` pixels."""
     size = _grid(picture.shape)
     colors = cv2.resize(picture * ring[..., None], size, interpolation=cv2.INTER_AREA)
     weight = cv2.resize(ring, size, interpolation=cv2.INTER_AREA)

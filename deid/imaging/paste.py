@@ -33,11 +33,6 @@ FOREHEAD_FEATHER = 0.09  # of it, where a face that ends above its brows goes on
 RAISED = 0.35 * np.array(
     [0.2, 0.6, 0.9, 1.0, 1.0, 1.0, 1.0, 0.9, 0.6, 0.2]
 )  # of the height from nose tip to brows: how far above its landmarks a brow is covered
-FACE_SPREAD = 0.1
-"""Of the square's side, along which the colors at the edge are averaged where a face ends in the
-person's own skin. What they tell in detail helps to know the person again: of 200 portraits, the
-new faces alone, MobileFace finds 13 % at a third of this, 8 % so, and 7 % without them (nor grain);
-the seams of the first 100 are 1.3 and 1.7 ΔE2000."""
 ROUNDNESS = 3.0  # exponent of a superellipse: 2 is an ellipse, a rectangle is beyond all
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 
@@ -204,7 +199,7 @@ def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> 
     skin = _filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
     found, nowhere = find_skin(old, cheeks.astype(np.float32)), np.zeros_like(region.alpha)
     shaded, alpha = found.shaded if found else old, region.alpha
-    place = Place(shaded, alpha, skin.astype(np.float32), nowhere, square.side, FACE_SPREAD)
+    place = Place(shaded, alpha, skin.astype(np.float32), nowhere, square.side)
     lit = match_light(new, place)
     seen = find_skin(lit, cheeks.astype(np.float32))
     if found:
