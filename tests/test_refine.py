@@ -1,5 +1,7 @@
 """Gradient steps on w from M's answer: refinement of a swap, and inversion."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor
 from deid.anonymize import ModelPaths, build
 from deid.anonymize import invert as invert_module
 from deid.anonymize import refine as refine_module
+from deid.anonymize.descent import Descent
 from deid.anonymize.invert import invert
 from deid.anonymize.refine import STEPS, refine
 from deid.anonymize.strangers import Strangers
@@ -21,7 +24,9 @@ from deid.losses import landmark_loss
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.pixels import to_tensor
+from deid.seeds import torch_generator
 from deid.worlds.donors import DonorBank
+from tests.conftest import ROOT
 from tests.toy import ToyContours, toy_world
 from tests.toy_model import save_toy_model
 
@@ -221,3 +226,28 @@ def test_the_parameters_choose_donors_unless_the_run_does() -> None:
     assert _anonymize(RunSettings(donor="alike", anonymize=of_project)).swap_donors == "alike"
     with pytest.raises(DeidError, match="--donor twin: unknown"):
         _anonymize(RunSettings(donor="twin"))
+
+
+def test_a_descent_is_torchs_adam_bit_for_bit() -> None:
+    target = torch.randn(3, 7, generator=torch_generator("test/descent"))
+    ours, theirs = (torch.zeros(3, 7, requires_grad=True) for _ in range(2))
+    descent = Descent(ours, 0.1, (0.8, 0.95), 1e-5)
+    adam = torch.optim.Adam([theirs], 0.1, (0.8, 0.95), 1e-5)
+    for step in range(6):
+        descent.rate = adam.param_groups[0]["lr"] = 0.1 / (1 + step)
+        descent.step((ours - target).square().sum())
+        adam.zero_grad()
+        (theirs - target).square().sum().backward()
+        adam.step()
+    assert torch.equal(ours, theirs)
+
+
+def test_gradient_steps_do_not_wait_for_torchs_compiler() -> None:
+    code = """
+import sys, torch
+from deid.anonymize.refine import descend
+moved = descend(torch.ones(1, 4), lambda w: w.square().sum(), 3, 0.1, 0.0)
+assert (moved < 1).all()
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deid.anonymize.descent import Descent
 from deid.diversity import diversify, draw_changes
 from deid.losses import contour_loss, landmark_loss, opening_loss
 from deid.model import Deidentifier
@@ -102,13 +103,10 @@ def descend(
     with torch.enable_grad():
         moved = torch.zeros_like(start, requires_grad=True)
         # An ε above noise: w+ has components on which no pixel depends.
-        optimizer = torch.optim.Adam([moved], lr=rate, betas=BETAS, eps=1e-5)
+        descent = Descent(moved, rate, BETAS, eps=1e-5)
         for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * (1.0 - (1.0 - LAST_RATE) * step / steps)
-            loss = loss_of(start + moved) + near * (ahead + moved).square().mean()
-            (moved.grad,) = torch.autograd.grad(loss, moved)
-            optimizer.step()
+            descent.rate = rate * (1.0 - (1.0 - LAST_RATE) * step / steps)
+            descent.step(loss_of(start + moved) + near * (ahead + moved).square().mean())
     return start + moved.detach()
 
 

@@ -133,7 +133,9 @@ class _Reader:
             again = self._read(self.folders.again, pair.again, OUTPUT)
         for number, at in enumerate(places if whole else places[:1], 1):
             before = crop_face(original, _square(at, original), self.placing.side)
-            second = None if again is None else self._cut(again, at)
+            second = None  # of another shape, only the largest face is known to be the same
+            if again is not None and (number == 1 or at.fits(again)):
+                second = self._cut(again, at)
             one = pair.of_face(number)
             self.kept.append((one, at.points, before, self._cut(output, at), second))
 

@@ -23,6 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from deid.anonymize.descent import Descent
 from deid.anonymize.refine import one_by_one
 from deid.anonymize.strangers import Strangers
 from deid.worlds.world import World
@@ -77,13 +78,11 @@ class Fawkes:
 
         with torch.enable_grad():
             moved = torch.zeros_like(face, requires_grad=True)
-            optimizer = torch.optim.Adam([moved], lr=RATE)
+            descent = Descent(moved, RATE)
             for _ in range(self.steps):
                 output = cloaked(moved)
                 over = (dssim(face, output)[0] - self.budget).clamp_min(0.0)
-                loss = (self.world.identity(output) - target).norm() + PENALTY * over
-                (moved.grad,) = torch.autograd.grad(loss, moved)
-                optimizer.step()
+                descent.step((self.world.identity(output) - target).norm() + PENALTY * over)
         return self._within(face, lambda share: cloaked(share * moved.detach()))
 
     def _within(self, face: Tensor, cloaked: Callable[[float], Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deid.anonymize.descent import Descent
 from deid.anonymize.refine import one_by_one
 from deid.diversity import diversify, draw_changes
 from deid.faces.alignment import Points
@@ -67,13 +68,12 @@ def _optimized(world: World, face: Tensor, inside: Tensor, seed: int, steps: int
     start = torch.rand(3, generator=random).to(face)[:, None, None] * 2.0 - 1.0
     with torch.enable_grad():
         colors = start.expand_as(face).clone().requires_grad_()
-        optimizer = torch.optim.Adam([colors], lr=RATE)
+        descent = Descent(colors, RATE)
         for step in range(steps):
             changes = draw_changes(1, torch_generator("rivals/overlay changes", step, seed))
             seen = diversify(_laid(face, inside, colors), changes)
-            loss = (world.identity(seen) * known).sum() + KAPPA * variation(colors, inside)
-            (colors.grad,) = torch.autograd.grad(loss, colors)
-            optimizer.step()
+            likeness = (world.identity(seen) * known).sum()
+            descent.step(likeness + KAPPA * variation(colors, inside))
             with torch.no_grad():
                 colors.clamp_(-1.0, 1.0)
     return _laid(face, inside, colors.detach())

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deid.anonymize.descent import Descent
 from deid.anonymize.refine import one_by_one
 from deid.errors import DeidError
 from deid.faces.detection.center import MARGIN
@@ -72,13 +73,11 @@ class Undetected:
 def _hidden(net: nn.Module, face: Tensor, steps: int) -> Tensor:
     with torch.enable_grad():
         delta = torch.zeros_like(face, requires_grad=True)
-        optimizer = torch.optim.Adam([delta], lr=RATE)
+        descent = Descent(delta, RATE)
         for _ in range(steps):
             seen = (face + delta).clamp(-1.0, 1.0)
             found = torch.cat([(z + KAPPA).clamp_min(0.0).flatten() for z in logits(net, seen)])
-            loss = delta.square().mean() + LAMBDA * found.sum()
-            (delta.grad,) = torch.autograd.grad(loss, delta)
-            optimizer.step()
+            descent.step(delta.square().mean() + LAMBDA * found.sum())
             with torch.no_grad():
                 delta.clamp_(-2.0 * EPSILON, 2.0 * EPSILON)
     return (face + delta.detach()).clamp(-1.0, 1.0)
