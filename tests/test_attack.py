@@ -351,7 +351,8 @@ def test_what_nobody_searched_is_named_and_no_limit_vouches_for_it(
     assert metrics["exceeded"] == [
         "faces found in 86.1% are less than 95.0%",
         "nobody searched outputs that are missing: 5 (00/0.png, …)",
-        "nobody searched outputs of which a face could not be looked at: 1 (12/nobody.png)",
+        "nobody searched outputs of which a face could not be looked at, or is elsewhere: 1 "
+        "(12/nobody.png)",
         "nobody searched outputs without an original: 1 (stray.png)",
     ]
 
@@ -379,19 +380,21 @@ def test_every_face_of_a_picture_is_looked_at_or_said_not_to_be(
     outputs = save(tmp_path / "out", two_by_two(half_done), lambda i: f"{i}.png")
     Image.open(outputs / "6.png").transpose(Image.Transpose.ROTATE_180).save(outputs / "6.png")
     Image.open(outputs / "7.png").crop((0, 0, 256, 256)).save(outputs / "7.png")
-    settings = AttackSettings(max_tar=0.9, attackers=("A0",))
+    settings = AttackSettings(max_tar=0.5, attackers=("A0",))
     metrics = examine(world, str(originals), str(outputs), tmp_path / "report", settings)
-    about = metrics["about"]
-    assert (about["pictures"], about["faces"], about["people"]) == (8, 15, 15)
+    about, others = metrics["about"], metrics["others"]
+    assert (about["pictures"], about["people"]) == (8, 8)
     assert about["unexamined"] == ["6.png", "7.png"]
-    assert len(about["warnings"]) == 3  # the last picture is cut at its own face as well
+    assert (others["faces"], others["gallery"]) == (7, 15)
+    assert others["tar"] >= 6 / 7  # all but that of the turned picture
+    assert metrics["best"]["tar"]["value"] <= 0.5, "the larger ones are other people now"
     assert metrics["exceeded"] == [
-        "nobody searched outputs of which a face could not be looked at: 2 (6.png, …)"
+        f"TAR {max(others['tar'], others['tar_calibrated']):.1%} of further faces is more than "
+        "50.0%",
+        "nobody searched outputs of which a face could not be looked at, or is elsewhere: "
+        "2 (6.png, …)",
     ]
-    for found in metrics["attacks"]["A0"].values():
-        assert 6 <= found["tar"]["accepted"] <= 8  # the smaller ones of six or seven pictures
-    page = (tmp_path / "report/index.html").read_text()
-    assert "0.png, face 2" in page
+    assert "Of 7 faces beside" in (tmp_path / "report/index.html").read_text()
 
 
 def found_of(shares: dict[str, float]) -> dict[str, Any]:
@@ -405,6 +408,7 @@ def found_of(shares: dict[str, float]) -> dict[str, Any]:
         "attacks": {"A0": {"judge": {"chance": {"rank1": 0.1}}}},
         "utility": {"detected_mini": {"value": 1.0}},
         "about": {"missing": [], "unexamined": [], "strays": []},
+        "others": {},
         "not_tried": {"A4": "not tried: give --again"},
     }
 

@@ -1,7 +1,7 @@
 """The faces to be compared: those of each original, and what is now in their places."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ WHOLE = np.array([[0.375, 0.475], [0.625, 0.475], [0.5, 0.6], [0.42, 0.725], [0.
 """Five points whose FFHQ square is the whole picture, in its sides."""
 SAME_SHAPE = 0.02  # by which the ratios of two pictures' sides may differ
 MIN_OVERLAP = 0.3  # of a detector's box with the place of the original's face
+APART = 0.1  # of it with any place, below which a detector's box is no face of the original
 LEAST_SIDE = 32  # pixels of a face's box, under which nobody is recognized; the largest face counts
 GRAY, NEARLY_NOBODY = 128, 0.05
 ORIGINAL = "originals that are no picture, not examined"
@@ -45,7 +46,7 @@ class Crops:
     pairs: Sequence[Pair]  # [N], of which output and face are there
     originals: Pixels  # uint8 [N,S,S,3]
     outputs: Pixels  # uint8 [N,S,S,3]
-    again: Pixels | None  # uint8 [N,S,S,3], of a second anonymization
+    again: Pixels | None  # uint8 [M,S,S,3], of a second anonymization: of the M largest faces
     landmarks: NDArray[np.float64]  # [N,68,2], of the originals
     points: NDArray[np.float64]  # [N,5,2], of the originals
     found: Mapping[str, NDArray[np.bool_]]  # by detector, [A]: of ALL pairs, missing ones too
@@ -53,6 +54,18 @@ class Crops:
     missing: tuple[str, ...]  # originals without an output
     unexamined: tuple[str, ...]  # originals with an output in which a face was not looked at
     strays: tuple[str, ...] = ()  # outputs without an original
+
+    def largest(self) -> "Crops":
+        """Each picture's largest face alone."""
+        rows = [row for row, pair in enumerate(self.pairs) if pair.face == 1]
+        return replace(
+            self,
+            pairs=[self.pairs[row] for row in rows],
+            originals=self.originals[rows],
+            outputs=self.outputs[rows],
+            landmarks=self.landmarks[rows],
+            points=self.points[rows],
+        )
 
     def masked(self, inside: bool) -> tuple[Pixels, Pixels]:
         """Originals and outputs, the face itself in gray, or (not `inside`) all but the face.
@@ -109,7 +122,8 @@ class _Reader:
 
     def __init__(self, folders: Folders, detectors: Detectors, placing: Placing) -> None:
         self.folders, self.detectors, self.placing = folders, detectors, placing
-        self.kept: list[tuple[Pair, Points, Pixels, Pixels, Pixels | None]] = []
+        self.kept: list[tuple[Pair, Points, Pixels, Pixels]] = []
+        self.again: list[Pixels | None] = []
         self.found: dict[str, list[bool]] = {name: [] for name in detectors.named}
         self.notes: dict[str, int] = {}
         self.missing: list[str] = []
@@ -133,24 +147,22 @@ class _Reader:
             again = self._read(self.folders.again, pair.again, OUTPUT)
         for number, at in enumerate(places if whole else places[:1], 1):
             before = crop_face(original, _square(at, original), self.placing.side)
-            second = None  # of another shape, only the largest face is known to be the same
-            if again is not None and (number == 1 or at.fits(again)):
-                second = self._cut(again, at)
+            if number == 1:
+                self.again.append(None if again is None else self._cut(again, at))
             one = pair.of_face(number)
-            self.kept.append((one, at.points, before, self._cut(output, at), second))
+            self.kept.append((one, at.points, before, self._cut(output, at)))
 
     def _look(self, pair: Pair, output: Pixels | None, places: Sequence[_Place]) -> bool:
         """Note in which places each detector finds a face; whether all can be looked at."""
         elsewhere = 0
         for name, detector in self.detectors.named.items():
             faces = None if output is None else detector.detect([output])[0]
-            seen = [output is not None and _finds(faces, output, at) for at in places]
-            self.found[name] += seen
-            elsewhere += bool(faces is not None and len(faces) > 0 and not any(seen))
+            self.found[name] += [output is not None and _finds(faces, output, at) for at in places]
+            elsewhere += output is not None and _finds_another(faces, output, places)
         if output is None:
             return False
         if elsewhere > len(self.detectors.named) / 2:
-            self._note("outputs with faces elsewhere than the original's: turned or moved?")
+            self._note("outputs with faces where the original has none: turned or moved?")
             self.unexamined.append(pair.original)
         elif len(places) > 1 and not places[0].fits(output):
             self._note("outputs of another shape, of whose faces one was looked at")
@@ -160,9 +172,10 @@ class _Reader:
 
     def crops(self) -> Crops:
         """Everything that was collected."""
-        if len({pair.person for pair, *_ in self.kept}) < 2:
+        if len({pair.person for pair, *_ in self.kept if pair.face == 1}) < 2:
             raise DeidError("fewer than two people have a face and an output; nothing to compare")
-        pairs, _, originals, outputs, again = zip(*self.kept, strict=True)
+        pairs, _, originals, outputs = zip(*self.kept, strict=True)
+        again = [one for one in self.again if one is not None]
         side = self.placing.side
         whole = Square(WHOLE * side)
         stacked = np.stack(originals)
@@ -170,7 +183,7 @@ class _Reader:
             pairs=pairs,
             originals=stacked,
             outputs=np.stack(outputs),
-            again=None if any(one is None for one in again) else np.stack(again),
+            again=np.stack(again) if len(again) == len(self.again) else None,
             landmarks=self.placing.see(stacked),
             points=np.tile(whole.points_in(side), (len(pairs), 1, 1)),
             found={name: np.array(found) for name, found in self.found.items()},
@@ -246,5 +259,18 @@ def _areas(found: Faces) -> NDArray[np.float32]:
 def _finds(found: Faces | None, picture: Pixels, at: _Place) -> bool:
     if found is None or len(found) == 0 or not at.fits(picture):
         return found is not None and len(found) > 0
-    box = at.box * np.tile(np.array(picture.shape[1::-1]), 2)
-    return bool((iou(box.astype(np.float32), found.boxes) >= MIN_OVERLAP).any())
+    return bool((iou(_box(at, picture), found.boxes) >= MIN_OVERLAP).any())
+
+
+def _finds_another(found: Faces | None, picture: Pixels, places: Sequence[_Place]) -> bool:
+    """Whether a face is found that is none of an original's, large enough to be recognized."""
+    if found is None or len(found) == 0 or not places[0].fits(picture):
+        return False
+    sides = (found.boxes[:, 2:] - found.boxes[:, :2]).min(axis=1)
+    near = np.max([iou(_box(at, picture), found.boxes) for at in places], axis=0)
+    return bool(((sides >= LEAST_SIDE) & (near < APART)).any())
+
+
+def _box(at: _Place, picture: Pixels) -> NDArray[np.float32]:
+    size = np.array(picture.shape[1::-1])
+    return np.asarray(at.box * np.tile(size, 2), dtype=np.float32)

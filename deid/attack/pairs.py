@@ -39,10 +39,6 @@ class Pair:
             return self
         return replace(self, person=f"{self.original}, face {number}", face=number, groups={})
 
-    def named(self, file: str) -> str:
-        """A file of the pair, and which of its faces."""
-        return file if self.face == 1 else f"{file}, face {self.face}"
-
 
 @dataclass(frozen=True)
 class Folders:

@@ -70,8 +70,7 @@ def text(metrics: Mapping[str, Any]) -> str:
     """The figures that matter, for a terminal."""
     about, lines = metrics["about"], []
     lines.append(
-        f"{about['faces']} faces of {about['people']} people in {about['pictures']} outputs; "
-        f"{len(about['missing'])} missing"
+        f"{about['pictures']} outputs of {about['people']} people; {len(about['missing'])} missing"
     )
     lines += [f"note: {warning}" for warning in about["warnings"]]
     if about["strays"]:
@@ -94,6 +93,12 @@ def text(metrics: Mapping[str, Any]) -> str:
         interval = f"{one['low']:.1%} to {one['high']:.1%}"
         who = f"{one['attacker']}, {one['recognizer']}"
         lines.append(f"A5  {heading}: {one['value']:.1%} ({interval}; {who})")
+    if others := metrics["others"]:
+        lines.append(
+            f"faces beside each picture's largest: {others['faces']}, among {others['gallery']}; "
+            f"rank-1 {others['rank1']:.1%}, TAR {others['tar']:.1%}, calibrated "
+            f"{others['tar_calibrated']:.1%}, each of its best attacker (A0, A2)"
+        )
     if donors := metrics["donors"]:
         lines.append(
             "donors: a guess among those for whom each could have been drawn finds "
@@ -116,12 +121,8 @@ def _worst(page: Page) -> list[tuple[str, str]]:
     """The outputs that the best attacker finds most clearly: name and picture."""
     chosen = page.best["rank1"]
     rows = worst_cases(page.hits[chosen.attacker][chosen.recognizer], WORST)
-    pairs = page.crops.pairs
     return [
-        (
-            pairs[row].named(str(pairs[row].output)),
-            _uri(_jpeg(page.crops.outputs[row]), "jpeg"),
-        )
+        (str(page.crops.pairs[row].output), _uri(_jpeg(page.crops.outputs[row]), "jpeg"))
         for row in rows
     ]
 

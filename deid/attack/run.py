@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deid.attack.attackers import (
     ATTACKERS,
+    PARTIAL,
     Searches,
     Seen,
     attack,
@@ -55,7 +56,7 @@ FILE_SIDE = 256  # at least, for recognizers from files
 FEW = 3  # recognizers that an examination should have
 UNSEARCHED = {
     "missing": "outputs that are missing",
-    "unexamined": "outputs of which a face could not be looked at",
+    "unexamined": "outputs of which a face could not be looked at, or is elsewhere",
     "strays": "outputs without an original",
 }
 """What may not be where there is a limit, by its place in `about`."""
@@ -67,7 +68,8 @@ def examine(
     """Write `metrics.json`, `index.html` and `hifd/` to `out`; answer the metrics, whose
     `exceeded` names each limit that does not hold. `DeidError` for what cannot be compared."""
     networks = recognizers(world, settings.recognizers)
-    crops = _crops(world, open_folders(originals, outputs, settings.again), settings)
+    everyone = _crops(world, open_folders(originals, outputs, settings.again), settings)
+    crops = everyone.largest()
     with progress("attack", 3) as bar:
         seen = see(crops, networks, settings.fine_tune if "A2+" in settings.asked else 0)
         bar.advance()
@@ -95,12 +97,32 @@ def examine(
         "donors": _donors(world, seen, crops, settings),
         "utility": {name: asdict(figure) for name, figure in kept.items()},
         "quality": {name: asdict(figure) for name, figure in good.items()},
+        "others": _others(everyone, networks, settings),
         "limits": settings.limits,
     }
     metrics["exceeded"] = exceeded(metrics, settings)
     page = Page(metrics, crops, searches, of, chosen)
     _write(out, settings, page, predictions(seen, _independent(networks), before, after))
     return metrics
+
+
+def _others(
+    everyone: Crops, networks: Sequence[NamedRecognizer], settings: AttackSettings
+) -> dict[str, float]:
+    """What the best attacker finds of the faces beside each picture's largest one, searched among
+    all faces; a figure of their own, for a crowd would hide in one mean who is found."""
+    rows = np.array([pair.face > 1 for pair in everyone.pairs])
+    if not rows.any():
+        return {}
+    seen = see(replace(everyone, again=None), networks)
+    same = one_person(seen.originals, seen.people)
+    found = all_hits(attack(seen, set(PARTIAL) & set(settings.asked), same)[0])
+    every = [one for by_name in found.values() for one in by_name.values()]
+    shares = {
+        figure: max(float(one.values[figure][rows[one.rows]].mean()) for one in every)
+        for figure in ("rank1", "tar", "tar_calibrated")
+    }
+    return {"faces": int(rows.sum()), "gallery": len(np.unique(seen.people)), **shares}
 
 
 def _independent(networks: Sequence[NamedRecognizer]) -> list[str]:
@@ -110,7 +132,7 @@ def _independent(networks: Sequence[NamedRecognizer]) -> list[str]:
 def _write(out: Path, settings: AttackSettings, page: Page, made: Sequence[Predictions]) -> None:
     content = json.dumps(page.metrics, indent=2) + "\n"
     write_atomically(out / METRICS, content.encode())
-    write_hifd(out / "hifd", [pair.named(pair.original) for pair in page.crops.pairs], made)
+    write_hifd(out / "hifd", [pair.original for pair in page.crops.pairs], made)
     write_page(out / PAGE, page, settings.compare, settings.pictures)
 
 
@@ -132,6 +154,14 @@ def exceeded(metrics: Mapping[str, Any], limits: AttackSettings) -> list[str]:
         said.append(f"TAR {tar:.1%} is more than {limits.max_tar:.1%}")
     if limits.min_detected is not None and least < limits.min_detected:
         said.append(f"faces found in {least:.1%} are less than {limits.min_detected:.1%}")
+    if others := metrics["others"]:
+        tar = max(others["tar"], others["tar_calibrated"])
+        for name, share, most in (
+            ("rank-1", others["rank1"], limits.max_rank1),
+            ("TAR", tar, limits.max_tar),
+        ):
+            if most is not None and share > most:
+                said.append(f"{name} {share:.1%} of further faces is more than {most:.1%}")
     if any(limit is not None for limit in limits.limits.values()):
         said += _unsearched(metrics, limits)
     return said
@@ -163,8 +193,7 @@ def _taken_for_one(same: NDArray[np.bool_], seen: Seen, crops: Crops) -> list[li
     other."""
     first = np.unique(seen.people, return_index=True)[1]
     pairs = np.argwhere(np.triu(same, 1))
-    shown = [crops.pairs[row] for row in first]
-    return [[shown[one].named(shown[one].original) for one in two] for two in pairs]
+    return [[crops.pairs[first[one]].original for one in two] for two in pairs]
 
 
 def _crops(world: World, folders: Folders, settings: AttackSettings) -> Crops:
@@ -222,8 +251,7 @@ def _about(
         "originals": named[0],
         "outputs": named[1],
         "again": settings.again,
-        "pictures": len({pair.original for pair in crops.pairs}),
-        "faces": len(crops.pairs),
+        "pictures": len(crops.pairs),
         "people": len({pair.person for pair in crops.pairs}),
         "missing": list(crops.missing),
         "unexamined": list(crops.unexamined),
