@@ -49,7 +49,7 @@ class Crops:
     again: Pixels | None  # uint8 [M,S,S,3], of a second anonymization: of the M largest faces
     landmarks: NDArray[np.float64]  # [N,68,2], of the originals
     points: NDArray[np.float64]  # [N,5,2], of the originals
-    found: Mapping[str, NDArray[np.bool_]]  # by detector, [A]: of ALL pairs, missing ones too
+    found: Mapping[str, NDArray[np.bool_]]  # by detector, [A]: of ALL faces, of missing outputs too
     notes: Mapping[str, int]  # what was odd, and how often
     missing: tuple[str, ...]  # originals without an output
     unexamined: tuple[str, ...]  # originals with an output in which a face was not looked at
