@@ -99,7 +99,7 @@ def measured(
         pixels = list(to_pixels(pictures[state]))
         for name, detector in detectors.items():
             seen = [len(found) > 0 for found in detector.detect(pixels)]
-            rows[f"found, {state}, {name}"] = np.array(seen)
+            rows[f"found, {state}, {name} at {DETECT_SIZE} px"] = np.array(seen)
     return rows
 
 

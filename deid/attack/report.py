@@ -80,13 +80,7 @@ def text(metrics: Mapping[str, Any]) -> str:
             f"note: pairs of people who are one to all recognizers: {len(one)}, the first "
             f"{' and '.join(one[0])}; --people or --pairs says who is who"
         )
-    width = max(len(name) for name in (*about["recognizers"], "all together")) + 2
-    headings = ("rank-1", "rank-5", "FNIR@1%", "cal.", "TAR@0.1%", "cal.")
-    lines.append(f"{'':4}{'':{width}}" + "".join(f"{heading:>10}" for heading in headings))
-    for attacker, found in metrics["attacks"].items():
-        for name, figures in found.items():
-            shares = "".join(f"{figures[figure]['value']:>10.1%}" for figure in COLUMNS)
-            lines.append(f"{attacker:4}{name:{width}}{shares}")
+    lines += _attack_lines(metrics)
     lines += [f"{attacker}  {why}" for attacker, why in metrics["not_tried"].items()]
     for figure, heading in COLUMNS.items():
         one = metrics["best"][figure]
@@ -110,6 +104,18 @@ def text(metrics: Mapping[str, Any]) -> str:
         shown = (f"{one['heading']} {one['value']:.3g}" for one in metrics[part].values())
         lines.append(f"{part}: {'; '.join(shown)}")
     return "\n".join(lines)
+
+
+def _attack_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """A line for each attacker and recognizer, and the headings before them."""
+    width = max(len(name) for name in (*metrics["about"]["recognizers"], "all together")) + 2
+    headings = ("rank-1", "rank-5", "FNIR@1%", "cal.", "TAR@0.1%", "cal.")
+    lines = [f"{'':4}{'':{width}}" + "".join(f"{heading:>10}" for heading in headings)]
+    for attacker, found in metrics["attacks"].items():
+        for name, figures in found.items():
+            shares = "".join(f"{figures[figure]['value']:>10.1%}" for figure in COLUMNS)
+            lines.append(f"{attacker:4}{name:{width}}{shares}")
+    return lines
 
 
 def share(one: Mapping[str, Any]) -> str:

@@ -65,8 +65,7 @@ UNSEARCHED = {
 def examine(
     world: World, originals: str, outputs: str, out: Path, settings: AttackSettings
 ) -> dict[str, Any]:
-    """Write `metrics.json`, `index.html` and `hifd/` to `out`; answer the metrics, whose
-    `exceeded` names each limit that does not hold. `DeidError` for what cannot be compared."""
+    """Write the report to `out`; answer its metrics. `DeidError` for what cannot be compared."""
     networks = recognizers(world, settings.recognizers)
     everyone = _crops(world, open_folders(originals, outputs, settings.again), settings)
     crops = everyone.largest()
@@ -83,10 +82,9 @@ def examine(
     of = all_hits(searches)
     chosen, attacks = best(of), tables(of, settings.seed)
     found = by_group(of, chosen, groups(crops, before.person), settings.seed)
-    named = settings.called or (originals, outputs)
+    about = _about(world, settings.called or (originals, outputs), settings, crops, networks)
     metrics: dict[str, Any] = {
-        "about": _about(world, named, settings, crops, networks)
-        | {"taken_for_one": _taken_for_one(same, seen, crops)},
+        "about": about | {"taken_for_one": _taken_for_one(same, seen, crops)},
         "best": _best_figures(attacks, chosen),
         "found_by_any": found_by_any(of),
         "attacks": attacks,
