@@ -68,7 +68,9 @@ def test_the_summary_is_what_the_reports_say(reports: Made) -> None:
         assert figures["rank1"] >= figures["rank1_A0"] >= 0.0
         assert figures["tar"] == max(report["best"][f]["value"] for f in ("tar", "tar_calibrated"))
         assert figures["detected"] <= 1.0
-        assert figures["missing"] == 0
+        assert figures["missing"] == figures["unexamined"] == 0
+    about = {**report["about"], "unexamined": ["000/0000.png"]}
+    assert summary({**report, "about": about})["unexamined"] == 1
 
 
 def test_a_row_for_each_search_is_kept_for_plots(reports: Made) -> None:

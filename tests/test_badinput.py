@@ -13,6 +13,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -463,7 +464,7 @@ def test_without_good_figures_nothing_is_registered(checkout: Path, change: Chan
 
 @pytest.mark.parametrize("moment", ["packing", "before the version", "after the version"])
 def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
-    registry: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    registry: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
 ) -> None:
     metrics, bundle = metrics_file(registry / "metrics.json"), small_bundle(registry / "bundle")
     client = tracking.mlflow_client()
@@ -477,6 +478,9 @@ def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
         create(*args, **kwargs)
         die()
 
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     with pytest.MonkeyPatch.context() as patch:
         if moment == "packing":
             patch.setattr(tracking.Tracker, "artifact", die)
@@ -493,6 +497,7 @@ def test_a_registration_that_was_killed_is_taken_up_and_never_doubled(
     assert figures >= 20
     assert len(client.search_model_versions("name='face-deid'")) == 1
     assert not list(registry.rglob("*.partial"))
+    assert not list(temporary.iterdir())
     assert attempt() == done
     assert len(runs("register")) == 1
 

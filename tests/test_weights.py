@@ -979,6 +979,11 @@ def test_the_doctor_examines_the_world_of_photographs_unless_asked_otherwise(
         assert code == 1
         assert "the world photo lacks" in out
         assert "`deid weights fetch --world photo --accept-license`" in out
+        listed = {line.split()[2] for line in out.splitlines() if line.startswith("  LACKS")}
+        names = [name for group in needs("photo").values() for name in group]
+        assert listed == {entry.name for entry in with_parts(names)}  # also their other files
+        # The generator's four files are in one archive of 37.6 MB.
+        assert "to download: 169.1 MB" in out
 
 
 def test_the_doctor_says_what_ffhq_lacks_and_would_download(

@@ -113,7 +113,8 @@ def _attacked(
 
 def summary(report: Report) -> dict[str, float]:
     """The figures of a method that say most: what the best attacker finds, and each attacker's best
-    recognizer; faces found by the worst detector; expression, and distance to the original."""
+    recognizer; outputs that are missing, or that nobody could search; faces found by the worst
+    detector; expression, and distance to the original."""
     best, utility, attacks = report["best"], report["utility"], report["attacks"]
     found = {f"rank1_{name}": _most(one, "rank1") for name, one in attacks.items()}
     who = attacks[best["rank1"]["attacker"]][best["rank1"]["recognizer"]]
@@ -122,7 +123,7 @@ def summary(report: Report) -> dict[str, float]:
         **{f"rank1{part}": best["rank1"][key] for part, key in _PARTS.items()},
         "rank1_chance": who["chance"]["rank1"],
         **{f"tar{part}": best[tar][key] for part, key in _PARTS.items()},
-        "missing": len(report["about"]["missing"]),
+        **{name: len(report["about"][name]) for name in ("missing", "unexamined")},
         **found,
         "detected": min(one["value"] for key, one in utility.items() if key.startswith("detected")),
         "expression": utility["expression"]["value"],

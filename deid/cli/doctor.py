@@ -14,7 +14,7 @@ from deid.batch.project import INSTALLED, bundle_at, find_root
 from deid.errors import DeidError
 from deid.params import load_params
 from deid.pool import processors
-from deid.weights.catalog import find, needs, size_text
+from deid.weights.catalog import needs, size_text, with_parts
 from deid.weights.entry import Role, WeightFile
 from deid.weights.fetch import must_accept
 from deid.weights.store import Store, check, default_store, remedy
@@ -104,9 +104,11 @@ class Diagnosis:
     def _downloads(self) -> list[str]:
         if not self.to_fetch:
             return ["nothing to download"]
-        sizes = [entry.download_size for entry in self.to_fetch]
-        more = f", and {sizes.count(None)} of unpublished size" if None in sizes else ""
-        total = size_text(sum(size or 0 for size in sizes))
+        # An archive comes once, however many of the files are in it.
+        sizes = {f.archive or f.name: f.download_size for f in self.to_fetch}
+        unknown = list(sizes.values()).count(None)
+        more = f", and {unknown} of unpublished size" if unknown else ""
+        total = size_text(sum(size or 0 for size in sizes.values()))
         rows = [(f.name, f"{size_text(f.download_size)}, {f.license}") for f in self.to_fetch]
         return [f"to download: {total}{more}", *_pairs(rows)]
 
@@ -135,7 +137,7 @@ def examine(world: str | None, commercial: bool, params: Path | None = None) -> 
     name, store = own.name, default_store()
     commercial = commercial or own.commercial
     wanted = needs(name, commercial, cast(Mapping[Role, tuple[str, ...]], own.files))
-    entries = [(role, find(file)) for role, files in wanted.items() for file in files]
+    entries = [(role, file) for role, names in wanted.items() for file in with_parts(names)]
     findings = [_examine_file(role, entry, store) for role, entry in entries]
     if name == "mini":
         findings = [_examine_mini(network, own.weights) for network in _MINI]

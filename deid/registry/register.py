@@ -99,7 +99,7 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
         if version is None or (work / RUN_ID_FILE).is_file():
             version = _create_version(client, params, bundle, content, read, card, work)
         elif files_state(client, version) in (GONE, CHANGED):
-            _put_back(client, version, bundle, card)
+            _put_back(client, version, bundle, card, work)
         with moving(client, params.model):
             version = client.get_model_version(params.model, version.version)  # as it stands now
             validation = record_figures(client, params, version, read)
@@ -152,9 +152,10 @@ def _create_version(
     card: str,
     work: Path,
 ) -> "ModelVersion":
-    """A version from a run of its own; `work` knows the run of a call that was killed."""
+    """A version from a run of its own; `work` knows the run of a call that was killed, and
+    has what it packed, which the next call removes."""
     with (
-        tempfile.TemporaryDirectory() as scratch,
+        tempfile.TemporaryDirectory(dir=work) as scratch,
         tracked_run("register", params.model_dump(mode="json"), resume=work) as run,
     ):
         if known := _version_with(client, params.model, content):
@@ -173,7 +174,9 @@ def _create_version(
         )
 
 
-def _put_back(client: "MlflowClient", version: "ModelVersion", bundle: Bundle, card: str) -> None:
+def _put_back(
+    client: "MlflowClient", version: "ModelVersion", bundle: Bundle, card: str, work: Path
+) -> None:
     """The files of a version that lost them, of the same content, to where they were."""
     run_id, place = str(version.run_id), str(version.source)
     if place != f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}":
@@ -181,7 +184,7 @@ def _put_back(client: "MlflowClient", version: "ModelVersion", bundle: Bundle, c
             f"{version.name} version {version.version}: its files are gone from {place}, which is "
             "not where its run keeps them; put them back there"
         )
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
         Tracker(client, run_id).artifact(_packed(bundle, Path(scratch), card))
 
 

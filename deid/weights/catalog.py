@@ -151,13 +151,21 @@ def _variants() -> Iterable[tuple[str, Roles]]:
             yield world, _usual(world.removesuffix(_VARIANT), True)
 
 
+_WITHOUT = (
+    ", or do without a generator: `deid run SOURCE DESTINATION --world mini --method blur "
+    "--detector yunet --recognizer foamliu`"
+)
+
+
 def require_commercial(names: Iterable[str]) -> None:
     """Raise DeidError naming the first file, and its license, that commercial use forbids."""
     for entry in map(find, names):
         if not entry.commercial:
+            without = _WITHOUT if entry.role == "generator" else ""
             raise DeidError(
                 f"{entry.name} ({entry.file}): license is {entry.license}, which the commercial "
-                "variant does not allow; choose a file that `deid weights list` marks as commercial"
+                "variant does not allow; choose a file that `deid weights list` marks as "
+                f"commercial{without}"
             )
 
 

@@ -105,6 +105,12 @@ class WeightFile:
         return Path(self.file).is_absolute()
 
     @property
+    def archive(self) -> str:
+        """Address of the archive that the first source has it in, where its size is known."""
+        source = self.sources[0] if self.sources else None
+        return source.url if source and source.size else ""
+
+    @property
     def download_size(self) -> int | None:
         """Bytes the first source sends, where known; of an archive, all of it."""
         return (self.sources[0].size if self.sources else None) or self.size
