@@ -71,7 +71,7 @@ endif
 repro: setup  ## The main job: sample, validate, train, evaluate, register, de-identify the samples.
 	cd $(PROJECT) && dvc repro
 	cd $(PROJECT) && printf '%s\n' $(METHODS) | xargs -P 2 -I {} \
-		deid run $(SAMPLES) out/samples/{} --method {} --jobs 1 $(LOOK)
+		deid run $(SAMPLES) out/samples/{} --method {} --model local --jobs 1 $(LOOK)
 	@echo
 	@echo "In $(PROJECT):"
 	@echo "Report:   reports/index.html"

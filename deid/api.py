@@ -70,8 +70,8 @@ def deidentify(
 
     `root` is where `params.yaml` and `data` are looked for: without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from. `world`: photo,
-    mini or ffhq, with stages trained there or those that come with deid; without it the world of
-    `params.yaml`, or photo.
+    mini or ffhq, with the stages that come with deid, or else those trained there; without it the
+    world of `params.yaml`, or photo.
 
     Raises `DeidError` where the picture cannot be read, has no face (unless `allow_no_face`) or
     cannot be made safe, and where networks are missing.

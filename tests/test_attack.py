@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import hifd
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from deid.attack import scores as scores_module
 from deid.attack.attackers import Seen, attack, one_person
 from deid.attack.crops import GRAY, Crops
 from deid.attack.gaze import EYES, iris_places
+from deid.attack.hifd import Predictions, composite
 from deid.attack.learned import learned_scores
 from deid.attack.pairs import Pair, open_folders, read_pairs
 from deid.attack.recognizers import recognizers
@@ -161,6 +163,35 @@ def test_the_same_examination_gives_the_same_bytes_and_no_picture_unless_asked(
     page = (tmp_path / "index.html").read_text()
     assert "data:image/jpeg" not in page
     assert "and those it is compared with" in page
+
+
+def test_hifd_makes_the_same_of_what_is_written(of_others: Report, tmp_path: Path) -> None:
+    out, metrics = of_others
+    folder, said = out / "hifd", metrics["hifd"]
+    lists = (str(folder / f"{name}.yaml") for name in ("methods", "estimators"))
+    methods, estimators = lists
+    made = hifd.run_pipeline(methods, str(folder), str(tmp_path), estimators_config=estimators)
+    (row,) = made.composite_df.to_dict("records")
+    assert (row["P"], row["U1"]) == pytest.approx((said["P"], said["U1"]))
+    assert said["Q"] is None  # mini's faces are too small for a NIQE
+    assert said["profiles"] == pytest.approx({name: row[name] for name in hifd.DEFAULT_PROFILES})
+    unlike = [{"embedding": [1, 0]}], [{"embedding": [0, 1]}]
+    told = [
+        Predictions("face_embedding", "judge", *unlike),
+        Predictions("age", "En_id", [{"value": 30}], [{"value": 40}]),
+    ]
+    full = composite(told, lpips=0.2, niqe=3.0)
+    assert (full["P"], full["Q"], full["U1"]) == pytest.approx((0.5, 0.5 * 0.8 + 0.5 * 0.4, 0.9))
+
+
+def test_the_worst_group_is_held_against_all_together(of_others: Report) -> None:
+    metrics = of_others[1]
+    for figure in ("rank1", "tar"):
+        worst, groups = metrics["worst_group"][figure], metrics["groups"]
+        assert worst["value"] == groups[worst["kind"]][worst["group"]][figure]["value"]
+        every = [found[figure]["value"] for of in groups.values() for found in of.values()]
+        assert worst["value"] == max(every)
+        assert worst["above"] == worst["value"] - metrics["best"][figure]["value"]
 
 
 def test_what_is_written_for_hifd_holds_the_cosine_and_no_embedding(

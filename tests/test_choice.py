@@ -68,15 +68,20 @@ def test_what_was_trained_here_what_ships_and_any_folder_can_be_chosen(
     monkeypatch.setattr(bundle, "_WORLDS", root / "package")
     write_bundle(shipped, root / "package/mini/shipped")
     (root / "params.yaml").write_text("world: {name: mini}\nregister: {model: other}\n")
-    assert ask(model, None).name == ask(model, "local").name == "local"
+    assert ask(model, None).name == "shipped"  # until somebody chooses what was trained since
+    assert ask(model, "local").name == "local"
     assert ask(model, "local").bundle.stage_one == trained.stage_one
     assert ask(model, "shipped").bundle.stage_one == root / "package/mini/shipped/stage_one"
     folder = ask(model, str(root / "package/mini/shipped"))
     assert folder.content_sha256 == content_sha256(shipped)
     assert folder.bundle.origin.model == "shipped"  # the folder's name, not its place
     assert ask(model, str(root)).bundle.stage_one == trained.stage_one
+    shutil.rmtree(root / "package/mini/shipped")
+    assert ask(model, None).name == "local"
+    write_bundle(shipped, root / "package/mini/shipped")
     shutil.rmtree(trained.stage_one)
-    assert ask(model, None).name == "shipped"
+    with pytest.raises(DeidError, match="nothing was trained"):
+        ask(model, "local")
     assert model_name(root) == "other"
 
 

@@ -162,7 +162,7 @@ def test_a_small_pipeline_of_photographs_runs_where_its_public_files_are(clone: 
     said = repro(project(clone, "", PHOTO))
     for stage in ("data/photo/dvc.yaml:weights", *ENTRIES):
         assert f"Running stage '{stage}'" in said
-    assert bundle_at(clone).stage_one == clone / "data/stage_one"
+    assert bundle_at(clone, trained_there=True).stage_one == clone / "data/stage_one"
     again = repro(clone)
     assert [line for line in again.splitlines() if line.startswith("Running stage")] == [
         "Running stage 'data/photo/dvc.yaml:weights':"  # which looks whether they changed

@@ -1,6 +1,7 @@
 """Which trained stages and which world `deid run` takes, from where it is and what is asked for."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,13 +49,18 @@ def test_where_nothing_was_trained_photographs_get_what_comes_with_deid(
     assert found.anonymize.swap_tries == 3
 
 
-def test_a_project_of_the_world_keeps_its_settings_and_its_own_stages(
+def test_a_project_of_the_world_keeps_its_settings_and_its_own_stages_are_there_to_choose(
     tmp_path: Path, shipped: Path
 ) -> None:
-    untrained = bundle_at(project(tmp_path / "untrained", "photo", trained=False))
-    assert untrained.world.truncation == 0.5
-    assert untrained.stage_one == shipped / "stage_one"
+    untrained = project(tmp_path / "untrained", "photo", trained=False)
+    assert bundle_at(untrained).world.truncation == 0.5
+    for trained_there in (False, True):
+        found = bundle_at(untrained, trained_there=trained_there)
+        assert found.stage_one == shipped / "stage_one"
     root = project(tmp_path / "trained", "photo", trained=True)
+    assert bundle_at(root).stage_one == shipped / "stage_one"
+    assert bundle_at(root, trained_there=True).stage_one == root / "data/stage_one"
+    shutil.rmtree(shipped)
     assert bundle_at(root).stage_one == root / "data/stage_one"
 
 
@@ -79,7 +85,7 @@ def test_another_world_gets_what_a_profile_of_its_name_trained(
     mini = project(root / "profiles/mini", "mini", trained=True)
     found = bundle_at(root, "mini")
     assert (found.stage_one, found.world.truncation) == (mini / "data/stage_one", 0.5)
-    assert bundle_at(root).stage_one == root / "data/stage_one"
+    assert bundle_at(root, trained_there=True).stage_one == root / "data/stage_one"
     (root / "params.yaml").write_text("world: {name: photo, commercial: true}\n")
     assert bundle_at(root, "mini").world.commercial
     (mini / "params.yaml").write_text("world: {name: ffhq}\n")  # not what its folder says

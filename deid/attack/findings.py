@@ -99,13 +99,21 @@ def by_group(
     return made
 
 
-def worst_group(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The group that the best attacker finds most often."""
+def worst_group(
+    groups: Mapping[str, Mapping[str, Any]], best: Mapping[str, Any], figure: str
+) -> dict[str, Any]:
+    """The group of which the best attacker finds or matches most, and how far it is `above` all
+    people together."""
     return max(
         (
-            {"kind": kind, "group": group, **figures["rank1"]}
-            for kind, found in groups.items()
-            for group, figures in found.items()
+            {
+                "kind": kind,
+                "group": group,
+                "above": found[figure]["value"] - best[figure]["value"],
+                **found[figure],
+            }
+            for kind, of_kind in groups.items()
+            for group, found in of_kind.items()
         ),
         key=lambda one: one["value"],
         default={},

@@ -1,6 +1,9 @@
-"""Predictions in the JSON schema 1.0 of HiFD (PyPI `hifd`), which makes its scores of them:
+"""Predictions in the JSON schema 1.0 of HiFD (PyPI `hifd`), and its score under its three profiles.
 
     hifd run-all --methods hifd/methods.yaml --estimators hifd/estimators.yaml --data-dir hifd …
+
+makes P, U1 and a score of these files that leaves quality out: it would take a raw NIQE for its Q.
+`composite` puts Q in by the package's own formula.
 
 Nobody's biometrics are written. HiFD asks for embeddings and landmarks but uses the cosine and the
 distance of each pair only, so each pair of embeddings is given in the plane that it spans, and
@@ -51,6 +54,42 @@ def predictions(
         a, b = ([{"probs": p.tolist()} for p in one.expression] for one in (before, after))
         made.append(Predictions("macro_exp", "metric", a, b, {"class_names": classes}))
     return made
+
+
+def composite(made: Sequence[Predictions], lpips: float, niqe: float | None) -> dict[str, Any]:
+    """HiFD's privacy `P`, quality `Q` (None without a NIQE) and utility `U1` of all samples, and of
+    these the harmonic mean that each `profiles` weighs in its own way.
+
+    HiFD leaves out what nobody measured: here U2 (gaze in three dimensions) and U3 (pulse in a
+    video), and of U1 ethnicity. Its constants are meant for the usual LPIPS and NIQE.
+    """
+    import hifd
+
+    means: dict[str, list[float]] = {}
+    for one in made:
+        pairs = zip(one.original, one.deid, strict=True)
+        scores = [_agreement(one.task, before, after) for before, after in pairs]
+        means.setdefault(one.task, []).append(float(np.mean(scores)))
+    tasks = {task: float(np.mean(of)) for task, of in means.items()}
+    privacy = tasks.pop("face_embedding")
+    useful = float(np.mean(list(tasks.values())))
+    good = None if niqe is None else hifd.quality_score(lpips, niqe)
+    profiles = hifd.compose_profiles(P=privacy, Q=good, U1=useful, U2=None, U3=None)
+    return {"P": privacy, "Q": good, "U1": useful, "profiles": profiles}
+
+
+def _agreement(task: str, before: Any, after: Any) -> float:
+    """HiFD's score of one sample, 0 to 1: of embeddings how unlike, of all else how alike."""
+    import hifd
+
+    if task == "face_embedding":
+        return hifd.privacy_score(before["embedding"], after["embedding"])
+    if task == "landmark":
+        eyes = before["left_eye_center"], before["right_eye_center"]
+        return hifd.score_landmark(before["points"], after["points"], *eyes)
+    if task == "age":
+        return hifd.score_age(before["value"], after["value"])
+    return hifd.score_categorical(before["probs"], after["probs"])
 
 
 def write_hifd(folder: Path, samples: Sequence[str], made: Sequence[Predictions]) -> None:

@@ -32,7 +32,7 @@ from deid.attack.findings import (
     worst_group,
 )
 from deid.attack.groups import groups
-from deid.attack.hifd import Predictions, predictions, write_hifd
+from deid.attack.hifd import Predictions, composite, predictions, write_hifd
 from deid.attack.pairs import Folders, open_folders, read_pairs, strays
 from deid.attack.recognizers import (
     EN_ID,
@@ -43,7 +43,7 @@ from deid.attack.recognizers import (
 )
 from deid.attack.report import Page, write_page
 from deid.attack.settings import AttackSettings
-from deid.attack.utility import describe, quality, utility
+from deid.attack.utility import Reading, describe, quality, utility
 from deid.errors import DeidError
 from deid.gate.place import Placing
 from deid.params import AnonymizeParams
@@ -53,7 +53,7 @@ from deid.worlds.world import World
 
 METRICS, PAGE = "metrics.json", "index.html"
 FILE_SIDE = 256  # at least, for recognizers from files
-FEW = 3  # recognizers that an examination should have
+FEW = 3  # recognizers, and detectors, that an examination should have
 UNSEARCHED = {
     "missing": "outputs that are missing",
     "unexamined": "outputs of which a face could not be looked at, or is elsewhere",
@@ -79,28 +79,32 @@ def examine(
         before, after = (describe(world, faces) for faces in (crops.originals, crops.outputs))
         kept, good = utility(world, crops, before, after), quality(world, crops)
         bar.advance()
+    told = predictions(seen, _independent(networks), before, after)
     of = all_hits(searches)
     chosen, attacks = best(of), tables(of, settings.seed)
+    harm = _best_figures(attacks, chosen)
     found = by_group(of, chosen, groups(crops, before.person), settings.seed)
     about = _about(world, settings.called or (originals, outputs), settings, crops, networks)
+    about["taken_for_one"] = _taken_for_one(same, seen, crops)
     metrics: dict[str, Any] = {
-        "about": about | {"taken_for_one": _taken_for_one(same, seen, crops)},
-        "best": _best_figures(attacks, chosen),
+        "about": about,
+        "best": harm,
         "found_by_any": found_by_any(of),
         "attacks": attacks,
         "not_tried": left_out,
         "where": _where(parts, settings.seed),
         "groups": found,
-        "worst_group": worst_group(found),
+        "worst_group": {f: worst_group(found, harm, f) for f in ("rank1", "tar")},
         "donors": _donors(world, seen, crops, settings),
-        "utility": {name: asdict(figure) for name, figure in kept.items()},
-        "quality": {name: asdict(figure) for name, figure in good.items()},
+        "utility": _figures(kept),
+        "quality": _figures(good),
+        "hifd": _hifd(told, good),
         "others": _others(everyone, networks, settings),
         "limits": settings.limits,
     }
     metrics["exceeded"] = exceeded(metrics, settings)
     page = Page(metrics, crops, searches, of, chosen)
-    _write(out, settings, page, predictions(seen, _independent(networks), before, after))
+    _write(out, settings, page, told)
     return metrics
 
 
@@ -123,6 +127,15 @@ def _others(
     return {"faces": int(rows.sum()), "gallery": len(np.unique(seen.people)), **shares}
 
 
+def _figures(readings: Mapping[str, Reading]) -> dict[str, Any]:
+    return {name: asdict(reading) for name, reading in readings.items()}
+
+
+def _hifd(told: Sequence[Predictions], good: Mapping[str, Reading]) -> dict[str, Any]:
+    natural = good.get("niqe")
+    return composite(told, good["lpips"].value, natural.value if natural else None)
+
+
 def _independent(networks: Sequence[NamedRecognizer]) -> list[str]:
     return [one.name for one in networks if one.part == INDEPENDENT]
 
@@ -130,7 +143,10 @@ def _independent(networks: Sequence[NamedRecognizer]) -> list[str]:
 def _write(out: Path, settings: AttackSettings, page: Page, made: Sequence[Predictions]) -> None:
     content = json.dumps(page.metrics, indent=2) + "\n"
     write_atomically(out / METRICS, content.encode())
-    write_hifd(out / "hifd", [pair.original for pair in page.crops.pairs], made)
+    names = [pair.original for pair in page.crops.pairs]
+    if len(set(names)) < len(names):  # a table may give an original several outputs
+        names = [f"{pair.original} {pair.output}" for pair in page.crops.pairs]
+    write_hifd(out / "hifd", names, made)
     write_page(out / PAGE, page, settings.compare, settings.pictures)
 
 
@@ -245,6 +261,8 @@ def _about(
     warnings = [f"{count} {note}" for note, count in crops.notes.items()]
     if len(networks) < FEW:
         warnings.append(f"{len(networks)} recognizers only: name others with --recognizer")
+    if len(crops.found) < FEW:
+        warnings.append(f"{len(crops.found)} detectors only: name others with --detector")
     return {
         "originals": named[0],
         "outputs": named[1],

@@ -12,6 +12,7 @@ from torch import Tensor
 from deid.attack.crops import Crops
 from deid.attack.gaze import iris_places
 from deid.attack.groups import AgeAndSex, age_and_sex, skin_angles
+from deid.attack.natural import unnaturalness
 from deid.evaluate.columns import Network, networks
 from deid.evaluate.metrics import frechet_distance
 from deid.faces.alignment import INNER
@@ -172,6 +173,10 @@ def quality(world: World, crops: Crops) -> dict[str, Reading]:
         kid = poly_mmd(torch.from_numpy(before), torch.from_numpy(after)).item()
         label = metric.fid_label.replace("FID", "KID")
         figures["kid"] = Reading(label, "↓", float(kid), features)
+    unnatural = unnaturalness(crops.originals, crops.outputs)
+    if unnatural is not None:
+        label = "NIQE, these originals being natural"
+        figures["niqe"] = Reading(label, "↓", float(unnatural.mean()))
     return figures
 
 

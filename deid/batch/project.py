@@ -46,29 +46,30 @@ def find_root() -> Path:
     return here if (here / PARAMS).is_file() else INSTALLED
 
 
-def bundle_at(root: Path, world: str | None = None) -> Bundle:
-    """What there is for `world` at `root`: what the pipeline trained there, else what comes with
-    this package.
+def bundle_at(root: Path, world: str | None = None, trained_there: bool = False) -> Bundle:
+    """What there is for `world` at `root`: what comes with this package, else what the pipeline
+    trained there; with `trained_there`, the other way round.
 
-    Without a `world`, the one in the parameters of `root`; where there are none, photographs.
+    Without a `world`, the one in the parameters of `root`; where there are none, photographs. What
+    comes with this package goes before what was trained in less time, until somebody chooses that.
     """
     file = root / PARAMS
     params = load_params(file) if file.is_file() else Params(world=WorldParams(name="photo"))
     if world not in (None, params.world.name):
-        return _other_world(root, world, params.world.commercial)
+        return _other_world(root, world, params.world.commercial, trained_there)
     bundle = local_bundle(_placed(params, root), root / "data")
-    shipped = None if bundle.stage_one.is_dir() else shipped_bundle(params.world.name)
-    if shipped is None:
+    shipped = shipped_bundle(params.world.name)
+    if shipped is None or (trained_there and bundle.stage_one.is_dir()):
         return bundle
     return replace(shipped, world=bundle.world) if file.is_file() else shipped
 
 
-def _other_world(root: Path, name: str, commercial: bool) -> Bundle:
-    """Of another world than that of `root`: what `make repro PROFILE=NAME` trained, else what comes
-    with this package; under the terms of `root`, too."""
+def _other_world(root: Path, name: str, commercial: bool, trained_there: bool) -> Bundle:
+    """Of another world than that of `root`, where `make repro PROFILE=NAME` trains one; under the
+    terms of `root`, too."""
     known, folder = Params(world=_world_params(name)), root / PROFILES / name
     if (folder / PARAMS).is_file() and load_params(folder / PARAMS).world.name == name:
-        found = bundle_at(folder)
+        found = bundle_at(folder, trained_there=trained_there)
     else:
         nowhere = root / "data" / name  # nothing is trained there
         found = shipped_bundle(name) or local_bundle(_placed(known, root), nowhere)

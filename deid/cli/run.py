@@ -20,16 +20,15 @@ Params = Annotated[
 WorldName = Annotated[
     str | None,
     typer.Option(
-        help="photo, mini (rendered people) or ffhq, with the stages trained here or those that "
-        "come with deid; else the world of the parameters file."
+        help="photo, mini (rendered people) or ffhq; else the world of the parameters file."
     ),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         help="What draws new faces: champion, challenger, previous or a version's number (of the "
-        "registry), shipped, local, or a model's folder; else what was trained here, or what comes "
-        "with deid."
+        "registry), shipped, local (what was trained here), or a model's folder; else shipped, or "
+        "local in a world of which nothing comes with deid."
     ),
 ]
 

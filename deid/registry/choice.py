@@ -6,7 +6,7 @@
     local                               what `dvc repro` left in the project
     PATH                                a model's folder, or a project's
 
-Without any, the project's own stages, else those that ship.
+Without any, the stages that come with deid; of a world that has none, the project's own.
 """
 
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ def chosen(choice: str | None, model: str, root: Path, world: str | None = None)
     were registered, or it is of another world than `world`.
     """
     if choice is None or choice == LOCAL:
-        bundle = bundle_at(root, world)
+        bundle = bundle_at(root, world, trained_there=choice == LOCAL)
         ships = bundle.stage_one.parent == shipped_folder(bundle.world.name)
         if choice == LOCAL and (ships or not bundle.stage_one.is_dir()):
             raise DeidError(
@@ -98,7 +98,7 @@ def _in_folder(folder: Path) -> Bundle:
         if (place / SETTINGS).is_file():
             return read_bundle(place)
     if (folder / PARAMS).is_file():
-        return bundle_at(folder.resolve())
+        return bundle_at(folder.resolve(), trained_there=True)
     raise DeidError(
         f"--model {folder}: neither champion, challenger, previous, shipped, local nor a version's "
         f"number, and no folder with a {SETTINGS} or {PARAMS}; correct it"
