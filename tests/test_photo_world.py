@@ -131,16 +131,16 @@ def test_gradients_reach_w_through_every_network_and_no_weight_changes() -> None
 
 def test_one_w_draws_the_same_face_at_every_resolution() -> None:
     world = photo_world()
-    z = torch.randn(1, 512, generator=torch_generator("resolutions"))
+    z = torch.randn(4, 512, generator=torch_generator("resolutions"))
     with torch.inference_mode():
         w = world.truncated_mapping(z)
-        whole = world.draw(w, 1024)
+        whole = torch.cat([world.draw(one[None], 1024) for one in w])
         assert whole.shape[-1] == 1024
-        for side, least in ((128, 24.0), (256, 27.0), (512, 30.0)):
+        for side, least in ((128, 25.0), (256, 30.0), (512, 34.0)):
             picture, reduced = world.draw(w, side), F.avg_pool2d(whole, 1024 // side)
             assert picture.shape == reduced.shape
-            error = F.mse_loss(picture, reduced)
-            assert 10 * torch.log10(4 / error).item() > least, side
+            errors = (picture - reduced).square().mean(dim=(1, 2, 3))
+            assert 10 * torch.log10(4 / errors).mean().item() > least, side
     assert world.draw(w, 130).shape[-1] == 256  # the next that holds it
     assert world.draw(w).shape[-1] == 128
 
