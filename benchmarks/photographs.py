@@ -5,7 +5,8 @@
 
 PICTURES is a folder of aligned faces, each of another person, none of them seen in training. The
 outputs are those of `deid.anonymize`, before any verification, at 256 px: as they are `made`,
-`fitted` to the landmarks of the face whose place they take, or `pasted` (`--as`). Judges are the
+`fitted` to the landmarks of the face whose place they take, `pasted`, or pasted with forehead and
+hairline (`head`: `--region head`; `--as`). Judges are the
 photo world's held-out recognizers and the files of `--judge` (what `deid.weights.importers` knows);
 none had part in training, the first one is the one that gates look at. Landmarks are En_lnd's,
 which was trained against and fitted to; mouth, eyes and pose are Face Mesh's, trained against as
@@ -20,7 +21,8 @@ well: figures of the expression are those of the objective, not of an independen
 - landmarks: median distance of the inner 51 points to the source's, of the distance between the
   outer corners of the eyes; pose: median angle between the planes of the face;
 - mouth and eyes: correlation of how far they are open with the source's;
-- distance: median of the perceptual distance to the source, in the world's metric features.
+- distance: median of the perceptual distance to the source, in the world's metric features;
+- seam: of what is pasted, mean ΔE2000 across the edge above the original's (`benchmarks.seam`).
 
 Intervals are 95 %, by bootstrap over people.
 """
@@ -37,18 +39,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.seam import seam
 from deid.anonymize import Anonymizer, ModelPaths, build
 from deid.batch.bundle import shipped_bundle
 from deid.faces.detection import build_detector
 from deid.gate.anonymize import bare
+from deid.gate.anonymize import fitted as fitted_head
 from deid.gate.calibration import pair_similarities
-from deid.gate.geometry import Geometry
-from deid.gate.place import Placing
+from deid.gate.geometry import Geometry, replaced_region
+from deid.gate.place import Placing, place
 from deid.imaging.align import Square
 from deid.imaging.fit_landmarks import fit_landmarks
-from deid.imaging.paste import face_region, hull_of_landmarks, paste_face
+from deid.imaging.paste import Region, face_region, hull_of_landmarks, paste, paste_face
 from deid.params import AnonymizeParams, WorldParams
-from deid.pixels import to_pixels, to_tensor
+from deid.pixels import Pixels, to_pixels, to_tensor
 from deid.weights.importers import build as build_network
 from deid.weights.importers import read_checkpoint
 from deid.worlds import load_world
@@ -91,6 +95,8 @@ def main() -> None:
             shown = identity_figures(judges, faces, outputs, alone)
             shown |= found(world, args.detector, outputs)
             shown |= expression_figures(world, faces, outputs)
+            if state in REGIONS:
+                shown["seam"] = interval(seams(world, faces, outputs, before, state), np.mean)
             for name, value in shown.items():
                 print(f"{name:34}" + "  ".join(f"{part:.4f}" for part in np.atleast_1d(value)))
             print(flush=True)
@@ -175,7 +181,42 @@ def pasted(world: World, faces: Tensor, made: Tensor, before: Array) -> Output:
     return to_tensor(pictures), torch.from_numpy(new)
 
 
-STATES = {"made": as_made, "fitted": fitted, "pasted": pasted}
+def with_head(world: World, faces: Tensor, made: Tensor, before: Array) -> Output:
+    """The same with forehead and hairline (`--region head`)."""
+    placing, pictures = Placing(world.landmarks, SIDE, False, "head"), to_pixels(faces)
+    new, square = np.zeros((len(pictures), 1, SIDE, SIDE), np.float32), Square(SIDE * WHOLE)
+    for index, (picture, crop) in enumerate(zip(pictures, to_pixels(made), strict=True)):
+        face, region = head_of(world, picture)
+        paste(picture, fitted_head(crop, face, placing), square, region, True)
+        x0, y0, x1, y1 = region.window
+        new[index, 0, y0:y1, x0:x1] = region.alpha > 0.5
+    return to_tensor(pictures), torch.from_numpy(new)
+
+
+def head_of(world: World, picture: Pixels) -> tuple[Geometry, Region]:
+    """The face of an aligned picture, and what `--region head` replaces of it."""
+    placing = Placing(world.landmarks, SIDE, False, "head")
+    box = SIDE * np.array([0.16, 0.16, 0.84, 0.96])
+    found = Geometry(box, Square(SIDE * WHOLE))
+    face = place(picture, [found], [True], placing)[0].geometry
+    return face, replaced_region(face, "swap", picture.shape)
+
+
+def seams(world: World, faces: Tensor, outputs: Tensor, before: Array, state: str) -> Array:
+    """ΔE2000 across each edge, above the original's, `[N]`."""
+    square, pairs = Square(SIDE * WHOLE), zip(to_pixels(faces), to_pixels(outputs), strict=True)
+    steps = []
+    for (original, output), points in zip(pairs, before, strict=True):
+        region = REGIONS[state](world, original, points)
+        steps.append(seam(original, output, region, square.side))
+    return np.array(steps)
+
+
+REGIONS: Mapping[str, Callable[[World, Pixels, Array], Region]] = {
+    "pasted": lambda _, picture, points: face_region(points, Square(SIDE * WHOLE), picture.shape),
+    "head": lambda world, picture, _: head_of(world, picture)[1],
+}
+STATES = {"made": as_made, "fitted": fitted, "pasted": pasted, "head": with_head}
 
 
 def hulls(before: Array) -> Tensor:
