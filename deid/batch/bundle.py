@@ -10,6 +10,8 @@ from deid.params import AnonymizeParams, WorldParams
 STAGE_ONE, STAGE_TWO = "stage_one", "stage_two"
 SETTINGS = "settings.json"
 WEIGHTS = "weights"
+FIGURES = "metrics.json"
+"""Of stages that ship: what `deid evaluate` says of them."""
 _WORLDS = Path(__file__).resolve().parents[1] / "worlds"
 
 

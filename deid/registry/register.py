@@ -1,21 +1,22 @@
 """Make what was trained and evaluated a version of the registered model.
 
-The first version that passes its gates becomes champion at once: there is nothing to lose to. Equal
-content is the same version, however often it is registered; where its files were lost, they are put
-back. What `dvc exp run` trained becomes a version without an alias.
+Where stages come with deid, they are the first version. The first one that passes its gates
+becomes champion at once: there is nothing to lose to. Equal content is the same version, however
+often it is registered; where its files were lost, they are put back. What `dvc exp run` trained
+becomes a version without an alias.
 """
 
 import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deid import __version__
-from deid.batch.bundle import Bundle
+from deid.batch.bundle import FIGURES, Bundle, shipped_bundle, shipped_folder
 from deid.errors import DeidError
-from deid.params import RegisterParams
+from deid.params import RegisterParams, WorldParams
 from deid.registry.bundle import content_sha256, write_bundle
 from deid.registry.card import INTENDED, model_card
 from deid.registry.files import CHANGED, GONE, files_state
@@ -86,14 +87,48 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
             f"{metrics}: measured on another model, networks or settings than those to be "
             "registered; run `dvc repro evaluate` first"
         )
-    content = content_sha256(bundle)
     client = mlflow_client()
     if out.is_dir():
         raise DeidError(f"{out}: a file belongs here, not a folder; move the folder away")
-    work = out.with_name(out.name + ".partial")
+    _ensure_model(client, params.model)
+    _register_shipped(client, params, bundle.world, out)
+    done = _registered(client, params, bundle, read, out)
+    record = {key: value for key, value in asdict(done).items() if key in RECORDED}
+    write_atomically(out, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+    return done
+
+
+def _register_shipped(
+    client: "MlflowClient", params: RegisterParams, world: WorldParams, out: Path
+) -> None:
+    """The stages that come with deid, in a store that never had a champion; what is trained here is
+    a challenger until it beats them. Not where `world` is set up otherwise than they were measured.
+    """
+    shipped, figures = shipped_bundle(world.name), shipped_folder(world.name) / FIGURES
+    if shipped is None or not figures.is_file() or experiment():
+        return
+    if any(PROMOTED in version.tags for version in versions_of(client, params.model).values()):
+        return
+    bundle, read = replace(shipped, world=world), read_metrics(figures)
+    content = content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize, world)
+    if _but_code(read.measured) == _but_code(content):
+        _registered(client, params, bundle, read, out)
+
+
+def _but_code(measured: Any) -> Any:
+    """What was measured, without the hash in which the code that runs the networks has part: a
+    release is not measured anew for each change of it."""
+    return measured | {"world": {**measured["world"], "networks": None}}
+
+
+def _registered(
+    client: "MlflowClient", params: RegisterParams, bundle: Bundle, read: Metrics, out: Path
+) -> Registration:
+    """`bundle` as a version with these figures; a killed call is taken up beside `out`."""
+    content = content_sha256(bundle)
+    work = out.with_name(f"{out.name}.{content[:8]}.partial")
     prepare(work, content)
     try:
-        _ensure_model(client, params.model)
         version = _version_with(client, params.model, content)
         card = model_card(params.model, bundle, read, params.gates, content)
         if version is None or (work / RUN_ID_FILE).is_file():
@@ -104,12 +139,9 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
             version = client.get_model_version(params.model, version.version)  # as it stands now
             validation = record_figures(client, params, version, read)
             alias = _place(client, params.model, version, validation)
-        done = Registration(params.model, int(version.version), alias, content, validation)
-        record = {key: value for key, value in asdict(done).items() if key in RECORDED}
-        write_atomically(out, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+        return Registration(params.model, int(version.version), alias, content, validation)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return done
 
 
 @store_errors()
