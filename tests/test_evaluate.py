@@ -21,8 +21,16 @@ from deid.anonymize import ModelPaths
 from deid.errors import DeidError
 from deid.evaluate.cells import TABLES, Bench, Cell, face_seeds, measure, pairing, produce
 from deid.evaluate.columns import SELECTING, Column, columns, selecting
-from deid.evaluate.faces import HeldOut, detected, first_of_each, held_out_faces, kept_faces
+from deid.evaluate.faces import (
+    HeldOut,
+    detected,
+    encode,
+    first_of_each,
+    held_out_faces,
+    kept_faces,
+)
 from deid.evaluate.groups import PEOPLE, SCENES, components_of, deidentified, scenes
+from deid.evaluate.measures import Measured, fid, lpips
 from deid.evaluate.metrics import (
     cosine,
     frechet_distance,
@@ -46,7 +54,7 @@ from deid.registry.gates import FIGURES
 from deid.stage_files import content_of
 from deid.worlds.donors import DonorBank
 from tests.dvc_deps import code_of
-from tests.toy import toy_world
+from tests.toy import ToyPerceptual, toy_world
 from tests.toy_model import save_toy_model
 
 WORLD = toy_world()
@@ -321,6 +329,28 @@ def test_every_column_names_its_network_and_what_part_it_had(report: Path) -> No
     page = re.sub(r'src="[^"]*"', "", (report / "index.html").read_text())
     for network in shown.values():
         assert f"{network.name}: {network.part}" in page
+
+
+def test_standard_figures_stand_beside_the_worlds_own_where_their_networks_are(
+    faces: HeldOut,
+) -> None:
+    others = faces.images.flip(0)
+    standard = ToyPerceptual("standard")
+    standard.fid_label, standard.lpips_label = "FID", "LPIPS (AlexNet)"
+    beside = replace(WORLD, standard=standard.eval())
+    made = encode(WORLD, others, 8)
+    found: list[dict[str, float]] = []
+    for world in (WORLD, beside, replace(WORLD, metric_features=standard)):
+        measured = Measured(world, 8, faces, others, encode(world, others, 8), None)
+        found.append({**fid(measured), **lpips(measured)})
+    own, both, alone = found
+    assert both == own | {"fid_standard": both["fid_standard"], "lpips_standard": alone["lpips"]}
+    pooled = [standard.pooled(x).detach().numpy() for x in (faces.images, others)]
+    assert both["fid_standard"] == pytest.approx(frechet_distance(*pooled))
+    assert made.pooled.shape == pooled[0].shape
+    headings = {c.key: c.heading for table in ("table1", "table3") for c in columns(table, beside)}
+    assert (headings["fid_standard"], headings["lpips_standard"]) == ("FID", "LPIPS (AlexNet)")
+    assert "fid_standard" not in {c.key for table in TABLES for c in columns(table, WORLD)}
 
 
 def test_references_stand_where_they_must(metrics: Metrics) -> None:

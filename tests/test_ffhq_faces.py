@@ -14,6 +14,7 @@ from deid.anonymize.gradient import FGSM, PGD
 from deid.errors import DeidError
 from deid.faces.alignment import apply_affine, crop_to_picture, five_points
 from deid.faces.detection.scrfd import Scrfd
+from deid.nets.efficientnet_lite import EfficientNetLite0
 from deid.nets.inception import fid_inception, inception_v3
 from deid.nets.inception_resnet import InceptionResnetV1
 from deid.nets.iresnet import IResNet
@@ -27,6 +28,7 @@ from deid.weights.importers import NETWORKS, build, read_checkpoint
 from deid.worlds.ffhq.world import Files, _perceptual
 from deid.worlds.mini.render.parameters import random_parameters
 from deid.worlds.mini.render.person import person_of
+from deid.worlds.photo.world import _perceptual as _perceptual_of_photo
 from deid.worlds.public.conventions import ARCFACE_POINTS, CONVENTIONS, FFHQ_POINTS, cut
 from deid.worlds.public.faces import Embedder, embedder, expression_trunk, landmarks, perceptual
 from deid.worlds.public.five import FiveLandmarks, shape_from_five
@@ -217,6 +219,18 @@ def test_the_perceptual_network_is_fids_and_lpips_and_says_so() -> None:
     assert distance[0].abs() < 1e-6 < distance[1]
     (slope,) = torch.autograd.grad(distance.sum(), pair)
     assert slope[1].abs().max() > 0
+
+
+def test_photographs_get_standard_figures_where_their_files_are_named() -> None:
+    trunk = ("efficientnet_lite0", EfficientNetLite0())
+    inception, alex = ("fid_inception", fid_inception()), ("lpips", lpips("alex", heads=True))
+    perceptual, standard = _perceptual_of_photo([trunk, inception, alex])
+    assert perceptual.network is trunk[1]
+    assert standard is not None
+    assert (standard.fid_label, standard.lpips_label) == ("FID", "LPIPS (AlexNet)")
+    assert _perceptual_of_photo([trunk])[1] is _perceptual_of_photo([trunk, alex])[1] is None
+    with pytest.raises(DeidError, match="no efficientnet_lite0"):
+        _perceptual_of_photo([inception, alex])
 
 
 def test_what_trains_and_what_measures_are_different_backbones_of_lpips() -> None:

@@ -132,8 +132,8 @@ def _figures(readings: Mapping[str, Reading]) -> dict[str, Any]:
 
 
 def _hifd(told: Sequence[Predictions], good: Mapping[str, Reading]) -> dict[str, Any]:
-    natural = good.get("niqe")
-    return composite(told, good["lpips"].value, natural.value if natural else None)
+    natural, apart = good.get("niqe"), good.get("lpips_standard", good["lpips"])
+    return composite(told, apart.value, natural.value if natural else None)
 
 
 def _independent(networks: Sequence[NamedRecognizer]) -> list[str]:

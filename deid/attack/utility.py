@@ -13,11 +13,11 @@ from deid.attack.crops import Crops
 from deid.attack.gaze import iris_places
 from deid.attack.groups import AgeAndSex, age_and_sex, skin_angles
 from deid.attack.natural import unnaturalness
-from deid.evaluate.columns import Network, networks
+from deid.evaluate.columns import STANDARD, Network, networks
 from deid.evaluate.metrics import frechet_distance
 from deid.faces.alignment import INNER
 from deid.pixels import Pixels, to_tensor
-from deid.worlds.world import World
+from deid.worlds.world import MetricNetwork, World
 
 Rows = NDArray[np.float64]
 BATCH = 16
@@ -155,28 +155,41 @@ def _person(before: AgeAndSex | None, after: AgeAndSex | None) -> dict[str, Read
 
 def quality(world: World, crops: Crops) -> dict[str, Reading]:
     """How near the faces' pictures are to the originals, one by one and as a whole."""
-    from torchmetrics.image.kid import poly_mmd
-
     features, *_ = networks(world)
-    metric = world.metric_features
-    before, after = (
-        _each(world, metric.pooled, faces) for faces in (crops.originals, crops.outputs)
-    )
     noise, likeness = pixel_figures(crops)
-    figures = {
-        "fid": Reading(metric.fid_label, "↓", frechet_distance(before, after), features),
-        "lpips": Reading(metric.lpips_label, "↓", float(distances(world, crops).mean()), features),
+    figures = _compared(world, world.metric_features, features, crops)
+    if world.standard is not None:
+        found = _compared(world, world.standard, STANDARD, crops)
+        figures |= {f"{name}_standard": reading for name, reading in found.items()}
+    figures |= {
         "psnr": Reading("PSNR, dB (at most 99)", "↑", noise),
         "ssim": Reading("SSIM", "↑", likeness),
     }
-    if len(before) >= KID_LEAST:
-        kid = poly_mmd(torch.from_numpy(before), torch.from_numpy(after)).item()
-        label = metric.fid_label.replace("FID", "KID")
-        figures["kid"] = Reading(label, "↓", float(kid), features)
     unnatural = unnaturalness(crops.originals, crops.outputs)
     if unnatural is not None:
         label = "NIQE, these originals being natural"
         figures["niqe"] = Reading(label, "↓", float(unnatural.mean()))
+    return figures
+
+
+def _compared(
+    world: World, metric: MetricNetwork, network: Network, crops: Crops
+) -> dict[str, Reading]:
+    """FID, LPIPS and, of enough pictures, KID."""
+    from torchmetrics.image.kid import poly_mmd
+
+    before, after = (
+        _each(world, metric.pooled, faces) for faces in (crops.originals, crops.outputs)
+    )
+    apart = float(distances(world, crops, metric).mean())
+    figures = {
+        "fid": Reading(metric.fid_label, "↓", frechet_distance(before, after), network),
+        "lpips": Reading(metric.lpips_label, "↓", apart, network),
+    }
+    if len(before) >= KID_LEAST:
+        kid = poly_mmd(torch.from_numpy(before), torch.from_numpy(after)).item()
+        label = metric.fid_label.replace("FID", "KID")
+        figures["kid"] = Reading(label, "↓", float(kid), network)
     return figures
 
 
@@ -198,12 +211,14 @@ def pixel_figures(crops: Crops) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def distances(world: World, crops: Crops) -> Rows:
-    """The perceptual distance of each pair, `[N]`."""
+def distances(world: World, crops: Crops, metric: MetricNetwork | None = None) -> Rows:
+    """The perceptual distance of each pair, `[N]`, in the world's metric features unless another
+    `metric` is given."""
+    network = metric or world.metric_features
     pairs = np.stack([crops.originals, crops.outputs], axis=1)
 
     def compare(stacked: Tensor) -> Tensor:
-        return world.metric_features.distance(stacked[::2], stacked[1::2])
+        return network.distance(stacked[::2], stacked[1::2])
 
     return _each(world, compare, pairs.reshape(-1, *pairs.shape[2:]))
 

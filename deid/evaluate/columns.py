@@ -42,13 +42,18 @@ class Column:
 ARTIFACTS = "artifacts_rate"
 """Not in metrics.json: people say it, in `deid study`."""
 
+STANDARD = Network("standard", "no part in training or selection")
 PEOPLE = Network("people", "raters of a study; ± over raters")
 
 
 def columns(table: str, world: World) -> list[Column]:
     """What `table` shows; metrics.json has more."""
     features, recognizers, encoder, detector = networks(world)
-    fid = Column("fid", world.metric_features.fid_label, "↓", 2, network=features)
+    fid = [Column("fid", world.metric_features.fid_label, "↓", 2, network=features)]
+    lpips = [Column("lpips", world.metric_features.lpips_label, "↓", network=features)]
+    if (standard := world.standard) is not None:
+        fid.append(Column("fid_standard", standard.fid_label, "↓", 2, network=STANDARD))
+        lpips.append(Column("lpips_standard", standard.lpips_label, "↓", network=STANDARD))
     privacy = [
         Column("id_similarity", "ID similarity", "↓", network=recognizers),
         Column("reidentification", "re-identified, worst", "↓", 1, True, recognizers),
@@ -58,21 +63,21 @@ def columns(table: str, world: World) -> list[Column]:
             Column("detect_rate", "face detected", "↑", 1, True, detector),
             *privacy,
             Column("id_similarity_attacked", "ID similarity, attacked", "↓", network=encoder),
-            fid,
+            *fid,
             Column(ARTIFACTS, "artifacts rate", "↓", network=PEOPLE, missing="not rated"),
         ]
     if table == "table2":
         donor, expression = "similarity to donor", "target expression loss"
         return [
-            fid,
+            *fid,
             Column("source_id_loss", "source identity loss", "↓", 4, network=encoder),
             Column("source_id_similarity", donor, "↑", network=recognizers),
             Column("target_expression_loss", expression, "↓", network=features),
             *privacy,
         ]
     return [
-        fid,
-        Column("lpips", world.metric_features.lpips_label, "↓", network=features),
+        *fid,
+        *lpips,
         Column("id_loss", "identity loss", "↓", 4, network=encoder),
         Column("expression_loss", "expression loss", "↓", network=features),
     ]

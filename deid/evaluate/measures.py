@@ -22,7 +22,7 @@ from deid.evaluate.metrics import (
     mean_absolute,
     mean_distance,
 )
-from deid.worlds.world import World
+from deid.worlds.world import MetricNetwork, World
 
 Figures = dict[str, float]
 
@@ -39,9 +39,15 @@ class Measured:
     donors: Encoded | None  # whose identity the outputs were given; table 2 only
 
 
+@torch.no_grad()
 def fid(m: Measured) -> Figures:
     """Fréchet distance between the features of originals and outputs."""
-    return {"fid": frechet_distance(m.faces.encoded.pooled, m.made.pooled)}
+    figures = {"fid": frechet_distance(m.faces.encoded.pooled, m.made.pooled)}
+    if (standard := m.world.standard) is not None:
+        pictures = m.faces.images, m.images
+        pooled = (over_batches(m.world, standard.pooled, x, m.batch_size) for x in pictures)
+        figures["fid_standard"] = frechet_distance(*(features.numpy() for features in pooled))
+    return figures
 
 
 def detection(m: Measured) -> Figures:
@@ -108,12 +114,16 @@ def target_expression_loss(m: Measured) -> Figures:
 @torch.no_grad()
 def lpips(m: Measured) -> Figures:
     """Perceptual distance of original and output."""
-    network = m.world.metric_features
     pairs = torch.stack([m.faces.images, m.images], 1)
-    distances = over_batches(
-        m.world, lambda pair: network.distance(pair[:, 0], pair[:, 1]), pairs, m.batch_size
-    )
-    return {"lpips": float(distances.mean())}
+
+    def of(network: MetricNetwork) -> float:
+        distances = over_batches(
+            m.world, lambda pair: network.distance(pair[:, 0], pair[:, 1]), pairs, m.batch_size
+        )
+        return float(distances.mean())
+
+    standard = {"lpips_standard": of(m.world.standard)} if m.world.standard is not None else {}
+    return {"lpips": of(m.world.metric_features), **standard}
 
 
 _PRIVACY = (fid, detection, identity_similarity, reidentification)

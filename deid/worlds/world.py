@@ -183,6 +183,7 @@ class World:
     donors_sha256: str = ""  # of their bank, with which a stage need not have been trained
     region: RegionName = "head"  # what a new face replaces, if nobody says otherwise
     memory: Path | None = None  # a folder for what was measured of these very weights
+    standard: MetricNetwork | None = None  # FID and LPIPS as everybody has them, beside its own
     stage_sha256: str = ""  # of what a trained stage runs through, where judges may vary: G, En_id
 
     @property

@@ -30,11 +30,9 @@ def _perceptual(files: Files) -> tuple[faces.Perceptual, faces.Perceptual]:
     """What trains and what measures: LPIPS on VGG-16 and on AlexNet; one network where one is given
     for both, and reports then say so."""
     built = [(network, module) for _, network, module in files.networks("perceptual")]
-    fid = [module for network, module in built if network == "fid_inception"]
-    lpips = {str(module.pnet_type): module for network, module in built if network == "lpips"}
-    if not fid or not lpips:
-        needed = "lpips" if fid else "fid_inception"
+    networks = faces.perceptuals(built)
+    if not networks:
+        needed = "lpips" if "fid_inception" in dict(built) else "fid_inception"
         raise DeidError(f"world.files.perceptual: no {needed} among them; add its file")
-    networks = {name: faces.perceptual(fid[0], module) for name, module in lpips.items()}
     only = next(iter(networks.values()))
     return networks.get("vgg", only), networks.get("alex", only)

@@ -1,8 +1,12 @@
 """Loads the photo world: a real StyleGAN and real face networks, all from package registries."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from torch import nn
+
+from deid.errors import DeidError
 from deid.nets.efficientnet_lite import EfficientNetLite0
 from deid.nets.face_api import FaceApiNet
 from deid.nets.hse_face import HseFaceNet
@@ -26,19 +30,30 @@ def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
     """
     files = Files("photo", params, store or default_store())
     generator, heads_sha256 = load_generator(dict(files.built("generator")), params.resolution)
-    perceptual = EfficientNetPerceptual(cast(EfficientNetLite0, files.network("perceptual")))
+    perceptual, standard = _perceptual(list(files.built("perceptual")))
     metrics = FaceApiMetrics(cast(FaceApiNet, files.network("attributes")))
     trunk = faces.expression_trunk(files.network("expression"), "efficientnet_lite0", 1280)
-    world = files.world(
-        generator, trunk, faces.frozen(perceptual), faces.frozen(metrics), heads_sha256
-    )
+    world = files.world(generator, trunk, perceptual, faces.frozen(metrics), heads_sha256)
     return replace(
         world,
         contours=faces.frozen(MeshPoints(files.network("contours"))),
         region="face",
+        standard=standard,
         calibration=OURS / "calibration.json",
         **_donors(world),
     )
+
+
+def _perceptual(
+    built: Sequence[tuple[str, nn.Module]],
+) -> tuple[EfficientNetPerceptual, faces.Perceptual | None]:
+    """What trains; and, where `params.files` names their files as well, standard FID and LPIPS."""
+    trunks = [module for _, module in built if isinstance(module, EfficientNetLite0)]
+    if not trunks:
+        raise DeidError("world.files.perceptual: no efficientnet_lite0 among them; add its file")
+    networks = faces.perceptuals(built)
+    standard = networks.get("alex", next(iter(networks.values()), None))
+    return faces.frozen(EfficientNetPerceptual(trunks[0])), standard
 
 
 def _donors(world: World) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Each adapter is a network and its `Convention`; a world's pictures go in as they are.
 """
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -111,6 +112,15 @@ def perceptual(fid: nn.Module, lpips: nn.Module) -> Perceptual:
     trunk = Trunk(fid, CONVENTIONS["fid_inception"], 2048)
     backbone = str(lpips.pnet_type)
     return frozen(Perceptual(trunk, lpips, FID_LABEL, LPIPS_LABELS[backbone]))
+
+
+def perceptuals(built: Iterable[tuple[str, nn.Module]]) -> dict[str, Perceptual]:
+    """FID's network with each LPIPS, by its backbone, of networks by name; none where there is no
+    FID or no LPIPS among them."""
+    networks = list(built)
+    fid = [module for name, module in networks if name == "fid_inception"]
+    lpips = [module for name, module in networks if name == "lpips"] if fid else []
+    return {str(module.pnet_type): perceptual(fid[0], module) for module in lpips}
 
 
 Net = TypeVar("Net", bound=nn.Module)
