@@ -216,7 +216,7 @@ class AttackParams(Section):
     seed: int = 0
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("swap", "adversarial")
     # Besides A0, who always does; A2 and A3 learn, and need 8 people.
-    attackers: tuple[Literal["A0", "A1", "A2", "A3", "A4"], ...] = ("A0", "A1", "A4")
+    attackers: tuple[Literal["A0", "A0b", "A1", "A2", "A3", "A4"], ...] = ("A0", "A1", "A4")
 
 
 class Gates(Section):

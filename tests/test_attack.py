@@ -213,6 +213,22 @@ def test_what_is_written_for_hifd_holds_the_cosine_and_no_embedding(
             assert np.hypot(*said["embedding"]) == pytest.approx(1.0)
 
 
+def test_who_has_other_pictures_finds_what_they_share_and_not_the_very_one() -> None:
+    random = np.random.default_rng(0)
+    people = np.repeat(np.arange(30), 2)
+    pictures = unit(random.standard_normal((60, 48)))  # two of a person have nothing in common
+    searches, _ = attack(seen_by_one(pictures, pictures, people))
+    assert rank1(searches["A0"]["judge"]) == 1.0
+    assert rank1(searches["A0b"]["judge"]) < 0.2
+    persons = unit(random.standard_normal((30, 48)))[people]
+    alike = unit(persons + 0.1 * random.standard_normal((60, 48)))
+    searches, _ = attack(seen_by_one(alike, alike, people))
+    assert rank1(searches["A0b"]["judge"]) == 1.0
+    one_each, why = attack(seen_by_one(pictures, pictures, np.arange(60)))
+    assert "A0b" not in one_each
+    assert why["A0b"] == "not applicable: nobody has two pictures"
+
+
 def test_a_hidden_linear_map_is_found_by_who_learns_and_by_nobody_else() -> None:
     random = np.random.default_rng(0)
     originals = unit(random.standard_normal((60, 48)))

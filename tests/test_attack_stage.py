@@ -88,7 +88,7 @@ def test_a_row_for_each_search_is_kept_for_plots(reports: Made) -> None:
 
 def test_an_attacker_that_nobody_knows_is_refused() -> None:
     assert AttackSettings(attackers=("A3",)).asked == ("A0", "A3")
-    with pytest.raises(DeidError, match="--attacker A9: unknown; choose of A0, A1"):
+    with pytest.raises(DeidError, match="--attacker A9: unknown; choose of A0, A0b, A1"):
         AttackSettings(attackers=("A9",))
 
 

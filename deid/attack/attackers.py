@@ -1,9 +1,10 @@
 """The attackers A0 to A4, each with every recognizer; A5 is the best of them.
 
-A0 searches outputs among clear pictures; A1 among outputs made of other pictures of the person; A2
-has learned, recognizer by recognizer, what outputs of other people were made from, and A2+ has
-fine-tuned the recognizer itself for that; A3 has learned it from all recognizers' answers and the
-pixels; A4 anonymized the clear pictures again, without the key, and searches there.
+A0 searches outputs among clear pictures, A0b without the very one that each was made of; A1 among
+outputs made of other pictures of the person; A2 has learned, recognizer by recognizer, what outputs
+of other people were made from, and A2+ has fine-tuned the recognizer itself for that; A3 has
+learned it from all recognizers' answers and the pixels; A4 anonymized the clear pictures again,
+without the key, and searches there.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,13 +22,15 @@ from deid.attack.scores import People, Scores, Searched, fused, person_scores, w
 
 ATTACKERS: Mapping[str, str] = {
     "A0": "clear gallery: outputs are searched among the originals",
+    "A0b": "other pictures: among the originals, but never the one that the output was made of",
     "A1": "anonymized gallery: among outputs of other pictures of the person",
     "A2": "parrot: has learned from other people's outputs what this recognizer makes of them",
     "A2+": "fine-tuned parrot: the recognizer itself has learned from other people's outputs",
     "A3": "learned inversion: has learned from pixels and all recognizers to tell the original",
     "A4": "same code, other key: among originals that the attacker anonymized again",
 }
-PARTIAL = ("A0", "A2")  # who is asked where an identity survives
+CLEAR = ("A0", "A0b")  # who search clear pictures
+PARTIAL = (*CLEAR, "A2")  # who is asked where an identity survives
 ALL = "all together"
 EQUAL = 0.999  # a cosine that no two photographs have
 ALIKE = 6.0  # standard deviations above strangers at which two people are one
@@ -85,7 +88,7 @@ def attack(
                 # Only who searches clear pictures can be held against clear strangers; two
                 # outputs, or what a model makes of them, are alike for reasons of their own.
                 others = without_own(scores, seen.people, same)
-                known = strangers if attacker == "A0" else others
+                known = strangers if attacker in CLEAR else others
                 found[name] = Searched(scores, known, seen.people, same)
     for found in searches.values():
         if len(found) > 1:
@@ -111,6 +114,7 @@ def where_it_survives(
 
 
 _REASONS = {
+    "A0b": "not applicable: nobody has two pictures",
     "A1": "not applicable: nobody has two outputs",
     "A2": "not applicable: too few people to learn from others",
     "A2+": "not tried, or too few people: give --fine-tune STEPS, the steps of each recognizer",
@@ -123,13 +127,21 @@ def _clear(seen: Seen, name: str) -> Scores:
     return _best(seen.outputs[name] @ seen.originals[name].T, seen.people)
 
 
+def _other_pictures(seen: Seen, name: str) -> Scores | None:
+    """Outputs among clear pictures, none with its own original."""
+    return _without_itself(seen.outputs[name] @ seen.originals[name].T, seen.people)
+
+
 def _others(seen: Seen, name: str) -> Scores | None:
     """Outputs among outputs, none with itself."""
-    if len(np.unique(seen.people)) == len(seen.people):
+    return _without_itself(seen.outputs[name] @ seen.outputs[name].T, seen.people)
+
+
+def _without_itself(similarities: Scores, people: People) -> Scores | None:
+    if len(np.unique(people)) == len(people):
         return None
-    similarities = seen.outputs[name] @ seen.outputs[name].T
     np.fill_diagonal(similarities, -np.inf)
-    return _best(similarities, seen.people)
+    return _best(similarities, people)
 
 
 def _parrot(seen: Seen, name: str) -> Scores | None:
@@ -154,6 +166,7 @@ def _again(seen: Seen, name: str) -> Scores | None:
 
 _SCORES: Mapping[str, Callable[[Seen, str], Scores | None]] = {
     "A0": _clear,
+    "A0b": _other_pictures,
     "A1": _others,
     "A2": _parrot,
     "A2+": _tuned,

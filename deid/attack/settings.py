@@ -10,7 +10,7 @@ from deid.option import option
 if TYPE_CHECKING:  # so that the help of a command does not wait for what reads params.yaml
     from deid.params import AnonymizeParams
 
-NAMES = ("A0", "A1", "A2", "A2+", "A3", "A4")
+NAMES = ("A0", "A0b", "A1", "A2", "A2+", "A3", "A4")
 """Of the attackers."""
 
 
