@@ -247,6 +247,17 @@ def test_where_a_services_key_lay_is_told_to_no_client(
     assert str(file) in caplog.text
 
 
+def test_what_donors_keep_is_the_same_in_any_order_and_by_either_word_for_the_sex(
+    models: ModelPaths,
+) -> None:
+    def kept(text: str) -> tuple[str, ...]:
+        asked = RunSettings(keep_attributes=text)
+        return build_pipeline(asked, WORLD, models).settings.anonymize.swap_keep
+
+    assert kept("skin,gender, age") == kept("age,sex,skin") == ("age", "sex", "skin")
+    assert kept("gender") == kept("sex") == ("sex",)
+
+
 @pytest.mark.parametrize(
     ("asked", "complaint"),
     [

@@ -240,8 +240,9 @@ def _pool(settings: RunSettings) -> int | None:
 
 
 def _kept(text: str) -> tuple[str, ...]:
-    """`age,sex` in the one order in which its parts count."""
-    asked = [name.strip() for name in text.split(",") if name.strip()]
+    """`age,sex` in the one order in which its parts count; `gender`, as others say, is the sex."""
+    named = [name.strip() for name in text.split(",") if name.strip()]
+    asked = ["sex" if name == "gender" else name for name in named]
     if unknown := [name for name in asked if name not in ATTRIBUTES]:
         raise DeidError(
             f"--keep-attributes {unknown[0]}: unknown; choose of {', '.join(ATTRIBUTES)}"
