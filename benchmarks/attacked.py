@@ -122,7 +122,7 @@ def _make(
             [anonymizer(faces[i : i + 1], [first + i]).detach() for i in range(len(faces))]
         )
         if generative and pasted:
-            made, _ = STATES["pasted"](world, faces, made, each(world.landmarks, faces))
+            made, *_ = STATES["pasted"](world, faces, made, each(world.landmarks, faces))
         _keep(folder, names, to_pixels(quantize(made)))
 
 

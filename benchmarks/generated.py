@@ -88,7 +88,7 @@ def measured(
     before = each(world.landmarks, faces)
     pictures = {"original": faces}
     for state in SHOWN:
-        pictures[state], new = STATES[state](world, faces, made, before)
+        pictures[state], new, _ = STATES[state](world, faces, made, before)
         pictures[f"{state} alone"] = pictures[state] * new
     rows: dict[str, NDArray[Any]] = {
         f"{state}, {name}": each(judge, shown).astype(np.float32)

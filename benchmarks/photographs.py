@@ -29,7 +29,7 @@ Intervals are 95 %, by bootstrap over people.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ from deid.imaging.align import Square
 from deid.imaging.fit_landmarks import fit_landmarks
 from deid.imaging.paste import Region, face_region, hull_of_landmarks, paste, paste_face
 from deid.params import AnonymizeParams, WorldParams
-from deid.pixels import Pixels, to_pixels, to_tensor
+from deid.pixels import to_pixels, to_tensor
 from deid.weights.importers import build as build_network
 from deid.weights.importers import read_checkpoint
 from deid.worlds import load_world
@@ -90,13 +90,13 @@ def main() -> None:
         made = torch.cat([anonymizer(faces[i : i + 1], [i]) for i in range(len(faces))])
         for state in args.states:
             print(f"{method}, {state}")
-            outputs, new = STATES[state](world, faces, made, before)
+            outputs, new, regions = STATES[state](world, faces, made, before)
             alone = {"the face alone": new, "its hull": hulls(before)}
             shown = identity_figures(judges, faces, outputs, alone)
             shown |= found(world, args.detector, outputs)
             shown |= expression_figures(world, faces, outputs)
-            if state in REGIONS:
-                shown["seam"] = interval(seams(world, faces, outputs, before, state), np.mean)
+            if regions:
+                shown["seam"] = interval(seams(faces, outputs, regions), np.mean)
             for name, value in shown.items():
                 print(f"{name:34}" + "  ".join(f"{part:.4f}" for part in np.atleast_1d(value)))
             print(flush=True)
@@ -148,13 +148,14 @@ def each(network: Callable[[Tensor], Tensor], pictures: Tensor) -> Array:
     return torch.cat([network(part) for part in pictures.split(8)]).double().numpy()
 
 
-Output = tuple[Tensor, Tensor]
-"""Pictures `[N,3,256,256]`, and 1 where the person's pixels are not their own any more, else 0."""
+Output = tuple[Tensor, Tensor, Sequence[Region]]
+"""Pictures `[N,3,256,256]`; 1 where the person's pixels are not their own any more, else 0; and of
+what is pasted the regions."""
 
 
 def as_made(_: World, __: Tensor, made: Tensor, before: Array) -> Output:
     """As it was drawn."""
-    return made, hulls(before)
+    return made, hulls(before), ()
 
 
 def fitted(world: World, _: Tensor, made: Tensor, before: Array) -> Output:
@@ -162,60 +163,48 @@ def fitted(world: World, _: Tensor, made: Tensor, before: Array) -> Output:
     pixels = to_pixels(made)
     points = zip(each(world.landmarks, made), before, strict=True)
     moved = [fit_landmarks(p, *ab)[0] for p, ab in zip(pixels, points, strict=True)]
-    return to_tensor(np.stack(moved)), hulls(before)
+    return to_tensor(np.stack(moved)), hulls(before), ()
 
 
 def pasted(world: World, faces: Tensor, made: Tensor, before: Array) -> Output:
     """In the picture, brow to chin, as `deid run` does it."""
     placing, pictures = Placing(world.landmarks, SIDE, False, "face"), to_pixels(faces)
-    new = np.zeros((len(pictures), 1, SIDE, SIDE), np.float32)
-    for index, (picture, crop, points) in enumerate(
-        zip(pictures, to_pixels(made), before, strict=True)
-    ):
-        square = Square(SIDE * WHOLE)
+    square, regions = Square(SIDE * WHOLE), []
+    for picture, crop, points in zip(pictures, to_pixels(made), before, strict=True):
         face = Geometry(np.array([0, 0, SIDE, SIDE]), square, landmarks=points)
         region = face_region(points, square, picture.shape)
-        region = paste_face(picture, bare(crop, face, placing), square, region)
-        x0, y0, x1, y1 = region.window
-        new[index, 0, y0:y1, x0:x1] = region.alpha > 0.5
-    return to_tensor(pictures), torch.from_numpy(new)
+        regions.append(paste_face(picture, bare(crop, face, placing), square, region))
+    return to_tensor(pictures), replaced(regions), regions
 
 
 def with_head(world: World, faces: Tensor, made: Tensor, before: Array) -> Output:
     """The same with forehead and hairline (`--region head`)."""
     placing, pictures = Placing(world.landmarks, SIDE, False, "head"), to_pixels(faces)
-    new, square = np.zeros((len(pictures), 1, SIDE, SIDE), np.float32), Square(SIDE * WHOLE)
-    for index, (picture, crop) in enumerate(zip(pictures, to_pixels(made), strict=True)):
-        face, region = head_of(world, picture)
-        paste(picture, fitted_head(crop, face, placing), square, region, True)
+    square, regions = Square(SIDE * WHOLE), []
+    found = Geometry(SIDE * np.array([0.16, 0.16, 0.84, 0.96]), square)
+    for picture, crop in zip(pictures, to_pixels(made), strict=True):
+        face = place(picture, [found], [True], placing)[0].geometry
+        regions.append(replaced_region(face, "swap", picture.shape))
+        paste(picture, fitted_head(crop, face, placing), square, regions[-1], True)
+    return to_tensor(pictures), replaced(regions), regions
+
+
+def replaced(regions: Sequence[Region]) -> Tensor:
+    """1 where most of a pixel is new, `[N,1,256,256]`."""
+    new = np.zeros((len(regions), 1, SIDE, SIDE), np.float32)
+    for mask, region in zip(new, regions, strict=True):
         x0, y0, x1, y1 = region.window
-        new[index, 0, y0:y1, x0:x1] = region.alpha > 0.5
-    return to_tensor(pictures), torch.from_numpy(new)
+        mask[0, y0:y1, x0:x1] = region.alpha > 0.5
+    return torch.from_numpy(new)
 
 
-def head_of(world: World, picture: Pixels) -> tuple[Geometry, Region]:
-    """The face of an aligned picture, and what `--region head` replaces of it."""
-    placing = Placing(world.landmarks, SIDE, False, "head")
-    box = SIDE * np.array([0.16, 0.16, 0.84, 0.96])
-    found = Geometry(box, Square(SIDE * WHOLE))
-    face = place(picture, [found], [True], placing)[0].geometry
-    return face, replaced_region(face, "swap", picture.shape)
-
-
-def seams(world: World, faces: Tensor, outputs: Tensor, before: Array, state: str) -> Array:
+def seams(faces: Tensor, outputs: Tensor, regions: Sequence[Region]) -> Array:
     """ΔE2000 across each edge, above the original's, `[N]`."""
-    square, pairs = Square(SIDE * WHOLE), zip(to_pixels(faces), to_pixels(outputs), strict=True)
-    steps = []
-    for (original, output), points in zip(pairs, before, strict=True):
-        region = REGIONS[state](world, original, points)
-        steps.append(seam(original, output, region, square.side))
-    return np.array(steps)
+    pictures = zip(to_pixels(faces), to_pixels(outputs), regions, strict=True)
+    side = Square(SIDE * WHOLE).side
+    return np.array([seam(before, after, region, side) for before, after, region in pictures])
 
 
-REGIONS: Mapping[str, Callable[[World, Pixels, Array], Region]] = {
-    "pasted": lambda _, picture, points: face_region(points, Square(SIDE * WHOLE), picture.shape),
-    "head": lambda world, picture, _: head_of(world, picture)[1],
-}
 STATES = {"made": as_made, "fitted": fitted, "pasted": pasted, "head": with_head}
 
 
