@@ -1,7 +1,7 @@
 """De-identify a folder or an `s3://` prefix into another one: `deid run`, on a schedule.
 
-The champion of the registry draws the faces; where nothing is registered, the models in `data`, or
-those that come with deid. All else is as `deid run` does it, in the same code: what was done before
+The champion of the registry draws the faces; where nothing is registered, the stages that come with
+deid, or those in `data`. All else is as `deid run` does it, in the same code: what was done before
 is not done again, what was quarantined is not tried again, an interrupted run resumes. Prefect sees
 a task for each shard of files, which is tried again, later each time, when a storage fails.
 """

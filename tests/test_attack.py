@@ -224,6 +224,8 @@ def test_who_has_other_pictures_finds_what_they_share_and_not_the_very_one() -> 
     alike = unit(persons + 0.1 * random.standard_normal((60, 48)))
     searches, _ = attack(seen_by_one(alike, alike, people))
     assert rank1(searches["A0b"]["judge"]) == 1.0
+    twice = replace(seen_by_one(pictures, pictures, people), pictures=people)  # one original each
+    assert "A0b" not in attack(twice)[0]
     one_each, why = attack(seen_by_one(pictures, pictures, np.arange(60)))
     assert "A0b" not in one_each
     assert why["A0b"] == "not applicable: nobody has two pictures"

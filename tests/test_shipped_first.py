@@ -90,6 +90,23 @@ def test_what_ships_is_left_out_of_a_world_that_is_set_up_in_another_way(here: P
     assert (done.version, done.alias) == (1, "champion")
 
 
+def test_what_ships_is_left_out_where_its_figures_are_of_other_faces(here: Path) -> None:
+    file = figures(here)
+    of = json.loads(file.read_text())
+    of["about"] = {"images": 9, "identities": 3, "world": "mini", "repetitions": 1}
+    file.write_text(json.dumps(of))
+    done = register(PARAMS, trained(here), file, here / "registered.json")
+    assert (done.version, done.alias) == (1, "champion")
+
+
+def test_what_a_killed_call_with_other_content_left_is_removed(here: Path) -> None:
+    left = here / "registered.json.12345678.partial"
+    left.mkdir()
+    (left / "packed").write_bytes(b"")
+    register(PARAMS, trained(here), figures(here), here / "registered.json")
+    assert not left.exists()
+
+
 def test_what_ships_and_fails_its_gates_is_no_champion(here: Path) -> None:
     strict = PARAMS.model_copy(update={"gates": PARAMS.gates.model_copy(update={"max_fid": 1.0})})
     done = register(strict, trained(here), figures(here), here / "registered.json")

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -35,6 +35,7 @@ from deid.worlds.mini.test_faces import held_out_faces
 from deid.worlds.training_loop import Batches, Run, Schedule, Task, train
 from deid.worlds.world import World
 from tests.test_layers import ROOT, graph, modules
+from tests.toy import ToyPerceptual, toy_world
 
 WEIGHTS = ROOT / "data/mini/weights"
 
@@ -409,3 +410,13 @@ def test_an_epoch_shows_every_picture_once_in_another_order() -> None:
     first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
     assert sorted(first) == sorted(second) == list(range(12))
     assert first.tolist() != second.tolist()
+
+
+def test_every_network_of_a_world_goes_to_its_device() -> None:
+    own = toy_world.__wrapped__()  # of the cached one, others need the weights
+    world = replace(own, standard=ToyPerceptual("standard")).to(torch.device("meta"))
+    networks = [getattr(world, field.name) for field in fields(world)]
+    for network in (*networks, *world.held_out.values()):
+        if isinstance(network, nn.Module):
+            assert {tensor.device.type for tensor in network.state_dict().values()} <= {"meta"}
+    assert world.device.type == "meta"

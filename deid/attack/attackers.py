@@ -52,6 +52,7 @@ class Seen:
     again: Embeddings | None
     thumbnails: Rows  # [N,K], of the outputs
     tuned: Mapping[str, Scores] = field(default_factory=dict)  # by recognizer, where it was
+    pictures: NDArray[np.int64] | None = None  # [N], equal where one original has several outputs
 
 
 def see(crops: Crops, networks: Sequence[NamedRecognizer], steps: int = 0) -> Seen:
@@ -71,6 +72,7 @@ def see(crops: Crops, networks: Sequence[NamedRecognizer], steps: int = 0) -> Se
         again=again,
         thumbnails=np.stack([_thumbnail(output) for output in crops.outputs]),
         tuned={name: scores for name, scores in tuned.items() if scores is not None},
+        pictures=np.unique([pair.original for pair in crops.pairs], return_inverse=True)[1],
     )
 
 
@@ -128,20 +130,23 @@ def _clear(seen: Seen, name: str) -> Scores:
 
 
 def _other_pictures(seen: Seen, name: str) -> Scores | None:
-    """Outputs among clear pictures, none with its own original."""
-    return _without_itself(seen.outputs[name] @ seen.originals[name].T, seen.people)
+    """Outputs among clear pictures, none with its own original, of which there may be several
+    outputs."""
+    pictures = np.arange(len(seen.people)) if seen.pictures is None else seen.pictures
+    if len(np.unique(pictures)) == len(np.unique(seen.people)):
+        return None
+    similarities = seen.outputs[name] @ seen.originals[name].T
+    similarities[pictures[:, None] == pictures[None, :]] = -np.inf
+    return _best(similarities, seen.people)
 
 
 def _others(seen: Seen, name: str) -> Scores | None:
     """Outputs among outputs, none with itself."""
-    return _without_itself(seen.outputs[name] @ seen.outputs[name].T, seen.people)
-
-
-def _without_itself(similarities: Scores, people: People) -> Scores | None:
-    if len(np.unique(people)) == len(people):
+    if len(np.unique(seen.people)) == len(seen.people):
         return None
+    similarities = seen.outputs[name] @ seen.outputs[name].T
     np.fill_diagonal(similarities, -np.inf)
-    return _best(similarities, people)
+    return _best(similarities, seen.people)
 
 
 def _parrot(seen: Seen, name: str) -> Scores | None:

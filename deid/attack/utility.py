@@ -165,9 +165,11 @@ def quality(world: World, crops: Crops) -> dict[str, Reading]:
         "psnr": Reading("PSNR, dB (at most 99)", "↑", noise),
         "ssim": Reading("SSIM", "↑", likeness),
     }
-    unnatural = unnaturalness(crops.originals, crops.outputs)
-    if unnatural is not None:
-        label = "NIQE, these originals being natural"
+    unnatural, own = (
+        unnaturalness(crops.originals, faces) for faces in (crops.outputs, crops.originals)
+    )
+    if unnatural is not None and own is not None:
+        label = f"NIQE, these originals being natural, which have {own.mean():.2f}"
         figures["niqe"] = Reading(label, "↓", float(unnatural.mean()))
     return figures
 

@@ -91,18 +91,21 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
     if out.is_dir():
         raise DeidError(f"{out}: a file belongs here, not a folder; move the folder away")
     _ensure_model(client, params.model)
-    _register_shipped(client, params, bundle.world, out)
+    _register_shipped(client, params, bundle.world, read.held_out, out)
     done = _registered(client, params, bundle, read, out)
+    for left in out.parent.glob(f"{out.name}.*.partial"):  # of killed calls with other content
+        shutil.rmtree(left, ignore_errors=True)
     record = {key: value for key, value in asdict(done).items() if key in RECORDED}
     write_atomically(out, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
     return done
 
 
 def _register_shipped(
-    client: "MlflowClient", params: RegisterParams, world: WorldParams, out: Path
+    client: "MlflowClient", params: RegisterParams, world: WorldParams, held_out: str, out: Path
 ) -> None:
     """The stages that come with deid, in a store that never had a champion; what is trained here is
-    a challenger until it beats them. Not where `world` is set up otherwise than they were measured.
+    a challenger until it beats them. Not where they were measured on other faces than `held_out` or
+    in a world set up otherwise: the two could not be compared.
     """
     shipped, figures = shipped_bundle(world.name), shipped_folder(world.name) / FIGURES
     if shipped is None or not figures.is_file() or experiment():
@@ -111,7 +114,7 @@ def _register_shipped(
         return
     bundle, read = replace(shipped, world=world), read_metrics(figures)
     content = content_of(bundle.stage_one, bundle.stage_two, bundle.anonymize, world)
-    if _but_code(read.measured) == _but_code(content):
+    if read.held_out == held_out and _but_code(read.measured) == _but_code(content):
         _registered(client, params, bundle, read, out)
 
 

@@ -232,8 +232,9 @@ class World:
     def to(self, device: torch.device) -> "World":
         """The same world on `device`; its networks are moved, not copied."""
         parts = (self.generator, self.identity, self.landmarks, self.expression_trunk)
-        features = (self.perceptual, self.metric_features, self.contours, self.looks, self.donors)
-        for network in (*parts, *features, *self.held_out.values()):
+        features = (self.perceptual, self.metric_features, self.standard)
+        tellers = (self.contours, self.looks, self.donors, *self.held_out.values())
+        for network in (*parts, *features, *tellers):
             if isinstance(network, nn.Module):
                 network.to(device)
         return replace(self, device=device)
