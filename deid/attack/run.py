@@ -85,9 +85,8 @@ def examine(
     harm = _best_figures(attacks, chosen)
     found = by_group(of, chosen, groups(crops, before.person), settings.seed)
     about = _about(world, settings.called or (originals, outputs), settings, crops, networks)
-    about["taken_for_one"] = _taken_for_one(same, seen, crops)
     metrics: dict[str, Any] = {
-        "about": about,
+        "about": about | {"taken_for_one": _taken_for_one(same, seen, crops)},
         "best": harm,
         "found_by_any": found_by_any(of),
         "attacks": attacks,
@@ -96,15 +95,12 @@ def examine(
         "groups": found,
         "worst_group": {f: worst_group(found, harm, f) for f in ("rank1", "tar")},
         "donors": _donors(world, seen, crops, settings),
-        "utility": _figures(kept),
-        "quality": _figures(good),
-        "hifd": _hifd(told, good),
         "others": _others(everyone, networks, settings),
         "limits": settings.limits,
+        **_useful(kept, good, told),
     }
     metrics["exceeded"] = exceeded(metrics, settings)
-    page = Page(metrics, crops, searches, of, chosen)
-    _write(out, settings, page, told)
+    _write(out, settings, Page(metrics, crops, searches, of, chosen), told)
     return metrics
 
 
@@ -127,13 +123,16 @@ def _others(
     return {"faces": int(rows.sum()), "gallery": len(np.unique(seen.people)), **shares}
 
 
-def _figures(readings: Mapping[str, Reading]) -> dict[str, Any]:
-    return {name: asdict(reading) for name, reading in readings.items()}
-
-
-def _hifd(told: Sequence[Predictions], good: Mapping[str, Reading]) -> dict[str, Any]:
+def _useful(
+    kept: Mapping[str, Reading], good: Mapping[str, Reading], told: Sequence[Predictions]
+) -> dict[str, Any]:
+    """Utility, quality, and HiFD's score of both and of privacy."""
     natural, apart = good.get("niqe"), good.get("lpips_standard", good["lpips"])
-    return composite(told, apart.value, natural.value if natural else None)
+    return {
+        "utility": {name: asdict(reading) for name, reading in kept.items()},
+        "quality": {name: asdict(reading) for name, reading in good.items()},
+        "hifd": composite(told, apart.value, natural.value if natural else None),
+    }
 
 
 def _independent(networks: Sequence[NamedRecognizer]) -> list[str]:

@@ -9,6 +9,8 @@ becomes a version without an alias.
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +58,8 @@ ARTIFACT = "model"
 LONGEST = 5000  # characters of a description; the whole card lies in the artifact
 EXPERIMENT = "experiment"
 """The tag of a version that `dvc exp run` made: the experiment's name."""
+SCRATCH = "scratch"
+"""The file that says where a call packs its files."""
 RECORDED = ("model", "version", "content_sha256")  # of a `Registration`, what never changes
 
 
@@ -94,7 +98,7 @@ def register(params: RegisterParams, bundle: Bundle, metrics: Path, out: Path) -
     _register_shipped(client, params, bundle.world, read.held_out, out)
     done = _registered(client, params, bundle, read, out)
     for left in out.parent.glob(f"{out.name}.*.partial"):  # of killed calls with other content
-        shutil.rmtree(left, ignore_errors=True)
+        _discard(left)
     record = {key: value for key, value in asdict(done).items() if key in RECORDED}
     write_atomically(out, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
     return done
@@ -144,7 +148,7 @@ def _registered(
             alias = _place(client, params.model, version, validation)
         return Registration(params.model, int(version.version), alias, content, validation)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _discard(work)
 
 
 @store_errors()
@@ -188,14 +192,14 @@ def _create_version(
     work: Path,
 ) -> "ModelVersion":
     """A version from a run of its own; `work` knows the run of a call that was killed, and
-    has what it packed, which the next call removes."""
+    where it packed."""
     with (
-        tempfile.TemporaryDirectory(dir=work) as scratch,
+        _scratch(work) as scratch,
         tracked_run("register", params.model_dump(mode="json"), resume=work) as run,
     ):
         if known := _version_with(client, params.model, content):
             return known  # the killed call came so far, and its run ends here
-        run.artifact(_packed(bundle, Path(scratch), card))
+        run.artifact(_packed(bundle, scratch, card))
         run.metrics(0, **read.figures)
         run.flush()  # a version without its figures must not be
         tags = {CONTENT: content, "deid_version": __version__}
@@ -219,8 +223,29 @@ def _put_back(
             f"{version.name} version {version.version}: its files are gone from {place}, which is "
             "not where its run keeps them; put them back there"
         )
-    with tempfile.TemporaryDirectory(dir=work) as scratch:
-        Tracker(client, run_id).artifact(_packed(bundle, Path(scratch), card))
+    with _scratch(work) as scratch:
+        Tracker(client, run_id).artifact(_packed(bundle, scratch, card))
+
+
+@contextmanager
+def _scratch(work: Path) -> Iterator[Path]:
+    """A folder to pack in, of which `work` knows, so that what a killed call left is removed. It is
+    not in the project, whose place would go along: MLflow writes down where it found a file."""
+    _remove_scratch(work)
+    with tempfile.TemporaryDirectory() as folder:
+        (work / SCRATCH).write_text(folder)
+        yield Path(folder)
+
+
+def _discard(work: Path) -> None:
+    _remove_scratch(work)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_scratch(work: Path) -> None:
+    note = work / SCRATCH
+    if note.is_file() and (folder := Path(note.read_text())).parent == Path(tempfile.gettempdir()):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _packed(bundle: Bundle, scratch: Path, card: str) -> Path:
