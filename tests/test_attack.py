@@ -444,6 +444,9 @@ def test_every_face_of_a_picture_is_looked_at_or_said_not_to_be(
         "2 (6.png, …)",
     ]
     assert "Of 7 faces beside" in (tmp_path / "report/index.html").read_text()
+    every = examine(world, str(originals), str(outputs), tmp_path / "all", AttackSettings())
+    assert np.isfinite(list(every["others"].values())).all()  # A0b has no other picture of them
+    assert every["others"]["rank1"] >= others["rank1"]
 
 
 def found_of(shares: dict[str, float]) -> dict[str, Any]:

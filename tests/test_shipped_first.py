@@ -15,7 +15,7 @@ from deid.params import Gates, RegisterParams, load_params
 from deid.registry.bundle import write_bundle
 from deid.registry.gates import failed_gates, read_metrics
 from deid.registry.promotion import promote
-from deid.registry.register import _but_code, register
+from deid.registry.register import but_code, register
 from deid.registry.versions import VALIDATION, aliases_of, versions_of
 from deid.stage_files import WEIGHTS, content_of
 from deid.tracking import mlflow_client
@@ -121,6 +121,6 @@ def test_the_figures_that_ship_are_of_the_stages_that_ship_and_pass_the_gates() 
     assert shipped is not None
     read = read_metrics(shipped_folder("photo") / FIGURES)
     content = content_of(shipped.stage_one, shipped.stage_two, shipped.anonymize, params.world)
-    assert _but_code(read.measured) == _but_code(content), "measure what ships with deid evaluate"
+    assert but_code(read.measured) == but_code(content), "measure what ships with deid evaluate"
     assert failed_gates(params.register_.gates, read.figures) == []
     assert f"of {params.evaluate.identities} people" in read.held_out

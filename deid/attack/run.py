@@ -12,7 +12,6 @@ from torch import Tensor
 
 from deid.attack.attackers import (
     ATTACKERS,
-    PARTIAL,
     Searches,
     Seen,
     attack,
@@ -52,6 +51,7 @@ from deid.storage.staging import write_atomically
 from deid.worlds.world import World
 
 METRICS, PAGE = "metrics.json", "index.html"
+FURTHER = {"A0", "A2"}  # who searches faces of whose person there is no other picture
 FILE_SIDE = 256  # at least, for recognizers from files
 FEW = 3  # recognizers, and detectors, that an examination should have
 UNSEARCHED = {
@@ -114,7 +114,7 @@ def _others(
         return {}
     seen = see(replace(everyone, again=None), networks)
     same = one_person(seen.originals, seen.people)
-    found = all_hits(attack(seen, set(PARTIAL) & set(settings.asked), same)[0])
+    found = all_hits(attack(seen, FURTHER & set(settings.asked), same)[0])
     every = [one for by_name in found.values() for one in by_name.values()]
     shares = {
         figure: max(float(one.values[figure][rows[one.rows]].mean()) for one in every)
