@@ -6,8 +6,6 @@ are, in place of the authors' collection of photographs, so that values compare 
 examination and with nothing outside.
 """
 
-from collections.abc import Iterator
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -98,14 +96,8 @@ def _statistics(normal: Rows) -> Rows:
 def _patches(values: Rows) -> Rows:
     """`[S,S]` → `[PATCHES²,n]`, all pixels of a patch in a row."""
     side = values.shape[0] // PATCHES
-
-    def cut() -> Iterator[Rows]:
-        for row in range(PATCHES):
-            for column in range(PATCHES):
-                top, left = row * side, column * side
-                yield values[top : top + side, left : left + side].ravel()
-
-    return np.stack(list(cut()))
+    whole = values[: PATCHES * side, : PATCHES * side]
+    return whole.reshape(PATCHES, side, PATCHES, side).swapaxes(1, 2).reshape(PATCHES**2, -1)
 
 
 def _distance(mean: Rows, spread: Rows, features: Rows) -> float:
