@@ -5,8 +5,8 @@
 
 PICTURES is a folder of aligned faces, each of another person, none of them seen in training. The
 outputs are those of `deid.anonymize`, before any verification, at 256 px: as they are `made`,
-`fitted` to the landmarks of the face whose place they take, `pasted`, or pasted with forehead and
-hairline (`head`: `--region head`; `--as`). Judges are the
+`fitted` to the landmarks of the face whose place they take, `pasted`, pasted with forehead and
+hairline (`head`: `--region head`), or with hair and background (`portrait`; `--as`). Judges are the
 photo world's held-out recognizers and the files of `--judge` (what `deid.weights.importers` knows);
 none had part in training, the first one is the one that gates look at. Landmarks are En_lnd's,
 which was trained against and fitted to; mouth, eyes and pose are Face Mesh's, trained against as
@@ -51,6 +51,7 @@ from deid.gate.place import Placing, place
 from deid.imaging.align import Square
 from deid.imaging.fit_landmarks import fit_landmarks
 from deid.imaging.paste import Region, face_region, hull_of_landmarks, paste, paste_face
+from deid.imaging.portrait import portrait_region
 from deid.params import AnonymizeParams, WorldParams
 from deid.pixels import to_pixels, to_tensor
 from deid.weights.importers import build as build_network
@@ -189,6 +190,15 @@ def with_head(world: World, faces: Tensor, made: Tensor, before: Array) -> Outpu
     return to_tensor(pictures), replaced(regions), regions
 
 
+def with_all(world: World, faces: Tensor, made: Tensor, before: Array) -> Output:
+    """With hair and background (`--region portrait`)."""
+    square, regions, pictures = Square(SIDE * WHOLE), [], to_pixels(faces)
+    for picture, crop, points in zip(pictures, to_pixels(made), before, strict=True):
+        regions.append(portrait_region(square, hull_of_landmarks(points), (), picture.shape))
+        paste(picture, crop, square, regions[-1], True, around=True)
+    return to_tensor(pictures), replaced(regions), ()
+
+
 def replaced(regions: Sequence[Region]) -> Tensor:
     """1 where most of a pixel is new, `[N,1,256,256]`."""
     new = np.zeros((len(regions), 1, SIDE, SIDE), np.float32)
@@ -205,7 +215,13 @@ def seams(faces: Tensor, outputs: Tensor, regions: Sequence[Region]) -> Array:
     return np.array([seam(before, after, region, side) for before, after, region in pictures])
 
 
-STATES = {"made": as_made, "fitted": fitted, "pasted": pasted, "head": with_head}
+STATES = {
+    "made": as_made,
+    "fitted": fitted,
+    "pasted": pasted,
+    "head": with_head,
+    "portrait": with_all,
+}
 
 
 def hulls(before: Array) -> Tensor:

@@ -64,9 +64,9 @@ def deidentify(
     and `recognizers` (`foamliu`, `arcface`), which `deid weights fetch` gets, stand for the world's
     own; or a path says where they are (`yunet=FILE`). `rendered`: the picture shows rendered
     people, so that networks of the mini world, which know no others, may be used. `region`,
-    face or head: what a new face replaces. `key`: the file of a secret key, under which a person
-    has the same new face in every picture. `strength`, 0 to 1: how far from the person's own face.
-    All `options` are fields of `RunSettings`.
+    face, head or portrait: what a new face replaces. `key`: the file of a secret key, under which a
+    person has the same new face in every picture. `strength`, 0 to 1: how far from the person's own
+    face. All `options` are fields of `RunSettings`.
 
     `root` is where `params.yaml` and `data` are looked for: without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from. `world`: photo,

@@ -24,7 +24,8 @@ from deid.weights.tfjs import is_tfjs, read_tfjs
 from deid.worlds.public.conventions import CONVENTIONS
 
 RECORDED = Path(__file__).parent / "data" / "face_networks.npz"
-"""What TensorFlow.js 4.22, face-api 1.7.15 and dlib 20.0.1 make of `smooth_picture`, on a CPU."""
+"""What TensorFlow.js 4.22, face-api 1.7.15 and dlib 20.0.1 make of `smooth_picture`, on a CPU; of
+MobileFaceNet_TF what LiteRT 2.3.0 makes of its original file, a unit vector."""
 
 FFHQ = Path(__file__).parent / "data" / "mobile_stylegan_ffhq.npz"
 """What OpenVINO 2026.4.1 makes of the real generator: w, 40 × 40 pixels about an eye, the whole
@@ -33,6 +34,7 @@ picture reduced to 16 × 16."""
 FILES = {
     "hse_face": "hse-face",
     "mobile_face": "mobile-face",
+    "mobilefacenet_tf": "mobilefacenet-tf",
     "face_mesh": "face-mesh",
     "face_landmark68": "face-api-landmarks68",
     "dlib_resnet": "dlib-resnet",
@@ -82,6 +84,8 @@ def test_gives_what_the_original_runtime_gives(network: str) -> None:
         given = built(network_input(network))[0]
     wanted = torch.from_numpy(np.load(RECORDED)[network])
     assert given.shape == wanted.shape
+    if network == "mobilefacenet_tf":  # whose original gives a unit vector
+        given = torch.nn.functional.normalize(given, dim=0)
     scale = wanted.abs().max().item()
     assert (given - wanted).abs().max().item() < 1e-5 * scale
 

@@ -27,7 +27,7 @@ from deid.pixels import to_tensor
 from deid.seeds import torch_generator
 from deid.worlds.donors import DonorBank
 from tests.conftest import ROOT
-from tests.toy import ToyContours, toy_world
+from tests.toy import ToyContours, ToyEmbedder, toy_world
 from tests.toy_model import save_toy_model
 
 WORLD = toy_world()
@@ -64,7 +64,7 @@ def donors_of(faces: Tensor) -> Tensor:
 
 
 def refined(model: Deidentifier, faces: Tensor, steps: int) -> Tensor:
-    return refine(model, faces, donors_of(faces), steps, STRANGER)
+    return refine(model, faces, donors_of(faces), steps, (STRANGER,))
 
 
 def missed(model: Deidentifier, w: Tensor, faces: Tensor) -> float:
@@ -102,7 +102,7 @@ def test_the_view_that_is_most_alike_counts(
     seen, worst = refine_module.views, []
     for views in (lambda output: output, seen):
         monkeypatch.setattr(refine_module, "views", views)
-        outputs = model.synthesize(refine(model, faces, donors_of(faces), 8, -1.0))
+        outputs = model.synthesize(refine(model, faces, donors_of(faces), 8, (-1.0,)))
         codes = [WORLD.identity(seen(output)) for output in outputs.split(1)]
         known = [
             float((code @ own).max())
@@ -110,6 +110,41 @@ def test_the_view_that_is_most_alike_counts(
         ]
         worst.append(sum(known) / len(known))
     assert worst[1] < worst[0] - 0.01
+
+
+def test_steps_lead_away_from_the_person_in_every_recognizer_of_the_ensemble(
+    models: ModelPaths, faces: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refine_module, "DONOR", 0.0)
+    other, known = ToyEmbedder("another").eval(), []
+    for ensemble in ({}, {"another": other}):
+        model = Deidentifier.load(models.stage_one, None, replace(WORLD, ensemble=ensemble))
+        strangers = [-1.0] * len(model.world.attacked)
+        outputs = model.synthesize(refine(model, faces, donors_of(faces), 8, strangers))
+        known.append((other(outputs) * other(faces)).sum(1).mean())
+    assert known[1] < known[0] - 0.02
+
+
+def test_steps_go_on_while_one_recognizer_knows_the_person(
+    models: ModelPaths, faces: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = replace(WORLD, ensemble={"another": ToyEmbedder("another").eval()})
+    model, taken = Deidentifier.load(models.stage_one, None, world), []
+    descend = refine_module.descend
+    monkeypatch.setattr(
+        refine_module, "descend", lambda *given: (taken.append(given[2]), descend(*given))[1]
+    )
+    for strangers in ((1.0, 1.0), (-1.0, 1.0), (1.0, -1.0)):
+        refine(model, faces[:1], donors_of(faces)[:1], 2, strangers)
+    assert len(taken) == 1 + 2 + 2
+
+
+def test_strangers_of_the_ensemble_are_drawn() -> None:
+    other = ToyEmbedder("another").eval()
+    found = Strangers(replace(WORLD, ensemble={"another": other}), 6).likenesses
+    assert len(found) == 2
+    assert -0.5 < found[1] < 1.0
+    assert found[1] != found[0]
 
 
 @pytest.mark.parametrize(("stranger", "rounds"), [(1.0, 1), (-1.0, 2)])
@@ -128,7 +163,7 @@ def test_steps_go_on_while_a_view_is_more_like_the_person_than_a_stranger(
         return descend(*given)
 
     monkeypatch.setattr(refine_module, "descend", counted)
-    refine(model, faces[:1], donors_of(faces)[:1], 2, stranger)
+    refine(model, faces[:1], donors_of(faces)[:1], 2, (stranger,))
     assert taken == [2] * rounds
 
 
@@ -136,7 +171,7 @@ def test_a_stranger_is_as_alike_as_two_people_of_the_bank_are() -> None:
     codes = WORLD.identity(to_tensor(WORLD.test_faces(6, 1, 9).pixels))
     banked = replace(WORLD, donors=DonorBank(codes, torch.zeros(6, 3)))
     others = (codes @ codes.T)[~torch.eye(6, dtype=torch.bool)]
-    assert Strangers(banked).likeness == pytest.approx(float(others.mean()), abs=1e-6)
+    assert Strangers(banked).likenesses == pytest.approx((float(others.mean()),), abs=1e-6)
 
 
 def test_faces_of_a_batch_do_not_interact(model: Deidentifier, faces: Tensor) -> None:

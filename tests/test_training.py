@@ -27,7 +27,7 @@ from deid.training.stage_one import StageOne, train_stage_one
 from deid.training.stage_two import StageTwo
 from deid.worlds.donors import DonorBank
 from deid.worlds.world import World
-from tests.toy import RESOLUTION, ToyContours, draw_pairs, toy_world
+from tests.toy import RESOLUTION, ToyContours, ToyEmbedder, draw_pairs, toy_world
 from tests.toy_training import ONE, TWO, changed_params, recorded, train_one, train_two
 
 KILLED_AT = 17  # seven steps after a checkpoint
@@ -308,6 +308,21 @@ def test_stage_two_lowers_the_similarity_and_stays_within_delta(root: Path) -> N
     w = stage.model.latent(faces, faces)
     moved = stage.model.standardize(stage.model.adversarial_latent(w)) - stage.model.standardize(w)
     assert 0.01 < moved.abs().max().item() <= 0.5 + 1e-4
+
+
+def test_stage_two_fools_all_recognizers_of_the_ensemble(root: Path) -> None:
+    """Those that have no part in it are known by the person still."""
+    params = TWO.model_copy(update={"steps": 80, "similarity_floor": -1.0, "delta": 0.5})
+    known = {}
+    for name, ensemble in (("alone", {}), ("with another", {"another": ToyEmbedder("another")})):
+        world = replace(toy_world(), ensemble=ensemble)
+        stage = StageTwo(params, world, root / "latents", root / "one")
+        for index in range(params.steps):
+            stage.step(index)
+        faces = to_tensor(stage.pairs.images(np.arange(32)))
+        outputs, other = stage.model.adversarial(faces), ToyEmbedder("another")
+        known[name] = (other(outputs) * other(faces)).sum(1).mean().item()
+    assert known["with another"] < known["alone"] - 0.02
 
 
 def test_stage_one_learns_to_reconstruct(root: Path) -> None:

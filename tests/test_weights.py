@@ -634,10 +634,14 @@ def test_the_commercial_variant_refuses_what_its_license_forbids() -> None:
 def test_every_role_of_a_world_is_filled_and_may_be_chosen_otherwise() -> None:
     assert needs("mini") == {}
     assert set(needs("ffhq")) == set(needs("ffhq", True)) < set(ROLES)
-    assert set(needs("photo")) == set(needs("ffhq")) | {"contours", "attributes"}
+    assert set(needs("photo")) == set(needs("ffhq")) | {"contours", "attributes", "ensemble"}
     for wanted in (needs("ffhq"), needs("ffhq", True), needs("photo")):
         assert all(wanted.values())
-        assert not set(wanted["identity"]) & set(wanted["held_out"])
+        attacked = {*wanted["identity"], *wanted.get("ensemble", ())}
+        assert not attacked & set(wanted["held_out"])
+    for role in ("identity", "ensemble"):
+        with pytest.raises(DeidError, match="mobile-face: is attacked"):
+            needs("photo", chosen={role: ("mobile-face",)})
     chosen = needs("ffhq", chosen={"generator": ("550000.pt",)})
     assert chosen["generator"] == ("550000.pt",)
     with pytest.raises(DeidError, match="is no generator but detector"):
@@ -983,7 +987,7 @@ def test_the_doctor_examines_the_world_of_photographs_unless_asked_otherwise(
         names = [name for group in needs("photo").values() for name in group]
         assert listed == {entry.name for entry in with_parts(names)}  # also their other files
         # The generator's four files are in one archive of 37.6 MB.
-        assert "to download: 169.1 MB" in out
+        assert "to download: 174.4 MB" in out
 
 
 def test_the_doctor_says_what_ffhq_lacks_and_would_download(

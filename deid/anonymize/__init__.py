@@ -75,8 +75,8 @@ def _adversarial(world: World, models: ModelPaths | None, settings: AnonymizePar
         raise DeidError("method adversarial: needs stage two; run `deid stage-two` first")
     model = _model("adversarial", world, models)
     stretch = settings.strength * settings.adversarial_stretch
-    steps = settings.adversarial_steps
-    return Adversarial(model, working_side(world), stretch, steps)
+    steps, farthest = settings.adversarial_steps, settings.adversarial_distance
+    return Adversarial(model, working_side(world), stretch, steps, farthest)
 
 
 def _reconstruction(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:

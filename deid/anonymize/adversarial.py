@@ -10,6 +10,9 @@ from deid.anonymize.invert import invert
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size
 
+HALVINGS = 4
+"""Of the part of a way that may be gone: it is met to a sixteenth of the way."""
+
 
 @dataclass(frozen=True)
 class Adversarial:
@@ -17,13 +20,15 @@ class Adversarial:
 
     With `steps`, M_adv's way starts from as many steps of inversion (`invert`) and not from M's
     answer, which is alike but not the person. A `stretch` above 1 goes that much further than M_adv
-    did, and than its δ: more protection, and less likeness to the eye.
+    did, and than its δ: more protection, and less likeness to the eye. With a `farthest`, no
+    further than that perceptual distance from what M itself draws (`World.perceptual`).
     """
 
     model: Deidentifier
     resolution: int | None
     stretch: float = 1.0
     steps: int = 0
+    farthest: float | None = None
     name: str = "adversarial"
     enough: int | None = None
 
@@ -32,7 +37,30 @@ class Adversarial:
         """`[N,3,R,R]` → the same shape; seeds play no part."""
         w = self.model.latent(faces, faces)
         way = self.stretch * (self.model.adversarial_latent(w) - w)
+        if self.farthest is not None:
+            way = way * self._share(w, way, self.farthest)[:, None]
         if self.steps:
             w, way = invert(self.model, faces, self.steps), way[:, None]
         drawn = self.model.synthesize(w + way, faces.shape[-1])
         return at_size(drawn, faces.shape[-1]).clamp(-1.0, 1.0)
+
+    def _share(self, w: Tensor, way: Tensor, farthest: float) -> Tensor:
+        """How much of each way `[N,w_dim]` from w leads no further than `farthest`, `[N]`: all of
+        it, or what halving finds. Drawn at the smallest side of the generator."""
+        side = self.model.world.resolutions[0]
+        start = self.model.synthesize(w, side)
+
+        def within(share: Tensor) -> Tensor:
+            drawn = self.model.synthesize(w + share[:, None] * way, side)
+            return self.model.world.perceptual.distance(start, drawn) <= farthest
+
+        share = w.new_ones(len(w))
+        free = within(share)
+        if free.all():
+            return share
+        least, most = share * free, share.clone()
+        for _ in range(HALVINGS):
+            share = (least + most) / 2
+            kept = within(share)
+            least, most = torch.where(kept, share, least), torch.where(kept, most, share)
+        return least

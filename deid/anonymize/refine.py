@@ -3,14 +3,14 @@
 M answers for all faces at once; here equation (4)'s losses are taken for one face. Everything
 that follows is judged as any other output.
 
-The person must not be known in what comes out. En_id is the only recognizer that may be asked,
-since each other one of a world judges outputs or reports figures. So that what it no longer knows
-others do not know either, it sees several views (input diversity, Xie et al. 2019), the worst of
-them counts, and where that one is still more like the person than a stranger is, as many steps
-follow again.
+The person must not be known in what comes out. En_id is asked, and the world's ensemble beside it;
+its other recognizers judge outputs or report figures, and so may not be. So that what these no
+longer know others do not know either, each sees several views (input diversity, Xie et al. 2019),
+its worst one counts, and where that is still more like the person than a stranger is to any of
+them, as many steps follow again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from deid.diversity import diversify, draw_changes
 from deid.losses import contour_loss, landmark_loss, opening_loss
 from deid.model import Deidentifier
 from deid.seeds import torch_generator
+from deid.worlds.world import World
 
 STEPS = 16
 """Where quality counts more than time: landmarks and openings are then met (`benchmarks`)."""
@@ -30,10 +31,10 @@ RATE, LAST_RATE = 0.08, 0.2
 
 BETAS = (0.8, 0.95)
 AIM = 0.1
-"""A cosine in En_id below which the person's likeness need not fall further."""
+"""A cosine below which the person's likeness need not fall further."""
 
 VIEWS = 2
-"""Changed views of each picture in which En_id must not know the person either."""
+"""Changed views of each picture in which the person must not be known either."""
 
 LANDMARK, CONTOURS, OPENINGS, DONOR, PERSON, LIGHT, NEAR = 0.05, 0.08, 0.5, 0.5, 1.0, 0.5, 0.05
 """Weights: as in stage one, then of the donor's and the person's likeness, light and shade, and of
@@ -44,35 +45,52 @@ LIGHT_CELLS, LIGHT_ROWS, LIGHT_COLUMNS = 8, slice(2, 7), slice(2, 6)
 
 
 def refine(
-    model: Deidentifier, faces: Tensor, donors: Tensor, steps: int, stranger: float | None
+    model: Deidentifier,
+    faces: Tensor,
+    donors: Tensor,
+    steps: int,
+    strangers: Sequence[float] | None,
 ) -> Tensor:
     """w `[N,w_dim]`, from M's answer on, so that G(w) has the expression of `faces [N,3,R,R]`,
     remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and becomes nobody that
-    En_id takes for the faces in any view. Where the person's cosine with one exceeds that of a
-    `stranger` after `steps`, there are as many again; None: the person may be known. Drawn at the
-    smallest side of the generator.
+    an attacked recognizer of the world takes for the faces in any view. Where the person's cosine
+    in one exceeds that of `strangers`, one for each recognizer, after `steps`, there are as many
+    again; None: the person may be known. Drawn at the smallest side of the generator.
     """
     return one_by_one(
-        lambda face, donor: _refine(model, face, donor, steps, stranger), faces, donors
+        lambda face, donor: _refine(model, face, donor, steps, strangers), faces, donors
     )
 
 
 def _refine(
-    model: Deidentifier, face: Tensor, donor: Tensor, steps: int, stranger: float | None
+    model: Deidentifier, face: Tensor, donor: Tensor, steps: int, strangers: Sequence[float] | None
 ) -> Tensor:
-    loss_of = _objective(model, face, donor, PERSON if stranger is not None else 0.0)
-    with torch.no_grad():
-        person = model.world.identity(face)
+    world = model.world
+    loss_of = _objective(model, face, donor, PERSON if strangers is not None else 0.0)
     answer = moved = model.standardize(model.latent_of(donor, face))
     for _ in range(2):
         moved = descend(moved, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR, answer)
         w = model.unstandardize(moved)
+        if strangers is None:
+            break
         with torch.no_grad():
-            seen = views(model.synthesize(w, model.world.resolutions[0]))
-            known = (model.world.identity(seen) @ person[0]).amax()
-        if stranger is None or known <= stranger:
+            seen = views(model.synthesize(w, world.resolutions[0]))
+            known = _likenesses(_codes(world, seen), _codes(world, face))
+        if (known <= known.new_tensor(strangers)).all():
             break
     return w
+
+
+def _codes(world: World, pictures: Tensor) -> list[Tensor]:
+    """What each attacked recognizer says of `[V,3,R,R]`: K times `[V,dim]`."""
+    return [recognizer(pictures) for recognizer in world.attacked]
+
+
+def _likenesses(codes: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
+    """How well each recognizer knows a person of `own` codes `[1,dim]` in the worst of several
+    views' `codes [V,dim]`: the cosines `[K]`."""
+    pairs = zip(codes, own, strict=True)
+    return torch.stack([(code @ person[0]).amax() for code, person in pairs])
 
 
 def views(output: Tensor) -> Tensor:
@@ -118,16 +136,16 @@ def _objective(
     world, side = model.world, model.world.resolutions[0]
     scale = side / face.shape[-1]
     with torch.no_grad():
-        person, light = world.identity(face), _light(face)
+        own, light = _codes(world, face), _light(face)
         points = world.landmarks(face) * scale
         contours = world.contours(face) * scale if world.contours else None
 
     def loss_of(w: Tensor) -> Tensor:
         output = model.synthesize(w, side)
-        codes = world.identity(views(output))
-        wanted, known = codes[0] @ donor[0], (codes @ person[0]).amax()
         loss = LANDMARK * landmark_loss(points, world.landmarks(output), side)
-        loss = loss + DONOR * (1.0 - wanted) + weight * (known - AIM).clamp_min(0)
+        codes = _codes(world, views(output))
+        known = (_likenesses(codes, own) - AIM).clamp_min(0).sum()
+        loss = loss + DONOR * (1.0 - codes[0][0] @ donor[0]) + weight * known
         loss = loss + LIGHT * F.l1_loss(_light(output), light)
         if world.contours is None or contours is None:
             return loss

@@ -30,17 +30,28 @@ class Strangers:
             return self.world.donors.codes
         return codes_of(self.world, people(self.world, "strangers", self.drawn))
 
-    @property
-    def likeness(self) -> float:
-        """The cosine of two of them, on average."""
-        count = len(self.codes)
-        return float((self.codes.sum(0).square().sum() - count) / (count * (count - 1)))
+    @cached_property
+    def likenesses(self) -> tuple[float, ...]:
+        """The cosine of two people, on average, in each attacked recognizer of the world: En_id's
+        of these, of the others' some who are drawn."""
+        own = mean_cosine(self.codes)
+        if not self.world.ensemble:
+            return (own,)
+        pictures = drawn(self.world, people(self.world, "strangers", self.drawn), SMALL)
+        return own, *(mean_cosine(network(pictures)) for network in self.world.ensemble.values())
 
     def some(self, count: int, seed: int) -> Tensor:
         """`count` of them, chosen by a face's seed, `[count,dim]`."""
         random = torch_generator("rivals/strangers", 0, seed)
         chosen = torch.randperm(len(self.codes), generator=random)[:count]
         return self.codes[chosen.to(self.codes.device)]
+
+
+@torch.no_grad()
+def mean_cosine(codes: Tensor) -> float:
+    """Of two different ones among unit vectors `[N,dim]`."""
+    count = len(codes)
+    return float((codes.sum(0).square().sum() - count) / (count * (count - 1)))
 
 
 @torch.no_grad()

@@ -103,15 +103,15 @@ class Swap:
         """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known."""
         if self.steps:
             # On the way to the donor it is the person whom it must remain like.
-            stranger = self._stranger if self.strength == 1.0 else None
-            w = refine(self.model, faces, donors, self.steps, stranger)
+            strangers = self._strangers if self.strength == 1.0 else None
+            w = refine(self.model, faces, donors, self.steps, strangers)
         else:
             w = self.model.latent_of(donors, faces)
         return self._drawn(w, faces.shape[-1])
 
     @cached_property
-    def _stranger(self) -> float:
-        return Strangers(self.world).likeness
+    def _strangers(self) -> tuple[float, ...]:
+        return Strangers(self.world).likenesses
 
     @property
     def bank(self) -> DonorPool | None:

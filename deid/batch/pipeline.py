@@ -255,7 +255,7 @@ def _kept(text: str) -> tuple[str, ...]:
 def region_of(settings: RunSettings, world: World) -> RegionName:
     """What a new face replaces: as asked, or as the world says."""
     if settings.region not in (None, *get_args(RegionName)):
-        raise DeidError(f"region {settings.region!r}: unknown; choose face or head")
+        raise DeidError(f"region {settings.region!r}: unknown; choose face, head or portrait")
     return cast(RegionName, settings.region or world.region)
 
 

@@ -87,9 +87,10 @@ class RunSettings:
     )
     region: str | None = option(
         None,
-        "What a new face replaces: face, from brow to chin, or head, with forehead and hairline; "
-        "if not given, what suits the networks.",
-        choices=("face", "head"),
+        "What a new face replaces: face, from brow to chin; head, with forehead and hairline; or "
+        "portrait, all of the square about it with hair and background, as the generator draws "
+        "them; if not given, what suits the networks.",
+        choices=("face", "head", "portrait"),
     )
     allow_no_face: bool = option(
         False, "Write pictures without a face, re-encoded without metadata."

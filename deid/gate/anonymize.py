@@ -29,6 +29,8 @@ def anonymize(canvas: Pixels, face: Face, anonymizer: Anonymizer, placing: Placi
         made = np.asarray(to_pixels(output)[0])
         if draws_skin(face):
             return bare(made, face.geometry, placing)
+        if face.geometry.others is not None:
+            return made
         return fitted(made, face.geometry, placing) if base(face.level) in RESHAPED else made
 
     square, drawn = face.geometry.square, base(face.level) in GENERATIVE

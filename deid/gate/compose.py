@@ -52,7 +52,8 @@ def _paste_face(canvas: Pixels, face: Face, components: Components) -> None:
         if draws_skin(face):
             paste_face(canvas, new, face.geometry.square, region)
         else:
-            paste(canvas, new, face.geometry.square, region, base(face.level) in GENERATIVE)
+            drawn, around = base(face.level) in GENERATIVE, face.geometry.others is not None
+            paste(canvas, new, face.geometry.square, region, drawn, drawn and around)
     except BaseException:
         canvas[y0:y1, x0:x1] = before
         raise

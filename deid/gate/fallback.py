@@ -138,7 +138,7 @@ def _settings(level: str, method: str, settings: AnonymizeParams) -> AnonymizePa
     return settings.model_copy(update={"strength": 1.0} | _changes(level, method, settings))
 
 
-def _changes(level: str, method: str, settings: AnonymizeParams) -> dict[str, float]:
+def _changes(level: str, method: str, settings: AnonymizeParams) -> dict[str, float | None]:
     if level == COARSE:
         return {"pixelate_blocks": min(COARSE_BLOCKS, settings.pixelate_blocks)}
     if not refinement(level):
@@ -146,12 +146,13 @@ def _changes(level: str, method: str, settings: AnonymizeParams) -> dict[str, fl
     kind = base(level)
     if kind in ("fgsm", "pgd"):
         return {f"{kind}_epsilon": min(1.0, STRONGER * _epsilon(method, settings))}
-    changes: dict[str, dict[str, float]] = {
+    changes: dict[str, dict[str, float | None]] = {
         "swap": {
             "swap_steps": max(FEW_STEPS if refinement(level) == 1 else STEPS, settings.swap_steps)
         },
         "adversarial": {
-            "adversarial_stretch": min(FARTHEST, STRETCH * settings.adversarial_stretch)
+            "adversarial_stretch": min(FARTHEST, STRETCH * settings.adversarial_stretch),
+            "adversarial_distance": None,
         },
         "blur": {"blur_sigma": min(1.0, WIDER * settings.blur_sigma)},
         "pixelate": {"pixelate_blocks": min(COARSEST_BLOCKS, settings.pixelate_blocks)},

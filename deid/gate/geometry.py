@@ -18,13 +18,15 @@ from deid.imaging.paste import (
     hull_with_oval,
     soft_region,
 )
+from deid.imaging.portrait import portrait_region
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """In picture pixels: `box [4]`, the FFHQ square of five points, `hull [M,2]` around the face,
     and the `outline [27,2]` of its jaw and forehead, None where not seen; `landmarks [68,2]` where
-    a new face is to be drawn from brow to chin only.
+    a new face is to be drawn from brow to chin only; where it is to be drawn with all that is
+    about it, the hulls of the `others`, else None.
 
     A `hull` of None: it could not be placed, so its box is all that is known of it.
     """
@@ -34,6 +36,7 @@ class Geometry:
     hull: Points | None = None
     outline: Points | None = None
     landmarks: Points | None = None
+    others: tuple[Points, ...] | None = None
 
     @cached_property
     def longer(self) -> float:
@@ -75,6 +78,8 @@ def replaced_region(face: Geometry, level: str, shape: tuple[int, ...]) -> Regio
     """The pixels that a fallback level replaces in a picture of `shape`."""
     if base(level) in GENERATIVE and face.landmarks is not None:
         return face_region(face.landmarks, face.square, shape)
+    if base(level) in GENERATIVE and face.hull is not None and face.others is not None:
+        return portrait_region(face.square, face.hull, face.others, shape)
     return whole_region(face, level, shape)
 
 

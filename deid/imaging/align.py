@@ -102,10 +102,11 @@ def _part(
     return picture[int(y0) : int(y1), int(x0) : int(x1)], moved
 
 
-def place_face(crop: Pixels, square: Square, window: Window) -> Pixels:
+def place_face(crop: Pixels, square: Square, window: Window, mirror: bool = False) -> Pixels:
     """The inverse: what `crop` looks like in the picture's `window`, `uint8 [h,w,3]`.
 
-    Beyond the crop its border is continued, so that every pixel of the window is the method's.
+    Beyond the crop its border is continued, or the crop mirrored, so that every pixel of the window
+    is the method's.
     """
     if square.side < crop.shape[0]:
         smaller = max(1, round(square.side))
@@ -115,8 +116,9 @@ def place_face(crop: Pixels, square: Square, window: Window) -> Pixels:
     x0, y0, x1, y1 = window
     to_crop[:, 2] += to_crop[:, :2] @ np.array([x0, y0], dtype=to_crop.dtype)
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    border = cv2.BORDER_REFLECT_101 if mirror else cv2.BORDER_REPLICATE
     placed = cv2.warpAffine(
-        crop, _opencv(to_crop), (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        crop, _opencv(to_crop), (x1 - x0, y1 - y0), flags=flags, borderMode=border
     )
     return np.asarray(placed, dtype=np.uint8)
 

@@ -79,8 +79,8 @@ def _convex(points: Points) -> Points:
 
 def soft_region(hull: Points, shape: tuple[int, ...], feather: float) -> Region:
     """1 over `hull` `[M,2]`, falling smoothly to 0 within `feather` pixels outside it."""
-    window = _window(hull, shape, int(np.ceil(feather)) + 3)
-    return _softened(hull, window, max(feather, 1e-3))
+    window = window_of(hull, shape, int(np.ceil(feather)) + 3)
+    return softened(hull, window, max(feather, 1e-3))
 
 
 def face_region(landmarks: Points, square: Square, shape: tuple[int, ...]) -> Region:
@@ -101,12 +101,12 @@ def face_region(landmarks: Points, square: Square, shape: tuple[int, ...]) -> Re
         apply_affine(square.to_picture(1), _convex(part))
         for part in (np.concatenate([upright, raised]), inner)
     )
-    window = _window(hull, shape, int(np.ceil(forehead)) + 3)
+    window = window_of(hull, shape, int(np.ceil(forehead)) + 3)
     below = below_eyes(square, window)
     feather = np.maximum(below * jaw + (1.0 - below) * forehead, 1e-3)
     inner = _filled(core, window)
     inner = np.where(below < 0.5, _rounded(inner, CORNER * square.side), inner)
-    return replace(_softened(hull, window, feather), core=inner)
+    return replace(softened(hull, window, feather), core=inner)
 
 
 def _rounded(mask: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
@@ -117,7 +117,7 @@ def _rounded(mask: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
     return (cv2.distanceTransform(1 - inner, cv2.DIST_L2, 5) <= radius).astype(np.uint8)
 
 
-def _softened(hull: Points, window: Window, feather: float | NDArray[np.float32]) -> Region:
+def softened(hull: Points, window: Window, feather: float | NDArray[np.float32]) -> Region:
     """1 over `hull`, falling to 0 over `feather` pixels, which may differ from place to place."""
     whole = _filled(hull, window)
     wider = cv2.dilate(whole, np.ones((3, 3), np.uint8))
@@ -161,23 +161,31 @@ def hull_of_box(box: Points) -> Points:
 
 def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
     """1 over `hull` `[M,2]`, 0 elsewhere."""
-    window = _window(hull, shape, margin=2)
+    window = window_of(hull, shape, margin=2)
     return Region(window, _filled(hull, window).astype(np.float32))
 
 
-def paste(canvas: Pixels, crop: Pixels, square: Square, region: Region, match: bool) -> None:
+def paste(
+    canvas: Pixels,
+    crop: Pixels,
+    square: Square,
+    region: Region,
+    match: bool,
+    around: bool = False,
+) -> None:
     """Blend an aligned `crop` into `canvas` in place; `match` brings light and color to what they
-    were in the face, and to the colors around it at its edge."""
+    were in the face, and to the colors around it at its edge. A region that goes `around` the head
+    does not end at its jaw, which would take less of those."""
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1]
-    new = place_face(crop, square, region.window)
+    new = place_face(crop, square, region.window, mirror=around)
     if match:
         skin = _filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
         place = Place(
             old.astype(np.float32),
             region.alpha,
             skin.astype(np.float32),
-            below_eyes(square, region.window),
+            np.zeros_like(region.alpha) if around else below_eyes(square, region.window),
             square.side,
         )
         lit = blend_in(new.astype(np.float32), place)
@@ -245,7 +253,7 @@ def looks_filled(decoded: Pixels, region: Region) -> bool:
 def coverage(outline: Points, regions: Sequence[Region], shape: tuple[int, ...]) -> float:
     """Share of the pixels in an outline `[M,2]`, inside the picture, that any region replaces."""
     try:
-        x0, y0, x1, y1 = window = _window(outline, shape, margin=0)
+        x0, y0, x1, y1 = window = window_of(outline, shape, margin=0)
     except ValueError:
         return 1.0  # outside the picture there is nothing to cover
     inside = _filled(outline, window) > 0
@@ -259,7 +267,8 @@ def coverage(outline: Points, regions: Sequence[Region], shape: tuple[int, ...])
     return float(covered[inside].mean()) if inside.any() else 1.0
 
 
-def _window(outline: Points, shape: tuple[int, ...], margin: int) -> Window:
+def window_of(outline: Points, shape: tuple[int, ...], margin: int) -> Window:
+    """The part of a picture about an outline `[M,2]`; `ValueError` where there is none."""
     limit = np.array([shape[1], shape[0]])
     low = np.clip(np.floor(outline.min(axis=0)).astype(int) - margin, 0, limit)
     high = np.clip(np.ceil(outline.max(axis=0)).astype(int) + margin, 0, limit)

@@ -37,7 +37,7 @@ class RequestOptions(BaseModel):
         Field(description="high: new faces are refined in seconds."),
     ] = None
     region: Annotated[
-        Literal["face", "head"] | None, Field(description="What a new face replaces.")
+        Literal["face", "head", "portrait"] | None, Field(description="What a new face replaces.")
     ] = None
     donor: Annotated[
         Literal["alike", "any"] | None, Field(description="For swap: whose face it is.")

@@ -1,8 +1,8 @@
 """Stage two (section 3.2): the adversarial mapping M_adv, equations (9)–(12).
 
-Same-face only, everything but M_adv frozen. The attacked recognizer sees each adversarial picture
-slightly moved, resized, mirrored and relit at random (input diversity, Xie et al. 2019), so that
-what fools it fools recognizers that nobody attacked.
+Same-face only, everything but M_adv frozen. The attacked recognizers (`World.attacked`) see each
+adversarial picture slightly moved, resized, mirrored and relit at random (input diversity, Xie et
+al. 2019), so that what fools them fools recognizers that nobody attacked.
 """
 
 from pathlib import Path
@@ -150,16 +150,19 @@ class StageTwo:
             with torch.no_grad():
                 w = self.model.latent(faces, faces)
                 reconstruction = self.model.synthesize(w, side).float()
-                code = world.identity(faces).float()
+                codes = [recognizer(faces).float() for recognizer in world.attacked]
             output = self.model.synthesize(self.model.adversarial_latent(w), side).float()
-            output_code = world.identity(diversify(output, changes)).float()
+            seen = diversify(output, changes)
+            output_codes = [recognizer(seen).float() for recognizer in world.attacked]
         # In full precision: bfloat16 knows landmarks to a whole pixel only, and a small distance
         # of features is a difference of nearly equal numbers.
         with torch.no_grad():
             points = world.landmarks(faces)
         output_points = world.landmarks(output)
         perceptual = world.perceptual.distance(reconstruction, output).mean()
-        model = model_identity_loss(code, output_code, params.similarity_floor)
+        pairs = zip(codes, output_codes, strict=True)
+        known = [model_identity_loss(*pair, params.similarity_floor) for pair in pairs]
+        model = torch.stack(known).mean()
         visual = visual_identity_loss(points, output_points, faces.shape[-1])
         total = adversarial_mapping_loss((model, visual), (params.lambda_id, params.lambda_visual))
         total = total + params.lambda_perceptual * perceptual

@@ -126,6 +126,12 @@ def needs(
         for name in names:
             if not find(name).serves(role):
                 raise DeidError(f"{name}: is no {role} but {find(name).role}; choose another file")
+    attacked = {*wanted.get("identity", ()), *wanted.get("ensemble", ())}
+    if both := attacked.intersection(wanted.get("held_out", ())):
+        raise DeidError(
+            f"{min(both)}: is attacked and may be no judge; write another one for one of "
+            "world.files.identity, ensemble and held_out"
+        )
     if commercial_only:
         require_commercial(name for names in wanted.values() for name in names)
     return wanted

@@ -16,12 +16,13 @@ Role = Literal[
     "attributes",
     "detector",
     "held_out",
+    "ensemble",
     "perceptual",
     "person_mask",
 ]
 """A network's place in a world (`deid.worlds.world.World`)."""
 ROLES: tuple[Role, ...] = get_args(Role)
-RECOGNIZERS: tuple[Role, ...] = ("identity", "held_out")
+RECOGNIZERS: tuple[Role, ...] = ("identity", "held_out", "ensemble")
 
 
 NETWORK_ROLES: Mapping[str, tuple[Role, ...]] = {
@@ -35,6 +36,7 @@ NETWORK_ROLES: Mapping[str, tuple[Role, ...]] = {
     "hse_face": ("identity",),
     "iresnet": ("held_out",),
     "mobilefacenet": ("held_out",),
+    "mobilefacenet_tf": ("held_out", "ensemble"),
     "mobile_face": ("held_out",),
     "dlib_resnet": ("held_out",),
     "mobilefacenet68": ("landmarks",),

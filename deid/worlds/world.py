@@ -8,7 +8,7 @@ detector takes pixels.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -136,8 +136,9 @@ class MetricNetwork(PerceptualNetwork, Protocol):
 
 Domain = Literal["rendered people", "photographs"]
 
-RegionName = Literal["face", "head"]
-"""What a new face replaces: brow to chin, or the forehead and its hairline as well."""
+RegionName = Literal["face", "head", "portrait"]
+"""What a new face replaces: brow to chin; the forehead and its hairline as well; or all that is
+drawn about it, hair and background too."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ class World:
     region: RegionName = "head"  # what a new face replaces, if nobody says otherwise
     memory: Path | None = None  # a folder for what was measured of these very weights
     standard: MetricNetwork | None = None  # FID and LPIPS as everybody has them, beside its own
+    ensemble: Mapping[str, FaceEmbedder] = field(default_factory=dict)  # attacked beside En_id
     stage_sha256: str = ""  # of what a trained stage runs through, where judges may vary: G, En_id
 
     @property
@@ -198,6 +200,11 @@ class World:
         Empty where there is only one; its figures are then no independent evidence.
         """
         return tuple(name for name in self.held_out if name != self.selecting)
+
+    @property
+    def attacked(self) -> tuple[FaceEmbedder, ...]:
+        """The recognizers that methods learn to fool; of none of them a figure is asked."""
+        return (self.identity, *self.ensemble.values())
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -233,7 +240,8 @@ class World:
         """The same world on `device`; its networks are moved, not copied."""
         parts = (self.generator, self.identity, self.landmarks, self.expression_trunk)
         features = (self.perceptual, self.metric_features, self.standard)
-        tellers = (self.contours, self.looks, self.donors, *self.held_out.values())
+        recognizers = (*self.ensemble.values(), *self.held_out.values())
+        tellers = (self.contours, self.looks, self.donors, *recognizers)
         for network in (*parts, *features, *tellers):
             if isinstance(network, nn.Module):
                 network.to(device)

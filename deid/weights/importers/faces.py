@@ -30,6 +30,7 @@ FACE_NETWORKS: Mapping[str, str] = {
     "iresnet": "deid.nets.iresnet:IResNet",
     "inception_resnet_v1": "deid.nets.inception_resnet:InceptionResnetV1",
     "mobilefacenet": "deid.nets.mobilefacenet:MobileFaceNetRecognizer",
+    "mobilefacenet_tf": "deid.nets.mobilefacenet_tf:MobileFaceNetTf",
     "mobilefacenet68": "deid.nets.mobilefacenet68:MobileFaceNetLandmarks",
     "inception_v3": "deid.nets.inception:inception_v3",
     "fid_inception": "deid.nets.inception:fid_inception",

@@ -1,4 +1,5 @@
-"""Face networks that come as TensorFlow.js weights: HSE_FaceRec, MobileFace, Face Mesh, face-api.
+"""Face networks that come as TensorFlow.js weights: HSE_FaceRec, MobileFace, MobileFaceNet_TF, Face
+Mesh, face-api.
 
 TensorFlow keeps filters as [height, width, inputs, outputs]; depthwise ones as
 [height, width, inputs, 1]; matrices as [inputs, outputs].
@@ -13,6 +14,7 @@ from deid.errors import DeidError
 from deid.nets.face_mesh import TRUNK
 from deid.nets.hse_face import PLAN
 from deid.nets.mobile_face import WIDTHS
+from deid.nets.mobilefacenet import PLAN as PLANS
 from deid.weights.importers.base import Format, Imported
 from deid.weights.importers.states import shape_of
 
@@ -56,6 +58,42 @@ def mobile_face_state(tensors: Tensors) -> State:
     state["project.weight"] = (by_place * scale).T
     state["project.bias"] = tensors["batchnorm0/sub"]
     return state
+
+
+def mobilefacenet_tf_state(tensors: Tensors) -> State:
+    """`MobileFaceNetTf`'s weights. A PReLU's slope is halved and negated there: the converter wrote
+    max(x, 0) + (x - |x|) / 2 anew, and lost the sign. (So the original TFLite file says, of whose
+    other tensors all are the same.)"""
+    body = "MobileFaceNet/MobileFaceNet"
+    stages = [(stage, index) for stage, plan in enumerate(PLANS, 2) for index in range(plan[2])]
+
+    def convolution(ours: str, theirs: str) -> State:
+        state = _convolution(ours, tensors[f"{theirs}/Conv2D_weights"])
+        return state | {f"{ours}.bias": tensors[f"{theirs}/Conv2D_bn_offset"]}
+
+    def depthwise(ours: str, theirs: str) -> State:
+        state = {f"{ours}.weight": _depthwise(tensors[f"{theirs}/depthwise_weights"])}
+        return state | {f"{ours}.bias": tensors[f"{theirs}/depthwise_bn_offset"]}
+
+    def slope(ours: str, theirs: str) -> State:
+        return {f"{ours}.1.weight": -2 * tensors[f"{theirs}/mul"]}
+
+    state = convolution("stem.0", f"{body}/Conv2d_0") | slope("stem", f"{body}/Conv2d_0")
+    first = f"{body}/SeparableConv2d"
+    state |= depthwise("filter.0", first) | slope("filter", first)
+    state |= convolution("mix", f"{body}/Conv")
+    for number, (stage, index) in enumerate(stages):
+        ours, theirs = f"blocks.{number}", f"{body}/Conv2d_{stage}_InvResBlock_{index}"
+        wide, narrow = f"{theirs}/Conv", f"{theirs}/Conv_1"
+        state |= convolution(f"{ours}.widen.0", wide) | slope(f"{ours}.widen", wide)
+        filters = f"{theirs}/SeparableConv2d"
+        state |= depthwise(f"{ours}.filter.0", filters) | slope(f"{ours}.filter", filters)
+        state |= convolution(f"{ours}.narrow", narrow)
+    state |= convolution("widen.0", f"{body}/Conv2d_7") | slope("widen", f"{body}/Conv2d_7")
+    ends = "MobileFaceNet/Logits"
+    state |= depthwise("gather", f"{ends}/SeparableConv2d")
+    state |= convolution("linear", f"{ends}/Conv")
+    return state | convolution("project", f"{ends}/LinearConv1x1")
 
 
 def face_mesh_state(tensors: Tensors) -> State:
@@ -133,6 +171,12 @@ def _from_face_api(content: Mapping[str, Any]) -> Imported:
 TFJS_FORMATS = (
     _format("HSE_FaceRec (TensorFlow.js)", "hse_face", "age_pred/bias", hse_face_state),
     _format("MobileFace (TensorFlow.js)", "mobile_face", "prelu1_gamma", mobile_face_state),
+    _format(
+        "MobileFaceNet_TF (TensorFlow.js)",
+        "mobilefacenet_tf",
+        "MobileFaceNet/Logits/LinearConv1x1/Conv2D_weights",
+        mobilefacenet_tf_state,
+    ),
     _format(
         "Face Mesh (TensorFlow.js)",
         "face_mesh",

@@ -167,6 +167,7 @@ CONVENTIONS: Mapping[str, Convention] = {
     # pytorch-fid: bilinear without antialiasing; a FID from another resize has other values.
     "fid_inception": Convention(299, WHOLE, _all(127.5), _all(127.5), antialias=False),
     "hse_face": Convention(224, _FACE_SQUARE, _VGGFACE2_MEAN, _all(1.0), bgr=True),
+    "mobilefacenet_tf": Convention(112, template(ARCFACE_POINTS, 112), _all(127.5), _all(128.0)),
     "mobile_face": Convention(112, template(ARCFACE_POINTS, 112), _all(127.5), _all(128.0)),
     "dlib_resnet": Convention(150, DLIB_CHIP, _DLIB_MEAN, _all(256.0)),
     # Both face-api's and Google's were trained on a detector's box with something around it.

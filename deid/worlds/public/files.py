@@ -112,6 +112,7 @@ class Files:
             landmarks=self.landmarks(),
             detector=self.detector(),
             held_out=held_out,
+            ensemble=dict(self.recognizers("ensemble")) if "ensemble" in self.paths else {},
             selecting=next(iter(held_out)),
             perceptual=perceptual,
             metric_features=metric_features,

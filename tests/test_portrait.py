@@ -1,0 +1,114 @@
+"""`--region portrait`: a new face with all that is drawn about it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deid.faces.alignment import apply_affine, five_points
+from deid.gate.geometry import Geometry, replaced_region, whole_region
+from deid.gate.place import Placing, place
+from deid.imaging.align import Square
+from deid.imaging.paste import Region, coverage, hull_of_landmarks, paste
+from deid.imaging.portrait import portrait_region
+from deid.pixels import Pixels
+from tests.test_region import landmarks
+from tests.toy import toy_world
+
+WIDE, HIGH, SIDE = 700, 400, 240
+"""Of a picture, and of the FFHQ square of each face in it, about."""
+
+
+def person(left: float, top: float) -> Geometry:
+    """A face whose square begins there."""
+    points = landmarks() + np.array([left, top])
+    square = Square(five_points(points))
+    upright = apply_affine(square.to_crop(SIDE), points)
+    hull = apply_affine(square.to_picture(SIDE), hull_of_landmarks(upright))
+    box = np.array([*points.min(0), *points.max(0)])
+    return Geometry(box, square, hull, others=())
+
+
+def alpha_of(region: Region) -> np.ndarray:
+    """Over the whole picture."""
+    whole = np.zeros((HIGH, WIDE), np.float32)
+    x0, y0, x1, y1 = region.window
+    whole[y0:y1, x0:x1] = region.alpha
+    return whole
+
+
+def corners(face: Geometry) -> np.ndarray:
+    unit = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    return apply_affine(face.square.to_picture(1), unit)
+
+
+def test_it_covers_the_square_and_ends_with_it() -> None:
+    face = person(220, 80)
+    alpha = alpha_of(replaced_region(face, "swap", (HIGH, WIDE, 3)))
+    (x0, y0), (x1, y1) = corners(face)[[0, 2]]
+    side = face.square.side
+    inner = np.s_[round(y0 + 0.1 * side) : round(y1 - 0.06 * side), round(x0 + 0.1 * side) : -1]
+    assert (alpha[inner[0], round(x0 + 0.1 * side) : round(x1 - 0.1 * side)] == 1).all()
+    beyond = np.ones_like(alpha, bool)
+    beyond[round(y0) - 1 : round(y1) + 2, round(x0) - 1 : round(x1) + 2] = False
+    assert not alpha[beyond & (alpha_of(whole_region(face, "swap", alpha.shape)) == 0)].any()
+    steps = np.abs(np.diff(alpha[round((y0 + y1) / 2)]))
+    assert steps.max() < 0.15, "a border that one sees"
+
+
+def test_it_goes_on_to_the_edge_of_a_picture_that_is_little_more_than_the_square() -> None:
+    face = person(0, 0)
+    shape = (SIDE, SIDE, 3)
+    region = replaced_region(face, "swap", shape)
+    x0, y0, x1, y1 = region.window
+    assert (x0, y0, x1, y1) == (0, 0, SIDE, SIDE)
+    rim = np.concatenate([region.alpha[0], region.alpha[-1], region.alpha[:, 0]])
+    near = np.abs(corners(face) - [[0, 0], [SIDE, 0], [SIDE, SIDE], [0, SIDE]]).max()
+    assert near < 0.06 * SIDE
+    assert (rim == 1).all()
+
+
+def test_the_whole_face_is_covered_and_the_others_are_left_to_their_own() -> None:
+    one, two = person(120, 80), person(290, 80)  # their squares overlap
+    together = [replace(one, others=(two.hull,)), replace(two, others=(one.hull,))]
+    for face, other in zip(together, (two, one), strict=True):
+        region = replaced_region(face, "swap", (HIGH, WIDE, 3))
+        assert face.hull is not None
+        assert other.hull is not None
+        assert coverage(face.hull, [region], (HIGH, WIDE, 3)) == 1.0
+        middle = np.rint(other.square.points.mean(0)).astype(int)
+        assert alpha_of(region)[middle[1], middle[0]] == 0
+        assert coverage(other.hull, [region], (HIGH, WIDE, 3)) < 0.02
+    alone = alpha_of(replaced_region(one, "swap", (HIGH, WIDE, 3)))
+    among = alpha_of(replaced_region(together[0], "swap", (HIGH, WIDE, 3)))
+    assert among.sum() < alone.sum()
+
+
+@pytest.mark.parametrize("level", ["blur", "pixelate", "mask", "fgsm"])
+def test_what_draws_no_face_replaces_no_more_than_the_face(level: str) -> None:
+    face, shape = person(220, 80), (HIGH, WIDE, 3)
+    given, wanted = (of(face, level, shape) for of in (replaced_region, whole_region))
+    assert np.array_equal(given.alpha, wanted.alpha)
+
+
+def test_each_face_that_is_placed_knows_the_others() -> None:
+    picture = np.zeros((HIGH, WIDE, 3), np.uint8)
+    found = [replace(person(x, 80), hull=None, others=None) for x in (0, 220, 440)]
+    world = toy_world()
+    for region, wanted in (("portrait", [2, 2, 2]), ("head", [None] * 3)):
+        placing = Placing(world.landmarks, 64, False, region)  # type: ignore[arg-type]
+        placed = [one.geometry for one in place(picture, found, [True] * 3, placing)]
+        others = [None if one.others is None else len(one.others) for one in placed]
+        assert others == wanted
+
+
+def test_hair_and_background_become_those_of_the_new_face() -> None:
+    random = np.random.default_rng(0)
+    picture: Pixels = random.integers(0, 255, (HIGH, WIDE, 3)).astype(np.uint8)
+    face, before = person(220, 80), picture.copy()
+    region = portrait_region(face.square, face.hull, (), picture.shape)  # type: ignore[arg-type]
+    paste(picture, np.full((64, 64, 3), 120, np.uint8), face.square, region, True, around=True)
+    whole = alpha_of(region)
+    assert np.array_equal(picture[whole == 0], before[whole == 0])
+    noise = picture[whole == 1].astype(float).reshape(-1, 3)
+    assert noise.std(0).max() < 25 < before[whole == 1].std(0).min(), "the old pixels shine through"
