@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +25,7 @@ from deid.params import AnonymizeParams
 from deid.seeds import torch_generator
 from deid.training.rivals.__main__ import TASKS
 from deid.worlds.world import FaceEmbedder
-from tests.toy import toy_world
+from tests.toy import ToyEmbedder, toy_world
 from tests.toy_model import save_toy_model
 
 SEEDS = [3, 1, 4, 15, 9]
@@ -347,3 +347,13 @@ def test_a_crop_that_is_enough_for_blur_gives_the_same_blur(sigma: float) -> Non
         mode="bicubic",
     )
     assert float((less - blur(whole, [0])).abs().max()) < 2 / 127.5, "two levels of 256"
+
+
+@pytest.mark.parametrize("method", ["fgsm-0.05", "pgd-0.05", "mifgsm-0.05", "tidim-0.05"])
+def test_noise_attacks_every_recognizer_of_the_ensemble(method: str, faces: Tensor) -> None:
+    """As the adversarial mapping does, so that neither knows more than the other."""
+    other, known = ToyEmbedder("another").eval(), []
+    for ensemble in ({}, {"another": other}):
+        attack = build(method, replace(WORLD, ensemble=ensemble), None, AnonymizeParams())
+        known.append((other(attack(faces, SEEDS)) * other(faces)).sum(1).mean().item())
+    assert known[1] < known[0] - 0.02

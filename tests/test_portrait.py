@@ -64,7 +64,7 @@ def test_it_goes_on_to_the_edge_of_a_picture_that_is_little_more_than_the_square
     assert (x0, y0, x1, y1) == (0, 0, SIDE, SIDE)
     rim = np.concatenate([region.alpha[0], region.alpha[-1], region.alpha[:, 0]])
     near = np.abs(corners(face) - [[0, 0], [SIDE, 0], [SIDE, SIDE], [0, SIDE]]).max()
-    assert near < 0.06 * SIDE
+    assert near < 0.04 * SIDE
     assert (rim == 1).all()
 
 

@@ -10,7 +10,7 @@ from deid.anonymize import invert
 from deid.anonymize.adversarial import Adversarial
 from deid.anonymize.base import Anonymizer, Guarded, ModelPaths, working_side
 from deid.anonymize.blur import Blur
-from deid.anonymize.gradient import FGSM, MIFGSM, PGD
+from deid.anonymize.gradient import FGSM, MIFGSM, PGD, Together
 from deid.anonymize.mask import Mask
 from deid.anonymize.pixelate import Pixelate
 from deid.anonymize.pseudonyms import PEOPLE, Pseudonyms
@@ -93,15 +93,23 @@ def _rival(name: str) -> Builder:
     return lambda world, _, __: RIVALS[name](world)
 
 
+def _fgsm(world: World, _: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:
+    return FGSM(Together(world.attacked), settings.fgsm_epsilon)
+
+
+def _pgd(world: World, _: ModelPaths | None, settings: AnonymizeParams) -> Anonymizer:
+    return PGD(Together(world.attacked), settings.pgd_epsilon, settings.pgd_steps)
+
+
 def _momentum(world: World, settings: AnonymizeParams, smooth: bool = False) -> Anonymizer:
-    return MIFGSM(world.identity, settings.fgsm_epsilon, settings.pgd_steps, smooth)
+    return MIFGSM(Together(world.attacked), settings.fgsm_epsilon, settings.pgd_steps, smooth)
 
 
 BUILDERS: Mapping[str, Builder] = {
     "swap": build_swap,
     "adversarial": _adversarial,
-    "fgsm": lambda world, _, settings: FGSM(world.identity, settings.fgsm_epsilon),
-    "pgd": lambda world, _, settings: PGD(world.identity, settings.pgd_epsilon, settings.pgd_steps),
+    "fgsm": _fgsm,
+    "pgd": _pgd,
     # For evaluation only, as is reconstruction:
     "mifgsm": lambda world, _, settings: _momentum(world, settings),
     "tidim": lambda world, _, settings: _momentum(world, settings, smooth=True),

@@ -3,8 +3,9 @@ with, and stronger ones.
 
 All are untargeted: they lower the cosine between En_id of the original and of the output, equation
 (9), inside the L∞ ball |output − original| ≤ ε, and take their gradient with input diversity, as
-the adversarial mapping does in its training. ε counts in the full intensity range [0, 1], as in the
-paper; tensors here are in [-1, 1], twice as wide.
+the adversarial mapping does in its training. Where that learns from an ensemble, they attack the
+same one (`Together`). ε counts in the full intensity range [0, 1], as in the paper; tensors here
+are in [-1, 1], twice as wide.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,18 @@ from deid.seeds import torch_generator
 from deid.worlds.world import FaceEmbedder
 
 RANGE = 2.0  # width of [-1, 1]
+
+
+class Together:
+    """Recognizers as one (`FaceEmbedder`), whose dot product is the mean of their cosines."""
+
+    def __init__(self, recognizers: Sequence[FaceEmbedder]) -> None:
+        self.recognizers = recognizers
+        self.dim = sum(recognizer.dim for recognizer in recognizers)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        codes = [recognizer(images) for recognizer in self.recognizers]
+        return codes[0] if len(codes) == 1 else torch.cat(codes, 1) / len(codes) ** 0.5
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from deid.worlds.world import FaceEmbedder, World
 
 BATCH = 25
 INDEPENDENT = "no part in training or selection"
+ATTACKED = "trained with and attacked"
 EN_ID = "En_id"
 Embeddings = Mapping[str, NDArray[np.float64]]
 """By recognizer, unit vectors `[N,dim]`."""
@@ -39,8 +40,8 @@ class NamedRecognizer:
 
 
 def recognizers(world: World, specs: Sequence[str]) -> list[NamedRecognizer]:
-    """The world's judges, those of `specs` (as `deid run --recognizer`), and En_id; `DeidError`
-    for two of one name."""
+    """The world's judges, those of `specs` (as `deid run --recognizer`), En_id and the ensemble;
+    `DeidError` for two of one name."""
     judges = build_verifier(specs, world).judges if specs else ()
     networks = [
         *(
@@ -48,7 +49,8 @@ def recognizers(world: World, specs: Sequence[str]) -> list[NamedRecognizer]:
             for name, network in world.held_out.items()
         ),
         *(NamedRecognizer(judge.name, INDEPENDENT, judge.embed) for judge in judges),
-        _own(world, EN_ID, "trained with and attacked", world.identity),
+        _own(world, EN_ID, ATTACKED, world.identity),
+        *(_own(world, name, ATTACKED, network) for name, network in world.ensemble.items()),
     ]
     names = [network.name for network in networks]
     if twice := {name for name in names if names.count(name) > 1}:

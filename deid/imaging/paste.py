@@ -175,7 +175,7 @@ def paste(
 ) -> None:
     """Blend an aligned `crop` into `canvas` in place; `match` brings light and color to what they
     were in the face, and to the colors around it at its edge. A region that goes `around` the head
-    does not end at its jaw, which would take less of those."""
+    takes less of those all along its edge, as a jaw does: new hair may end where a sky was."""
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1]
     new = place_face(crop, square, region.window, mirror=around)
@@ -185,7 +185,7 @@ def paste(
             old.astype(np.float32),
             region.alpha,
             skin.astype(np.float32),
-            np.zeros_like(region.alpha) if around else below_eyes(square, region.window),
+            np.ones_like(region.alpha) if around else below_eyes(square, region.window),
             square.side,
         )
         lit = blend_in(new.astype(np.float32), place)

@@ -18,7 +18,7 @@ from deid.imaging.paste import Region, softened, window_of
 BORDERS = {"left": 0.08, "top": 0.08, "right": 0.08, "bottom": 0.04}
 """Of its side, over which the square fades at each of its borders; a chin is near the lower one."""
 
-ENDS = 0.06
+ENDS = 0.04
 """Of it: where the picture ends so near a border, the square goes on to the picture's edge."""
 
 APART = 0.04
