@@ -357,3 +357,22 @@ def test_noise_attacks_every_recognizer_of_the_ensemble(method: str, faces: Tens
         attack = build(method, replace(WORLD, ensemble=ensemble), None, AnonymizeParams())
         known.append((other(attack(faces, SEEDS)) * other(faces)).sum(1).mean().item())
     assert known[1] < known[0] - 0.02
+
+
+def test_adversarial_goes_no_further_than_the_perceptual_distance_asked_for(
+    models: ModelPaths, faces: Tensor
+) -> None:
+    def distances(farthest: float | None) -> Tensor:
+        settings = AnonymizeParams(adversarial_stretch=3.0, adversarial_distance=farthest)
+        outputs = build("adversarial", WORLD, models, settings)(faces, SEEDS)
+        return WORLD.perceptual.distance(make("reconstruction", models)(faces, SEEDS), outputs)
+
+    free = distances(None)
+    bound = float(free.median())
+    held = distances(bound)
+    near = free < 0.99 * bound  # measured before the picture is clamped
+    assert near.any()
+    assert (free > 1.01 * bound).any()
+    assert torch.allclose(held[near], free[near], atol=1e-6)
+    assert held.max() <= 1.02 * bound
+    assert (held[~near] > 0.5 * bound).all(), "held back more than need be"

@@ -37,7 +37,8 @@ class Strangers:
         own = mean_cosine(self.codes)
         if not self.world.ensemble:
             return (own,)
-        pictures = drawn(self.world, people(self.world, "strangers", self.drawn), SMALL)
+        side = min(SMALL, self.world.resolution)
+        pictures = drawn(self.world, people(self.world, "strangers", self.drawn), side)
         return own, *(mean_cosine(network(pictures)) for network in self.world.ensemble.values())
 
     def some(self, count: int, seed: int) -> Tensor:
