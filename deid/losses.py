@@ -14,9 +14,6 @@ from torch.nn import functional as F
 
 from deid.faces.alignment import INNER
 
-UNSURE, SURE = 1e-5, 3.0
-"""Least doubt of a sex for its odds to be a number; odds, as a logarithm, that are sure enough."""
-
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the scales, finest first (Wang, Simoncelli and Bovik 2003)."""
 
@@ -119,21 +116,10 @@ def visual_identity_loss(source: Tensor, output: Tensor, size: int) -> Tensor:
     return landmark_loss(source, output, size)
 
 
-def looks_loss(source: Tensor, output: Tensor, sex: int | None = None) -> Tensor:
+def looks_loss(source: Tensor, output: Tensor) -> Tensor:
     """Not in the paper: mean squared difference of age, sex and skin, `[N,K]`, in steps that one
-    sees (`LooksNetwork`). A recognizer is most easily fooled by a face of other descent, or sex.
-
-    Of the column `sex`, which is how certain one is of it, in thirds, what its odds lack counts as
-    well: a face that is surely of the other sex would hardly be pulled by the certainty itself.
-    """
-    loss = (output - source).square().sum(1).mean()
-    if sex is None:
-        return loss
-    before, after = (
-        (looks[:, sex] / 3).clamp(UNSURE, 1 - UNSURE).logit() for looks in (source, output)
-    )
-    wanted = before.abs().clamp_max(SURE)
-    return loss + (wanted - before.sign() * after).clamp_min(0).mean()
+    sees (`LooksNetwork`). A recognizer is most easily fooled by a face of other descent."""
+    return (output - source).square().sum(1).mean()
 
 
 def adversarial_mapping_loss(terms: tuple[Tensor, Tensor], weights: tuple[float, float]) -> Tensor:

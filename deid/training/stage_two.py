@@ -39,7 +39,7 @@ from deid.training.processes import global_losses, local_slice, mean_losses, sta
 from deid.training.run import run_stage
 from deid.training.sheets import stage_two_sheet
 from deid.worlds import load_world
-from deid.worlds.world import SEX, World
+from deid.worlds.world import World
 
 WARM_RATE = 1e-3
 """Adam's, in the first steps."""
@@ -170,7 +170,7 @@ class StageTwo:
         if world.looks is not None and params.lambda_looks:
             with torch.no_grad():
                 looks = world.looks(faces)
-            losses["looks"] = looks_loss(looks, world.looks(output), SEX)
+            losses["looks"] = looks_loss(looks, world.looks(output))
             total = total + params.lambda_looks * losses["looks"]
         if params.lambda_alike:
             losses["alike"] = self.alike(index)
