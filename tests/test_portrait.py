@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from deid.faces.alignment import apply_affine, five_points
+from deid.gate.face import KEPT, Face
+from deid.gate.find import acquaint
 from deid.gate.geometry import Geometry, replaced_region, whole_region
-from deid.gate.place import Placing, place
 from deid.imaging.align import Square
-from deid.imaging.paste import Region, coverage, hull_of_landmarks, paste
+from deid.imaging.paste import Region, coverage, hull_of_landmarks, paste, soft_region
 from deid.imaging.portrait import portrait_region
 from deid.pixels import Pixels
 from tests.test_region import landmarks
-from tests.toy import toy_world
 
 WIDE, HIGH, SIDE = 700, 400, 240
 """Of a picture, and of the FFHQ square of each face in it, about."""
@@ -91,15 +91,61 @@ def test_what_draws_no_face_replaces_no_more_than_the_face(level: str) -> None:
     assert np.array_equal(given.alpha, wanted.alpha)
 
 
-def test_each_face_that_is_placed_knows_the_others() -> None:
-    picture = np.zeros((HIGH, WIDE, 3), np.uint8)
-    found = [replace(person(x, 80), hull=None, others=None) for x in (0, 220, 440)]
-    world = toy_world()
-    for region, wanted in (("portrait", [2, 2, 2]), ("head", [None] * 3)):
-        placing = Placing(world.landmarks, 64, False, region)  # type: ignore[arg-type]
-        placed = [one.geometry for one in place(picture, found, [True] * 3, placing)]
-        others = [None if one.others is None else len(one.others) for one in placed]
-        assert others == wanted
+def test_faces_that_are_found_late_and_those_before_know_each_other() -> None:
+    early = [Face(replace(person(x, 80), others=None), 1.0, 0, ("swap", "mask")) for x in (0, 220)]
+    acquaint(early)
+    shape = (HIGH, WIDE, 3)
+    alone = alpha_of(early[0].region(shape)).sum()
+    late = Face(replace(person(120, 90), others=None), 1.0, 0, ("swap", "mask"))
+    acquaint([*early, late])
+    for face in (*early, late):
+        assert face.geometry.others is not None
+        assert len(face.geometry.others) == 2
+    middle = np.rint(late.geometry.square.points.mean(0)).astype(int)
+    assert alpha_of(early[0].region(shape))[middle[1], middle[0]] == 0
+    assert alpha_of(early[0].region(shape)).sum() < alone
+
+
+def test_who_stays_as_they_are_keeps_hair_and_background() -> None:
+    kept = Face(replace(person(290, 80), others=None), 1.0, 0, (KEPT, "mask"))
+    other = Face(replace(person(120, 80), others=None), 1.0, 0, ("swap", "mask"))
+    acquaint([kept, other])
+    alpha = alpha_of(other.region((HIGH, WIDE, 3)))
+    (x0, y0), (x1, y1) = corners(kept.geometry)[[0, 2]]
+    theirs = np.zeros_like(alpha, bool)
+    theirs[round(y0) + 2 : round(y1) - 2, round(x0) + 2 : round(x1) - 2] = True
+    assert other.geometry.hull is not None
+    reach = 0.04 * other.geometry.square.side
+    own = alpha_of(soft_region(other.geometry.hull, alpha.shape, reach)) > 0
+    assert alpha[theirs & ~own].max() < 0.02
+
+
+def test_nothing_but_the_face_counts_as_handled() -> None:
+    """Somebody else within the square is to be found by the sweep."""
+    face = Face(person(220, 80), 1.0, 0, ("swap", "mask"))
+    beside = np.array([[0.86, 0.1], [0.95, 0.1], [0.95, 0.2], [0.86, 0.2]])
+    outline = apply_affine(face.geometry.square.to_picture(1), beside)
+    shape = (HIGH, WIDE, 3)
+    assert coverage(outline, [face.region(shape)], shape) > 0.9
+    assert coverage(outline, [face.whole(shape)], shape) == 0
+
+
+def test_a_turned_square_ends_where_the_picture_goes_on() -> None:
+    turn = np.deg2rad(30)
+    points = (landmarks() - SIDE / 2) @ np.array(
+        [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]
+    ) + [90, 200]
+    square = Square(five_points(points))
+    hull = apply_affine(
+        square.to_picture(SIDE), hull_of_landmarks(apply_affine(square.to_crop(SIDE), points))
+    )
+    alpha = alpha_of(portrait_region(square, hull, (), (HIGH, WIDE, 3)))
+    y, x = np.mgrid[:HIGH, :WIDE] + 0.5
+    u, v = (a * x + b * y + c for a, b, c in square.to_crop(1))
+    beyond = (np.minimum(u, v) < -0.01) | (np.maximum(u, v) > 1.01)
+    room = (x > 0.06 * SIDE) & (y > 0.06 * SIDE)
+    assert alpha[beyond & room].max() < 0.5
+    assert max(np.abs(np.diff(alpha, axis=axis)).max() for axis in (0, 1)) < 0.3
 
 
 def test_hair_and_background_become_those_of_the_new_face() -> None:

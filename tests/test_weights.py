@@ -640,7 +640,7 @@ def test_every_role_of_a_world_is_filled_and_may_be_chosen_otherwise() -> None:
         attacked = {*wanted["identity"], *wanted.get("ensemble", ())}
         assert not attacked & set(wanted["held_out"])
     for role in ("identity", "ensemble"):
-        with pytest.raises(DeidError, match="mobile-face: is attacked"):
+        with pytest.raises(DeidError, match="mobile-face: is named twice"):
             needs("photo", chosen={role: ("mobile-face",)})
     chosen = needs("ffhq", chosen={"generator": ("550000.pt",)})
     assert chosen["generator"] == ("550000.pt",)

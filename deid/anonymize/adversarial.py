@@ -21,7 +21,7 @@ class Adversarial:
     With `steps`, M_adv's way starts from as many steps of inversion (`invert`) and not from M's
     answer, which is alike but not the person. A `stretch` above 1 goes that much further than M_adv
     did, and than its δ: more protection, and less likeness to the eye. With a `farthest`, no
-    further than that perceptual distance from what M itself draws (`World.perceptual`).
+    further than that perceptual distance (`World.perceptual`) from what is drawn where it starts.
     """
 
     model: Deidentifier
@@ -37,30 +37,33 @@ class Adversarial:
         """`[N,3,R,R]` → the same shape; seeds play no part."""
         w = self.model.latent(faces, faces)
         way = self.stretch * (self.model.adversarial_latent(w) - w)
-        if self.farthest is not None:
-            way = way * self._share(w, way, self.farthest)[:, None]
         if self.steps:
             w, way = invert(self.model, faces, self.steps), way[:, None]
+        if self.farthest is not None:
+            way = self._shortened(w, way, self.farthest)
         drawn = self.model.synthesize(w + way, faces.shape[-1])
         return at_size(drawn, faces.shape[-1]).clamp(-1.0, 1.0)
 
-    def _share(self, w: Tensor, way: Tensor, farthest: float) -> Tensor:
-        """How much of each way `[N,w_dim]` from w leads no further than `farthest`, `[N]`: all of
-        it, or what halving finds. Drawn at the smallest side of the generator."""
+    def _shortened(self, w: Tensor, way: Tensor, farthest: float) -> Tensor:
+        """As much of each way from w as leads no further than `farthest`: all of it, or what
+        halving finds. Drawn at the smallest side of the generator."""
         side = self.model.world.resolutions[0]
         start = self.model.synthesize(w, side)
 
+        def part(share: Tensor) -> Tensor:
+            return share.reshape(-1, *[1] * (way.ndim - 1)) * way
+
         def within(share: Tensor) -> Tensor:
-            drawn = self.model.synthesize(w + share[:, None] * way, side)
+            drawn = self.model.synthesize(w + part(share), side)
             return self.model.world.perceptual.distance(start, drawn) <= farthest
 
         share = w.new_ones(len(w))
         free = within(share)
         if free.all():
-            return share
+            return way
         least, most = share * free, share.clone()
         for _ in range(HALVINGS):
             share = (least + most) / 2
             kept = within(share)
             least, most = torch.where(kept, share, least), torch.where(kept, most, share)
-        return least
+        return part(least)

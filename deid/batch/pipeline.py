@@ -132,8 +132,9 @@ class Pipeline:
         """A safe picture, encoded: exactly the bytes that were judged; what became of its faces;
         notes of what could not come back. `content` seeds it."""
         settings, keep = self.settings, parse_keep(self.settings.keep_metadata)
-        detector = self.components.detector
-        decoded = without_faces_in_depth(without_hidden_faces(decoded, detector), detector)
+        detector, around = self.components.detector, self.components.region == "portrait"
+        decoded = without_hidden_faces(decoded, detector, outlines=around)
+        decoded = without_faces_in_depth(decoded, detector)
 
         def round_trip(pixels: Pixels) -> tuple[bytes, Pixels]:
             encoded = encode(pixels, decoded.alpha, decoded.form)

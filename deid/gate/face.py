@@ -1,11 +1,12 @@
 """One face of a picture and its fallback level: what was tried, and what is known of it by now."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deid.faces.alignment import Points
 from deid.gate.fallback import DESTRUCTIVE, OPAQUE, base, refinement
 from deid.gate.geometry import Geometry, replaced_region, whole_region
 from deid.gate.judges import Embeddings, Verifier
@@ -68,6 +69,11 @@ class Face:
         self.tries += 1
         self.similarities = {}
 
+    def meet(self, others: Sequence[Points]) -> None:
+        """Learn where the picture's other faces are: a portrait goes around them."""
+        self.geometry = replace(self.geometry, others=tuple(others))
+        self._region = None
+
     def region(self, shape: tuple[int, ...]) -> Region:
         """The pixels that its present level replaces in a picture of `shape`."""
         cached = self._region
@@ -80,8 +86,8 @@ class Face:
         return cached[2]
 
     def whole(self, shape: tuple[int, ...]) -> Region:
-        """The pixels of all of it, of which its level may replace a part only."""
-        if self.geometry.landmarks is None:
+        """The pixels of all of it, of which its level may replace a part only, or more."""
+        if self.geometry.landmarks is None and self.geometry.others is None:
             return self.region(shape)
         return whole_region(self.geometry, self.level, shape)
 

@@ -10,6 +10,7 @@ from deid.gate.fallback import OPAQUE, levels_of
 from deid.gate.geometry import detected
 from deid.gate.limits import Limits
 from deid.gate.place import place
+from deid.imaging.portrait import square_outline
 from deid.pixels import Pixels
 
 
@@ -50,6 +51,8 @@ class Admission:
                 self.picture, face
             ):
                 face.levels = (KEPT, OPAQUE)
+        if self.components.region == "portrait":
+            acquaint([*before, *faces])
         return faces
 
     def _new_face(self, found: Faces, index: int, number: int, by: str, opaque: bool) -> Face:
@@ -65,3 +68,17 @@ class Admission:
             face.geometry = placement.geometry
             if placement.error is not None:
                 face.escalate(error_line(placement.error), to_mask=True)
+
+
+def acquaint(faces: Sequence[Face]) -> None:
+    """Tell each of all faces of a picture where the others are, for a portrait leaves them to
+    themselves: of those that stay as they are, their whole squares."""
+    grounds = [
+        square_outline(face.geometry.square, face.geometry.hull)
+        if face.kept
+        else face.geometry.hull
+        for face in faces
+    ]
+    for number, face in enumerate(faces):
+        others = [*grounds[:number], *grounds[number + 1 :]]
+        face.meet([outline for outline in others if outline is not None])

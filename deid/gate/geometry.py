@@ -26,7 +26,7 @@ class Geometry:
     """In picture pixels: `box [4]`, the FFHQ square of five points, `hull [M,2]` around the face,
     and the `outline [27,2]` of its jaw and forehead, None where not seen; `landmarks [68,2]` where
     a new face is to be drawn from brow to chin only; where it is to be drawn with all that is
-    about it, the hulls of the `others`, else None.
+    about it, the outlines of the `others`, else None.
 
     A `hull` of None: it could not be placed, so its box is all that is known of it.
     """

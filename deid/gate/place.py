@@ -90,20 +90,7 @@ def place(
             placements[index] = believed or Placement(enclosed[index])
             if believed and believed.error is None:
                 asked.append(index)
-    placed = [one if one.error is not None else _checked(one.geometry) for one in placements]
-    return _among(placed) if placing.region == "portrait" else placed
-
-
-def _among(placed: Sequence[Placement]) -> list[Placement]:
-    """Each with the hulls of the others, which a portrait must leave to them."""
-    hulls = [one.geometry.hull for one in placed]
-    others = [
-        tuple(h for j, h in enumerate(hulls) if j != i and h is not None) for i in range(len(hulls))
-    ]
-    return [
-        replace(one, geometry=replace(one.geometry, others=rest))
-        for one, rest in zip(placed, others, strict=True)
-    ]
+    return [one if one.error is not None else _checked(one.geometry) for one in placements]
 
 
 def _enclosed(face: Geometry) -> Placement:

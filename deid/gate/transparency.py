@@ -23,10 +23,15 @@ NEARLY_OPAQUE = 250
 CORE = 0.98  # share of a face that must be that
 
 
-def without_hidden_faces(decoded: Decoded, detector: FaceDetector) -> Decoded:
-    """The same picture, its transparency left out (with a note) where a face may show in it."""
+def without_hidden_faces(
+    decoded: Decoded, detector: FaceDetector, outlines: bool = False
+) -> Decoded:
+    """The same picture, its transparency left out (with a note) where a face may show in it; with
+    `outlines`, wherever anything may: of somebody cut out it shows hair and shoulders."""
     alpha = decoded.alpha
-    if alpha is None or bool((alpha >= NEARLY_OPAQUE).all()) or not _hides(decoded, detector):
+    if alpha is None or bool((alpha >= NEARLY_OPAQUE).all()):
+        return decoded
+    if not outlines and not _hides(decoded, detector):
         return decoded
     form, samples = decoded.form, decoded.form.samples
     if samples is not None and samples.ndim == 3:

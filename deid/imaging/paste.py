@@ -104,7 +104,7 @@ def face_region(landmarks: Points, square: Square, shape: tuple[int, ...]) -> Re
     window = window_of(hull, shape, int(np.ceil(forehead)) + 3)
     below = below_eyes(square, window)
     feather = np.maximum(below * jaw + (1.0 - below) * forehead, 1e-3)
-    inner = _filled(core, window)
+    inner = filled(core, window)
     inner = np.where(below < 0.5, _rounded(inner, CORNER * square.side), inner)
     return replace(softened(hull, window, feather), core=inner)
 
@@ -119,7 +119,7 @@ def _rounded(mask: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
 
 def softened(hull: Points, window: Window, feather: float | NDArray[np.float32]) -> Region:
     """1 over `hull`, falling to 0 over `feather` pixels, which may differ from place to place."""
-    whole = _filled(hull, window)
+    whole = filled(hull, window)
     wider = cv2.dilate(whole, np.ones((3, 3), np.uint8))
     distance = cv2.distanceTransform(1 - wider, cv2.DIST_L2, 5)
     fall = np.clip(1.0 - distance / feather, 0.0, 1.0)
@@ -162,7 +162,7 @@ def hull_of_box(box: Points) -> Points:
 def hard_region(hull: Points, shape: tuple[int, ...]) -> Region:
     """1 over `hull` `[M,2]`, 0 elsewhere."""
     window = window_of(hull, shape, margin=2)
-    return Region(window, _filled(hull, window).astype(np.float32))
+    return Region(window, filled(hull, window).astype(np.float32))
 
 
 def paste(
@@ -180,7 +180,7 @@ def paste(
     old = canvas[y0:y1, x0:x1]
     new = place_face(crop, square, region.window, mirror=around)
     if match:
-        skin = _filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
+        skin = filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
         place = Place(
             old.astype(np.float32),
             region.alpha,
@@ -203,8 +203,8 @@ def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> 
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1].astype(np.float32)
     new = place_face(crop, square, region.window).astype(np.float32)
-    cheeks = _filled(_ellipse(square, middle=0.61, across=0.16, down=0.09), region.window)
-    skin = _filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
+    cheeks = filled(_ellipse(square, middle=0.61, across=0.16, down=0.09), region.window)
+    skin = filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
     found, nowhere = find_skin(old, cheeks.astype(np.float32)), np.zeros_like(region.alpha)
     shaded, alpha = found.shaded if found else old, region.alpha
     place = Place(shaded, alpha, skin.astype(np.float32), nowhere, square.side)
@@ -256,7 +256,7 @@ def coverage(outline: Points, regions: Sequence[Region], shape: tuple[int, ...])
         x0, y0, x1, y1 = window = window_of(outline, shape, margin=0)
     except ValueError:
         return 1.0  # outside the picture there is nothing to cover
-    inside = _filled(outline, window) > 0
+    inside = filled(outline, window) > 0
     covered = np.zeros_like(inside)
     for region in regions:
         u0, v0, u1, v1 = region.window
@@ -277,7 +277,7 @@ def window_of(outline: Points, shape: tuple[int, ...], margin: int) -> Window:
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
-def _filled(outline: Points, window: Window) -> NDArray[np.uint8]:
+def filled(outline: Points, window: Window) -> NDArray[np.uint8]:
     """1 in every pixel of `window` that a convex outline touches, 0 elsewhere."""
     x0, y0, x1, y1 = window
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)

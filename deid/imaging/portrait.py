@@ -7,16 +7,17 @@ the head) one sees where the square ends. It suits portraits and aligned faces.
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from deid.faces.alignment import Points, apply_affine
-from deid.imaging.align import Square
+from deid.imaging.align import Square, Window
 from deid.imaging.blend import Picture
 from deid.imaging.front import places
-from deid.imaging.paste import Region, softened, window_of
+from deid.imaging.paste import Region, filled, softened, window_of
 
-BORDERS = {"left": 0.08, "top": 0.08, "right": 0.08, "bottom": 0.04}
-"""Of its side, over which the square fades at each of its borders; a chin is near the lower one."""
+SIDES, BELOW = 0.08, 0.04
+"""Of its side, over which the square fades at its borders; a chin is near the lower one."""
 
 ENDS = 0.04
 """Of it: where the picture ends so near a border, the square goes on to the picture's edge."""
@@ -25,37 +26,62 @@ APART = 0.04
 """Of it, over which it fades towards another face."""
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+STEPS = 4
+"""Places beyond a border at which is looked whether the picture goes on."""
 
 
 def portrait_region(
     square: Square, hull: Points, others: Sequence[Points], shape: tuple[int, ...]
 ) -> Region:
     """1 over the square and a face's `hull [M,2]`, falling to 0 at the square's borders and before
-    the hulls of `others`, whose faces are left to them."""
+    the outlines of `others`, which are left to them."""
     corners = apply_affine(square.to_picture(1), CORNERS)
-    margin = int(np.ceil(ENDS * square.side)) + 1
+    margin, apart = int(np.ceil(ENDS * square.side)) + 1, APART * square.side
     window = window_of(np.concatenate([corners, hull]), shape, margin)
     alpha = _within(square, window, shape)
+    taken = np.zeros(alpha.shape, np.uint8)
     for other in others:
-        alpha *= 1.0 - softened(other, window, APART * square.side).alpha
-    own = softened(hull, window, APART * square.side).alpha
+        taken = np.maximum(taken, filled(other, window)) if _near(other, window) else taken
+    if taken.any():
+        distance = cv2.distanceTransform(1 - taken, cv2.DIST_L2, 5)
+        alpha *= _smooth(np.asarray(distance / max(apart, 1e-3), np.float32))
+    own = softened(hull, window, apart).alpha
     return Region(window, np.maximum(alpha, own).astype(np.float32))
 
 
-def _within(square: Square, window: tuple[int, int, int, int], shape: tuple[int, ...]) -> Picture:
-    """1 within the square, falling to 0 at those of its borders at which the picture goes on."""
+def square_outline(square: Square, hull: Points | None) -> Points:
+    """Convex hull `[M,2]` of a face's square, and of its own `hull`."""
+    corners = apply_affine(square.to_picture(1), CORNERS)
+    everything = corners if hull is None else np.concatenate([corners, hull])
+    return np.asarray(cv2.convexHull(everything.astype(np.float32))[:, 0], np.float64)
+
+
+def _near(outline: Points, window: Window) -> bool:
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    return bool((low < window[2:]).all() and (high > window[:2]).all())
+
+
+def _smooth(share: Picture) -> Picture:
+    share = np.clip(share, 0.0, 1.0)
+    return np.asarray(share * share * (3.0 - 2.0 * share), np.float32)
+
+
+def _within(square: Square, window: Window, shape: tuple[int, ...]) -> Picture:
+    """1 within the square, falling to 0 at its borders as far as the picture goes on there."""
     across, down = places(square, window)
-    inside = {"left": across, "top": down, "right": 1.0 - across, "bottom": 1.0 - down}
-    beyond = {
-        "left": (-ENDS, 0.5),
-        "top": (0.5, -ENDS),
-        "right": (1.0 + ENDS, 0.5),
-        "bottom": (0.5, 1.0 + ENDS),
-    }
-    alpha = np.ones(np.broadcast_shapes(across.shape, down.shape))
-    for border, feather in BORDERS.items():
-        x, y = apply_affine(square.to_picture(1), np.array([beyond[border]]))[0]
-        if 0 <= x < shape[1] and 0 <= y < shape[0]:
-            share = np.clip(inside[border] / feather, 0.0, 1.0)
-            alpha = alpha * share * share * (3.0 - 2.0 * share)
-    return alpha.astype(np.float32)
+    to_picture = square.to_picture(1)
+    borders = (
+        (across, SIDES, lambda out: (-out, down)),
+        (down, SIDES, lambda out: (across, -out)),
+        (1.0 - across, SIDES, lambda out: (1.0 + out, down)),
+        (1.0 - down, BELOW, lambda out: (across, 1.0 + out)),
+    )
+    alpha = np.ones((window[3] - window[1], window[2] - window[0]), np.float32)
+    for inside, feather, beyond in borders:
+        goes_on = np.zeros_like(alpha)
+        for step in range(1, STEPS + 1):
+            u, v = beyond(ENDS * step / STEPS)
+            x, y = (a * u + b * v + c for a, b, c in to_picture)
+            goes_on += ((x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])) / np.float32(STEPS)
+        alpha *= 1.0 - goes_on * (1.0 - _smooth(inside / feather))
+    return alpha

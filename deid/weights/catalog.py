@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from deid.errors import DeidError
 from deid.storage.staging import file_sha256
 from deid.weights.cards import SUFFIX, read_card
-from deid.weights.entry import NETWORK_ROLES, ROLES, Role, WeightFile
+from deid.weights.entry import NETWORK_ROLES, RECOGNIZERS, ROLES, Role, WeightFile
 
 MTCNN = ("mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet")
 """The three networks of one detector."""
@@ -121,16 +121,16 @@ def needs(
     if strange := sorted(set(wanted) - set(ROLES)):
         raise DeidError(f"world.files.{strange[0]}: no such role; write one of {', '.join(ROLES)}")
     for role, names in wanted.items():
-        if not names:
+        if not names and role != "ensemble":
             raise DeidError(f"world.files.{role}: empty; name a file, see `deid weights list`")
         for name in names:
             if not find(name).serves(role):
                 raise DeidError(f"{name}: is no {role} but {find(name).role}; choose another file")
-    attacked = {*wanted.get("identity", ()), *wanted.get("ensemble", ())}
-    if both := attacked.intersection(wanted.get("held_out", ())):
+    named = [name for role in RECOGNIZERS for name in wanted.get(role, ())]
+    if twice := {name for name in named if named.count(name) > 1}:
         raise DeidError(
-            f"{min(both)}: is attacked and may be no judge; write another one for one of "
-            "world.files.identity, ensemble and held_out"
+            f"{min(twice)}: is named twice among world.files.identity, ensemble and held_out; what "
+            "is attacked may be no judge"
         )
     if commercial_only:
         require_commercial(name for names in wanted.values() for name in names)

@@ -203,7 +203,7 @@ class World:
 
     @property
     def attacked(self) -> tuple[FaceEmbedder, ...]:
-        """The recognizers that methods learn to fool; of none of them a figure is asked."""
+        """The recognizers that methods learn to fool, En_id first; they judge no output."""
         return (self.identity, *self.ensemble.values())
 
     @property
