@@ -13,6 +13,7 @@ from deid.imaging.align import Square
 from deid.imaging.paste import Region, coverage, hull_of_landmarks, paste, soft_region
 from deid.imaging.portrait import portrait_region
 from deid.pixels import Pixels
+from tests.test_photo import Known, anonymized, components, core, face_at, is_noise, noise
 from tests.test_region import landmarks
 
 WIDE, HIGH, SIDE = 700, 400, 240
@@ -158,3 +159,34 @@ def test_hair_and_background_become_those_of_the_new_face() -> None:
     assert np.array_equal(picture[whole == 0], before[whole == 0])
     noise = picture[whole == 1].astype(float).reshape(-1, 3)
     assert noise.std(0).max() < 25 < before[whole == 1].std(0).min(), "the old pixels shine through"
+
+
+def two_faces(**changes: object) -> tuple[Pixels, Pixels, list[str]]:
+    """A picture of noise with two faces side by side, what becomes of it, and their verdicts."""
+    picture = noise(3, 160, 320)
+    parts = components(
+        detector=Known([face_at(20, 20, 120), face_at(170, 20, 120)]), region="portrait", **changes
+    )
+    after, faces = anonymized(picture, parts)
+    return picture, after, [face.verdict for face in faces]
+
+
+def test_a_run_draws_all_that_is_about_a_face() -> None:
+    before, after, verdicts = two_faces()
+    assert verdicts == ["verified", "verified"]
+    for x in (20, 170):
+        assert not is_noise(core(after, x, 20, 120))
+        above = after[31:38, x + 30 : x + 90].astype(float)  # beyond the hull, within the square
+        assert np.abs(np.diff(above, axis=1)).mean() < 10
+    assert np.array_equal(after[:, 300:], before[:, 300:])
+
+
+def test_a_run_leaves_who_is_kept_and_all_about_them() -> None:
+    class Chosen:
+        def keeps(self, _: Pixels, face: Face) -> bool:
+            return bool(face.geometry.box[0] > 150)
+
+    before, after, verdicts = two_faces(chooser=Chosen())
+    assert verdicts == ["verified", "kept"]
+    assert not is_noise(core(after, 20, 20, 120))
+    assert np.array_equal(after[20:140, 170:290], before[20:140, 170:290])

@@ -73,7 +73,7 @@ def networks_of(model: Deidentifier, stretch: float) -> tuple[Network, ...]:
     """In the figure's order; without stage two there is no M_adv.
 
     `stretch`: how many times as far as M_adv says its w_adv is from w, as the method `adversarial`
-    goes (`deid.anonymize.adversarial`).
+    goes (`deid.anonymize.adversarial`), but for what `adversarial_distance` holds back.
     """
     world = model.world
     learned: tuple[Role, ...] = ("generator",)
