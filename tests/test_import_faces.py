@@ -64,12 +64,13 @@ def test_an_arcface_export_becomes_the_same_differentiable_network(tmp_path: Pat
     )
     assert imported.config == SMALL
     images = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(1))
-    images.requires_grad_()
-    again = build(imported)(images)
-    wanted = network(images)
-    assert_close(again, wanted)
-    assert_close(again, run_onnx(file, images.detach()))
-    slopes = [torch.autograd.grad(out.sum(), images)[0] for out in (again, wanted)]
+    again = build(imported)
+    with torch.no_grad():
+        assert_close(again(images), network(images))
+        assert_close(again(images), run_onnx(file, images))
+    # In double precision: a rounding that turns the sign before a PReLU turns a slope as well.
+    exact = images.double().requires_grad_()
+    slopes = [torch.autograd.grad(n.double()(exact).sum(), exact)[0] for n in (again, network)]
     assert_close(*slopes, relative=1e-4)
 
 
