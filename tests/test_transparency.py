@@ -149,3 +149,15 @@ def test_sixteen_bits_stay_where_they_hide_nobody(pipeline: Pipeline) -> None:
     out, record = pipeline.process(blank, data, ".png")
     assert len(record.faces) == 1
     assert decode(out, "a").form.samples is not None
+
+
+def test_an_outline_does_not_leave_where_all_about_a_face_is_drawn(world: World) -> None:
+    """Of somebody cut out, transparency shows the hair and the shoulders."""
+    picture, alpha = sample("portrait"), flat(FACE.shape, 0)
+    height, width = alpha.shape
+    cv2.ellipse(alpha, (width // 2, height // 2), (width // 2, height // 2), 0, 0, 360, 255, -1)
+    for region, mode in (("head", "RGBA"), ("portrait", "RGB")):
+        settings = RunSettings(method="mask", allow_no_face=True, rendered=True, region=region)
+        image, _, notes = safe(build_pipeline(settings, world, None), png(picture, alpha))
+        assert image.mode == mode
+        assert (LEFT_OUT in notes) == (mode == "RGB")
