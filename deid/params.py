@@ -192,7 +192,7 @@ class AnonymizeParams(Section):
     swap_steps: Annotated[int, Field(ge=0, le=200)] = 0  # by the gradient, after M's answer
     adversarial_steps: Annotated[int, Field(ge=0, le=500)] = 0  # of inversion, before M_adv
     adversarial_stretch: Annotated[float, Field(ge=1.0, le=4.0)] = 1.0  # further than M_adv's w
-    # Perceptual distance from M's own drawing, at most; None: δ alone is a bound.
+    # Perceptual distance of M_adv's way, at most; None: δ alone is a bound.
     adversarial_distance: Annotated[float, Field(gt=0.0)] | None = None
     # Of swap and adversarial: how far from the person's own code, or w, to the other one.
     strength: Share = 1.0

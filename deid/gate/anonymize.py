@@ -29,7 +29,7 @@ def anonymize(canvas: Pixels, face: Face, anonymizer: Anonymizer, placing: Placi
         made = np.asarray(to_pixels(output)[0])
         if draws_skin(face):
             return bare(made, face.geometry, placing)
-        if face.geometry.others is not None:
+        if face.geometry.is_portrait:
             return made
         return fitted(made, face.geometry, placing) if base(face.level) in RESHAPED else made
 

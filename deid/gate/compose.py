@@ -52,8 +52,9 @@ def _paste_face(canvas: Pixels, face: Face, components: Components) -> None:
         if draws_skin(face):
             paste_face(canvas, new, face.geometry.square, region)
         else:
-            drawn, around = base(face.level) in GENERATIVE, face.geometry.others is not None
-            paste(canvas, new, face.geometry.square, region, drawn, drawn and around)
+            drawn = base(face.level) in GENERATIVE
+            around = drawn and face.geometry.is_portrait
+            paste(canvas, new, face.geometry.square, region, drawn, around)
     except BaseException:
         canvas[y0:y1, x0:x1] = before
         raise

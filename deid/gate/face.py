@@ -87,7 +87,7 @@ class Face:
 
     def whole(self, shape: tuple[int, ...]) -> Region:
         """The pixels of all of it, of which its level may replace a part only, or more."""
-        if self.geometry.landmarks is None and self.geometry.others is None:
+        if self.geometry.landmarks is None and not self.geometry.is_portrait:
             return self.region(shape)
         return whole_region(self.geometry, self.level, shape)
 

@@ -38,6 +38,11 @@ class Geometry:
     landmarks: Points | None = None
     others: tuple[Points, ...] | None = None
 
+    @property
+    def is_portrait(self) -> bool:
+        """Whether a new face is to be drawn with all that is about it."""
+        return self.others is not None
+
     @cached_property
     def longer(self) -> float:
         """The longer side of its box."""

@@ -14,7 +14,7 @@ from deid.errors import DeidError
 from deid.nets.face_mesh import TRUNK
 from deid.nets.hse_face import PLAN
 from deid.nets.mobile_face import WIDTHS
-from deid.nets.mobilefacenet import PLAN as PLANS
+from deid.nets.mobilefacenet import PLAN as STAGES
 from deid.weights.importers.base import Format, Imported
 from deid.weights.importers.states import shape_of
 
@@ -65,7 +65,9 @@ def mobilefacenet_tf_state(tensors: Tensors) -> State:
     max(x, 0) + (x - |x|) / 2 anew, and lost the sign. (So the original TFLite file says, of whose
     other tensors all are the same.)"""
     body = "MobileFaceNet/MobileFaceNet"
-    stages = [(stage, index) for stage, plan in enumerate(PLANS, 2) for index in range(plan[2])]
+    blocks = [
+        (stage, index) for stage, (_, _, count, _) in enumerate(STAGES, 2) for index in range(count)
+    ]
 
     def convolution(ours: str, theirs: str) -> State:
         state = _convolution(ours, tensors[f"{theirs}/Conv2D_weights"])
@@ -82,7 +84,7 @@ def mobilefacenet_tf_state(tensors: Tensors) -> State:
     first = f"{body}/SeparableConv2d"
     state |= depthwise("filter.0", first) | slope("filter", first)
     state |= convolution("mix", f"{body}/Conv")
-    for number, (stage, index) in enumerate(stages):
+    for number, (stage, index) in enumerate(blocks):
         ours, theirs = f"blocks.{number}", f"{body}/Conv2d_{stage}_InvResBlock_{index}"
         wide, narrow = f"{theirs}/Conv", f"{theirs}/Conv_1"
         state |= convolution(f"{ours}.widen.0", wide) | slope(f"{ours}.widen", wide)
