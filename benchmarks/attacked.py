@@ -131,7 +131,7 @@ def row(name: str, report: Any) -> str:
     identity is, to who has the very picture and to who has others; faces found by the detector that
     finds fewest."""
     cells = [f"`{name}`"]
-    for attacker in ("A0", "A0b", "A1", "A2", "A2+", "A3", "A4"):
+    for attacker in ("A0", "A0b", "A1", "A2", "A2+", "A3", "A3+", "A4"):
         found = report["attacks"].get(attacker)
         figures = ("rank1", "tar", "tar_calibrated")
         cells.append(", ".join(_most(found, figure) for figure in figures) if found else "–")

@@ -26,7 +26,7 @@ Weight = Annotated[float, Field(ge=0.0)]
 Truncation = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Hidden = tuple[Positive, Positive, Positive]  # hidden widths of a four-layer perceptron
-Attributes = Annotated[tuple[Literal["age", "sex", "skin"], ...], Field(min_length=1)]
+Attributes = Annotated[tuple[Literal["age", "sex", "skin", "pose"], ...], Field(min_length=1)]
 Precision = Literal["32-true", "bf16-mixed"]
 
 
@@ -196,7 +196,7 @@ class AnonymizeParams(Section):
     adversarial_distance: Annotated[float, Field(gt=0.0)] | None = None
     # Of swap and adversarial: how far from the person's own code, or w, to the other one.
     strength: Share = 1.0
-    swap_keep: Attributes = ("age", "sex", "skin")  # what alike donors have in common
+    swap_keep: Attributes = ("age", "sex", "skin")  # in common with the person
     swap_pool: Annotated[int, Field(ge=4)] | None = None  # donors for everybody; None: all
 
 
@@ -217,8 +217,8 @@ class AttackParams(Section):
     views: Positive = 2  # of each; A1 needs two
     seed: int = 0
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("swap", "adversarial")
-    # Besides A0, who always does; A2 and A3 learn, and need 8 people.
-    attackers: tuple[Literal["A0", "A0b", "A1", "A2", "A3", "A4"], ...] = ("A0", "A1", "A4")
+    # Besides A0, who always does; A2, A3 and A3+ learn, and need 8 people.
+    attackers: tuple[Literal["A0", "A0b", "A1", "A2", "A3", "A3+", "A4"], ...] = ("A0", "A1", "A4")
 
 
 class Gates(Section):

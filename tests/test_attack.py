@@ -21,6 +21,7 @@ from deid.attack.crops import GRAY, Crops
 from deid.attack.gaze import EYES, iris_places
 from deid.attack.hifd import Predictions, composite
 from deid.attack.learned import learned_scores
+from deid.attack.linkage import Kept, linked_scores
 from deid.attack.pairs import Pair, open_folders, read_pairs
 from deid.attack.recognizers import recognizers
 from deid.attack.run import examine, exceeded
@@ -130,7 +131,7 @@ Report = tuple[Path, dict[str, Any]]
 
 def test_outputs_that_show_other_people_are_found_by_chance(of_others: Report) -> None:
     _, metrics = of_others
-    for attacker in ("A0", "A1", "A2", "A2+", "A3"):
+    for attacker in ("A0", "A1", "A2", "A2+", "A3", "A3+"):
         for figures in metrics["attacks"][attacker].values():
             assert figures["rank1"]["value"] <= 0.25  # chance is 1 in 12
             assert figures["rank1"]["low"] <= figures["chance"]["rank1"]
@@ -240,6 +241,36 @@ def test_a_hidden_linear_map_is_found_by_who_learns_and_by_nobody_else() -> None
     assert rank1(searches["A0"]["judge"]) < 0.1
     assert rank1(searches["A2"]["judge"]) > 0.9
     assert rank1(searches["A3"]["judge"]) > 0.9
+
+
+def linked(outputs: np.ndarray, originals: np.ndarray, people: np.ndarray) -> Searched:
+    scores = linked_scores(Kept({"light": outputs}, {"light": originals}), people)
+    assert scores is not None
+    best = person_scores(scores, people, int(people.max()) + 1)
+    return Searched(best, without_own(best, people), people)
+
+
+def test_a_photograph_is_told_by_what_a_method_keeps_of_it() -> None:
+    """By some of twelve components, another way round and not exactly, among much that is new."""
+    random, who = np.random.default_rng(0), np.arange(80)
+    originals = random.standard_normal((80, 12))
+    turn = np.linalg.qr(random.standard_normal((6, 6)))[0]
+    outputs = random.standard_normal((80, 12))
+    outputs[:, :6] = originals[:, :6] @ turn + 0.1 * random.standard_normal((80, 6))
+    assert rank1(linked(outputs, originals, who)) > 0.9
+    near = np.square(outputs[:, None] - originals[None]).sum(-1).argmin(1)
+    assert (near == who).mean() < 0.3, "what is to be learned is not plain to see"
+
+
+@pytest.mark.parametrize(("people", "views"), [(60, 1), (20, 3)])
+def test_nothing_kept_links_nobody(people: int, views: int) -> None:
+    # Each model must have seen neither of the two people it compares, or this is 0 or 1.
+    who, found = np.repeat(np.arange(people), views), []
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        outputs, originals = random.standard_normal((2, people * views, 12))
+        found.append(rank1(linked(outputs, originals, who)))
+    assert 0.1 / people < np.mean(found) < 2.5 / people
 
 
 @pytest.mark.parametrize(("people", "views", "dim"), [(60, 1, 256), (20, 3, 16)])

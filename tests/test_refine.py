@@ -63,8 +63,14 @@ def donors_of(faces: Tensor) -> Tensor:
     return WORLD.identity(faces).roll(1, 0)
 
 
+def asked(model: Deidentifier, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """M's answers, the faces, and their donors."""
+    donors = donors_of(faces)
+    return model.latent_of(donors, faces), faces, donors
+
+
 def refined(model: Deidentifier, faces: Tensor, steps: int) -> Tensor:
-    return refine(model, faces, donors_of(faces), steps, (STRANGER,))
+    return refine(model, *asked(model, faces), steps, (STRANGER,))
 
 
 def missed(model: Deidentifier, w: Tensor, faces: Tensor) -> float:
@@ -102,7 +108,7 @@ def test_the_view_that_is_most_alike_counts(
     seen, worst = refine_module.views, []
     for views in (lambda output: output, seen):
         monkeypatch.setattr(refine_module, "views", views)
-        outputs = model.synthesize(refine(model, faces, donors_of(faces), 8, (-1.0,)))
+        outputs = model.synthesize(refine(model, *asked(model, faces), 8, (-1.0,)))
         codes = [WORLD.identity(seen(output)) for output in outputs.split(1)]
         known = [
             float((code @ own).max())
@@ -120,7 +126,7 @@ def test_steps_lead_away_from_the_person_in_every_recognizer_of_the_ensemble(
     for ensemble in ({}, {"another": other}):
         model = Deidentifier.load(models.stage_one, None, replace(WORLD, ensemble=ensemble))
         strangers = [-1.0] * len(model.world.attacked)
-        outputs = model.synthesize(refine(model, faces, donors_of(faces), 8, strangers))
+        outputs = model.synthesize(refine(model, *asked(model, faces), 8, strangers))
         known.append((other(outputs) * other(faces)).sum(1).mean())
     assert known[1] < known[0] - 0.02
 
@@ -135,7 +141,7 @@ def test_steps_go_on_while_one_recognizer_knows_the_person(
         refine_module, "descend", lambda *given: (taken.append(given[2]), descend(*given))[1]
     )
     for strangers in ((1.0, 1.0), (-1.0, 1.0), (1.0, -1.0)):
-        refine(model, faces[:1], donors_of(faces)[:1], 2, strangers)
+        refine(model, *(one[:1] for one in asked(model, faces)), 2, strangers)
     assert len(taken) == 1 + 2 + 2
 
 
@@ -163,7 +169,7 @@ def test_steps_go_on_while_a_view_is_more_like_the_person_than_a_stranger(
         return descend(*given)
 
     monkeypatch.setattr(refine_module, "descend", counted)
-    refine(model, faces[:1], donors_of(faces)[:1], 2, (stranger,))
+    refine(model, *(one[:1] for one in asked(model, faces)), 2, (stranger,))
     assert taken == [2] * rounds
 
 
@@ -175,9 +181,8 @@ def test_a_stranger_is_as_alike_as_two_people_of_the_bank_are() -> None:
 
 
 def test_faces_of_a_batch_do_not_interact(model: Deidentifier, faces: Tensor) -> None:
-    donors = donors_of(faces)
     together = refined(model, faces, 4)
-    alone = refine(model, faces[1:2], donors[1:2], 4, STRANGER)
+    alone = refine(model, *(one[1:2] for one in asked(model, faces)), 4, (STRANGER,))
     assert torch.allclose(together[1:2], alone, atol=1e-5)
 
 

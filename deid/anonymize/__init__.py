@@ -10,6 +10,7 @@ from deid.anonymize import invert
 from deid.anonymize.adversarial import Adversarial
 from deid.anonymize.base import Anonymizer, Guarded, ModelPaths, working_side
 from deid.anonymize.blur import Blur
+from deid.anonymize.donor_pool import columns
 from deid.anonymize.gradient import FGSM, MIFGSM, PGD, Together
 from deid.anonymize.mask import Mask
 from deid.anonymize.pixelate import Pixelate
@@ -41,7 +42,8 @@ Builder = Callable[[World, ModelPaths | None, AnonymizeParams], Anonymizer]
 
 def build_swap(world: World, models: ModelPaths | None, settings: AnonymizeParams) -> Swap:
     """`swap`, bare: who measures it wants to know its donors."""
-    if settings.swap_pool is not None and (world.donors is None or settings.swap_donors == "any"):
+    alike = settings.swap_donors == "alike" and bool(columns(settings.swap_keep))
+    if settings.swap_pool is not None and (world.donors is None or not alike):
         raise DeidError(
             "--donor-pool (swap_pool): needs a world with a bank of donors, such as photo, and "
             "donors who are alike"
@@ -52,7 +54,7 @@ def build_swap(world: World, models: ModelPaths | None, settings: AnonymizeParam
         model,
         settings.swap_max_similarity,
         settings.swap_tries,
-        alike=settings.swap_donors == "alike",
+        alike=alike,
         steps=settings.swap_steps,
         keep=settings.swap_keep,
         strength=settings.strength,

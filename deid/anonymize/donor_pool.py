@@ -16,6 +16,12 @@ from deid.worlds.world import SEX
 ATTRIBUTES = {"age": (0,), "sex": (SEX,), "skin": (2, 3, 4)}
 """Which of the looks they are, in worlds that measure looks."""
 
+POSE = "pose"
+"""Not of the donor's looks: where the head is turned to."""
+
+KEPT = (*ATTRIBUTES, POSE)
+"""What a new face can have in common with the person."""
+
 LEAST = 4
 """Fewer would hold hardly a stranger of each sex."""
 
@@ -67,8 +73,8 @@ def counted(looks: Tensor, keep: Sequence[str]) -> Tensor:
 
 
 def columns(keep: Sequence[str]) -> list[int]:
-    """The numbers of the looks so called."""
-    return [column for name in keep for column in ATTRIBUTES[name]]
+    """The numbers of the looks so called; none for the pose."""
+    return [column for name in keep for column in ATTRIBUTES.get(name, ())]
 
 
 def _halves(looks: Tensor, cell: Tensor) -> list[Tensor]:

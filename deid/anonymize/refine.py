@@ -46,28 +46,38 @@ LIGHT_CELLS, LIGHT_ROWS, LIGHT_COLUMNS = 8, slice(2, 7), slice(2, 6)
 
 def refine(
     model: Deidentifier,
+    answers: Tensor,
     faces: Tensor,
     donors: Tensor,
     steps: int,
     strangers: Sequence[float] | None,
 ) -> Tensor:
-    """w `[N,w_dim]`, from M's answer on, so that G(w) has the expression of `faces [N,3,R,R]`,
-    remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and becomes nobody that
-    an attacked recognizer of the world takes for the faces in any view. Where the person's cosine
-    in one exceeds that of `strangers`, one for each recognizer, after `steps`, there are as many
-    again; None: the person may be known. Drawn at the smallest side of the generator.
+    """w `[N,w_dim]`, from `answers` of that shape on (M's), so that G(w) has the expression of
+    `faces [N,3,R,R]`, remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and
+    becomes nobody that an attacked recognizer of the world takes for the faces in any view. Where
+    the person's cosine in one exceeds that of `strangers`, one for each recognizer, after `steps`,
+    there are as many again; None: the person may be known. Drawn at the smallest side of the
+    generator.
     """
     return one_by_one(
-        lambda face, donor: _refine(model, face, donor, steps, strangers), faces, donors
+        lambda answer, face, donor: _refine(model, answer, face, donor, steps, strangers),
+        answers,
+        faces,
+        donors,
     )
 
 
 def _refine(
-    model: Deidentifier, face: Tensor, donor: Tensor, steps: int, strangers: Sequence[float] | None
+    model: Deidentifier,
+    answer: Tensor,
+    face: Tensor,
+    donor: Tensor,
+    steps: int,
+    strangers: Sequence[float] | None,
 ) -> Tensor:
     world = model.world
     loss_of = _objective(model, face, donor, PERSON if strangers is not None else 0.0)
-    answer = moved = model.standardize(model.latent_of(donor, face))
+    answer = moved = model.standardize(answer)
     for _ in range(2):
         moved = descend(moved, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR, answer)
         w = model.unstandardize(moved)

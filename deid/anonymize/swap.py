@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.base import working_side
-from deid.anonymize.donor_pool import ATTRIBUTES, DonorPool, columns, counted
+from deid.anonymize.donor_pool import ATTRIBUTES, POSE, DonorPool, columns, counted
 from deid.anonymize.pseudonyms import Pseudonyms, between
 from deid.anonymize.refine import refine
 from deid.anonymize.strangers import Strangers
@@ -63,7 +63,9 @@ class Swap:
     En_id is replaced by the seed's next draw; after `tries` draws the least similar one is taken.
     With `steps`, w is refined so often by its gradient (`refine`).
 
-    Of the looks, those of `keep` (`ATTRIBUTES`) count. With a `pool`, so many donors of the bank
+    Of the looks, those of `keep` (`ATTRIBUTES`) count, and without any the donor is drawn. Where it
+    names the `POSE`, the head is turned to where the person looks, which M does but in part, as far
+    as the world knows how. With a `pool`, so many donors of the bank
     serve everybody (`DonorPool`). With `pseudonyms`, the identity is what a secret key makes of the
     person's own, and neither the seed nor a flaw has a say. A `strength` below 1 goes that share of
     the arc from the person's own code to the other one.
@@ -101,13 +103,19 @@ class Swap:
     @torch.no_grad()
     def given(self, donors: Tensor, faces: Tensor) -> Tensor:
         """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known."""
+        w = self.model.latent_of(donors, faces)
+        if POSE in self.keep and self.world.turns is not None:
+            before, after = (self._landmarks(seen) for seen in (self._drawn(w, SMALL), faces))
+            w = self.world.turns.turned(w, before, after)
         if self.steps:
             # On the way to the donor it is the person whom it must remain like.
             strangers = self._strangers if self.strength == 1.0 else None
-            w = refine(self.model, faces, donors, self.steps, strangers)
-        else:
-            w = self.model.latent_of(donors, faces)
+            w = refine(self.model, w, faces, donors, self.steps, strangers)
         return self._drawn(w, faces.shape[-1])
+
+    def _landmarks(self, faces: Tensor) -> Points:
+        """Those of faces `[N,3,S,S]`, in sides of the picture, `[N,68,2]`."""
+        return self.world.landmarks(faces).double().cpu().numpy() / faces.shape[-1]
 
     @cached_property
     def _strangers(self) -> tuple[float, ...]:
@@ -117,7 +125,9 @@ class Swap:
     def bank(self) -> DonorPool | None:
         """The donors it chooses from, and those of their looks that count; None where it draws
         them."""
-        if self.world.donors is None or not self.alike or self.world.looks is None:
+        if self.world.donors is None or self.world.looks is None:
+            return None
+        if not self.alike or not columns(self.keep):
             return None
         return DonorPool.of(self.world.donors, self.keep, self.pool)
 
@@ -178,8 +188,7 @@ class Swap:
 
     def _seen(self, face: Tensor) -> tuple[Pixels, Points]:
         """A face `[1,3,R,R]` as pixels, and its landmarks there."""
-        landmarks = self.world.landmarks(face)[0].double().cpu().numpy()
-        return to_pixels(face)[0], landmarks
+        return to_pixels(face)[0], self._landmarks(face)[0] * face.shape[-1]
 
     @torch.no_grad()
     def donors(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -3,8 +3,8 @@
 A0 searches outputs among clear pictures, A0b without the very one that each was made of; A1 among
 outputs made of other pictures of the person; A2 has learned, recognizer by recognizer, what outputs
 of other people were made from, and A2+ has fine-tuned the recognizer itself for that; A3 has
-learned it from all recognizers' answers and the pixels; A4 anonymized the clear pictures again,
-without the key, and searches there.
+learned it from all recognizers' answers and the pixels, and A3+ what outputs keep of a photograph
+beside the person; A4 anonymized the clear pictures again, without the key, and searches there.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from deid.attack.crops import Crops
 from deid.attack.fine_tuned import tuned_scores
 from deid.attack.learned import Rows, learned_scores
+from deid.attack.linkage import Kept, linked_scores
 from deid.attack.recognizers import Embeddings, NamedRecognizer, embed_all
 from deid.attack.scores import People, Scores, Searched, fused, person_scores, without_own
+
+LINKAGE, KEPT = "A3+", "what is kept"
+"""The attacker who asks no recognizer, and what stands in its place."""
 
 ATTACKERS: Mapping[str, str] = {
     "A0": "clear gallery: outputs are searched among the originals",
@@ -27,6 +31,8 @@ ATTACKERS: Mapping[str, str] = {
     "A2": "parrot: has learned from other people's outputs what this recognizer makes of them",
     "A2+": "fine-tuned parrot: the recognizer itself has learned from other people's outputs",
     "A3": "learned inversion: has learned from pixels and all recognizers to tell the original",
+    LINKAGE: "linkage: has learned from other people's outputs what they keep of a photograph "
+    "beside the person (pose, mouth, light and more), and tells the very photograph",
     "A4": "same code, other key: among originals that the attacker anonymized again",
 }
 CLEAR = ("A0", "A0b")  # who search clear pictures
@@ -53,9 +59,12 @@ class Seen:
     thumbnails: Rows  # [N,K], of the outputs
     tuned: Mapping[str, Scores] = field(default_factory=dict)  # by recognizer, where it was
     pictures: NDArray[np.int64] | None = None  # [N], equal where one original has several outputs
+    kept: Kept | None = None  # beside who is shown
 
 
-def see(crops: Crops, networks: Sequence[NamedRecognizer], steps: int = 0) -> Seen:
+def see(
+    crops: Crops, networks: Sequence[NamedRecognizer], steps: int = 0, kept: Kept | None = None
+) -> Seen:
     """Every picture, once by every recognizer, and, with `steps`, by those that can be tuned."""
     _, people = np.unique([pair.person for pair in crops.pairs], return_inverse=True)
     again = None if crops.again is None else embed_all(networks, crops.again, crops.points)
@@ -73,6 +82,7 @@ def see(crops: Crops, networks: Sequence[NamedRecognizer], steps: int = 0) -> Se
         thumbnails=np.stack([_thumbnail(output) for output in crops.outputs]),
         tuned={name: scores for name, scores in tuned.items() if scores is not None},
         pictures=np.unique([pair.original for pair in crops.pairs], return_inverse=True)[1],
+        kept=kept,
     )
 
 
@@ -85,13 +95,15 @@ def attack(
     for name in seen.originals:
         strangers = _strangers(seen, name, same)
         for attacker, found in searches.items():
-            scores = _SCORES[attacker](seen, name)
-            if scores is not None:
+            if attacker in _SCORES and (scores := _SCORES[attacker](seen, name)) is not None:
                 # Only who searches clear pictures can be held against clear strangers; two
                 # outputs, or what a model makes of them, are alike for reasons of their own.
                 others = without_own(scores, seen.people, same)
                 known = strangers if attacker in CLEAR else others
                 found[name] = Searched(scores, known, seen.people, same)
+    if LINKAGE in searches and (scores := _linked(seen)) is not None:
+        others = without_own(scores, seen.people, same)
+        searches[LINKAGE][KEPT] = Searched(scores, others, seen.people, same)
     for found in searches.values():
         if len(found) > 1:
             found[ALL] = fused(found)
@@ -121,6 +133,7 @@ _REASONS = {
     "A2": "not applicable: too few people to learn from others",
     "A2+": "not tried, or too few people: give --fine-tune STEPS, the steps of each recognizer",
     "A3": "not applicable: too few people to learn from others",
+    LINKAGE: "not applicable: too few people to learn from others",
     "A4": "not tried: give --again FOLDER, the originals anonymized with another seed or key",
 }
 
@@ -161,6 +174,11 @@ def _tuned(seen: Seen, name: str) -> Scores | None:
 def _inversion(seen: Seen, name: str) -> Scores | None:
     everything = np.concatenate([*seen.outputs.values(), seen.thumbnails], axis=1)
     return learned_scores(seen.outputs[name], seen.originals[name], everything, seen.people)
+
+
+def _linked(seen: Seen) -> Scores | None:
+    scores = linked_scores(seen.kept, seen.people) if seen.kept is not None else None
+    return _best(scores, seen.people) if scores is not None else None
 
 
 def _again(seen: Seen, name: str) -> Scores | None:

@@ -69,7 +69,8 @@ def crowds(
 
     `DeidError` in a world without a bank of donors.
     """
-    if world.donors is None or world.looks is None or settings.swap_donors != "alike":
+    alike = settings.swap_donors == "alike" and columns(settings.swap_keep)
+    if world.donors is None or world.looks is None or not alike:
         raise DeidError("--donor-pool: needs a world with a bank of donors, who are alike")
     bank = DonorPool.of(world.donors, settings.swap_keep, settings.swap_pool)
     drawn = bank.drawn.double().cpu().numpy()

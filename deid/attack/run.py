@@ -32,6 +32,7 @@ from deid.attack.findings import (
 )
 from deid.attack.groups import groups
 from deid.attack.hifd import Predictions, composite, predictions, write_hifd
+from deid.attack.linkage import Kept, parts_of
 from deid.attack.pairs import Folders, open_folders, read_pairs, strays
 from deid.attack.recognizers import (
     EN_ID,
@@ -70,14 +71,15 @@ def examine(
     everyone = _crops(world, open_folders(originals, outputs, settings.again), settings)
     crops = everyone.largest()
     with progress("attack", 3) as bar:
-        seen = see(crops, networks, settings.fine_tune if "A2+" in settings.asked else 0)
+        before, after = (describe(world, faces) for faces in (crops.originals, crops.outputs))
+        kept = Kept(parts_of(after, crops.outputs), parts_of(before, crops.originals))
+        seen = see(crops, networks, settings.fine_tune if "A2+" in settings.asked else 0, kept)
         bar.advance()
         same = _one_person(seen)
         searches, left_out = attack(seen, settings.asked, same)
         parts = where_it_survives(crops, networks, settings.asked, same)
         bar.advance()
-        before, after = (describe(world, faces) for faces in (crops.originals, crops.outputs))
-        kept, good = utility(world, crops, before, after), quality(world, crops)
+        useful, good = utility(world, crops, before, after), quality(world, crops)
         bar.advance()
     told = predictions(seen, _independent(networks), before, after)
     of = all_hits(searches)
@@ -97,7 +99,7 @@ def examine(
         "donors": _donors(world, seen, crops, settings),
         "others": _others(everyone, networks, settings),
         "limits": settings.limits,
-        **_useful(kept, good, told),
+        **_useful(useful, good, told),
     }
     metrics["exceeded"] = exceeded(metrics, settings)
     _write(out, settings, Page(metrics, crops, searches, of, chosen), told)

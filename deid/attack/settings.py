@@ -10,7 +10,7 @@ from deid.option import option
 if TYPE_CHECKING:  # so that the help of a command does not wait for what reads params.yaml
     from deid.params import AnonymizeParams
 
-NAMES = ("A0", "A0b", "A1", "A2", "A2+", "A3", "A4")
+NAMES = ("A0", "A0b", "A1", "A2", "A2+", "A3", "A3+", "A4")
 """Of the attackers."""
 
 
@@ -38,7 +38,7 @@ class AttackSettings:
     )
     attackers: tuple[str, ...] = option(
         (),
-        "A0 to A4 or A2+ (docs/threats.md), of whom A0 always attacks; all if not given.",
+        "A0 to A4, A2+ or A3+ (docs/threats.md), of whom A0 always attacks; all if not given.",
         "--attacker",
     )
     fine_tune: int = option(

@@ -9,7 +9,7 @@ from typing import cast, get_args
 from torch import Tensor
 
 from deid.anonymize import METHODS, RIVALS, ModelPaths, invert, kind_of, refine
-from deid.anonymize.donor_pool import ATTRIBUTES, LEAST
+from deid.anonymize.donor_pool import KEPT, LEAST, POSE
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
 from deid.batch.preview import REASON, draw_preview, planned
@@ -42,9 +42,16 @@ DONORS = ("alike", "any")
 QUALITIES = ("normal", "high")
 KEPT_WITH_KEY = ("sex",)
 """Age and skin, as they are measured, differ from view to view, and pseudonyms would with them."""
-_GROUND = ("diversity.py", "model.py", "pixels.py", "secret.py", "seeds.py", "worlds/donors.py")
+_GROUND = ("diversity.py", "model.py", "pixels.py", "secret.py", "seeds.py")
 _PACKAGED = ("worlds/mini/*.py", "worlds/photo/*.py")  # and no code that trains their networks
-_WORLDS = ("worlds/world.py", *_PACKAGED, "worlds/public", "worlds/ffhq")
+_WORLDS = (
+    "worlds/world.py",
+    "worlds/donors.py",
+    "worlds/head_turns.py",
+    *_PACKAGED,
+    "worlds/public",
+    "worlds/ffhq",
+)
 SHAPING = ("anonymize", "faces", "gate", "imaging", "nets", *_GROUND, *_WORLDS)
 """The code that shapes an output: a change of it makes outputs stale, as one of a setting does."""
 
@@ -173,7 +180,13 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
             "pixelate or mask"
         )
     key = _key(settings)
-    anonymizers = build_anonymizers(settings.method, world, models, _anonymize(settings), key)
+    asked = _anonymize(settings)
+    if POSE in asked.swap_keep and world.turns is None:
+        raise DeidError(
+            f"--keep-attributes pose (swap_keep): the world {world.name} does not know how heads "
+            "turn; photo does"
+        )
+    anonymizers = build_anonymizers(settings.method, world, models, asked, key)
     detector = build_detector(settings.detectors, world, settings.detect_size)
     own = not settings.detectors
     verifier = build_verifier(settings.recognizers, world)
@@ -244,13 +257,11 @@ def _kept(text: str) -> tuple[str, ...]:
     """`age,sex` in the one order in which its parts count; `gender`, as others say, is the sex."""
     named = [name.strip() for name in text.split(",") if name.strip()]
     asked = ["sex" if name == "gender" else name for name in named]
-    if unknown := [name for name in asked if name not in ATTRIBUTES]:
-        raise DeidError(
-            f"--keep-attributes {unknown[0]}: unknown; choose of {', '.join(ATTRIBUTES)}"
-        )
+    if unknown := [name for name in asked if name not in KEPT]:
+        raise DeidError(f"--keep-attributes {unknown[0]}: unknown; choose of {', '.join(KEPT)}")
     if not asked:
         raise DeidError("--keep-attributes: names nothing; for any stranger give --donor any")
-    return tuple(name for name in ATTRIBUTES if name in asked)
+    return tuple(name for name in KEPT if name in asked)
 
 
 def region_of(settings: RunSettings, world: World) -> RegionName:
@@ -262,7 +273,7 @@ def region_of(settings: RunSettings, world: World) -> RegionName:
 
 def model_version(world: World, models: ModelPaths | None) -> str:
     """A hash of every network that may draw an output; detectors are told by their own names."""
-    whole = hashlib.sha256(f"{world.name} {world.weights_sha256}".encode())
+    whole = hashlib.sha256(f"{world.name} {world.weights_sha256} {world.turns_sha256}".encode())
     for folder in (models.stage_one, models.stage_two) if models else ():
         for file in sorted(folder.rglob("*.safetensors")) if folder else ():
             whole.update(file_sha256(file).encode())

@@ -71,8 +71,9 @@ class RunSettings:
     )
     keep_attributes: str | None = option(
         None,
-        "For swap: what donors have in common with the person, of age,sex,skin; if not given, all "
-        "of them, or what the parameters say (swap_keep); with --key, sex.",
+        "For swap: what new faces have in common with the person, of age,sex,skin and pose, for "
+        "which --region head and portrait turn the new head as the old one; if not given, the "
+        "first three, or what the parameters say (swap_keep); with --key, sex.",
     )
     donor_pool: int | None = option(
         None,

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deid.faces.alignment import INNER, Points
+from deid.faces.head_turn import DEPTH, RIDGE, WEIGHTS
 from deid.pixels import Pixels
 
 MOST = (
@@ -34,21 +35,6 @@ SHARES = (0.0, 0.0, 0.0, 0.0, 1.0)
 """How far jaw, brows, nose, eyes and mouth are followed beside the pose."""
 
 PARTS = (17, 10, 9, 12, 20)
-JAW = 0.3  # weight of its landmarks in the pose
-TURNED = 0.01  # ridge of what depth adds
-# fmt: off
-DEPTH = np.array([
-    0.92, 1.12, 1.14, 1.07, 0.97, 0.85, 0.68, 0.54, 0.52,
-    0.54, 0.68, 0.85, 0.97, 1.07, 1.14, 1.12, 0.92,
-    0.61, 0.38, 0.3, 0.24, 0.21, 0.21, 0.24, 0.3, 0.38, 0.61,
-    0.23, 0.14, 0.02, 0.0, 0.25, 0.23, 0.21, 0.23, 0.25,
-    0.49, 0.41, 0.39, 0.43, 0.41, 0.43, 0.43, 0.39, 0.41, 0.49, 0.43, 0.41,
-    0.49, 0.29, 0.24, 0.24, 0.24, 0.29, 0.49, 0.35, 0.31, 0.31, 0.31, 0.35,
-    0.47, 0.31, 0.3, 0.31, 0.47, 0.33, 0.32, 0.33,
-])
-# fmt: on
-"""How far behind the tip of the nose 68 landmarks lie, in distances of the eyes' outer corners: the
-mean of Face Mesh's over 40 drawn faces seen from the front, made symmetric."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +102,8 @@ def _posed(landmarks: Points, wanted: Points, eyes: float) -> Points:
     """`landmarks [68,2]` as they are seen when a face of usual depth turns to where `wanted` are:
     the affine map from three dimensions that fits best."""
     space = np.column_stack([landmarks / eyes, DEPTH, np.ones(len(DEPTH))])
-    weights = np.repeat((JAW, 1.0), (17, 51))[:, None]
-    ridge = np.diag([0.0, 0.0, TURNED, 0.0])
-    normal = (space * weights).T @ space + ridge
+    weights = WEIGHTS[:, None]
+    normal = (space * weights).T @ space + np.diag([0.0, 0.0, RIDGE, 0.0])
     return np.asarray(
         landmarks + space @ np.linalg.solve(normal, (space * weights).T @ (wanted - landmarks))
     )

@@ -21,6 +21,7 @@ from deid.faces.faces import FaceDetector
 from deid.nets.style import truncate
 from deid.pixels import Pixels
 from deid.worlds.donors import DonorBank
+from deid.worlds.head_turns import HeadTurns
 
 CPU = torch.device("cpu")
 
@@ -182,6 +183,8 @@ class World:
     looks: LooksNetwork | None = None  # by which donors are chosen, where there is a bank of them
     donors: DonorBank | None = None
     donors_sha256: str = ""  # of their bank, with which a stage need not have been trained
+    turns: HeadTurns | None = None  # which way w goes when a head turns
+    turns_sha256: str = ""  # of their file, of which no stage knows
     region: RegionName = "head"  # what a new face replaces, if nobody says otherwise
     memory: Path | None = None  # a folder for what was measured of these very weights
     standard: MetricNetwork | None = None  # FID and LPIPS as everybody has them, beside its own
@@ -241,7 +244,7 @@ class World:
         parts = (self.generator, self.identity, self.landmarks, self.expression_trunk)
         features = (self.perceptual, self.metric_features, self.standard)
         recognizers = (*self.ensemble.values(), *self.held_out.values())
-        tellers = (self.contours, self.looks, self.donors, *recognizers)
+        tellers = (self.contours, self.looks, self.donors, self.turns, *recognizers)
         for network in (*parts, *features, *tellers):
             if isinstance(network, nn.Module):
                 network.to(device)

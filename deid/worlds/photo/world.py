@@ -14,6 +14,7 @@ from deid.params import WorldParams
 from deid.weights.store import Store, default_store
 from deid.worlds.cards import read_verified
 from deid.worlds.donors import DonorBank
+from deid.worlds.head_turns import HeadTurns
 from deid.worlds.photo.faces import EfficientNetPerceptual, FaceApiMetrics, Looks, MeshPoints
 from deid.worlds.photo.generator import OURS, load_generator
 from deid.worlds.public import faces
@@ -41,6 +42,7 @@ def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
         standard=standard,
         calibration=OURS / "calibration.json",
         **_donors(world),
+        **_turns(),
     )
 
 
@@ -65,3 +67,8 @@ def _donors(world: World) -> dict[str, Any]:
     bank = DonorBank(**{name: values.float() for name, values in state.items()})
     looks = faces.frozen(Looks(identity))
     return {"looks": looks, "donors": faces.frozen(bank), "donors_sha256": sha256}
+
+
+def _turns() -> dict[str, Any]:
+    state, sha256 = read_verified(OURS, "turns")
+    return {"turns": faces.frozen(HeadTurns(**state)), "turns_sha256": sha256}
