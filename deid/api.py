@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     strength: float
     keep_attributes: str | None
     donor_pool: int | None
+    expression: str
     quality: str
     allow_no_face: bool
     rendered: bool

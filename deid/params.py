@@ -28,6 +28,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Hidden = tuple[Positive, Positive, Positive]  # hidden widths of a four-layer perceptron
 Attributes = Annotated[tuple[Literal["age", "sex", "skin", "pose"], ...], Field(min_length=1)]
 Precision = Literal["32-true", "bf16-mixed"]
+Expression = Literal["own", "another"]
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -198,6 +199,7 @@ class AnonymizeParams(Section):
     strength: Share = 1.0
     swap_keep: Attributes = ("age", "sex", "skin")  # in common with the person
     swap_pool: Annotated[int, Field(ge=4)] | None = None  # donors for everybody; None: all
+    swap_expression: Expression = "own"  # another: a stranger's, with pose and light
 
 
 class EvaluateParams(Section):

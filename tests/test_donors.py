@@ -15,7 +15,7 @@ from deid.anonymize import build
 from deid.anonymize.donor_pool import ATTRIBUTES, DonorPool
 from deid.anonymize.swap import ASKED, NEAR, Swap
 from deid.attack.donors import crowds
-from deid.batch.pipeline import _anonymize
+from deid.batch.asked import anonymize_params
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.params import AnonymizeParams
@@ -286,9 +286,9 @@ def test_an_attack_says_for_whom_each_donor_could_have_been_drawn() -> None:
     ],
 )
 def test_a_pool_is_of_a_swap(asked: dict[str, Any], said: str) -> None:
-    assert _anonymize(RunSettings(donor_pool=24)).swap_pool == 24
+    assert anonymize_params(RunSettings(donor_pool=24)).swap_pool == 24
     with pytest.raises(DeidError, match=said):
-        _anonymize(RunSettings(**asked))
+        anonymize_params(RunSettings(**asked))
 
 
 def test_a_pool_is_of_a_world_with_a_bank(tmp_path: Path) -> None:

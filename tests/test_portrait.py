@@ -190,3 +190,13 @@ def test_a_run_leaves_who_is_kept_and_all_about_them() -> None:
     assert verdicts == ["verified", "kept"]
     assert not is_noise(core(after, 20, 20, 120))
     assert np.array_equal(after[20:140, 170:290], before[20:140, 170:290])
+
+
+def test_it_takes_the_light_of_its_picture_unless_nothing_is_to_be_kept() -> None:
+    """`Paint` paints in one color, and the picture about a face has others."""
+    spread = []
+    for relit in (False, True):
+        _, after, verdicts = two_faces(relit=relit)
+        assert verdicts == ["verified", "verified"]
+        spread.append(np.ptp(core(after, 20, 20, 120).reshape(-1, 3), axis=0).max())
+    assert spread[0] == 0 < spread[1]

@@ -16,7 +16,7 @@ from deid.anonymize.descent import Descent
 from deid.anonymize.invert import invert
 from deid.anonymize.refine import STEPS, refine
 from deid.anonymize.strangers import Strangers
-from deid.batch.pipeline import _anonymize
+from deid.batch.asked import anonymize_params
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.gate.fallback import FEW_STEPS, build_anonymizers
@@ -219,13 +219,13 @@ def test_a_face_that_was_recognized_is_refined_a_little_and_then_more(
 
 
 def test_quality_asks_for_steps() -> None:
-    assert _anonymize(RunSettings()).swap_steps == 0
-    high = _anonymize(RunSettings(quality="high"))
+    assert anonymize_params(RunSettings()).swap_steps == 0
+    high = anonymize_params(RunSettings(quality="high"))
     assert (high.swap_steps, high.adversarial_steps) == (STEPS, invert_module.STEPS)
     asked = RunSettings(anonymize=AnonymizeParams(swap_steps=5))
-    assert _anonymize(asked).swap_steps == 5
+    assert anonymize_params(asked).swap_steps == 5
     with pytest.raises(DeidError, match="--quality best: unknown; choose normal or high"):
-        _anonymize(RunSettings(quality="best"))
+        anonymize_params(RunSettings(quality="best"))
 
 
 def test_inversion_draws_the_person_and_m_only_somebody_alike(
@@ -262,10 +262,10 @@ def test_the_adversarial_way_can_start_from_the_inversion(
 
 def test_the_parameters_choose_donors_unless_the_run_does() -> None:
     of_project = AnonymizeParams(swap_donors="any")
-    assert _anonymize(RunSettings(anonymize=of_project)).swap_donors == "any"
-    assert _anonymize(RunSettings(donor="alike", anonymize=of_project)).swap_donors == "alike"
+    assert anonymize_params(RunSettings(anonymize=of_project)).swap_donors == "any"
+    assert anonymize_params(RunSettings(donor="alike", anonymize=of_project)).swap_donors == "alike"
     with pytest.raises(DeidError, match="--donor twin: unknown"):
-        _anonymize(RunSettings(donor="twin"))
+        anonymize_params(RunSettings(donor="twin"))
 
 
 def test_a_descent_is_torchs_adam_bit_for_bit() -> None:

@@ -59,6 +59,7 @@ def build_swap(world: World, models: ModelPaths | None, settings: AnonymizeParam
         keep=settings.swap_keep,
         strength=settings.strength,
         pool=settings.swap_pool,
+        expression=settings.swap_expression,
     )
 
 

@@ -16,6 +16,7 @@ from deid.faces.alignment import Points
 from deid.imaging.flaws import FRINGE, GLASSES, MAYBE, SURELY, bridge, fringe
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size
+from deid.params import Expression
 from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
 from deid.worlds.world import SEX, World
@@ -68,7 +69,8 @@ class Swap:
     as the world knows how. With a `pool`, so many donors of the bank
     serve everybody (`DonorPool`). With `pseudonyms`, the identity is what a secret key makes of the
     person's own, and neither the seed nor a flaw has a say. A `strength` below 1 goes that share of
-    the arc from the person's own code to the other one.
+    the arc from the person's own code to the other one. With `another` expression, that of somebody
+    drawn by the seed is given, with pose and light, and nothing of the person's.
     """
 
     world: World
@@ -81,6 +83,7 @@ class Swap:
     strength: float = 1.0
     pool: int | None = None
     pseudonyms: Pseudonyms | None = None
+    expression: Expression = "own"
     name: str = "swap"
     enough: int | None = None
     resolution: int | None = field(init=False)
@@ -91,7 +94,8 @@ class Swap:
     @torch.no_grad()
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
-        return self.given(self.toward(self.codes(faces, seeds), faces), faces)
+        shown = faces if self.expression == "own" else self._others(faces, seeds)
+        return self.given(self.toward(self.codes(faces, seeds, shown), faces), shown)
 
     @torch.no_grad()
     def toward(self, donors: Tensor, faces: Tensor) -> Tensor:
@@ -107,7 +111,7 @@ class Swap:
         if POSE in self.keep and self.world.turns is not None:
             before, after = (self._landmarks(seen) for seen in (self._drawn(w, SMALL), faces))
             w = self.world.turns.turned(w, before, after)
-        if self.steps:
+        if self.steps and self.expression == "own":
             # On the way to the donor it is the person whom it must remain like.
             strangers = self._strangers if self.strength == 1.0 else None
             w = refine(self.model, w, faces, donors, self.steps, strangers)
@@ -132,8 +136,9 @@ class Swap:
         return DonorPool.of(self.world.donors, self.keep, self.pool)
 
     @torch.no_grad()
-    def codes(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
-        """En_id of each face's donor, `[N,dim]`."""
+    def codes(self, faces: Tensor, seeds: Sequence[int], shown: Tensor | None = None) -> Tensor:
+        """En_id of each face's donor, `[N,dim]`, with whom the expression of `shown [N,3,S,S]` is
+        to go well, if it is not the faces' own."""
         if self.pseudonyms is not None:
             own, kept = self.world.identity(faces), kept_looks(self.world, self.keep, faces)
             return self.pseudonyms(own, kept, self.max_similarity)
@@ -142,19 +147,21 @@ class Swap:
             return self.world.identity(self.donors(faces, seeds))
         people = zip(*self.world.code_and_looks(faces), strict=True)
         chosen = [
-            self._unflawed(bank, person, face[None], seed)
-            for person, face, seed in zip(people, faces, seeds, strict=True)
+            self._unflawed(bank, person, face[None], other[None], seed)
+            for person, face, other, seed in zip(
+                people, faces, faces if shown is None else shown, seeds, strict=True
+            )
         ]
         return torch.stack(chosen)
 
     def _unflawed(
-        self, bank: DonorPool, person: tuple[Tensor, Tensor], face: Tensor, seed: int
+        self, bank: DonorPool, person: tuple[Tensor, Tensor], face: Tensor, shown: Tensor, seed: int
     ) -> Tensor:
-        """The code `[dim]` of the first donor drawn for a person (code and looks) who shows no flaw
-        with the person's face `[1,3,R,R]`; without any, of the one who shows least, and of the
-        person's sex if any is."""
-        small = at_size(face, SMALL)
-        glasses, expression = bridge(*self._seen(small)) > SURELY, self.model.expression(small)
+        """The code `[dim]` of the first donor drawn for a person (code and looks) of a face
+        `[1,3,R,R]` who shows no flaw with the expression of the one that is `shown`; without any,
+        of the one who shows least, and of the person's sex if any is."""
+        glasses = bridge(*self._seen(at_size(face, SMALL))) > SURELY
+        expression = self.model.expression(at_size(shown, SMALL))
         who = person[0], counted(person[1], self.keep)
         unlike = max(UNLIKE, bank.reach(*who, self.max_similarity, NEAR))
         flaws: list[tuple[Flaw, Tensor]] = []
@@ -208,15 +215,17 @@ class Swap:
         return chosen
 
     def _draw(self, seeds: Sequence[int], attempt: int) -> Tensor:
-        generator = self.world.generator
-        z = torch.stack(
-            [
-                torch.randn(generator.z_dim, generator=torch_generator("donor", attempt, seed))
-                for seed in seeds
-            ]
-        )
-        w = self.world.truncated_mapping(z.to(self.world.device))
-        return generator.synthesis(w).clamp(-1.0, 1.0)
+        w = self._people([torch_generator("donor", attempt, seed) for seed in seeds])
+        return self.world.generator.synthesis(w).clamp(-1.0, 1.0)
+
+    def _others(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
+        """People drawn by their seeds alone, in the shape of `faces [N,3,R,R]`."""
+        w = self._people([torch_generator("expression", 0, seed) for seed in seeds])
+        return at_size(self._drawn(w, SMALL), faces.shape[-1])
+
+    def _people(self, random: Sequence[torch.Generator]) -> Tensor:
+        z = [torch.randn(self.world.generator.z_dim, generator=one) for one in random]
+        return self.world.truncated_mapping(torch.stack(z).to(self.world.device))
 
 
 def kept_looks(world: World, keep: Sequence[str], faces: Tensor) -> Tensor:

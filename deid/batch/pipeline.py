@@ -4,16 +4,15 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import cast, get_args
 
 from torch import Tensor
 
-from deid.anonymize import METHODS, RIVALS, ModelPaths, invert, kind_of, refine
-from deid.anonymize.donor_pool import KEPT, LEAST, POSE
+from deid.anonymize import ModelPaths
+from deid.batch.asked import anonymize_params, check_fits, check_method, region_of
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
 from deid.batch.preview import REASON, draw_preview, planned
-from deid.batch.settings import TRAINED, RunSettings
+from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.faces.detection import build_detector, weights_of
 from deid.gate.choose import build_chooser, reference_files, reference_hashes
@@ -35,13 +34,9 @@ from deid.pixels import Pixels
 from deid.secret import SecretKey, read_key
 from deid.seeds import seed_of
 from deid.storage.staging import file_sha256, files_sha256, fingerprint
-from deid.worlds.world import RegionName, World
+from deid.worlds.world import World
 
 PACKAGE = Path(__file__).resolve().parents[1]
-DONORS = ("alike", "any")
-QUALITIES = ("normal", "high")
-KEPT_WITH_KEY = ("sex",)
-"""Age and skin, as they are measured, differ from view to view, and pseudonyms would with them."""
 _GROUND = ("diversity.py", "model.py", "pixels.py", "secret.py", "seeds.py")
 _PACKAGED = ("worlds/mini/*.py", "worlds/photo/*.py")  # and no code that trains their networks
 _WORLDS = (
@@ -167,25 +162,14 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     """Load all that a run needs; what is missing or broken is a `DeidError` before any picture."""
     parse_keep(settings.keep_metadata)
     region = region_of(settings, world)
-    base, choices = kind_of(settings.method), (*METHODS, *RIVALS)
-    if base not in choices:
-        raise DeidError(f"method {settings.method!r}: unknown; choose one of {', '.join(choices)}")
+    check_method(settings.method, models)
     if settings.seconds is not None and not settings.seconds > 0:
         raise DeidError(f"{settings.seconds:g} seconds for a picture: must be more than 0")
     reference_files(settings.keep or settings.only)
-    if base in TRAINED and models is None:
-        raise DeidError(
-            f"--method {settings.method} draws with networks that are not trained here: give "
-            "--world photo for photographs, run `dvc repro` first, or choose --method blur, "
-            "pixelate or mask"
-        )
     key = _key(settings)
-    asked = _anonymize(settings)
-    if POSE in asked.swap_keep and world.turns is None:
-        raise DeidError(
-            f"--keep-attributes pose (swap_keep): the world {world.name} does not know how heads "
-            "turn; photo does"
-        )
+    asked = anonymize_params(settings)
+    check_fits(asked, settings.method, region, world)
+    relit = asked.swap_expression == "own"
     anonymizers = build_anonymizers(settings.method, world, models, asked, key)
     detector = build_detector(settings.detectors, world, settings.detect_size)
     own = not settings.detectors
@@ -201,7 +185,9 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
 
     chooser = build_chooser(settings.keep, settings.only, find, verifier)
     domain = rendered_only(world, settings.detectors, settings.recognizers, settings.rendered)
-    components = replace(components, chooser=chooser, rendered_only=domain, region=region)
+    components = replace(
+        components, chooser=chooser, rendered_only=domain, region=region, relit=relit
+    )
     told = key.identity if key is not None else ""
     model, donors = model_version(world, models), world.donors_sha256
     return Pipeline(settings, components, model, key=told, donors=donors)
@@ -213,62 +199,6 @@ def _key(settings: RunSettings) -> SecretKey | None:
     if settings.method != "swap":
         raise DeidError(f"--key: {settings.method} has no pseudonyms; give --method swap")
     return read_key(settings.key)
-
-
-def _anonymize(settings: RunSettings) -> AnonymizeParams:
-    """The methods' settings, with what was asked for in this run."""
-    if settings.donor not in (None, *DONORS):
-        raise DeidError(f"--donor {settings.donor}: unknown; choose {' or '.join(DONORS)}")
-    if settings.quality not in QUALITIES:
-        chosen = " or ".join(QUALITIES)
-        raise DeidError(f"--quality {settings.quality}: unknown; choose {chosen}")
-    own = settings.anonymize or AnonymizeParams()
-    changes: dict[str, object] = {"swap_donors": settings.donor} if settings.donor else {}
-    if settings.strength != 1.0:
-        changes["strength"] = _strength(settings) * own.strength
-    if settings.keep_attributes is not None:
-        changes["swap_keep"] = _kept(settings.keep_attributes)
-    elif settings.key is not None:
-        changes["swap_keep"] = KEPT_WITH_KEY
-    if settings.donor_pool is not None:
-        changes["swap_pool"] = _pool(settings)
-    if settings.quality == "high":
-        changes |= {"swap_steps": refine.STEPS, "adversarial_steps": invert.STEPS}
-    return own.model_copy(update=changes)
-
-
-def _strength(settings: RunSettings) -> float:
-    if not 0.0 <= settings.strength <= 1.0:
-        raise DeidError(f"--strength {settings.strength:g}: must be from 0 to 1")
-    if settings.method not in TRAINED:
-        raise DeidError(f"--strength: {settings.method} has none; give swap or adversarial")
-    return settings.strength
-
-
-def _pool(settings: RunSettings) -> int | None:
-    if settings.donor_pool is not None and settings.donor_pool < LEAST:
-        raise DeidError(f"--donor-pool {settings.donor_pool}: must be {LEAST} or more")
-    if settings.method != "swap" or settings.key is not None:
-        raise DeidError("--donor-pool: only --method swap without a --key has donors")
-    return settings.donor_pool
-
-
-def _kept(text: str) -> tuple[str, ...]:
-    """`age,sex` in the one order in which its parts count; `gender`, as others say, is the sex."""
-    named = [name.strip() for name in text.split(",") if name.strip()]
-    asked = ["sex" if name == "gender" else name for name in named]
-    if unknown := [name for name in asked if name not in KEPT]:
-        raise DeidError(f"--keep-attributes {unknown[0]}: unknown; choose of {', '.join(KEPT)}")
-    if not asked:
-        raise DeidError("--keep-attributes: names nothing; for any stranger give --donor any")
-    return tuple(name for name in KEPT if name in asked)
-
-
-def region_of(settings: RunSettings, world: World) -> RegionName:
-    """What a new face replaces: as asked, or as the world says."""
-    if settings.region not in (None, *get_args(RegionName)):
-        raise DeidError(f"region {settings.region!r}: unknown; choose face, head or portrait")
-    return cast(RegionName, settings.region or world.region)
 
 
 def model_version(world: World, models: ModelPaths | None) -> str:

@@ -80,6 +80,12 @@ class RunSettings:
         "For swap: so few donors, 4 or more, that each serves many people and tells little of who "
         "they are; they are less alike. If not given, what the parameters say (swap_pool).",
     )
+    expression: str = option(
+        "own",
+        "For swap with --region portrait: another, that of a stranger, with another pose and "
+        "light; then the very photograph is hardly to be told from the output.",
+        choices=("own", "another"),
+    )
     quality: str = option(
         "normal",
         "high: each new face is refined by gradient steps, in seconds, so that a swap follows the "

@@ -27,6 +27,7 @@ class Components:
     chooser: Chooser | None = None  # which faces stay as they are; None: none
     rendered_only: RenderedOnly | None = None  # None: all pictures are in the networks' domain
     region: RegionName = "head"  # in which new faces are drawn
+    relit: bool = True  # new faces take the light and color of what they replace
 
     @property
     def placing(self) -> Placing:

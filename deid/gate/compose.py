@@ -54,7 +54,8 @@ def _paste_face(canvas: Pixels, face: Face, components: Components) -> None:
         else:
             drawn = base(face.level) in GENERATIVE
             around = drawn and face.geometry.is_portrait
-            paste(canvas, new, face.geometry.square, region, drawn, around)
+            match = drawn and components.relit
+            paste(canvas, new, face.geometry.square, region, match, around)
     except BaseException:
         canvas[y0:y1, x0:x1] = before
         raise

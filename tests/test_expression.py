@@ -1,0 +1,68 @@
+"""`--expression another`: nothing of the person's expression, pose and light is drawn."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from deid.anonymize import ModelPaths, build_swap
+from deid.anonymize.swap import Swap
+from deid.batch.pipeline import build_pipeline
+from deid.batch.settings import RunSettings
+from deid.errors import DeidError
+from deid.params import AnonymizeParams
+from deid.pixels import to_tensor
+from tests.toy import toy_world
+from tests.toy_model import save_toy_model
+
+WORLD = toy_world()
+SEEDS = [5, 6]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
+    return save_toy_model(tmp_path_factory.mktemp("expression"))
+
+
+def swap(models: ModelPaths, **settings: object) -> Swap:
+    return build_swap(WORLD, models, AnonymizeParams(swap_expression="another", **settings))  # type: ignore[arg-type]
+
+
+def people(seed: int) -> Tensor:
+    return to_tensor(WORLD.test_faces(2, 1, seed).pixels)
+
+
+def test_another_expression_is_drawn_by_the_seed_alone(models: ModelPaths) -> None:
+    """Of two people whom the same donors suit, nothing is told apart."""
+    anonymizer = swap(models, swap_max_similarity=1.0)
+    first, second = (anonymizer(people(seed), SEEDS) for seed in (1, 2))
+    torch.testing.assert_close(first, second)
+    own = build_swap(WORLD, models, AnonymizeParams(swap_max_similarity=1.0))
+    assert not torch.allclose(own(people(1), SEEDS), own(people(2), SEEDS), atol=1e-2)
+    assert not torch.allclose(anonymizer(people(1), [7, 8]), first, atol=1e-2)
+
+
+def test_no_step_follows_the_person(models: ModelPaths) -> None:
+    plain, refined = (swap(models, swap_steps=steps) for steps in (0, 3))
+    torch.testing.assert_close(refined(people(1), SEEDS), plain(people(1), SEEDS))
+
+
+def test_a_portrait_then_keeps_its_own_light(models: ModelPaths) -> None:
+    for expression, relit in (("own", True), ("another", False)):
+        asked = RunSettings(region="portrait", expression=expression)
+        assert build_pipeline(asked, WORLD, models).components.relit is relit
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"expression": "none"}, "own or another"),
+        ({"expression": "another"}, "--region portrait"),
+        ({"expression": "another", "region": "head"}, "--region portrait"),
+        ({"expression": "another", "region": "portrait", "method": "adversarial"}, "method swap"),
+    ],
+)
+def test_where_it_would_not_fit_it_is_refused(
+    models: ModelPaths, asked: dict[str, str], complaint: str
+) -> None:
+    with pytest.raises(DeidError, match=complaint):
+        build_pipeline(RunSettings(**asked), WORLD, models)  # type: ignore[arg-type]
