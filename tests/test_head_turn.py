@@ -13,7 +13,7 @@ from deid.batch.pipeline import build_pipeline, model_version
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.faces.alignment import INNER, Points
-from deid.faces.head_turn import DEPTH, head_turn
+from deid.faces.head_turn import DEPTH, head_turn, straight
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.pixels import to_tensor
@@ -72,8 +72,16 @@ def test_turns_are_learned_from_faces_and_lead_where_another_looks() -> None:
     assert left(after) < 0.25 * left(seen[:20])
 
 
+def test_who_looks_ahead_is_turned_by_nothing_and_others_by_their_angle() -> None:
+    ahead = straight(landmarks())
+    np.testing.assert_allclose(ahead, landmarks(), atol=0.02 * SIDE)  # it is symmetric already
+    turns = HeadTurns(torch.zeros(2, 4), torch.from_numpy(ahead / SIDE))
+    seen = [rotated(yaw, pitch) / SIDE for yaw, pitch in ((0.0, 0.0), (0.5, 0.0), (0.0, -0.3))]
+    assert turns.angles(np.stack(seen)) == pytest.approx(np.degrees([0.0, 0.5, 0.3]), abs=6.0)
+
+
 def test_no_turn_is_believed_beyond_a_bound() -> None:
-    turns = HeadTurns(torch.eye(2, 4))
+    turns = HeadTurns(torch.eye(2, 4), torch.zeros(68, 2))
     near, far = landmarks() / SIDE, landmarks() / SIDE
     far[:, 0] += 9.0 * DEPTH
     assert turns.turned(torch.zeros(1, 4), near[None], far[None]).abs().max() <= MOST
@@ -83,8 +91,12 @@ class OneFurther(HeadTurns):
     """Goes one along the first component of w, and says of which landmarks it was told."""
 
     def __init__(self) -> None:
-        super().__init__(torch.zeros(2, 16))
+        super().__init__(torch.zeros(2, 16), torch.zeros(68, 2))
         self.told: list[tuple[Points, Points]] = []
+        self.away = np.zeros(2)
+
+    def angles(self, landmarks: Points) -> np.ndarray:
+        return self.away
 
     def turned(self, w: torch.Tensor, landmarks: Points, wanted: Points) -> torch.Tensor:
         self.told.append((landmarks, wanted))
@@ -111,8 +123,13 @@ def test_a_swap_draws_the_head_turned_where_the_world_knows_how(tmp_path: Path) 
     np.testing.assert_allclose(wanted, WORLD.landmarks(faces).double().numpy() / 64)
     np.testing.assert_allclose(before, WORLD.landmarks(drawn).double().numpy() / 64, atol=0.02)
 
+    turns.away = np.array([25.0, 5.0])  # without being asked, who looks far from ahead
+    far = plain.given(donors, faces)
+    torch.testing.assert_close(far[:1], expected[:1])
+    torch.testing.assert_close(far[1:], drawn[1:])
+
     unknown = replace(head, world=WORLD)
-    assert torch.equal(unknown.given(donors, faces), plain.given(donors, faces))
+    torch.testing.assert_close(unknown.given(donors, faces), drawn)
 
 
 def test_a_pose_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -145,4 +162,5 @@ def test_outputs_name_the_turns_that_drew_them() -> None:
 def test_the_shipped_turns_are_those_of_their_card() -> None:
     state, _ = read_verified(OURS, "turns")
     assert HeadTurns(**state).directions.shape == (2, 512)
+    assert np.abs(straight(state["ahead"].numpy()) - state["ahead"].numpy()).max() < 1e-4
     assert torch.isfinite(state["directions"]).all()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from deid.nets.backbones import at_size
 from deid.params import Expression
 from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
+from deid.worlds.head_turns import HeadTurns
 from deid.worlds.world import SEX, World
 
 NEAR = 24
@@ -43,6 +45,10 @@ of the person through, more beside some donors than others, and other recognizer
 KNOWN_WEIGHT = 10.0
 """Of what exceeds it, beside the other flaws."""
 
+TURNED = 20.0
+"""Degrees from looking ahead beyond which a new head is turned as the person's: M turns it too
+little, and the rest would be left to a warp, which distorts."""
+
 SMALL = 128
 """The side at which donors are drawn to look for flaws."""
 
@@ -65,8 +71,8 @@ class Swap:
     With `steps`, w is refined so often by its gradient (`refine`).
 
     Of the looks, those of `keep` (`ATTRIBUTES`) count, and without any the donor is drawn. Where it
-    names the `POSE`, the head is turned to where the person looks, which M does but in part, as far
-    as the world knows how. With a `pool`, so many donors of the bank
+    names the `POSE`, or the person looks far from ahead, the head is turned to where they look, as
+    far as the world knows how: M does it but in part. With a `pool`, so many donors of the bank
     serve everybody (`DonorPool`). With `pseudonyms`, the identity is what a secret key makes of the
     person's own, and neither the seed nor a flaw has a say. A `strength` below 1 goes that share of
     the arc from the person's own code to the other one. With `another` expression, that of somebody
@@ -108,14 +114,25 @@ class Swap:
     def given(self, donors: Tensor, faces: Tensor) -> Tensor:
         """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known."""
         w = self.model.latent_of(donors, faces)
-        if POSE in self.keep and self.world.turns is not None:
-            before, after = (self._landmarks(seen) for seen in (self._drawn(w, SMALL), faces))
-            w = self.world.turns.turned(w, before, after)
+        if self.world.turns is not None:
+            w = self._turned(w, faces, self.world.turns)
         if self.steps and self.expression == "own":
             # On the way to the donor it is the person whom it must remain like.
             strangers = self._strangers if self.strength == 1.0 else None
             w = refine(self.model, w, faces, donors, self.steps, strangers)
         return self._drawn(w, faces.shape[-1])
+
+    def _turned(self, w: Tensor, faces: Tensor, turns: HeadTurns) -> Tensor:
+        """w, for heads that look where those of the faces do, if they are to."""
+        wanted = self._landmarks(faces)
+        far = np.full(len(w), True) if POSE in self.keep else turns.angles(wanted) > TURNED
+        if not far.any():
+            return w
+        rows = torch.from_numpy(far).to(w.device)
+        drawn = self._landmarks(self._drawn(w[rows], SMALL))
+        turned = w.clone()
+        turned[rows] = turns.turned(w[rows], drawn, wanted[far])
+        return turned
 
     def _landmarks(self, faces: Tensor) -> Points:
         """Those of faces `[N,3,S,S]`, in sides of the picture, `[N,68,2]`."""

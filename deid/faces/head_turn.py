@@ -25,6 +25,14 @@ RIDGE = 0.01
 """Of what depth adds, in squared distances of the eyes: faces differ in depth."""
 
 
+MIRRORED = [
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1),
+    *(45, 44, 43, 42, 47, 46), *(39, 38, 37, 36, 41, 40), *range(54, 47, -1), *range(59, 54, -1),
+    *range(64, 59, -1), *range(67, 64, -1),
+]  # fmt: skip
+"""Of each of 68 landmarks, its counterpart on the other side."""
+
+
 def head_turn(landmarks: Points, wanted: Points) -> Points:
     """How far points of `landmarks [68,2]` move right and down, `[2]`, for each distance of the
     eyes' outer corners that they lie deeper, when the head turns to where `wanted [68,2]` look: in
@@ -38,3 +46,17 @@ def head_turn(landmarks: Points, wanted: Points) -> Points:
     weighted = basis * np.tile(WEIGHTS, 2)[:, None]
     normal = weighted.T @ basis + np.diag([0.0, 0.0, 0.0, 0.0, RIDGE, RIDGE])
     return np.asarray(np.linalg.solve(normal, weighted.T @ moved)[4:])
+
+
+def angle(landmarks: Points, wanted: Points) -> float:
+    """By how many degrees a head with `landmarks [68,2]` must turn to look where `wanted` look."""
+    eyes = max(float(np.linalg.norm(wanted[36] - wanted[45])), 1e-9)
+    turn = float(np.linalg.norm(head_turn(landmarks, wanted))) / eyes
+    return float(np.degrees(np.arcsin(min(1.0, turn))))
+
+
+def straight(mean: Points) -> Points:
+    """A face `[68,2]` that looks ahead: the `mean` of many, made symmetric."""
+    middle = mean[INNER, 0].mean()
+    mirrored = (mean[MIRRORED] - [middle, 0.0]) * [-1.0, 1.0] + [middle, 0.0]
+    return np.asarray((mean + mirrored) / 2)
