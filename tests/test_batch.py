@@ -668,6 +668,7 @@ def test_a_folder_is_not_made_through_a_link(tmp_path: Path) -> None:
 SOURCES = {
     "gate/sweep.py": True,
     "worlds/world.py": True,
+    "worlds/head_turns.py": True,
     "worlds/photo/generator.py": True,
     "worlds/public/files.py": True,
     "worlds/photo/pretrain/heads.py": False,
