@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from deid.anonymize import ModelPaths, build_swap
+from deid.anonymize import ModelPaths, build_swap, with_key
 from deid.anonymize.swap import Swap
 from deid.batch.pipeline import build_pipeline
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.params import AnonymizeParams
 from deid.pixels import to_tensor
+from deid.secret import SecretKey
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
@@ -44,6 +45,15 @@ def test_another_expression_is_drawn_by_the_seed_alone(models: ModelPaths) -> No
 def test_no_step_follows_the_person(models: ModelPaths) -> None:
     plain, refined = (swap(models, swap_steps=steps) for steps in (0, 3))
     torch.testing.assert_close(refined(people(1), SEEDS), plain(people(1), SEEDS))
+
+
+def test_another_key_draws_another_expression(models: ModelPaths) -> None:
+    """By that of the seed alone, which is 0 for most, two releases could be joined."""
+    one, again, two = (with_key(swap(models), SecretKey(bytes([key]) * 32)) for key in (1, 1, 2))
+    shown = [anonymizer._others(people(1), SEEDS) for anonymizer in (one, again, two, swap(models))]
+    assert torch.equal(shown[0], shown[1])
+    for other in shown[2:]:
+        assert not torch.allclose(shown[0], other, atol=1e-2)
 
 
 def test_a_portrait_then_keeps_its_own_light(models: ModelPaths) -> None:

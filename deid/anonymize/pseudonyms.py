@@ -85,13 +85,15 @@ class LinearModel:
 @dataclass(frozen=True)
 class Pseudonyms:
     """A key's map from codes to codes. `frequencies [TOLD,D]` and `phases [D]` are the key's;
-    `center` and `scale`, `[D]`, those of what they give for donors."""
+    `center` and `scale`, `[D]`, those of what they give for donors. What else is drawn under the
+    key, is drawn by its `seed`: by a seed that all keys share, outputs could be joined."""
 
     model: LinearModel
     frequencies: Tensor
     phases: Tensor
     center: Tensor
     scale: Tensor
+    seed: int
 
     @classmethod
     def of_key(cls, key: SecretKey, codes: Tensor, looks: Tensor) -> "Pseudonyms":
@@ -102,7 +104,8 @@ class Pseudonyms:
         phases = torch.from_numpy(key.uniform("phases", count)) * 2 * math.pi
         told = model.told(codes.double().cpu(), model.usual(looks.double().cpu()))
         features = torch.cos(told @ frequencies + phases)
-        return cls(model, frequencies, phases, features.mean(0), features.std(0))
+        seed = int(key.uniform("seed", 1)[0] * 2**53)
+        return cls(model, frequencies, phases, features.mean(0), features.std(0), seed)
 
     def __call__(self, codes: Tensor, looks: Tensor, most: float) -> Tensor:
         """The identities, unit vectors `[N,dim]`, of people of `codes [N,dim]` and kept

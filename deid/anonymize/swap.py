@@ -237,7 +237,8 @@ class Swap:
 
     def _others(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """People drawn by their seeds alone, in the shape of `faces [N,3,R,R]`."""
-        w = self._people([torch_generator("expression", 0, seed) for seed in seeds])
+        name = f"expression/{self.pseudonyms.seed}" if self.pseudonyms else "expression"
+        w = self._people([torch_generator(name, 0, seed) for seed in seeds])
         return at_size(self._drawn(w, SMALL), faces.shape[-1])
 
     def _people(self, random: Sequence[torch.Generator]) -> Tensor:
