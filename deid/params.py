@@ -28,7 +28,6 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Hidden = tuple[Positive, Positive, Positive]  # hidden widths of a four-layer perceptron
 Attributes = Annotated[tuple[Literal["age", "sex", "skin", "pose"], ...], Field(min_length=1)]
 Precision = Literal["32-true", "bf16-mixed"]
-Expression = Literal["own", "another"]
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -199,7 +198,6 @@ class AnonymizeParams(Section):
     strength: Share = 1.0
     swap_keep: Attributes = ("age", "sex", "skin")  # in common with the person
     swap_pool: Annotated[int, Field(ge=4)] | None = None  # donors for everybody; None: all
-    swap_expression: Expression = "own"  # another: a stranger's, with pose and light
 
 
 class EvaluateParams(Section):
@@ -219,7 +217,7 @@ class AttackParams(Section):
     views: Positive = 2  # of each; A1 needs two
     seed: int = 0
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("swap", "adversarial")
-    # Besides A0, who always does; A2, A3 and A3+ learn, and need 8 people.
+    # Besides A0, who always does; A2 and A3 learn, and need 8 people; A3+ 24.
     attackers: tuple[Literal["A0", "A0b", "A1", "A2", "A3", "A3+", "A4"], ...] = ("A0", "A1", "A4")
 
 

@@ -131,7 +131,8 @@ Report = tuple[Path, dict[str, Any]]
 
 def test_outputs_that_show_other_people_are_found_by_chance(of_others: Report) -> None:
     _, metrics = of_others
-    for attacker in ("A0", "A1", "A2", "A2+", "A3", "A3+"):
+    assert "too few people" in metrics["not_tried"]["A3+"]
+    for attacker in ("A0", "A1", "A2", "A2+", "A3"):
         for figures in metrics["attacks"][attacker].values():
             assert figures["rank1"]["value"] <= 0.25  # chance is 1 in 12
             assert figures["rank1"]["low"] <= figures["chance"]["rank1"]
@@ -262,15 +263,15 @@ def test_a_photograph_is_told_by_what_a_method_keeps_of_it() -> None:
     assert (near == who).mean() < 0.3, "what is to be learned is not plain to see"
 
 
-@pytest.mark.parametrize(("people", "views"), [(60, 1), (20, 3)])
+@pytest.mark.parametrize(("people", "views"), [(60, 1), (24, 1), (24, 3)])
 def test_nothing_kept_links_nobody(people: int, views: int) -> None:
     # Each model must have seen neither of the two people it compares, or this is 0 or 1.
     who, found = np.repeat(np.arange(people), views), []
-    for seed in range(8):
+    for seed in range(40):
         random = np.random.default_rng(seed)
         outputs, originals = random.standard_normal((2, people * views, 12))
         found.append(rank1(linked(outputs, originals, who)))
-    assert 0.1 / people < np.mean(found) < 2.5 / people
+    assert 0.65 / people < np.mean(found) < 1.5 / people
 
 
 @pytest.mark.parametrize(("people", "views", "dim"), [(60, 1, 256), (20, 3, 16)])

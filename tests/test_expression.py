@@ -1,10 +1,14 @@
 """`--expression another`: nothing of the person's expression, pose and light is drawn."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from deid.anonymize import ModelPaths, build_swap, with_key
+from deid.anonymize import swap as swap_module
 from deid.anonymize.swap import Swap
 from deid.batch.pipeline import build_pipeline
 from deid.batch.settings import RunSettings
@@ -25,7 +29,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
 
 
 def swap(models: ModelPaths, **settings: object) -> Swap:
-    return build_swap(WORLD, models, AnonymizeParams(swap_expression="another", **settings))  # type: ignore[arg-type]
+    plain = build_swap(WORLD, models, AnonymizeParams(**settings))  # type: ignore[arg-type]
+    return replace(plain, expression="another")
 
 
 def people(seed: int) -> Tensor:
@@ -42,9 +47,27 @@ def test_another_expression_is_drawn_by_the_seed_alone(models: ModelPaths) -> No
     assert not torch.allclose(anonymizer(people(1), [7, 8]), first, atol=1e-2)
 
 
-def test_no_step_follows_the_person(models: ModelPaths) -> None:
-    plain, refined = (swap(models, swap_steps=steps) for steps in (0, 3))
-    torch.testing.assert_close(refined(people(1), SEEDS), plain(people(1), SEEDS))
+def test_steps_follow_the_stranger_and_lead_away_from_the_person(
+    models: ModelPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Tensor, ...]] = []
+    refine = swap_module.refine
+    monkeypatch.setattr(
+        swap_module, "refine", lambda *given: (told.append(given), refine(*given))[1]
+    )
+    faces, anonymizer = people(1), swap(models, swap_steps=2)
+    anonymizer(faces, SEEDS)
+    ((_, _, shown, hidden, *_),) = told
+    assert torch.equal(hidden, faces)
+    assert torch.equal(shown, anonymizer._others(faces, SEEDS))
+
+
+def test_every_level_of_a_run_draws_it(models: ModelPaths) -> None:
+    asked = RunSettings(region="portrait", expression="another")
+    built = build_pipeline(asked, WORLD, models).components.anonymizers
+    swaps: list[Any] = [one for level, one in built.items() if level.startswith("swap")]
+    assert len(swaps) == 4
+    assert {one.inner.expression for one in swaps} == {"another"}
 
 
 def test_another_key_draws_another_expression(models: ModelPaths) -> None:
@@ -66,8 +89,8 @@ def test_a_portrait_then_keeps_its_own_light(models: ModelPaths) -> None:
     ("asked", "complaint"),
     [
         ({"expression": "none"}, "own or another"),
-        ({"expression": "another"}, "--region portrait"),
-        ({"expression": "another", "region": "head"}, "--region portrait"),
+        ({"expression": "another"}, "region portrait"),
+        ({"expression": "another", "region": "head"}, "region portrait"),
         ({"expression": "another", "region": "portrait", "method": "adversarial"}, "method swap"),
     ],
 )

@@ -2,21 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from deid.anonymize import build_swap
+from deid.anonymize import build, build_swap
 from deid.anonymize.swap import Swap
-from deid.batch.pipeline import build_pipeline, model_version
+from deid.batch.bundle import Origin
+from deid.batch.pipeline import build_pipeline
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.faces.alignment import INNER, Points
-from deid.faces.head_turn import DEPTH, head_turn, straight
+from deid.faces.head_turn import DEPTH, angle, head_turn, straight
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
 from deid.pixels import to_tensor
+from deid.secret import SecretKey
 from deid.worlds.cards import read_verified
 from deid.worlds.donors import DonorBank
 from deid.worlds.head_turns import MOST, HeadTurns
@@ -76,8 +79,12 @@ def test_who_looks_ahead_is_turned_by_nothing_and_others_by_their_angle() -> Non
     ahead = straight(landmarks())
     np.testing.assert_allclose(ahead, landmarks(), atol=0.02 * SIDE)  # it is symmetric already
     turns = HeadTurns(torch.zeros(2, 4), torch.from_numpy(ahead / SIDE))
-    seen = [rotated(yaw, pitch) / SIDE for yaw, pitch in ((0.0, 0.0), (0.5, 0.0), (0.0, -0.3))]
-    assert turns.angles(np.stack(seen)) == pytest.approx(np.degrees([0.0, 0.5, 0.3]), abs=6.0)
+    turned = ((0.0, 0.0), (0.3, 0.0), (0.6, 0.0), (-0.9, 0.0), (0.0, -0.3))
+    seen = np.stack([rotated(*by) / SIDE for by in turned])
+    wanted = np.degrees(np.abs(turned).max(axis=1))
+    assert turns.angles(seen) == pytest.approx(wanted, abs=6.0)
+    back = [angle(one, ahead / SIDE) for one in seen]
+    assert back == pytest.approx(turns.angles(seen), abs=8.0)
 
 
 def test_no_turn_is_believed_beyond_a_bound() -> None:
@@ -154,9 +161,21 @@ def test_who_keeps_the_pose_alone_gets_any_stranger(tmp_path: Path) -> None:
         build_swap(world, models, AnonymizeParams(swap_keep=("pose",), swap_pool=4))
 
 
-def test_outputs_name_the_turns_that_drew_them() -> None:
-    other = replace(WORLD, turns_sha256="1" * 64)
-    assert model_version(other, None) != model_version(WORLD, None)
+def test_outputs_name_the_turns_that_drew_them(tmp_path: Path) -> None:
+    """Also those of a registered version, which the turns are no part of."""
+    models, told = save_toy_model(tmp_path), set()
+    for turns in ("0" * 64, "1" * 64):
+        built = build_pipeline(RunSettings(), replace(WORLD, turns_sha256=turns), models)
+        told |= {built.fingerprint, replace(built, origin=Origin(version="3")).fingerprint}
+    assert len(told) == 4
+
+
+def test_a_key_leaves_the_pose_to_be_kept(tmp_path: Path) -> None:
+    models, world = save_toy_model(tmp_path), replace(WORLD, turns=OneFurther())
+    for keep in (("pose",), ("sex", "pose")):
+        settings = AnonymizeParams(swap_keep=keep)
+        built: Any = build("swap", world, models, settings, SecretKey(b"k" * 32))
+        assert built.inner.keep == ("pose",), "no bank has looks here"
 
 
 def test_the_shipped_turns_are_those_of_their_card() -> None:

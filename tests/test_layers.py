@@ -44,6 +44,7 @@ INSIDE = {
         "cards",
         "training_loop",
         "donors",
+        "head_turns",
         "world",
         "public",
         "mini",

@@ -63,10 +63,10 @@ def donors_of(faces: Tensor) -> Tensor:
     return WORLD.identity(faces).roll(1, 0)
 
 
-def asked(model: Deidentifier, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """M's answers, the faces, and their donors."""
+def asked(model: Deidentifier, faces: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """M's answers, the faces, whom they show, and their donors."""
     donors = donors_of(faces)
-    return model.latent_of(donors, faces), faces, donors
+    return model.latent_of(donors, faces), faces, faces, donors
 
 
 def refined(model: Deidentifier, faces: Tensor, steps: int) -> Tensor:

@@ -10,7 +10,7 @@ from deid.anonymize import invert
 from deid.anonymize.adversarial import Adversarial
 from deid.anonymize.base import Anonymizer, Guarded, ModelPaths, working_side
 from deid.anonymize.blur import Blur
-from deid.anonymize.donor_pool import columns
+from deid.anonymize.donor_pool import POSE, columns
 from deid.anonymize.gradient import FGSM, MIFGSM, PGD, Together
 from deid.anonymize.mask import Mask
 from deid.anonymize.pixelate import Pixelate
@@ -18,7 +18,7 @@ from deid.anonymize.pseudonyms import PEOPLE, Pseudonyms
 from deid.anonymize.reconstruction import Reconstruction
 from deid.anonymize.rivals import REBUILDING_RIVALS, RIVALS, SWAPPING_RIVALS
 from deid.anonymize.strangers import Strangers
-from deid.anonymize.swap import Swap
+from deid.anonymize.swap import Expression, Swap
 from deid.errors import DeidError
 from deid.model import Deidentifier
 from deid.params import AnonymizeParams
@@ -59,7 +59,6 @@ def build_swap(world: World, models: ModelPaths | None, settings: AnonymizeParam
         keep=settings.swap_keep,
         strength=settings.strength,
         pool=settings.swap_pool,
-        expression=settings.swap_expression,
     )
 
 
@@ -68,7 +67,7 @@ def with_key(swap: Swap, key: SecretKey) -> Swap:
     some drawn where it has none, and of the person's looks where donors are to be alike."""
     swap = replace(swap, pool=None)
     codes, bank = Strangers(swap.world, PEOPLE).codes, swap.bank
-    keep = swap.keep if bank is not None else ()
+    keep = tuple(name for name in swap.keep if bank is not None or name == POSE)
     looks = bank.looks if bank is not None else codes.new_zeros(len(codes), 0)
     return replace(swap, keep=keep, pseudonyms=Pseudonyms.of_key(key, codes, looks))
 
@@ -154,11 +153,13 @@ def build(
     models: ModelPaths | None,
     settings: AnonymizeParams,
     key: SecretKey | None = None,
+    expression: Expression = "own",
 ) -> Anonymizer:
     """The anonymizer called `method`, guarded.
 
     `fgsm-0.03` and `pgd-0.03` carry their own ε. `models` is needed by swap, adversarial,
-    reconstruction and inversion; a `key` gives swap pseudonyms. Raises `DeidError` for an unknown
+    reconstruction and inversion; a `key` gives swap pseudonyms, and an
+    `expression` is whose it draws. Raises `DeidError` for an unknown
     method, a wrong ε, or missing models.
     """
     kind = kind_of(method)
@@ -166,8 +167,9 @@ def build(
         epsilon = _epsilon(method, method.removeprefix(f"{kind}-"))
         settings = settings.model_copy(update={EPSILONS[kind]: epsilon})
     made = BUILDERS[kind](world, models, settings)
-    if key is not None and isinstance(made, Swap):
-        made = with_key(made, key)
+    if isinstance(made, Swap):
+        made = replace(made, expression=expression)
+        made = with_key(made, key) if key is not None else made
     return Guarded(made, method, world.device)
 
 

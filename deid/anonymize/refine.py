@@ -48,35 +48,34 @@ def refine(
     model: Deidentifier,
     answers: Tensor,
     faces: Tensor,
+    people: Tensor,
     donors: Tensor,
     steps: int,
     strangers: Sequence[float] | None,
 ) -> Tensor:
     """w `[N,w_dim]`, from `answers` of that shape on (M's), so that G(w) has the expression of
     `faces [N,3,R,R]`, remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and
-    becomes nobody that an attacked recognizer of the world takes for the faces in any view. Where
+    becomes nobody that an attacked recognizer of the world takes for the `people [N,3,R,R]`, whom
+    mostly the faces show, in any view. Where
     the person's cosine in one exceeds that of `strangers`, one for each recognizer, after `steps`,
     there are as many again; None: the person may be known. Drawn at the smallest side of the
     generator.
     """
     return one_by_one(
-        lambda answer, face, donor: _refine(model, answer, face, donor, steps, strangers),
-        answers,
-        faces,
-        donors,
+        lambda *one: _refine(model, one, steps, strangers), answers, faces, people, donors
     )
 
 
 def _refine(
     model: Deidentifier,
-    answer: Tensor,
-    face: Tensor,
-    donor: Tensor,
+    one: Sequence[Tensor],
     steps: int,
     strangers: Sequence[float] | None,
 ) -> Tensor:
+    answer, face, person, donor = one
     world = model.world
-    loss_of = _objective(model, face, donor, PERSON if strangers is not None else 0.0)
+    weight = PERSON if strangers is not None else 0.0
+    loss_of = _objective(model, face, person, donor, weight)
     answer = moved = model.standardize(answer)
     for _ in range(2):
         moved = descend(moved, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR, answer)
@@ -85,7 +84,7 @@ def _refine(
             break
         with torch.no_grad():
             seen = views(model.synthesize(w, world.resolutions[0]))
-            known = _likenesses(_codes(world, seen), _codes(world, face))
+            known = _likenesses(_codes(world, seen), _codes(world, person))
         if (known <= known.new_tensor(strangers)).all():
             break
     return w
@@ -139,14 +138,14 @@ def descend(
 
 
 def _objective(
-    model: Deidentifier, face: Tensor, donor: Tensor, weight: float
+    model: Deidentifier, face: Tensor, person: Tensor, donor: Tensor, weight: float
 ) -> Callable[[Tensor], Tensor]:
-    """The loss of w `[1,w_dim]` for one face `[1,3,R,R]` and its donor's code `[1,dim]`, in which
-    the person's likeness has a `weight`."""
+    """The loss of w `[1,w_dim]` for one face and one person `[1,3,R,R]` and a donor's code
+    `[1,dim]`, in which the person's likeness has a `weight`."""
     world, side = model.world, model.world.resolutions[0]
     scale = side / face.shape[-1]
     with torch.no_grad():
-        own, light = _codes(world, face), _light(face)
+        own, light = _codes(world, person), _light(face)
         points = world.landmarks(face) * scale
         contours = world.contours(face) * scale if world.contours else None
 

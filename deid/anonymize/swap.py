@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,10 +18,8 @@ from deid.faces.alignment import Points
 from deid.imaging.flaws import FRINGE, GLASSES, MAYBE, SURELY, bridge, fringe
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size
-from deid.params import Expression
 from deid.pixels import Pixels, to_pixels
 from deid.seeds import torch_generator
-from deid.worlds.head_turns import HeadTurns
 from deid.worlds.world import SEX, World
 
 NEAR = 24
@@ -51,6 +50,9 @@ little, and the rest would be left to a warp, which distorts."""
 
 SMALL = 128
 """The side at which donors are drawn to look for flaws."""
+
+Expression = Literal["own", "another"]
+"""Whose a new face has: the person's, or somebody's whom the seed draws."""
 
 Flaw = tuple[bool, float]
 """Of another sex, which no lack of other flaws makes good, and all others together."""
@@ -101,7 +103,7 @@ class Swap:
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
         shown = faces if self.expression == "own" else self._others(faces, seeds)
-        return self.given(self.toward(self.codes(faces, seeds, shown), faces), shown)
+        return self.given(self.toward(self.codes(faces, seeds, shown), faces), shown, faces)
 
     @torch.no_grad()
     def toward(self, donors: Tensor, faces: Tensor) -> Tensor:
@@ -111,19 +113,22 @@ class Swap:
         return between(self.world.identity(faces), donors, self.strength)
 
     @torch.no_grad()
-    def given(self, donors: Tensor, faces: Tensor) -> Tensor:
-        """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known."""
-        w = self.model.latent_of(donors, faces)
-        if self.world.turns is not None:
-            w = self._turned(w, faces, self.world.turns)
-        if self.steps and self.expression == "own":
+    def given(self, donors: Tensor, faces: Tensor, people: Tensor | None = None) -> Tensor:
+        """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known, and
+        like none of the `people [N,3,R,R]`, who are shown by the faces unless given."""
+        w = self._turned(self.model.latent_of(donors, faces), faces)
+        if self.steps:
             # On the way to the donor it is the person whom it must remain like.
             strangers = self._strangers if self.strength == 1.0 else None
-            w = refine(self.model, w, faces, donors, self.steps, strangers)
+            people = faces if people is None else people
+            w = refine(self.model, w, faces, people, donors, self.steps, strangers)
         return self._drawn(w, faces.shape[-1])
 
-    def _turned(self, w: Tensor, faces: Tensor, turns: HeadTurns) -> Tensor:
+    def _turned(self, w: Tensor, faces: Tensor) -> Tensor:
         """w, for heads that look where those of the faces do, if they are to."""
+        turns = self.world.turns
+        if turns is None:
+            return w
         wanted = self._landmarks(faces)
         far = np.full(len(w), True) if POSE in self.keep else turns.angles(wanted) > TURNED
         if not far.any():
@@ -177,7 +182,8 @@ class Swap:
         """The code `[dim]` of the first donor drawn for a person (code and looks) of a face
         `[1,3,R,R]` who shows no flaw with the expression of the one that is `shown`; without any,
         of the one who shows least, and of the person's sex if any is."""
-        glasses = bridge(*self._seen(at_size(face, SMALL))) > SURELY
+        own = self.expression == "own"
+        glasses = own and bridge(*self._seen(at_size(face, SMALL))) > SURELY
         expression = self.model.expression(at_size(shown, SMALL))
         who = person[0], counted(person[1], self.keep)
         unlike = max(UNLIKE, bank.reach(*who, self.max_similarity, NEAR))
@@ -185,7 +191,8 @@ class Swap:
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*who, self.max_similarity, NEAR, random)
-            drawn = self._drawn(self.model.latent_from(code[None], expression), SMALL)
+            w = self._turned(self.model.latent_from(code[None], expression), shown)
+            drawn = self._drawn(w, SMALL)
             flaws.append((self._flaw(drawn, person, unlike, glasses), code))
             if flaws[-1][0] == FLAWLESS:
                 break

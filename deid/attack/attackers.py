@@ -133,7 +133,7 @@ _REASONS = {
     "A2": "not applicable: too few people to learn from others",
     "A2+": "not tried, or too few people: give --fine-tune STEPS, the steps of each recognizer",
     "A3": "not applicable: too few people to learn from others",
-    LINKAGE: "not applicable: too few people to learn from others",
+    LINKAGE: "not applicable: too few people to learn from, fewer than 24",
     "A4": "not tried: give --again FOLDER, the originals anonymized with another seed or key",
 }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from deid.attack.learned import LEAST, Rows
+from deid.attack.learned import Rows
 from deid.attack.scores import People, Scores
 from deid.attack.utility import Described
 from deid.pixels import Pixels
@@ -22,6 +22,7 @@ COMPONENTS = {"landmarks": 10, "openings": 3, "person": 2, "skin": 1, "light": 1
 """Principal components of the originals that count, at most. (How likely each of seven expressions
 is tells less than it disturbs: mostly it is 0 or 1, which is not normally distributed.)"""
 
+LEAST = 24  # people: of fewer, chance finds no even share
 FOLDS = 10  # of people
 RIDGE = 5.0  # in outputs
 FLOOR = 0.05  # of a variance, of 1 over all originals
@@ -84,7 +85,7 @@ def _whitened(outputs: Rows, originals: Rows, components: int) -> tuple[Rows, Ro
     """Both in the main components of the originals, each with a variance of 1 over these."""
     mean = originals.mean(axis=0)
     _, spreads, axes = np.linalg.svd(originals - mean, full_matrices=False)
-    count = min(components, int((spreads > 1e-6 * spreads[0]).sum()))
+    count = min(components, int((spreads > max(1e-6 * spreads[0], 1e-9)).sum()))
     axes = axes[:count].T / (spreads[:count] / np.sqrt(len(originals)))
     return (outputs - mean) @ axes, (originals - mean) @ axes
 

@@ -48,6 +48,7 @@ def attack_stages(params: AttackParams, bundle: Bundle, out: Path, jobs: int = 1
         "anonymize": bundle.anonymize.model_dump(mode="json"),
         "world": world.weights_sha256,
         "donors": world.donors_sha256,
+        "turns": world.turns_sha256,
         "stage_one": read_description(bundle.stage_one)["sha256"],
         "stage_two": read_description(bundle.stage_two)["sha256"],
     }
@@ -116,7 +117,8 @@ def summary(report: Report) -> dict[str, float]:
     recognizer; outputs that are missing, or that nobody could search; faces found by the worst
     detector; expression, and distance to the original."""
     best, utility, attacks = report["best"], report["utility"], report["attacks"]
-    found = {f"rank1_{name}": _most(one, "rank1") for name, one in attacks.items()}
+    # MLflow takes no plus in a name.
+    found = {f"rank1_{n.replace('+', 'plus')}": _most(a, "rank1") for n, a in attacks.items()}
     who = attacks[best["rank1"]["attacker"]][best["rank1"]["recognizer"]]
     tar = max(("tar", "tar_calibrated"), key=lambda figure: best[figure]["value"])
     return {

@@ -4,6 +4,7 @@ from typing import cast, get_args
 
 from deid.anonymize import METHODS, RIVALS, ModelPaths, invert, kind_of, refine
 from deid.anonymize.donor_pool import KEPT, LEAST, POSE
+from deid.anonymize.swap import Expression
 from deid.batch.settings import TRAINED, RunSettings
 from deid.errors import DeidError
 from deid.params import AnonymizeParams
@@ -11,7 +12,6 @@ from deid.worlds.world import RegionName, World
 
 DONORS = ("alike", "any")
 QUALITIES = ("normal", "high")
-EXPRESSIONS = ("own", "another")
 KEPT_WITH_KEY = ("sex",)
 """Age and skin, as they are measured, differ from view to view, and pseudonyms would with them."""
 
@@ -20,9 +20,6 @@ def anonymize_params(settings: RunSettings) -> AnonymizeParams:
     """The methods' settings, with what was asked for in this run."""
     if settings.donor not in (None, *DONORS):
         raise DeidError(f"--donor {settings.donor}: unknown; choose {' or '.join(DONORS)}")
-    if settings.expression not in EXPRESSIONS:
-        chosen = " or ".join(EXPRESSIONS)
-        raise DeidError(f"--expression {settings.expression}: unknown; choose {chosen}")
     if settings.quality not in QUALITIES:
         chosen = " or ".join(QUALITIES)
         raise DeidError(f"--quality {settings.quality}: unknown; choose {chosen}")
@@ -33,11 +30,9 @@ def anonymize_params(settings: RunSettings) -> AnonymizeParams:
     if settings.keep_attributes is not None:
         changes["swap_keep"] = _kept(settings.keep_attributes)
     elif settings.key is not None:
-        changes["swap_keep"] = KEPT_WITH_KEY
+        changes["swap_keep"] = (*KEPT_WITH_KEY, *(name for name in own.swap_keep if name == POSE))
     if settings.donor_pool is not None:
         changes["swap_pool"] = _pool(settings)
-    if settings.expression != "own":
-        changes["swap_expression"] = settings.expression
     if settings.quality == "high":
         changes |= {"swap_steps": refine.STEPS, "adversarial_steps": invert.STEPS}
     return own.model_copy(update=changes)
@@ -56,22 +51,29 @@ def check_method(method: str, models: ModelPaths | None) -> None:
         )
 
 
-def check_fits(asked: AnonymizeParams, method: str, region: RegionName, world: World) -> None:
-    """`DeidError` for what a world, a method or a region cannot give."""
+def expression_of(settings: RunSettings, asked: AnonymizeParams, region: RegionName) -> Expression:
+    """Whose expression a swap draws; `DeidError` where another's would not fit."""
+    if settings.expression not in get_args(Expression):
+        chosen = " or ".join(get_args(Expression))
+        raise DeidError(f"expression {settings.expression!r}: unknown; choose {chosen}")
+    expression = cast(Expression, settings.expression)
+    if expression == "another" and (region != "portrait" or settings.method != "swap"):
+        raise DeidError(
+            "expression another: only method swap with region portrait leaves nothing of the "
+            "person beside it that must fit"
+        )
+    if expression == "another" and POSE in asked.swap_keep:
+        raise DeidError("expression another: has another pose; leave pose out of what is kept")
+    return expression
+
+
+def check_pose(asked: AnonymizeParams, world: World) -> None:
+    """`DeidError` where the pose is to be kept in a world that cannot."""
     if POSE in asked.swap_keep and world.turns is None:
         raise DeidError(
             f"--keep-attributes pose (swap_keep): the world {world.name} does not know how heads "
             "turn; photo does"
         )
-    if asked.swap_expression == "own":
-        return
-    if region != "portrait" or method != "swap":
-        raise DeidError(
-            "--expression another (swap_expression): only --method swap with --region portrait has "
-            "nothing of the person beside it that must fit"
-        )
-    if POSE in asked.swap_keep:
-        raise DeidError("--expression another: has another pose; leave it out of what is kept")
 
 
 def _strength(settings: RunSettings) -> float:

@@ -8,7 +8,13 @@ from pathlib import Path
 from torch import Tensor
 
 from deid.anonymize import ModelPaths
-from deid.batch.asked import anonymize_params, check_fits, check_method, region_of
+from deid.batch.asked import (
+    anonymize_params,
+    check_method,
+    check_pose,
+    expression_of,
+    region_of,
+)
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
 from deid.batch.preview import REASON, draw_preview, planned
@@ -63,6 +69,7 @@ class Pipeline:
     update_model: bool = False
     key: str = ""  # tells the secret key of pseudonyms from others, and nothing of it
     donors: str = ""  # hash of the bank, which comes with this package and with no version
+    turns: str = ""  # the same of how heads turn
 
     @property
     def info(self) -> RunInfo:
@@ -79,7 +86,7 @@ class Pipeline:
         version of a registered model draws: each version names itself in its records."""
         anonymize = self.settings.anonymize or AnonymizeParams()
         asked = asdict(self.settings) | {"anonymize": anonymize.model_dump(), "key": self.key}
-        asked["donors"] = self.donors
+        asked |= {"donors": self.donors, "turns": self.turns}
         model = self.model
         if self.origin.version:
             asked["anonymize"], model = None, self.origin.model
@@ -168,9 +175,9 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     reference_files(settings.keep or settings.only)
     key = _key(settings)
     asked = anonymize_params(settings)
-    check_fits(asked, settings.method, region, world)
-    relit = asked.swap_expression == "own"
-    anonymizers = build_anonymizers(settings.method, world, models, asked, key)
+    check_pose(asked, world)
+    expression = expression_of(settings, asked, region)
+    anonymizers = build_anonymizers(settings.method, world, models, asked, key, expression)
     detector = build_detector(settings.detectors, world, settings.detect_size)
     own = not settings.detectors
     verifier = build_verifier(settings.recognizers, world)
@@ -186,11 +193,11 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     chooser = build_chooser(settings.keep, settings.only, find, verifier)
     domain = rendered_only(world, settings.detectors, settings.recognizers, settings.rendered)
     components = replace(
-        components, chooser=chooser, rendered_only=domain, region=region, relit=relit
+        components, chooser=chooser, rendered_only=domain, region=region, relit=expression == "own"
     )
     told = key.identity if key is not None else ""
     model, donors = model_version(world, models), world.donors_sha256
-    return Pipeline(settings, components, model, key=told, donors=donors)
+    return Pipeline(settings, components, model, key=told, donors=donors, turns=world.turns_sha256)
 
 
 def _key(settings: RunSettings) -> SecretKey | None:
@@ -203,7 +210,7 @@ def _key(settings: RunSettings) -> SecretKey | None:
 
 def model_version(world: World, models: ModelPaths | None) -> str:
     """A hash of every network that may draw an output; detectors are told by their own names."""
-    whole = hashlib.sha256(f"{world.name} {world.weights_sha256} {world.turns_sha256}".encode())
+    whole = hashlib.sha256(f"{world.name} {world.weights_sha256}".encode())
     for folder in (models.stage_one, models.stage_two) if models else ():
         for file in sorted(folder.rglob("*.safetensors")) if folder else ():
             whole.update(file_sha256(file).encode())

@@ -71,9 +71,9 @@ class RunSettings:
     )
     keep_attributes: str | None = option(
         None,
-        "For swap: what new faces have in common with the person, of age,sex,skin and pose, for "
-        "which --region head and portrait turn the new head as the old one; if not given, the "
-        "first three, or what the parameters say (swap_keep); with --key, sex.",
+        "For swap: what new faces have in common with the person, of age,sex,skin and pose, which "
+        "--region head and portrait follow but roughly without it; if not given, the first three, "
+        "or what the parameters say (swap_keep); with --key, sex.",
     )
     donor_pool: int | None = option(
         None,
@@ -83,7 +83,8 @@ class RunSettings:
     expression: str = option(
         "own",
         "For swap with --region portrait: another, that of a stranger, with another pose and "
-        "light; then the very photograph is hardly to be told from the output.",
+        "light, by which not even who has the very photograph tells whose output it is; with a "
+        "--seed or a --key that is secret.",
         choices=("own", "another"),
     )
     quality: str = option(

@@ -47,6 +47,7 @@ def evaluate(
         "anonymize": anonymize.model_dump(mode="json"),
         "world": world.weights_sha256,
         "donors": world.donors_sha256,
+        "turns": world.turns_sha256,
         "stage_one": read_description(stage_one)["sha256"],
         "stage_two": read_description(stage_two)["sha256"],
     }

@@ -50,8 +50,9 @@ def head_turn(landmarks: Points, wanted: Points) -> Points:
 
 def angle(landmarks: Points, wanted: Points) -> float:
     """By how many degrees a head with `landmarks [68,2]` must turn to look where `wanted` look."""
-    eyes = max(float(np.linalg.norm(wanted[36] - wanted[45])), 1e-9)
-    turn = float(np.linalg.norm(head_turn(landmarks, wanted))) / eyes
+    # Of the two, the head that is turned less shows the eyes' true distance.
+    eyes = max(float(np.linalg.norm(face[36] - face[45])) for face in (landmarks, wanted))
+    turn = float(np.linalg.norm(head_turn(landmarks, wanted))) / max(eyes, 1e-9)
     return float(np.degrees(np.arcsin(min(1.0, turn))))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from deid.anonymize import Anonymizer, ModelPaths, build
 from deid.anonymize.refine import STEPS
+from deid.anonymize.swap import Expression
 from deid.errors import DeidError
 from deid.params import AnonymizeParams
 from deid.secret import SecretKey
@@ -98,6 +99,7 @@ def build_anonymizers(
     models: ModelPaths | None,
     settings: AnonymizeParams,
     key: SecretKey | None = None,
+    expression: Expression = "own",
 ) -> Mapping[str, Anonymizer]:
     """An anonymizer for every level of `method`'s fallback chain but the mask; with a `key`, later
     refinements of a swap give other pseudonyms, as they would take other donors.
@@ -116,7 +118,7 @@ def build_anonymizers(
         alike = kind, stronger.model_dump_json(), own.identity if own is not None else ""
         try:
             if alike not in made:
-                made[alike] = build(kind, world, models, stronger, own)
+                made[alike] = build(kind, world, models, stronger, own, expression)
             built[level] = made[alike]
         except DeidError:
             if level == method:

@@ -60,7 +60,7 @@ class RequestOptions(BaseModel):
         settings = replace(own, **asked)
         # What the server was started with is for the methods that have it.
         if settings.method != "swap":
-            settings = replace(settings, key=None, donor_pool=None)
+            settings = replace(settings, key=None, donor_pool=None, expression="own")
         if settings.method not in TRAINED and self.strength is None:
             settings = replace(settings, strength=1.0)
         return settings

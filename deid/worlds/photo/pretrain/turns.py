@@ -40,10 +40,11 @@ def draw_faces(world: World, count: int, seed: int) -> tuple[Tensor, Points]:
     random = torch_generator("head turns", seed)
     with progress("head turns", total=count) as bar:
         while len(latents) * BATCH < count:
-            w = world.truncated_mapping(torch.randn(BATCH, world.generator.z_dim, generator=random))
+            z = torch.randn(BATCH, world.generator.z_dim, generator=random)
+            w = world.truncated_mapping(z.to(world.device))
             faces = world.draw(w, SIDE).clamp(-1.0, 1.0)
             latents.append(w)
-            landmarks.append(world.landmarks(faces).double().numpy() / faces.shape[-1])
+            landmarks.append(world.landmarks(faces).double().cpu().numpy() / faces.shape[-1])
             bar.advance(BATCH)
     return torch.cat(latents)[:count], np.concatenate(landmarks)[:count]
 
@@ -54,7 +55,7 @@ def reached(world: World, turns: HeadTurns, w: Tensor, landmarks: Points) -> dic
     distance of the eyes in depth: as they are, and with the head of the one turned."""
     wanted = np.roll(landmarks, 1, axis=0)
     seen = [
-        world.landmarks(world.draw(part, SIDE).clamp(-1.0, 1.0)).double().numpy() / SIDE
+        world.landmarks(world.draw(part, SIDE).clamp(-1.0, 1.0)).double().cpu().numpy() / SIDE
         for part in torch.split(turns.turned(w, landmarks, wanted), BATCH)
     ]
     return {
