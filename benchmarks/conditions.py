@@ -28,6 +28,7 @@ import torch
 
 from benchmarks.photographs import loaded
 from deid.api import deidentify
+from deid.attack.groups import age_and_sex
 from deid.batch.in_memory import Result
 from deid.errors import DeidError
 from deid.faces.alignment import INNER, Points, apply_affine
@@ -94,7 +95,7 @@ def portrait(world: World, picture: Pixels) -> Portrait | None:
     if len(found.boxes) != 1:
         return None
     square = Square(found.points[0].astype(np.float64))
-    seen = world.landmarks(to_tensor(crop_face(picture, square, SIDE)[None]))[0].double().numpy()
+    seen = landmarks_of(world, crop_face(picture, square, SIDE)[None])[0]
     landmarks = apply_affine(square.to_picture(SIDE), seen)
     return Portrait(picture, found.boxes[0].astype(np.float64), square, landmarks)
 
@@ -111,8 +112,9 @@ def conditions(
     for name, cover in COVERS.items():
         made[name] = partial(lambda c: [covered(one, c) for one in first], cover)
     looked = [(one, upright(one)) for one in portraits]
-    years = [float(world.looks.age_and_sex(to_tensor(c[None]))[0, 0]) for _, (c, _) in looked]  # type: ignore[union-attr]
-    by_age = [portraits[i].picture for i in np.argsort(years)]
+    person = age_and_sex(world, np.stack([crop for _, (crop, _) in looked]))
+    assert person is not None, "the photo world tells ages"
+    by_age = [portraits[i].picture for i in np.argsort(person.years)]
     made["youngest"] = lambda: by_age[:count]
     made["oldest"] = lambda: by_age[::-1][:count]
     for name, seen, least in (("glasses", bridge, SURELY), ("fringe", fringe, FRINGE)):
@@ -127,6 +129,12 @@ def upright(one: Portrait) -> tuple[Pixels, Points]:
     """Its FFHQ crop and the landmarks there."""
     points = apply_affine(one.square.to_crop(SIDE), one.landmarks)
     return crop_face(one.picture, one.square, SIDE), points
+
+
+@torch.inference_mode()
+def landmarks_of(world: World, faces: Pixels) -> Points:
+    """Of `uint8 [N,S,S,3]`, `[N,68,2]`."""
+    return np.asarray(world.landmarks(to_tensor(faces).to(world.device)).double().cpu().numpy())
 
 
 def scaled(one: Portrait, width: int) -> Pixels:
@@ -194,9 +202,9 @@ def heads(world: World, low: int, high: int, count: int) -> list[Pixels]:
     random, chosen, generator = torch_generator("conditions", SEED), [], world.generator
     middle = None
     for _ in range(DRAWN // 25):
-        w = generator.mapping(torch.randn(25, generator.z_dim, generator=random))
-        small = world.draw(w, 128).clamp(-1.0, 1.0)
-        points = world.landmarks(small).double().numpy()
+        z = torch.randn(25, generator.z_dim, generator=random)
+        w = generator.mapping(z.to(world.device))
+        points = landmarks_of(world, to_pixels(world.draw(w, 128).clamp(-1.0, 1.0)))
         middle = straight(points.mean(axis=0)) if middle is None else middle
         for one, landmarks in zip(w, points, strict=True):
             if low <= angle(landmarks, middle) < high and len(chosen) < count:
@@ -235,7 +243,7 @@ def moved(world: World, before: Pixels, after: Pixels) -> tuple[float, float] | 
     if one is None:
         return None
     crops = np.stack([crop_face(picture, one.square, SIDE) for picture in (before, after)])
-    points = world.landmarks(to_tensor(crops)).double().numpy()
+    points = landmarks_of(world, crops)
     off = np.linalg.norm(points[0] - points[1], axis=1)[INNER].mean()
     return angle(points[1], points[0]), float(off / np.linalg.norm(points[0, 36] - points[0, 45]))
 
@@ -244,10 +252,12 @@ BECAME = ("first try", "later try", "pixels or mask", "refused")
 
 
 def safe(picture: Pixels, detect_size: int | None) -> Result | None:
-    """What `deid run` makes of it; None where it refuses."""
+    """What `deid run` makes of it; None where it finds no face."""
     try:
         return deidentify(picture, "swap", detect_size=detect_size)
-    except DeidError:
+    except DeidError as error:
+        if "no face" not in str(error):
+            raise
         return None
 
 

@@ -68,6 +68,7 @@ def test_the_summary_is_what_the_reports_say(reports: Made) -> None:
         assert figures["rank1"] >= figures["rank1_A0"] >= 0.0
         assert figures["tar"] == max(report["best"][f]["value"] for f in ("tar", "tar_calibrated"))
         assert figures["detected"] <= 1.0
+        assert not any("+" in name for name in figures), "MLflow refuses it"
         assert figures["missing"] == figures["unexamined"] == 0
     about = {**report["about"], "unexamined": ["000/0000.png"]}
     assert summary({**report, "about": about})["unexamined"] == 1

@@ -70,6 +70,13 @@ def test_every_level_of_a_run_draws_it(models: ModelPaths) -> None:
     assert {one.inner.expression for one in swaps} == {"another"}
 
 
+def test_who_gives_no_secret_is_told_that_outputs_can_be_made_again(models: ModelPaths) -> None:
+    for changes, said in (({}, True), ({"seed": 7}, False), ({"expression": "own"}, False)):
+        asked = RunSettings(region="portrait", **({"expression": "another"} | changes))  # type: ignore[arg-type]
+        notes = build_pipeline(asked, WORLD, models).info.notes
+        assert any("same output again" in note for note in notes) is said
+
+
 def test_another_key_draws_another_expression(models: ModelPaths) -> None:
     """By that of the seed alone, which is 0 for most, two releases could be joined."""
     one, again, two = (with_key(swap(models), SecretKey(bytes([key]) * 32)) for key in (1, 1, 2))

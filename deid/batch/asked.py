@@ -67,6 +67,16 @@ def expression_of(settings: RunSettings, asked: AnonymizeParams, region: RegionN
     return expression
 
 
+def warnings(settings: RunSettings) -> tuple[str, ...]:
+    """What whoever asks should know."""
+    if settings.expression == "own" or settings.key is not None or settings.seed != 0:
+        return ()
+    return (
+        "note: who has a photograph and this code makes the same output again with seed 0, and so "
+        "tells whose it is; give a large --seed and keep it, or a --key",
+    )
+
+
 def check_pose(asked: AnonymizeParams, world: World) -> None:
     """`DeidError` where the pose is to be kept in a world that cannot."""
     if POSE in asked.swap_keep and world.turns is None:

@@ -14,6 +14,7 @@ from deid.batch.asked import (
     check_pose,
     expression_of,
     region_of,
+    warnings,
 )
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
@@ -197,7 +198,8 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     )
     told = key.identity if key is not None else ""
     model, donors = model_version(world, models), world.donors_sha256
-    return Pipeline(settings, components, model, key=told, donors=donors, turns=world.turns_sha256)
+    turns, notes = world.turns_sha256, warnings(settings)
+    return Pipeline(settings, components, model, notes, key=told, donors=donors, turns=turns)
 
 
 def _key(settings: RunSettings) -> SecretKey | None:

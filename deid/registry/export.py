@@ -63,6 +63,7 @@ def swap(donor, face):
 ```
 
 With `adversarial_mapping`, `swap(face, face)` draws `w = run("adversarial_mapping", w=w)`.
+`deid run` also turns heads that look far from ahead.
 
 ## Limits
 
