@@ -123,6 +123,19 @@ def test_light_and_color_are_those_of_the_picture(color: tuple[int, int, int]) -
     assert red < 100, "hair of the made face went along"
 
 
+@pytest.mark.parametrize("color", [(150, 190, 205), (235, 235, 235), (30, 30, 30)])
+def test_a_new_face_takes_the_color_of_no_mask(color: tuple[int, int, int]) -> None:
+    """The whole face lies in the open, in its picture one has something before mouth and nose."""
+    plain = portrait(hair=SKIN)
+    picture, points = plain.copy(), np.rint(landmarks()).astype(np.int32)
+    cv2.fillConvexPoly(picture, np.concatenate([points[2:15], points[28:29]]), color)
+    after, _ = pasted(plain, picture)
+    x, y = np.rint(landmarks()[[33, 51]].mean(axis=0)).astype(int)
+    seen = after[y - 3 : y + 3, x - 3 : x + 3].reshape(-1, 3).mean(axis=0)
+    assert np.abs(seen - SKIN).max() < 25
+    assert np.abs(seen - color).max() > 40
+
+
 def test_grain_and_sharpness_are_those_of_the_picture() -> None:
     random = np.random.default_rng(1)
     sharp = cv2.GaussianBlur(random.uniform(0, 255, (160, 160)).astype(np.float32), (0, 0), 2.0)

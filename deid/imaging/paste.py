@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deid.faces.alignment import Points, apply_affine, five_points
 from deid.imaging.align import Square, Window, place_face
 from deid.imaging.blend import Place, blend_in, close_seam, match_light
+from deid.imaging.covered import is_covered
 from deid.imaging.fit import outline_of_landmarks
 from deid.imaging.front import Front, below_eyes
 from deid.imaging.skin import find_skin
@@ -34,6 +35,7 @@ RAISED = 0.35 * np.array(
     [0.2, 0.6, 0.9, 1.0, 1.0, 1.0, 1.0, 0.9, 0.6, 0.2]
 )  # of the height from nose tip to brows: how far above its landmarks a brow is covered
 ROUNDNESS = 3.0  # exponent of a superellipse: 2 is an ellipse, a rectangle is beyond all
+CHEEKS, BRIDGE, FOREHEAD = (0.61, 0.16, 0.09), (0.465, 0.03, 0.02), (0.38, 0.12, 0.035)
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 
 
@@ -203,14 +205,16 @@ def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> 
     x0, y0, x1, y1 = region.window
     old = canvas[y0:y1, x0:x1].astype(np.float32)
     new = place_face(crop, square, region.window).astype(np.float32)
-    cheeks = filled(_ellipse(square, middle=0.61, across=0.16, down=0.09), region.window)
-    skin = filled(_ellipse(square, middle=0.62, across=0.17, down=0.2), region.window)
+    parts = (CHEEKS, BRIDGE, FOREHEAD, (0.62, 0.17, 0.2))
+    cheeks, bridge, forehead, skin = (filled(_ellipse(square, *p), region.window) for p in parts)
+    if covered := is_covered(old, cheeks, bridge, forehead):
+        cheeks = skin = forehead
     found, nowhere = find_skin(old, cheeks.astype(np.float32)), np.zeros_like(region.alpha)
     shaded, alpha = found.shaded if found else old, region.alpha
     place = Place(shaded, alpha, skin.astype(np.float32), nowhere, square.side)
     lit = match_light(new, place)
     seen = find_skin(lit, cheeks.astype(np.float32))
-    if found:
+    if found and not covered:
         front = Front(old, found, alpha, region.core, square, region.window)
         alpha, whole = front.mask(seen)
         place = replace(place, alpha=whole.astype(np.float32))
