@@ -33,10 +33,9 @@ def evaluate(
     out: Path,
     jobs: int = 1,
 ) -> None:
-    """Write `metrics.json` and `figures/*.png` to `out`.
-
-    With a processor's world, `jobs` processes share the work; each computes on one thread, so
-    their number changes no figure. Raises `DeidError` where a stage's output is missing.
+    """Write `metrics.json` and `figures/*.png` to `out`; `DeidError` where a stage's output is
+    missing. With a processor's world, `jobs` processes share the work; each computes on one
+    thread, so their number changes no figure.
     """
     from deid.tracking import tracked_run
     from deid.worlds import load_world
