@@ -11,9 +11,9 @@ condition, originals above: look at them.
 
 A row says how many faces ended as a swap at the first try, as a later one, in pixels or under a
 mask, and in how many pictures none was found (which `deid run` refuses); and of the swaps in how
-many the world's detector finds a face in one pass, and how far pose (degrees) and
-inner landmarks (in distances of the eyes' outer corners; medians) are off. All of what is written
-was verified by the gate's two judges.
+many the world's detector finds a face in one pass, and how far pose (degrees) and inner landmarks
+(in distances of the eyes' outer corners; medians) are off. All of what is written was verified by
+the gate's two judges.
 """
 
 import argparse
@@ -175,9 +175,9 @@ def _sunglasses(points: Points) -> tuple[Points, tuple[int, int, int]]:
 def _hand(points: Points) -> tuple[Points, tuple[int, int, int]]:
     """As if over mouth and one cheek."""
     middle, across = points[[48, 54]].mean(axis=0) - 0.15 * _eyes(points), _eyes(points)
-    angle = np.linspace(0, 2 * np.pi, 40)[:, None]
+    around = np.linspace(0, 2 * np.pi, 40)[:, None]
     down = np.array([-across[1], across[0]])
-    return middle + 0.4 * np.cos(angle) * across + 0.28 * np.sin(angle) * down, (205, 150, 125)
+    return middle + 0.4 * np.cos(around) * across + 0.28 * np.sin(around) * down, (205, 150, 125)
 
 
 def _strand(points: Points) -> tuple[Points, tuple[int, int, int]]:

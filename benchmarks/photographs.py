@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--detector", action="append", default=[])
     parser.add_argument("--as", dest="states", nargs="+", choices=STATES, default=["made"])
     parser.add_argument("--steps", type=int, default=0, help="of refinement (--quality high: 16)")
+    parser.add_argument("--keep", help="as --keep-attributes: age,sex,skin,pose")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -85,9 +86,10 @@ def main() -> None:
     faces = portraits(args.pictures, args.count)
     judges = dict(world.held_out) | {file.stem: recognizer(file) for file in args.judge}
     before = each(world.landmarks, faces)
+    kept = {"swap_keep": tuple(args.keep.split(","))} if args.keep else {}
     figures = {}
     for method in args.methods:
-        anonymizer = build_method(method)
+        anonymizer = build_method(method, **kept)
         made = torch.cat([anonymizer(faces[i : i + 1], [i]) for i in range(len(faces))])
         for state in args.states:
             print(f"{method}, {state}")

@@ -158,9 +158,8 @@ def build(
     """The anonymizer called `method`, guarded.
 
     `fgsm-0.03` and `pgd-0.03` carry their own ε. `models` is needed by swap, adversarial,
-    reconstruction and inversion; a `key` gives swap pseudonyms, and an
-    `expression` is whose it draws. Raises `DeidError` for an unknown
-    method, a wrong ε, or missing models.
+    reconstruction and inversion; a `key` gives swap pseudonyms, and `expression` says whose it
+    draws. Raises `DeidError` for an unknown method, a wrong ε, or missing models.
     """
     kind = kind_of(method)
     if kind != method:

@@ -19,7 +19,7 @@ ATTRIBUTES = {"age": (0,), "sex": (SEX,), "skin": (2, 3, 4)}
 POSE = "pose"
 """Not of the donor's looks: where the head is turned to."""
 
-KEPT = (*ATTRIBUTES, POSE)
+KEEPABLE = (*ATTRIBUTES, POSE)
 """What a new face can have in common with the person."""
 
 LEAST = 4

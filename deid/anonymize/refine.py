@@ -55,11 +55,10 @@ def refine(
 ) -> Tensor:
     """w `[N,w_dim]`, from `answers` of that shape on (M's), so that G(w) has the expression of
     `faces [N,3,R,R]`, remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and
-    becomes nobody that an attacked recognizer of the world takes for the `people [N,3,R,R]`, whom
-    mostly the faces show, in any view. Where
-    the person's cosine in one exceeds that of `strangers`, one for each recognizer, after `steps`,
-    there are as many again; None: the person may be known. Drawn at the smallest side of the
-    generator.
+    becomes nobody that an attacked recognizer of the world takes for the `people [N,3,R,R]` in any
+    view (mostly those whom the faces show). Where a person's cosine in one exceeds that of
+    `strangers`, one for each recognizer, after `steps`, there are as many again; None: the person
+    may be known. Drawn at the smallest side of the generator.
     """
     return one_by_one(
         lambda *one: _refine(model, one, steps, strangers), answers, faces, people, donors
@@ -67,10 +66,7 @@ def refine(
 
 
 def _refine(
-    model: Deidentifier,
-    one: Sequence[Tensor],
-    steps: int,
-    strangers: Sequence[float] | None,
+    model: Deidentifier, one: Sequence[Tensor], steps: int, strangers: Sequence[float] | None
 ) -> Tensor:
     answer, face, person, donor = one
     world = model.world

@@ -21,7 +21,7 @@ from deid.attack.linkage import Kept, linked_scores
 from deid.attack.recognizers import Embeddings, NamedRecognizer, embed_all
 from deid.attack.scores import People, Scores, Searched, fused, person_scores, without_own
 
-LINKAGE, KEPT = "A3+", "what is kept"
+LINKAGE, NO_RECOGNIZER = "A3+", "what is kept"
 """The attacker who asks no recognizer, and what stands in its place."""
 
 ATTACKERS: Mapping[str, str] = {
@@ -103,7 +103,7 @@ def attack(
                 found[name] = Searched(scores, known, seen.people, same)
     if LINKAGE in searches and (scores := _linked(seen)) is not None:
         others = without_own(scores, seen.people, same)
-        searches[LINKAGE][KEPT] = Searched(scores, others, seen.people, same)
+        searches[LINKAGE][NO_RECOGNIZER] = Searched(scores, others, seen.people, same)
     for found in searches.values():
         if len(found) > 1:
             found[ALL] = fused(found)

@@ -22,7 +22,7 @@ COMPONENTS = {"landmarks": 10, "openings": 3, "person": 2, "skin": 1, "light": 1
 """Principal components of the originals that count, at most. (How likely each of seven expressions
 is tells less than it disturbs: mostly it is 0 or 1, which is not normally distributed.)"""
 
-LEAST = 24  # people: of fewer, chance finds no even share
+LEAST = 24  # people: of 8 to 10, chance alone finds one and a half times its share
 FOLDS = 10  # of people
 RIDGE = 5.0  # in outputs
 FLOOR = 0.05  # of a variance, of 1 over all originals
@@ -61,19 +61,17 @@ def linked_scores(kept: Kept, people: People) -> Scores | None:
     What is said of a person's output and another person's original comes from a model that has seen
     neither (of their own: neither them nor others).
     """
-    count = int(people.max()) + 1
-    if count < LEAST:
+    if people.max() + 1 < LEAST:
         return None
     pairs = [
         _whitened(kept.outputs[name], original, COMPONENTS[name])
         for name, original in kept.originals.items()
     ]
     outputs, originals = (np.concatenate(side, axis=1) for side in zip(*pairs, strict=True))
-    folds = min(FOLDS, count)
-    fold, scores = people % folds, np.empty((len(people), len(people)))
-    for one in range(folds):
-        for two in range(folds):
-            second = two if two != one else (one + 1) % folds
+    fold, scores = people % FOLDS, np.empty((len(people), len(people)))
+    for one in range(FOLDS):
+        for two in range(FOLDS):
+            second = two if two != one else (one + 1) % FOLDS
             known = (fold != one) & (fold != second)
             link = _Link.learned(outputs[known], originals[known])
             rows, columns = np.flatnonzero(fold == one), np.flatnonzero(fold == two)

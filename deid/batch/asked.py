@@ -3,7 +3,7 @@
 from typing import cast, get_args
 
 from deid.anonymize import METHODS, RIVALS, ModelPaths, invert, kind_of, refine
-from deid.anonymize.donor_pool import KEPT, LEAST, POSE
+from deid.anonymize.donor_pool import KEEPABLE, LEAST, POSE
 from deid.anonymize.swap import Expression
 from deid.batch.settings import TRAINED, RunSettings
 from deid.errors import DeidError
@@ -51,6 +51,13 @@ def check_method(method: str, models: ModelPaths | None) -> None:
         )
 
 
+def region_of(settings: RunSettings, world: World) -> RegionName:
+    """What a new face replaces: as asked, or as the world says."""
+    if settings.region not in (None, *get_args(RegionName)):
+        raise DeidError(f"region {settings.region!r}: unknown; choose face, head or portrait")
+    return cast(RegionName, settings.region or world.region)
+
+
 def expression_of(settings: RunSettings, asked: AnonymizeParams, region: RegionName) -> Expression:
     """Whose expression a swap draws; `DeidError` where another's would not fit."""
     if settings.expression not in get_args(Expression):
@@ -67,8 +74,8 @@ def expression_of(settings: RunSettings, asked: AnonymizeParams, region: RegionN
     return expression
 
 
-def warnings(settings: RunSettings) -> tuple[str, ...]:
-    """What whoever asks should know."""
+def notes_for(settings: RunSettings) -> tuple[str, ...]:
+    """What a run says beside its summary: where another expression hides less than it could."""
     if settings.expression == "own" or settings.key is not None or settings.seed != 0:
         return ()
     return (
@@ -106,15 +113,8 @@ def _kept(text: str) -> tuple[str, ...]:
     """`age,sex` in the one order in which its parts count; `gender`, as others say, is the sex."""
     named = [name.strip() for name in text.split(",") if name.strip()]
     asked = ["sex" if name == "gender" else name for name in named]
-    if unknown := [name for name in asked if name not in KEPT]:
-        raise DeidError(f"--keep-attributes {unknown[0]}: unknown; choose of {', '.join(KEPT)}")
+    if unknown := [name for name in asked if name not in KEEPABLE]:
+        raise DeidError(f"--keep-attributes {unknown[0]}: unknown; choose of {', '.join(KEEPABLE)}")
     if not asked:
         raise DeidError("--keep-attributes: names nothing; for any stranger give --donor any")
-    return tuple(name for name in KEPT if name in asked)
-
-
-def region_of(settings: RunSettings, world: World) -> RegionName:
-    """What a new face replaces: as asked, or as the world says."""
-    if settings.region not in (None, *get_args(RegionName)):
-        raise DeidError(f"region {settings.region!r}: unknown; choose face, head or portrait")
-    return cast(RegionName, settings.region or world.region)
+    return tuple(name for name in KEEPABLE if name in asked)

@@ -13,8 +13,8 @@ from deid.batch.asked import (
     check_method,
     check_pose,
     expression_of,
+    notes_for,
     region_of,
-    warnings,
 )
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
@@ -198,7 +198,7 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     )
     told = key.identity if key is not None else ""
     model, donors = model_version(world, models), world.donors_sha256
-    turns, notes = world.turns_sha256, warnings(settings)
+    turns, notes = world.turns_sha256, notes_for(settings)
     return Pipeline(settings, components, model, notes, key=told, donors=donors, turns=turns)
 
 

@@ -83,7 +83,7 @@ class RunSettings:
     expression: str = option(
         "own",
         "For swap with --region portrait: another, that of a stranger, with another pose and "
-        "light, by which not even who has the very photograph tells whose output it is; with a "
+        "light, so that who has the very photograph hardly tells whose output it is; with a large "
         "--seed or a --key that is secret.",
         choices=("own", "another"),
     )

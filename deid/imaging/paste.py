@@ -35,6 +35,7 @@ RAISED = 0.35 * np.array(
     [0.2, 0.6, 0.9, 1.0, 1.0, 1.0, 1.0, 0.9, 0.6, 0.2]
 )  # of the height from nose tip to brows: how far above its landmarks a brow is covered
 ROUNDNESS = 3.0  # exponent of a superellipse: 2 is an ellipse, a rectangle is beyond all
+# Middle, across and down of ellipses (`_ellipse`):
 CHEEKS, BRIDGE, FOREHEAD = (0.61, 0.16, 0.09), (0.465, 0.03, 0.02), (0.38, 0.12, 0.035)
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 

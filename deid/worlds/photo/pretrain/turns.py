@@ -37,7 +37,7 @@ def draw_faces(world: World, count: int, seed: int) -> tuple[Tensor, Points]:
     the picture."""
     latents: list[Tensor] = []
     landmarks: list[Points] = []
-    random = torch_generator("head turns", seed)
+    random = torch_generator("head turns", 0, seed)
     with progress("head turns", total=count) as bar:
         while len(latents) * BATCH < count:
             z = torch.randn(BATCH, world.generator.z_dim, generator=random)
