@@ -21,15 +21,21 @@ def det_curves(searches: Searches) -> bytes:
     """An axis an attacker, a curve a recognizer: what share of outputs is not matched, at each rate
     of false matches."""
     figure, axes = _axes(3.1 * len(searches), 3.0, len(searches))
+    names = list(dict.fromkeys(name for found in searches.values() for name in found))
+    colors, known = dict(zip(names, COLORS * 3, strict=False)), set(next(iter(searches.values())))
     for axis, (attacker, found) in zip(axes, searches.items(), strict=True):
-        for color, (name, one) in zip(COLORS * 3, found.items(), strict=False):
+        for name, one in found.items():
             rates, missed = trade_off(one)
-            axis.plot(rates, missed, label=name, color=color, drawstyle="steps-post", linewidth=1.4)
+            color, label = colors[name], name if axis is axes[0] or name not in known else None
+            axis.plot(
+                rates, missed, label=label, color=color, drawstyle="steps-post", linewidth=1.4
+            )
+        if axis is axes[0] or not known.issuperset(found):
+            axis.legend(frameon=False, fontsize=7, loc="lower left")
         axis.plot(rates, 1 - rates, color="#bbbbbb", linewidth=1, linestyle=":")
         axis.axvline(FAR, color="#dddddd", linewidth=1)
         axis.set(xscale="log", ylim=(-0.02, 1.02), title=attacker, xlabel="false accept rate")
     axes[0].set(ylabel="share of outputs not matched")
-    axes[0].legend(frameon=False, fontsize=7, loc="lower left")
     return _png(figure)
 
 
