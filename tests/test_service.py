@@ -337,7 +337,7 @@ def test_a_killed_worker_costs_its_picture_only(served: Served, client: httpx.Cl
     worker.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as thread:
         asked = thread.submit(client.post, "/v1/anonymize?method=mask", files=FORM)
-        time.sleep(0.5)
+        wait_until(lambda: accepted(client) == 1, 30, "a picture")
         os.kill(worker.pid, signal.SIGKILL)
         answer = asked.result()
     assert (answer.status_code, answer.json()["code"]) == (503, "worker_lost")
@@ -354,8 +354,8 @@ def test_no_file_is_left_and_nothing_was_a_fault(served: Served) -> None:
     assert not [line for line in served.lines() if line["level"] == "error"]
 
 
-def gauge(server: Served, name: str) -> int:
-    lines = httpx.get(f"{server.url}metrics").text.splitlines()
+def gauge(client: httpx.Client, name: str) -> int:
+    lines = client.get("/metrics").text.splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name} "))
     return int(float(line.split()[1]))
 
@@ -373,7 +373,7 @@ def test_pictures_made_together_are_safe_and_one_by_one_where_their_worker_is_ki
 
         masked, blurred = ask("mask"), ask("blur")
         assert [item["status"] for item in masked + blurred] == [200, 200, 200, 422] * 2
-        assert gauge(server, "deid_pictures_together") == 8
+        assert gauge(client, "deid_pictures_together") == 8
         for item, each in zip(masked, data, strict=False):
             alone = api.deidentify(each, "mask", world="mini").data
             assert base64.b64decode(item["picture"]["image"]) == alone
@@ -386,12 +386,12 @@ def test_pictures_made_together_are_safe_and_one_by_one_where_their_worker_is_ki
         worker.send_signal(signal.SIGSTOP)
         with ThreadPoolExecutor(1) as thread:
             asked = thread.submit(ask, "mask")
-            wait_until(lambda: accepted(server) == 4, 30, "four pictures")
+            wait_until(lambda: accepted(client) == 4, 30, "four pictures")
             os.kill(worker.pid, signal.SIGKILL)
             again = asked.result()
         assert again == masked
-        assert gauge(server, "deid_workers_lost") == 1
-        assert gauge(server, "deid_pictures_together") == 8
+        assert gauge(client, "deid_workers_lost") == 1
+        assert gauge(client, "deid_pictures_together") == 8
 
 
 def the_worker(server: Served) -> psutil.Process:
@@ -402,12 +402,12 @@ def the_worker(server: Served) -> psutil.Process:
     return worker
 
 
-def accepted(server: Served) -> int:
-    return gauge(server, "deid_accepted_pictures")
+def accepted(client: httpx.Client) -> int:
+    return gauge(client, "deid_accepted_pictures")
 
 
-def ending(server: Served) -> bool:
-    answer = httpx.get(f"{server.url}readyz")
+def ending(client: httpx.Client) -> bool:
+    answer = client.get("/readyz")
     return (answer.status_code, answer.json().get("code")) == (503, "ending")
 
 
@@ -425,7 +425,8 @@ def holding(worker: psutil.Process) -> Iterator[None]:
 def test_overload_is_answered_at_once_and_sigterm_loses_no_accepted_picture(
     tmp_path: Path, batch: str
 ) -> None:
-    with serving(tmp_path, "--queue", "4", "--batch", batch) as server:
+    options = ("--queue", "4", "--batch", batch)
+    with serving(tmp_path, *options) as server, server.client() as client:
         url = f"{server.url}v1/anonymize?method=mask"
         data, refused = PAIR.read_bytes(), []
         worker = the_worker(server)
@@ -444,14 +445,13 @@ def test_overload_is_answered_at_once_and_sigterm_loses_no_accepted_picture(
                 asked = [threads.submit(ask) for _ in range(16)]
                 wait_until(lambda: len(refused) == 11, 30, "all but five are refused meanwhile")
             assert sorted(future.result() for future in asked) == [200] * 5 + [503] * 11
-        with server.client() as client:
-            assert client.post("/v1/anonymize?method=mask", files=FORM).status_code == 200
+        assert client.post("/v1/anonymize?method=mask", files=FORM).status_code == 200
         with ThreadPoolExecutor(5) as threads:
             with holding(worker):
                 asked = [threads.submit(ask) for _ in range(5)]
-                wait_until(lambda: accepted(server) == 5, 30, "five pictures")
+                wait_until(lambda: accepted(client) == 5, 30, "five pictures")
                 server.process.send_signal(signal.SIGTERM)
-                wait_until(lambda: ending(server), 30, "the server is ending")
+                wait_until(lambda: ending(client), 30, "the server is ending")
             assert [future.result() for future in asked] == [200] * 5
         assert server.process.wait(60) == 0
     assert server.lines()[-1]["level"] == "info"
