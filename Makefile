@@ -99,9 +99,10 @@ lint: install  ## Lint and types.
 pretrain: install  ## Train the mini world's own networks again (hours; not needed for anything else).
 	cd data/mini/pretrain && dvc repro
 
-heads: setup  ## Fit the photo world's heads for 256 and 512 px again, and measure turns and judges with them.
+heads: setup  ## Fit the photo world's heads for 256 and 512 px again, and measure turns, shifts and judges with them.
 	python -m deid.worlds.photo.pretrain.heads --sides 256 512
 	python -m deid.worlds.photo.pretrain.turns
+	python -m deid.worlds.photo.pretrain.shifts
 	python -m deid.gate.judges params.yaml
 
 clean:  ## Remove what the pipeline made, keep the environment; of a PROFILE, if one is given.

@@ -669,6 +669,7 @@ SOURCES = {
     "gate/sweep.py": True,
     "worlds/world.py": True,
     "worlds/head_turns.py": True,
+    "worlds/looks_shifts.py": True,
     "worlds/photo/generator.py": True,
     "worlds/public/files.py": True,
     "worlds/photo/pretrain/heads.py": False,

@@ -45,6 +45,7 @@ INSIDE = {
         "training_loop",
         "donors",
         "head_turns",
+        "looks_shifts",
         "world",
         "public",
         "mini",

@@ -10,13 +10,14 @@ from deid.anonymize import invert
 from deid.anonymize.adversarial import Adversarial
 from deid.anonymize.base import Anonymizer, Guarded, ModelPaths, working_side
 from deid.anonymize.blur import Blur
-from deid.anonymize.donor_pool import POSE, columns
+from deid.anonymize.donor_pool import ATTRIBUTES, POSE, columns
 from deid.anonymize.gradient import FGSM, MIFGSM, PGD, Together
 from deid.anonymize.mask import Mask
 from deid.anonymize.pixelate import Pixelate
 from deid.anonymize.pseudonyms import PEOPLE, Pseudonyms
 from deid.anonymize.reconstruction import Reconstruction
 from deid.anonymize.rivals import REBUILDING_RIVALS, RIVALS, SWAPPING_RIVALS
+from deid.anonymize.steering import Steering
 from deid.anonymize.strangers import Strangers
 from deid.anonymize.swap import Expression, Swap
 from deid.errors import DeidError
@@ -78,7 +79,8 @@ def _adversarial(world: World, models: ModelPaths | None, settings: AnonymizePar
     model = _model("adversarial", world, models)
     stretch = settings.strength * settings.adversarial_stretch
     steps, farthest = settings.adversarial_steps, settings.adversarial_distance
-    return Adversarial(model, working_side(world), stretch, steps, farthest)
+    steering = Steering(world, model, False, columns(tuple(ATTRIBUTES)))
+    return Adversarial(model, working_side(world), steering, stretch, steps, farthest)
 
 
 def _reconstruction(world: World, models: ModelPaths | None, _: AnonymizeParams) -> Anonymizer:

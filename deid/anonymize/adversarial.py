@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deid.anonymize.invert import invert
+from deid.anonymize.steering import Steering
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size
 
@@ -20,12 +21,15 @@ class Adversarial:
 
     With `steps`, M_adv's way starts from as many steps of inversion (`invert`) and not from M's
     answer, which is alike but not the person. A `stretch` above 1 goes that much further than M_adv
-    did, and than its δ: more protection, and less likeness to the eye. With a `farthest`, no
-    further than that perceptual distance (`World.perceptual`) from what is drawn where it starts.
+    did, and than its δ: more protection, and less likeness to the eye. Without steps, w is then led
+    (`steering`) to where somebody of the person's age, sex and skin is drawn. With a `farthest`,
+    all in all no further than that perceptual distance (`World.perceptual`) from what is drawn
+    where it starts.
     """
 
     model: Deidentifier
     resolution: int | None
+    steering: Steering
     stretch: float = 1.0
     steps: int = 0
     farthest: float | None = None
@@ -39,6 +43,8 @@ class Adversarial:
         way = self.stretch * (self.model.adversarial_latent(w) - w)
         if self.steps:
             w, way = invert(self.model, faces, self.steps), way[:, None]
+        else:
+            way = self.steering(w + way, self.steering.aim(faces, faces)) - w
         if self.farthest is not None:
             way = self._shortened(w, way, self.farthest)
         drawn = self.model.synthesize(w + way, faces.shape[-1])

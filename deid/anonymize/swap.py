@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from deid.anonymize.base import working_side
 from deid.anonymize.donor_pool import ATTRIBUTES, POSE, DonorPool, columns, counted
 from deid.anonymize.pseudonyms import Pseudonyms, between
 from deid.anonymize.refine import refine
+from deid.anonymize.steering import SMALL, Steering, drawn_at, landmarks_of
 from deid.anonymize.strangers import Strangers
 from deid.faces.alignment import Points
 from deid.imaging.flaws import FRINGE, GLASSES, MAYBE, SURELY, bridge, fringe
@@ -43,13 +43,6 @@ of the person through, more beside some donors than others, and other recognizer
 
 KNOWN_WEIGHT = 10.0
 """Of what exceeds it, beside the other flaws."""
-
-TURNED = 20.0
-"""Degrees from looking ahead beyond which a new head is turned as the person's: M turns it too
-little, and the rest would be left to a warp, which distorts."""
-
-SMALL = 128
-"""The side at which donors are drawn to look for flaws."""
 
 Expression = Literal["own", "another"]
 """Whose a new face has: the person's, or somebody's whom the seed draws."""
@@ -116,32 +109,21 @@ class Swap:
     def given(self, donors: Tensor, faces: Tensor, people: Tensor | None = None) -> Tensor:
         """The faces `[N,3,R,R]` with the identity of donors of whom En_id `[N,dim]` is known, and
         like none of the `people [N,3,R,R]`, who are shown by the faces unless given."""
-        w = self._turned(self.model.latent_of(donors, faces), faces)
+        people = faces if people is None else people
+        aim = self.steering.aim(faces, people)
+        w = self.steering(self.model.latent_of(donors, faces), aim)
         if self.steps:
             # On the way to the donor it is the person whom it must remain like.
             strangers = self._strangers if self.strength == 1.0 else None
-            people = faces if people is None else people
             w = refine(self.model, w, faces, people, donors, self.steps, strangers)
-        return self._drawn(w, faces.shape[-1])
+        return drawn_at(self.model, w, faces.shape[-1])
 
-    def _turned(self, w: Tensor, faces: Tensor) -> Tensor:
-        """w, for heads that look where those of the faces do, if they are to."""
-        turns = self.world.turns
-        if turns is None:
-            return w
-        wanted = self._landmarks(faces)
-        far = np.full(len(w), True) if POSE in self.keep else turns.angles(wanted) > TURNED
-        if not far.any():
-            return w
-        rows = torch.from_numpy(far).to(w.device)
-        drawn = self._landmarks(self._drawn(w[rows], SMALL))
-        turned = w.clone()
-        turned[rows] = turns.turned(w[rows], drawn, wanted[far])
-        return turned
-
-    def _landmarks(self, faces: Tensor) -> Points:
-        """Those of faces `[N,3,S,S]`, in sides of the picture, `[N,68,2]`."""
-        return self.world.landmarks(faces).double().cpu().numpy() / faces.shape[-1]
+    @cached_property
+    def steering(self) -> Steering:
+        """Of new heads: of a few donors for everybody, and of a key's, looks tell no more."""
+        free = self.bank is not None and self.pool is None and self.pseudonyms is None
+        looks = columns(self.keep) if free else ()
+        return Steering(self.world, self.model, POSE in self.keep, looks)
 
     @cached_property
     def _strangers(self) -> tuple[float, ...]:
@@ -185,14 +167,15 @@ class Swap:
         own = self.expression == "own"
         glasses = own and bridge(*self._seen(at_size(face, SMALL))) > SURELY
         expression = self.model.expression(at_size(shown, SMALL))
+        aim = self.steering.aim(shown, face, person[1][None])
         who = person[0], counted(person[1], self.keep)
         unlike = max(UNLIKE, bank.reach(*who, self.max_similarity, NEAR))
         flaws: list[tuple[Flaw, Tensor]] = []
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*who, self.max_similarity, NEAR, random)
-            w = self._turned(self.model.latent_from(code[None], expression), shown)
-            drawn = self._drawn(w, SMALL)
+            w = self.steering(self.model.latent_from(code[None], expression), aim)
+            drawn = drawn_at(self.model, w, SMALL)
             flaws.append((self._flaw(drawn, person, unlike, glasses), code))
             if flaws[-1][0] == FLAWLESS:
                 break
@@ -214,12 +197,9 @@ class Swap:
         far = float(counted(difference, self.keep).norm()) - unlike
         return other_sex, hangs + wrong + known + max(0.0, far)
 
-    def _drawn(self, w: Tensor, side: int) -> Tensor:
-        return at_size(self.model.synthesize(w, side).clamp(-1.0, 1.0), side)
-
     def _seen(self, face: Tensor) -> tuple[Pixels, Points]:
         """A face `[1,3,R,R]` as pixels, and its landmarks there."""
-        return to_pixels(face)[0], self._landmarks(face)[0] * face.shape[-1]
+        return to_pixels(face)[0], landmarks_of(self.world, face)[0] * face.shape[-1]
 
     @torch.no_grad()
     def donors(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -246,7 +226,7 @@ class Swap:
         """People drawn by their seeds alone, in the shape of `faces [N,3,R,R]`."""
         name = f"expression/{self.pseudonyms.seed}" if self.pseudonyms else "expression"
         w = self._people([torch_generator(name, 0, seed) for seed in seeds])
-        return at_size(self._drawn(w, SMALL), faces.shape[-1])
+        return at_size(drawn_at(self.model, w, SMALL), faces.shape[-1])
 
     def _people(self, random: Sequence[torch.Generator]) -> Tensor:
         z = [torch.randn(self.world.generator.z_dim, generator=one) for one in random]

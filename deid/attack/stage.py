@@ -47,8 +47,7 @@ def attack_stages(params: AttackParams, bundle: Bundle, out: Path, jobs: int = 1
         "attack": params.model_dump(mode="json"),
         "anonymize": bundle.anonymize.model_dump(mode="json"),
         "world": world.weights_sha256,
-        "donors": world.donors_sha256,
-        "turns": world.turns_sha256,
+        **world.companions,
         "stage_one": read_description(bundle.stage_one)["sha256"],
         "stage_two": read_description(bundle.stage_two)["sha256"],
     }

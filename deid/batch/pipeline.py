@@ -1,7 +1,8 @@
 """One encoded picture in, a safe one out: the settings of a run and the networks built for them."""
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -50,6 +51,7 @@ _WORLDS = (
     "worlds/world.py",
     "worlds/donors.py",
     "worlds/head_turns.py",
+    "worlds/looks_shifts.py",
     *_PACKAGED,
     "worlds/public",
     "worlds/ffhq",
@@ -69,8 +71,7 @@ class Pipeline:
     origin: Origin = UNKNOWN
     update_model: bool = False
     key: str = ""  # tells the secret key of pseudonyms from others, and nothing of it
-    donors: str = ""  # hash of the bank, which comes with this package and with no version
-    turns: str = ""  # the same of how heads turn
+    companions: Mapping[str, str] = field(default_factory=dict)  # `World.companions`
 
     @property
     def info(self) -> RunInfo:
@@ -87,7 +88,7 @@ class Pipeline:
         version of a registered model draws: each version names itself in its records."""
         anonymize = self.settings.anonymize or AnonymizeParams()
         asked = asdict(self.settings) | {"anonymize": anonymize.model_dump(), "key": self.key}
-        asked |= {"donors": self.donors, "turns": self.turns}
+        asked |= self.companions
         model = self.model
         if self.origin.version:
             asked["anonymize"], model = None, self.origin.model
@@ -197,9 +198,8 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
         components, chooser=chooser, rendered_only=domain, region=region, relit=expression == "own"
     )
     told = key.identity if key is not None else ""
-    model, donors = model_version(world, models), world.donors_sha256
-    turns, notes = world.turns_sha256, notes_for(settings)
-    return Pipeline(settings, components, model, notes, key=told, donors=donors, turns=turns)
+    model, notes = model_version(world, models), notes_for(settings)
+    return Pipeline(settings, components, model, notes, key=told, companions=world.companions)
 
 
 def _key(settings: RunSettings) -> SecretKey | None:

@@ -45,8 +45,7 @@ def evaluate(
         "evaluate": params.model_dump(mode="json"),
         "anonymize": anonymize.model_dump(mode="json"),
         "world": world.weights_sha256,
-        "donors": world.donors_sha256,
-        "turns": world.turns_sha256,
+        **world.companions,
         "stage_one": read_description(stage_one)["sha256"],
         "stage_two": read_description(stage_two)["sha256"],
     }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.anonymize.swap import SMALL
+from deid.anonymize.steering import SMALL
 from deid.imaging.flaws import FRINGE, fringe
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size

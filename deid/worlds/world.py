@@ -22,6 +22,7 @@ from deid.nets.style import truncate
 from deid.pixels import Pixels
 from deid.worlds.donors import DonorBank
 from deid.worlds.head_turns import HeadTurns
+from deid.worlds.looks_shifts import LooksShifts
 
 CPU = torch.device("cpu")
 
@@ -185,6 +186,8 @@ class World:
     donors_sha256: str = ""  # of their bank, with which a stage need not have been trained
     turns: HeadTurns | None = None  # which way w goes when a head turns
     turns_sha256: str = ""  # of their file, of which no stage knows
+    shifts: LooksShifts | None = None  # which way w goes when somebody looks older, or otherwise
+    shifts_sha256: str = ""  # as of turns
     region: RegionName = "head"  # what a new face replaces, if nobody says otherwise
     memory: Path | None = None  # a folder for what was measured of these very weights
     standard: MetricNetwork | None = None  # FID and LPIPS as everybody has them, beside its own
@@ -195,6 +198,16 @@ class World:
     def trained_for(self) -> str:
         """The hash that a trained stage must have been made for."""
         return self.stage_sha256 or self.weights_sha256
+
+    @property
+    def companions(self) -> dict[str, str]:
+        """Hashes of what draws beside trained stages and comes with no version of them: the bank,
+        and the ways of w."""
+        return {
+            "donors": self.donors_sha256,
+            "turns": self.turns_sha256,
+            "shifts": self.shifts_sha256,
+        }
 
     @property
     def reporting(self) -> tuple[str, ...]:
@@ -244,7 +257,7 @@ class World:
         parts = (self.generator, self.identity, self.landmarks, self.expression_trunk)
         features = (self.perceptual, self.metric_features, self.standard)
         recognizers = (*self.ensemble.values(), *self.held_out.values())
-        tellers = (self.contours, self.looks, self.donors, self.turns, *recognizers)
+        tellers = (self.contours, self.looks, self.donors, self.turns, self.shifts, *recognizers)
         for network in (*parts, *features, *tellers):
             if isinstance(network, nn.Module):
                 network.to(device)

@@ -15,6 +15,7 @@ from deid.weights.store import Store, default_store
 from deid.worlds.cards import read_verified
 from deid.worlds.donors import DonorBank
 from deid.worlds.head_turns import HeadTurns
+from deid.worlds.looks_shifts import LooksShifts
 from deid.worlds.photo.faces import EfficientNetPerceptual, FaceApiMetrics, Looks, MeshPoints
 from deid.worlds.photo.generator import OURS, load_generator
 from deid.worlds.public import faces
@@ -42,7 +43,7 @@ def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
         standard=standard,
         calibration=OURS / "calibration.json",
         **_donors(world),
-        **_turns(),
+        **_ways(),
     )
 
 
@@ -69,6 +70,13 @@ def _donors(world: World) -> dict[str, Any]:
     return {"looks": looks, "donors": faces.frozen(bank), "donors_sha256": sha256}
 
 
-def _turns() -> dict[str, Any]:
-    state, sha256 = read_verified(OURS, "turns")
-    return {"turns": faces.frozen(HeadTurns(**state)), "turns_sha256": sha256}
+def _ways() -> dict[str, Any]:
+    """Which way w goes when heads turn and looks change."""
+    turns, turns_sha256 = read_verified(OURS, "turns")
+    shifts, shifts_sha256 = read_verified(OURS, "shifts")
+    return {
+        "turns": faces.frozen(HeadTurns(**turns)),
+        "turns_sha256": turns_sha256,
+        "shifts": faces.frozen(LooksShifts(**shifts)),
+        "shifts_sha256": shifts_sha256,
+    }

@@ -17,36 +17,26 @@ from torch import Tensor
 from deid.faces.alignment import Points
 from deid.faces.head_turn import head_turn
 from deid.params import WorldParams
-from deid.progress import progress
-from deid.seeds import torch_generator
 from deid.worlds import load_world
 from deid.worlds.cards import hardware, write_card
 from deid.worlds.head_turns import HeadTurns
 from deid.worlds.photo.generator import OURS
+from deid.worlds.photo.pretrain.drawn import BATCH, HELD_OUT, SIDE, draw_faces, drawn
 from deid.worlds.world import World
 
 TRUNCATION = 0.7
-SIDE, BATCH = 128, 8
-HELD_OUT = 200
-"""The last faces, which nothing is fitted to."""
 
 
 @torch.inference_mode()
-def draw_faces(world: World, count: int, seed: int) -> tuple[Tensor, Points]:
+def seen(world: World, count: int, seed: int) -> tuple[Tensor, Points]:
     """w `[N,w_dim]` of people whom the generator draws, and their landmarks `[N,68,2]` in sides of
     the picture."""
     latents: list[Tensor] = []
     landmarks: list[Points] = []
-    random = torch_generator("head turns", 0, seed)
-    with progress("head turns", total=count) as bar:
-        while len(latents) * BATCH < count:
-            z = torch.randn(BATCH, world.generator.z_dim, generator=random)
-            w = world.truncated_mapping(z.to(world.device))
-            faces = world.draw(w, SIDE).clamp(-1.0, 1.0)
-            latents.append(w)
-            landmarks.append(world.landmarks(faces).double().cpu().numpy() / faces.shape[-1])
-            bar.advance(BATCH)
-    return torch.cat(latents)[:count], np.concatenate(landmarks)[:count]
+    for w, faces in draw_faces(world, count, seed, "head turns"):
+        latents.append(w)
+        landmarks.append(world.landmarks(faces).double().cpu().numpy() / SIDE)
+    return torch.cat(latents), np.concatenate(landmarks)
 
 
 @torch.inference_mode()
@@ -54,13 +44,13 @@ def reached(world: World, turns: HeadTurns, w: Tensor, landmarks: Points) -> dic
     """The mean turn left between each face and the next one, in sides of the picture for each
     distance of the eyes in depth: as they are, and with the head of the one turned."""
     wanted = np.roll(landmarks, 1, axis=0)
-    seen = [
-        world.landmarks(world.draw(part, SIDE).clamp(-1.0, 1.0)).double().cpu().numpy() / SIDE
+    now = [
+        world.landmarks(drawn(world, part)).double().cpu().numpy() / SIDE
         for part in torch.split(turns.turned(w, landmarks, wanted), BATCH)
     ]
     return {
         "turn_before": _left(landmarks, wanted),
-        "turn_after": _left(np.concatenate(seen), wanted),
+        "turn_after": _left(np.concatenate(now), wanted),
     }
 
 
@@ -78,7 +68,7 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.process_time()
     world = load_world(WorldParams(name="photo", truncation=TRUNCATION))
-    w, landmarks = draw_faces(world, asked.count + HELD_OUT, asked.seed)
+    w, landmarks = seen(world, asked.count + HELD_OUT, asked.seed)
     turns = HeadTurns.fitted(w[:-HELD_OUT], landmarks[:-HELD_OUT])
     about = {
         "network": "no network: how w differs where a head is turned right or down",

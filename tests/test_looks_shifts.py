@@ -1,0 +1,137 @@
+"""New faces are as old as the person: what makes one older, and of whom it is asked."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deid.anonymize import build, build_swap
+from deid.anonymize.steering import Steering
+from deid.anonymize.swap import Swap
+from deid.model import Deidentifier
+from deid.params import AnonymizeParams
+from deid.pixels import to_tensor
+from deid.secret import SecretKey
+from deid.worlds.cards import read_verified
+from deid.worlds.donors import DonorBank
+from deid.worlds.looks_shifts import MOST, SHARE, LooksShifts
+from deid.worlds.photo.generator import OURS
+from deid.worlds.world import SEX, World
+from tests.toy import toy_world
+from tests.toy_model import save_toy_model
+
+WORLD = toy_world()
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_shifts_are_learned_from_faces_and_change_what_is_asked_alone() -> None:
+    w = random(3000, 16) @ random(16, 16, seed=1) + 3.0
+    maps = random(16, 3, seed=2)
+    maps[:, 2] += 0.7 * maps[:, 0]  # the old wear glasses more often
+    told = w @ maps + 0.3 * random(3000, 3, seed=3)
+    shifts = LooksShifts.fitted(w, told[:, :2], told[:, 2:])
+    assert shifts.directions.shape == (2, 16)
+    looks = told[:1, :2]
+    older = shifts.shifted(w[:1], looks, looks + torch.tensor([2.0, 5.0]), (0,))
+    change = ((older - w[:1]) @ maps)[0]
+    torch.testing.assert_close(change, torch.tensor([2.0 * SHARE, 0.0, 0.0]), atol=0.2, rtol=0)
+
+
+def test_no_difference_beyond_belief_is_followed() -> None:
+    shifts, none = LooksShifts(torch.eye(2, 4)), torch.zeros(1, 2)
+    far = shifts.shifted(torch.zeros(1, 4), none, torch.tensor([[90.0, -90.0]]))
+    torch.testing.assert_close(far, SHARE * MOST * torch.tensor([[1.0, -1.0, 0.0, 0.0]]))
+
+
+class Told(LooksShifts):
+    """Remembers what it is told, and goes one further."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(5, 16))
+        self.told: list[tuple[Tensor, Tensor, tuple[int, ...]]] = []
+
+    def shifted(self, w: Tensor, looks: Tensor, wanted: Tensor, columns: Any = None) -> Tensor:
+        self.told.append((looks, wanted, tuple(columns)))
+        return w + torch.eye(16)[0]
+
+
+def looks_of(faces: Tensor) -> Tensor:
+    """`[N,5]`, which tell faces apart."""
+    side = faces.shape[-1]
+    return torch.stack([faces[:, i % 3, i * side // 8 :].mean((1, 2)) for i in range(5)], 1)
+
+
+def world_with(shifts: LooksShifts) -> World:
+    bank = DonorBank(F.normalize(random(40, WORLD.identity.dim)), random(40, 5, seed=1))
+    looks: Any = looks_of
+    return replace(WORLD, donors=bank, looks=looks, shifts=shifts)
+
+
+def test_a_swap_draws_somebody_of_the_looks_that_are_kept(tmp_path: Path) -> None:
+    models, shifts = save_toy_model(tmp_path), Told()
+    world = world_with(shifts)
+    model = Deidentifier.load(models.stage_one, None, world)
+    faces = to_tensor(WORLD.test_faces(2, 1, 3).pixels)
+    swap = Swap(world, model, 1.0, 1, keep=("age", "sex"))
+    donors = torch.eye(2, WORLD.identity.dim)
+    w = model.latent_of(donors, faces)
+    led = swap.given(donors, faces)
+    torch.testing.assert_close(led, model.synthesize(w + torch.eye(16)[0]).clamp(-1.0, 1.0))
+    ((drawn, wanted, columns),) = shifts.told
+    assert columns == (0, SEX)
+    torch.testing.assert_close(wanted, looks_of(faces))
+    before = looks_of(model.synthesize(w).clamp(-1.0, 1.0))
+    torch.testing.assert_close(drawn, before, atol=0.05, rtol=0)
+    swap.given(donors, faces.flip(0), faces)  # with somebody else's expression, still the person's
+    torch.testing.assert_close(shifts.told[1][1], looks_of(faces))
+
+
+def test_donors_are_looked_at_as_they_will_be_drawn(tmp_path: Path) -> None:
+    models, shifts = save_toy_model(tmp_path), Told()
+    world = world_with(shifts)
+    model = Deidentifier.load(models.stage_one, None, world)
+    faces = to_tensor(WORLD.test_faces(1, 1, 3).pixels)
+    Swap(world, model, 1.0, 1).codes(faces, [0])
+    assert len(shifts.told) >= 1
+    assert all(torch.equal(wanted, looks_of(faces)) for _, wanted, _ in shifts.told)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"swap_pool": 4}, {"swap_donors": "any"}, {"swap_keep": ("pose",)}, {"key": True}],
+)
+def test_looks_are_not_led_where_outputs_are_to_tell_less(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Of a few donors for everybody and of a key's, looks of the very photograph would tell more;
+    who wants any donor wants no looks."""
+    models, shifts = save_toy_model(tmp_path), Told()
+    faces = to_tensor(WORLD.test_faces(1, 1, 3).pixels)
+    key = SecretKey(b"k" * 32) if settings.pop("key", False) else None
+    built: Any = build("swap", world_with(shifts), models, AnonymizeParams(**settings), key)
+    built.inner(faces, [0])
+    assert not shifts.told
+
+
+def test_a_world_without_shifts_draws_what_stage_one_says(tmp_path: Path) -> None:
+    models = save_toy_model(tmp_path)
+    model = Deidentifier.load(models.stage_one, None, WORLD)
+    faces = to_tensor(WORLD.test_faces(2, 1, 3).pixels)
+    w = random(2, 16)
+    steering = Steering(WORLD, model, True, (0, 1))
+    assert torch.equal(steering(w, steering.aim(faces, faces)), w)
+    assert build_swap(WORLD, models, AnonymizeParams()).steering.columns == ()
+
+
+def test_the_shipped_shifts_are_those_of_their_card() -> None:
+    state, _ = read_verified(OURS, "shifts")
+    directions = LooksShifts(**state).directions
+    assert directions.shape == (5, 512)
+    assert torch.isfinite(directions).all()
