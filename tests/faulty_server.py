@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()
                 if fault == "stall":
-                    self.server_of_paths.stop.wait(20)
+                    self.server_of_paths.stop.wait(60)
                 return
             for at in range(0, len(body), 4096):
                 self.wfile.write(body[at : at + 4096])

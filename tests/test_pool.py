@@ -63,12 +63,15 @@ class Slow:
     def ask(self, pictures: Sequence[PictureRequest], timeout: float) -> list[Made]:
         assert self.busy.acquire(blocking=False), "two groups at once"
         assert self in Slow.alive, "it was ended"
-        time.sleep(self.seconds)
+        self.work()
         self.busy.release()
         if self.loss:
             raise Lost(self.loss)
         assert self in Slow.alive, "it was ended in the middle of its picture"
         return [Made(Result(self.name.encode(), (), "no face"), self.name) for _ in pictures]
+
+    def work(self) -> None:
+        time.sleep(self.seconds)
 
     def end(self) -> None:
         Slow.alive.remove(self)
@@ -97,6 +100,13 @@ def run(
     return asyncio.run(all_of_it())
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for what a test needs, however long the machine takes."""
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
 def test_a_model_changes_under_load_and_no_picture_is_lost() -> None:
     async def work(pool: Pool) -> None:
         await pool.use(lambda: Slow("one"))  # type: ignore[arg-type, return-value]
@@ -108,8 +118,7 @@ def test_a_model_changes_under_load_and_no_picture_is_lost() -> None:
         assert len(names) == 60
         after = [await pool.run(TASK) for _ in range(10)]
         assert {answer.result.data for answer in after} == {b"two"}  # type: ignore[union-attr]
-        await asyncio.sleep(0.1)
-        assert [worker.name for worker in Slow.alive] == ["two", "two"]
+        await until(lambda: [worker.name for worker in Slow.alive] == ["two", "two"])
 
     run(work)
 
@@ -126,23 +135,6 @@ def test_a_model_that_cannot_be_started_leaves_the_present_one() -> None:
         assert answer.result.data == b"one"  # type: ignore[union-attr]
 
     run(work)
-
-
-def test_who_finds_the_queue_full_is_told_so_at_once() -> None:
-    async def work(pool: Pool) -> None:
-        await pool.use(lambda: Slow("one", 0.2))  # type: ignore[arg-type, return-value]
-        asked = [asyncio.create_task(pool.run(TASK)) for _ in range(3)]
-        await asyncio.sleep(0.05)
-        began = time.monotonic()
-        with pytest.raises(Problem) as refused:
-            await pool.run(TASK)
-        assert time.monotonic() - began < 0.05
-        assert refused.value.status == 503
-        assert (refused.value.retry_after or 0) >= 1
-        await asyncio.gather(*asked)
-        await pool.run(TASK)
-
-    run(work, jobs=1, queue=2)
 
 
 @pytest.mark.parametrize(("loss", "code"), [(TOO_LONG, "too_slow"), ("was killed", "worker_lost")])
@@ -181,6 +173,17 @@ class Grouped(Slow):
         return [Made(replace(m.result, data=p.data), m.model) for m, p in named]
 
 
+class Held(Grouped):
+    """Is at work until it is let go, and so for as long as a test needs it to be."""
+
+    def __init__(self, let_go: threading.Event) -> None:
+        super().__init__("one")
+        self.let_go = let_go
+
+    def work(self) -> None:
+        assert self.let_go.wait(60), "nobody let it go"
+
+
 POISON = PictureRequest(b"poison", RunSettings())
 
 
@@ -193,6 +196,30 @@ def groups() -> list[int]:
     Grouped.groups.clear()
     Grouped.limits.clear()
     return Grouped.groups
+
+
+@pytest.fixture
+def let_go() -> Iterator[threading.Event]:
+    """Lets a `Held` worker go; after the test in any case, for its thread waits."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_who_finds_the_queue_full_is_told_so_at_once(let_go: threading.Event) -> None:
+    async def work(pool: Pool) -> None:
+        await pool.use(lambda: Held(let_go))  # type: ignore[arg-type, return-value]
+        asked = [asyncio.create_task(pool.run(TASK)) for _ in range(3)]
+        await until(lambda: pool.is_full)
+        with pytest.raises(Problem) as refused:
+            pool.run(TASK).send(None)  # it has nothing to wait for
+        assert refused.value.status == 503
+        assert (refused.value.retry_after or 0) >= 1
+        let_go.set()
+        await asyncio.gather(*asked)
+        await pool.run(TASK)
+
+    run(work, jobs=1, queue=2)
 
 
 def test_an_idle_worker_takes_those_that_wait_and_each_gets_its_own_answer(
@@ -218,8 +245,7 @@ def test_idle_workers_share_what_waits(groups: list[int]) -> None:
         await asyncio.sleep(0)
         await pool.use(lambda: Grouped("one"))  # type: ignore[arg-type, return-value]
         await asyncio.gather(*asked)
-        while len(pool._places) < 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(pool._places) == 2)
         await asyncio.gather(*(pool.run(TASK) for _ in range(6)))
         assert groups == [6, 3, 3]
 
@@ -292,6 +318,7 @@ def test_who_waits_too_long_for_a_worker_is_told_to_come_again() -> None:
         with pytest.raises(Problem) as refused:
             await pool.run(TASK)
         assert (refused.value.code, pool.accepted) == ("overloaded", 0)
+        pool._timeout = 60.0  # a worker may take longer to start than the first one waited
         asked = asyncio.create_task(pool.run(TASK))
         await pool.use(lambda: Slow("one"))  # type: ignore[arg-type, return-value]
         await asked
@@ -299,42 +326,49 @@ def test_who_waits_too_long_for_a_worker_is_told_to_come_again() -> None:
     run(work, jobs=1, timeout=0.2)
 
 
-def test_batches_fill_no_larger_queue(groups: list[int]) -> None:
+def test_batches_fill_no_larger_queue(groups: list[int], let_go: threading.Event) -> None:
     async def work(pool: Pool) -> None:
-        await pool.use(lambda: Grouped("one", 0.5))  # type: ignore[arg-type, return-value]
+        await pool.use(lambda: Held(let_go))  # type: ignore[arg-type, return-value]
         asked = [asyncio.create_task(pool.run(TASK)) for _ in range(4)]
-        while not groups:
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(groups))
         assert (groups, pool.is_full) == ([4], True)
         with pytest.raises(Problem, match="too many pictures wait"):
             await pool.run(TASK)
+        let_go.set()
         await asyncio.gather(*asked)
         assert not pool.is_full
 
     run(work, jobs=1, queue=3, batch=8)
 
 
-def test_a_service_that_ends_leaves_no_picture_waiting_for_ever(groups: list[int]) -> None:
+def test_a_service_that_ends_leaves_no_picture_waiting_for_ever(
+    groups: list[int], let_go: threading.Event
+) -> None:
     async def work(pool: Pool) -> None:
-        await pool.use(lambda: Grouped("one", 0.2))  # type: ignore[arg-type, return-value]
+        await pool.use(lambda: Held(let_go))  # type: ignore[arg-type, return-value]
         asked = [asyncio.create_task(pool.run(TASK)) for _ in range(5)]
-        await asyncio.sleep(0.05)
+        await until(lambda: groups == [2])
         await pool.close()
-        ends = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 2)
+        ends = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
         assert all(isinstance(end, asyncio.CancelledError) for end in ends)
         assert pool.accepted == 0
 
     run(work, jobs=1, batch=2)
 
 
-def test_a_client_that_leaves_ends_no_worker_in_the_middle_of_its_picture() -> None:
+def test_a_client_that_leaves_ends_no_worker_in_the_middle_of_its_picture(
+    groups: list[int], let_go: threading.Event
+) -> None:
     async def work(pool: Pool) -> None:
-        await pool.use(lambda: Slow("one", 0.1))  # type: ignore[arg-type, return-value]
+        await pool.use(lambda: Held(let_go))  # type: ignore[arg-type, return-value]
         asked = asyncio.create_task(pool.run(TASK))
-        await asyncio.sleep(0.03)
+        await until(lambda: bool(groups))
         asked.cancel()
+        await asyncio.wait([asked])
+        assert pool.accepted == 1  # the picture is at work still
+        let_go.set()
         await pool.run(TASK)  # the only worker is free again
-        assert pool.accepted == 0
+        assert (pool.accepted, pool.lost) == (0, 0)
 
     run(work, jobs=1)
 
@@ -414,7 +448,7 @@ def test_a_worker_that_is_starting_ends_with_the_service() -> None:
 
     async def work(pool: Pool) -> None:
         starting = asyncio.create_task(pool.use(lambda: Loading("one")))  # type: ignore[arg-type, return-value]
-        await asyncio.sleep(0.1)
+        await until(lambda: bool(pool._workers))
         assert len(Slow.alive) == 1
         starting.cancel()
 

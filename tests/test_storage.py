@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import random
+import signal
 import threading
 from pathlib import Path
 
@@ -326,11 +327,11 @@ def test_a_run_that_lost_its_lease_writes_no_record(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paused, other = S3Storage(bucket, "out"), S3Storage(bucket, "out")
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)  # renewed each second
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 9.0)  # renewed every 3 seconds
     with paused.exclusive():
         paused.write("manifest.jsonl", b"ours")
         with other.exclusive():  # as after a pause of `paused` that was longer than its lease
-            wait_until(lambda: is_refused(paused), 30, "the loss is noticed")
+            wait_until(lambda: is_refused(paused), 60, "the loss is noticed")
             other.write("manifest.jsonl", b"theirs")
     assert other.read("manifest.jsonl") == b"theirs"
     assert lease._read(other)["seconds"] == 0, "the first run's end leaves the other's lease alone"
@@ -381,14 +382,16 @@ def test_a_file_that_comes_between_look_and_write_is_kept(
 def test_what_a_dead_process_wrote_late_does_not_stay_unrecorded(
     bucket: str, s3: Path, faults: Faults, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request for `a` reaches the server when its sender was given up; that for `b`, after."""
+    """The time for `a` is over once its request is sent; that reaches the server when `b` comes."""
     for name in ("a.png", "b.png"):
         S3Storage(bucket, "in").write(name, picture(1))
     late, other = s3 / bucket / "out/a.png", threading.Event()
+    sender = threading.get_ident()
 
     def choose(request: Request) -> str:
         if request.method == "PUT" and request.path.endswith("out/a.png"):
-            other.wait(30)
+            signal.pthread_kill(sender, signal.SIGALRM)
+            other.wait(120)
         if request.method == "PUT" and request.path.endswith("out/b.png"):
             other.set()
             wait_until(late.exists, 30, "the late request arrives")
@@ -397,7 +400,7 @@ def test_what_a_dead_process_wrote_late_does_not_stay_unrecorded(
     monkeypatch.setattr(s3_module, "READ_TIMEOUT", 60.0)
     faults.choose = choose
     places = locate(f"s3://{bucket}/in", f"s3://{bucket}/out")
-    summary = run_batch(places, lambda p: InProcess(pipeline, p, timeout=3.0))
+    summary = run_batch(places, lambda p: InProcess(pipeline, p, timeout=60.0))
     assert summary.counts == {"written": 1, "quarantined": 1}
     left = contents(S3Storage(bucket, "out"))
     assert "b.png" in left
