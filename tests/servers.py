@@ -57,6 +57,13 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def listens(process: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Whether this server answers already. One that ended, perhaps because another process took its
+    port meanwhile, never will."""
+    assert process.poll() is None, f"the server ended with code {process.returncode}"
+    return answers(port)
+
+
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """rclone's S3 server, which checks signatures; yields the folder that it serves."""
@@ -71,12 +78,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     }
     log = tmp_path_factory.mktemp("log") / "rclone.log"
     with (
-        service([*command, "--auth-key", f"{KEY},{SECRET}"], log),
+        service([*command, "--auth-key", f"{KEY},{SECRET}"], log) as process,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in settings.items():
             patch.setenv(name, value)
-        wait_until(lambda: answers(port), 30, "rclone listens")
+        wait_until(lambda: listens(process, port), 60, f"rclone listens; {log}")
         yield folder
 
 

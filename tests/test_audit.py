@@ -209,7 +209,7 @@ def test_every_change_is_found(tamper: Any) -> None:
     assert problems(files)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_single_changed_byte_of_the_records_or_outputs_goes_unseen(data: st.DataObject) -> None:
     files = _UNTOUCHED.copy()

@@ -120,7 +120,7 @@ def faces(*rows: tuple[float, Sequence[float]]) -> Faces:
 # Where a view's faces lie in the picture
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     side=st.integers(24, 80),
     x=st.integers(0, 220),
@@ -144,7 +144,7 @@ def test_what_is_found_in_a_turned_view_lies_where_it_is_in_the_picture(
         assert np.abs(found.boxes[0] - [x, y, x + side, y + side]).max() < slack
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     side=st.integers(24, 300),
     x=st.integers(-20, 220),
@@ -185,7 +185,7 @@ def test_quarter_turns_are_exact(degrees: int) -> None:
             assert np.array_equal(view.pixels[row, column], picture[int(y), int(x)])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(x=st.integers(0, 3400), y=st.integers(0, 240), side=st.integers(20, 60))
 def test_a_marker_in_a_large_picture_is_found_once_and_exactly(x: int, y: int, side: int) -> None:
     picture = marked(300, 3500, x, y, side)
@@ -197,7 +197,7 @@ def test_a_marker_in_a_large_picture_is_found_once_and_exactly(x: int, y: int, s
     assert found.boxes[0].tolist() == [x, y, x + side, y + side]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(height=st.integers(1, 40), width=st.integers(1, 20000))
 def test_tiles_cover_every_pixel_and_none_is_larger_than_allowed(height: int, width: int) -> None:
     for turned_over in (False, True):
@@ -270,7 +270,7 @@ def test_a_picture_of_few_pixels_is_enlarged_for_every_network() -> None:
     assert multi_scale_levels(100, 128, True, False)[0].scale == 2.0
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(height=st.integers(21, 500), width=st.integers(21, 500), seed=st.integers(0, 99))
 def test_a_pyramid_from_halves_is_that_from_the_whole_picture_but_for_rounding(
     height: int, width: int, seed: int

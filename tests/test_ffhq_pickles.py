@@ -271,7 +271,7 @@ def test_arrays_of_objects_and_of_wrong_length_are_refused() -> None:
     assert refused(PYTHON2.replace(b"K\x02\x85c", b"K\xff\x85c"), NUMPY)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damaged_pickles_are_refused_and_nothing_else_happens(data: st.DataObject) -> None:
     original = pickle.dumps(ARRAYS, data.draw(st.integers(0, 4)))

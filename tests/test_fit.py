@@ -45,7 +45,7 @@ def within(outline: Points, side: int, factor: int = 1) -> NDArray[np.bool_]:
     return inside > 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     who=st.integers(0, 11),
     across=st.floats(0.8, 1.25),

@@ -31,7 +31,7 @@ def moved(points: Points, turn: float, scale: float, shift: tuple[float, float])
     return (points - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle + shift
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     turn=st.floats(-0.3, 0.3),
     scale=st.floats(0.8, 1.25),
@@ -61,7 +61,7 @@ def test_a_smile_is_followed_in_pixels_and_landmarks_alike() -> None:
         assert now[corner, 1] < before[corner, 1] - 0.02 * EYES
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), noise=st.floats(0.0, 0.3))
 def test_no_landmark_goes_far_beside_the_pose_and_nothing_folds(seed: int, noise: float) -> None:
     """Whatever landmarks are asked for."""

@@ -34,7 +34,7 @@ from deid.storage.local import LocalStorage
 from deid.storage.locations import inside, open_storage
 from deid.storage.protocol import PRIVATE, Storage, StorageFailure, is_safe
 from deid.storage.s3 import S3Storage
-from tests.servers import answers, free_port, s3, service, wait_until
+from tests.servers import free_port, listens, s3, service, wait_until
 from tests.test_serve import picture
 from tests.toy import toy_world
 
@@ -244,14 +244,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     }
     command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
 
-    def healthy() -> bool:
+    def healthy(process: "subprocess.Popen[bytes]") -> bool:
         return (
-            answers(port)
+            listens(process, port)
             and httpx.get(f"{environment['PREFECT_API_URL']}/health", timeout=60).is_success
         )
 
-    with service(command, home / "server.log", env=os.environ | environment):
-        wait_until(healthy, 300, f"Prefect's server answers; {home}/server.log")
+    with service(command, home / "server.log", env=os.environ | environment) as process:
+        wait_until(lambda: healthy(process), 300, f"Prefect's server answers; {home}/server.log")
         yield environment
 
 

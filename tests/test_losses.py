@@ -174,7 +174,7 @@ def test_equation_9_is_the_cosine_of_the_codes() -> None:
     assert losses.model_identity_loss(a, b, 0.1).item() == pytest.approx(with_floor, rel=1e-4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     offsets=st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=8),
     delta=st.floats(0.01, 3.0),

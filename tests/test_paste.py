@@ -225,14 +225,14 @@ def a_place(seed: int, side: int = 80) -> tuple[Place, np.ndarray]:
     return Place(old.astype(np.float32), alpha, skin, jaw, float(side)), old
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_what_fits_already_is_left_alone(seed: int) -> None:
     where, old = a_place(seed)
     assert np.abs(blend_in(old, where) - old).max() < 1.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), gain=st.floats(0.6, 1.6), slope=st.floats(-0.3, 0.3))
 def test_another_light_is_taken_back(seed: int, gain: float, slope: float) -> None:
     """A face under a brighter, darker or slanting light comes back to the light of its place."""
@@ -245,7 +245,7 @@ def test_another_light_is_taken_back(seed: int, gain: float, slope: float) -> No
     assert after <= max(2.5, 0.35 * before)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), gain=st.floats(0.3, 3.0))
 def test_light_keeps_white_white_and_what_is_brighter_brighter(seed: int, gain: float) -> None:
     """However much lighter or darker a face has to become, its teeth do not become glaring."""
@@ -260,7 +260,7 @@ def test_light_keeps_white_white_and_what_is_brighter_brighter(seed: int, gain: 
     assert out.max() <= (255.0 + 8.0) / 0.75
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), value=st.integers(0, 255))
 def test_blending_gives_finite_colors_and_no_more_than_was_there(seed: int, value: int) -> None:
     where, old = a_place(seed)

@@ -25,7 +25,7 @@ from deid.registry import promotion
 from deid.storage.locations import open_storage
 from deid.storage.protocol import Storage
 from tests.conftest import ROOT
-from tests.servers import answers, free_port, s3, service, wait_until
+from tests.servers import free_port, listens, s3, service, wait_until
 from tests.test_flows import PREFECT, make_project, run
 
 __all__ = ["s3"]  # a fixture
@@ -55,12 +55,12 @@ class Server:
     @contextmanager
     def up(self) -> Iterator[None]:
         command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
-        with service(command, self.home / "server.log", env=self.environment):
-            wait_until(self.is_up, 400, f"Prefect's server answers; {self.home}")
+        with service(command, self.home / "server.log", env=self.environment) as process:
+            wait_until(lambda: self.is_up(process), 400, f"Prefect's server answers; {self.home}")
             yield
 
-    def is_up(self) -> bool:
-        return answers(self.port) and self.get("health") is True
+    def is_up(self, process: "subprocess.Popen[bytes]") -> bool:
+        return listens(process, self.port) and self.get("health") is True
 
     def get(self, path: str) -> Any:
         return httpx.get(f"{self.url}/{path}", timeout=120).json()

@@ -17,7 +17,7 @@ from deid.batch.bundle import SETTINGS, WEIGHTS
 from deid.batch.project import bundle_at
 from deid.registry.bundle import settings_of
 from tests.conftest import ROOT
-from tests.servers import answers, free_port, service, wait_until
+from tests.servers import free_port, listens, service, wait_until
 from tests.serving import PAIR, pixels, serving
 
 pytestmark = pytest.mark.slow
@@ -41,8 +41,8 @@ def scoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [str(BIN / "mlflow"), "models", "serve", "-m", str(folder / "model")]
     command += ["--env-manager", "local", "--port", str(port), "--workers", "1"]
     environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    with service(command, folder / "log", cwd=folder, env=environment):
-        wait_until(lambda: answers(port), 300, "mlflow models serve")
+    with service(command, folder / "log", cwd=folder, env=environment) as process:
+        wait_until(lambda: listens(process, port), 300, "mlflow models serve")
         yield f"http://127.0.0.1:{port}"
 
 

@@ -16,7 +16,7 @@ from deid.registry.choice import chosen
 from deid.registry.files import files_state
 from deid.registry.moves import history
 from deid.tracking import mlflow_client
-from tests.servers import answers, free_port, s3, service, wait_until
+from tests.servers import free_port, listens, s3, service, wait_until
 from tests.toy_registry import BETTER, Model
 
 __all__ = ["s3"]
@@ -48,8 +48,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         done = subprocess.run(made, capture_output=True, text=True, cwd=place, **owner)  # type: ignore[call-overload]
         assert done.returncode == 0, done.stderr
         begin = [str(programs / "postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1"]
-        with service([*begin, "-k", place, "-F"], log, cwd=place, **owner):
-            wait_until(lambda: answers(port), 60, f"Postgres listens; {log}")
+        with service([*begin, "-k", place, "-F"], log, cwd=place, **owner) as process:
+            wait_until(lambda: listens(process, port), 60, f"Postgres listens; {log}")
             yield f"postgresql://deid:s3cret@127.0.0.1:{port}/postgres"
 
 
@@ -77,8 +77,8 @@ def remote(
     quiet = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # on a machine that has other work
-    with service([sys.executable, "-m", "mlflow", *words], log, env=quiet):
-        wait_until(lambda: answers(port), 600, f"MLflow listens; {log}")
+    with service([sys.executable, "-m", "mlflow", *words], log, env=quiet) as process:
+        wait_until(lambda: listens(process, port), 600, f"MLflow listens; {log}")
         yield s3
 
 
