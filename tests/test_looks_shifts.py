@@ -18,7 +18,7 @@ from deid.pixels import to_tensor
 from deid.secret import SecretKey
 from deid.worlds.cards import read_verified
 from deid.worlds.donors import DonorBank
-from deid.worlds.looks_shifts import MOST, SHARE, LooksShifts
+from deid.worlds.looks_shifts import LEFT, MOST, SHARE, LooksShifts
 from deid.worlds.photo.generator import OURS
 from deid.worlds.world import SEX, World
 from tests.toy import toy_world
@@ -41,13 +41,17 @@ def test_shifts_are_learned_from_faces_and_change_what_is_asked_alone() -> None:
     looks = told[:1, :2]
     older = shifts.shifted(w[:1], looks, looks + torch.tensor([2.0, 5.0]), (0,))
     change = ((older - w[:1]) @ maps)[0]
-    torch.testing.assert_close(change, torch.tensor([2.0 * SHARE, 0.0, 0.0]), atol=0.2, rtol=0)
+    torch.testing.assert_close(
+        change, torch.tensor([(2.0 - LEFT) * SHARE, 0.0, 0.0]), atol=0.2, rtol=0
+    )
 
 
-def test_no_difference_beyond_belief_is_followed() -> None:
+def test_no_difference_is_followed_that_nobody_sees_or_believes() -> None:
     shifts, none = LooksShifts(torch.eye(2, 4)), torch.zeros(1, 2)
     far = shifts.shifted(torch.zeros(1, 4), none, torch.tensor([[90.0, -90.0]]))
-    torch.testing.assert_close(far, SHARE * MOST * torch.tensor([[1.0, -1.0, 0.0, 0.0]]))
+    near = shifts.shifted(torch.zeros(1, 4), none, torch.tensor([[LEFT, -LEFT]]))
+    assert not near.any()
+    torch.testing.assert_close(far, SHARE * (MOST - LEFT) * torch.tensor([[1.0, -1.0, 0.0, 0.0]]))
 
 
 class Told(LooksShifts):
@@ -113,11 +117,20 @@ def test_looks_are_not_led_where_outputs_are_to_tell_less(
     """Of a few donors for everybody and of a key's, looks of the very photograph would tell more;
     who wants any donor wants no looks."""
     models, shifts = save_toy_model(tmp_path), Told()
-    faces = to_tensor(WORLD.test_faces(1, 1, 3).pixels)
     key = SecretKey(b"k" * 32) if settings.pop("key", False) else None
     built: Any = build("swap", world_with(shifts), models, AnonymizeParams(**settings), key)
-    built.inner(faces, [0])
+    built.inner(to_tensor(WORLD.test_faces(1, 1, 3).pixels), [0])
     assert not shifts.told
+
+
+def test_looks_are_not_led_beside_another_expression(tmp_path: Path) -> None:
+    models, shifts = save_toy_model(tmp_path), Told()
+    swap = build_swap(world_with(shifts), models, AnonymizeParams())
+    faces = to_tensor(WORLD.test_faces(1, 1, 3).pixels)
+    replace(swap, expression="another")(faces, [0])
+    assert not shifts.told
+    swap(faces, [0])
+    assert shifts.told
 
 
 def test_a_world_without_shifts_draws_what_stage_one_says(tmp_path: Path) -> None:

@@ -120,9 +120,11 @@ class Swap:
 
     @cached_property
     def steering(self) -> Steering:
-        """Of new heads: of a few donors for everybody, and of a key's, looks tell no more."""
-        free = self.bank is not None and self.pool is None and self.pseudonyms is None
-        looks = columns(self.keep) if free else ()
+        """Of looks, where new faces may tell them: who shares a few donors with everybody, has a
+        key's, or another expression, is to be hidden best."""
+        shared = self.pool is not None or self.pseudonyms is not None
+        hidden = self.bank is None or shared or self.expression != "own"
+        looks = () if hidden else columns(self.keep)
         return Steering(self.world, self.model, POSE in self.keep, looks)
 
     @cached_property

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 RIDGE = 0.1
 """Of the regression, for each face in it: of w, in standard deviations, few tell any one look."""
 
 SHARE = 0.8
 """Of a difference in looks that is gone: looks change a little more than a straight map says."""
+
+LEFT = 0.5
+"""Of a difference in looks, what stays: one hardly sees it, and it tells who somebody is."""
 
 MOST = 4.0
 """A difference in looks beyond which it is not followed: 48 years."""
@@ -46,8 +50,8 @@ class LooksShifts(nn.Module):
     def shifted(
         self, w: Tensor, looks: Tensor, wanted: Tensor, columns: Sequence[int] | None = None
     ) -> Tensor:
-        """w `[N,w_dim]` of faces that were drawn with `looks [N,K]`, for ones with those that are
-        `wanted`, or with those `columns` of them."""
-        difference = (wanted - looks).clamp(-MOST, MOST)
+        """w `[N,w_dim]` of faces that were drawn with `looks [N,K]`, for ones with about those that
+        are `wanted`, or with those `columns` of them."""
+        difference = F.softshrink((wanted - looks).clamp(-MOST, MOST), LEFT)
         asked = list(range(difference.shape[1]) if columns is None else columns)
         return w + SHARE * difference[:, asked] @ self.directions[asked]

@@ -18,7 +18,7 @@ from torch import Tensor
 from deid.faces.alignment import Points
 from deid.imaging.flaws import GLASSES, MAYBE, bridge, fringe
 from deid.params import WorldParams
-from deid.pixels import to_pixels
+from deid.pixels import Pixels, to_pixels
 from deid.worlds import load_world
 from deid.worlds.cards import hardware, write_card
 from deid.worlds.looks_shifts import LooksShifts
@@ -36,24 +36,27 @@ HANGING = 0.3
 @torch.inference_mode()
 def seen(world: World, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of people drawn without truncation, whose looks differ most: w `[N,w_dim]`, looks `[N,K]`,
-    and what a shift is to leave alone, glasses, fringes and shape, `[N,S]`."""
-    latents: list[Tensor] = []
-    looks: list[Tensor] = []
-    hidden: list[tuple[float, float]] = []
+    and what a shift is to leave alone, `[N,S]`: glasses, fringes, shape, how far mouth and eyes are
+    open."""
+    parts: list[tuple[Tensor, ...]] = []
     landmarks: list[Points] = []
     assert world.looks is not None
+    assert world.contours is not None
     for w, faces in draw_faces(world, count, seed, "looks"):
-        latents.append(w)
-        looks.append(world.looks(faces))
-        landmarks += list(world.landmarks(faces).double().cpu().numpy())
-        hidden += [
-            (bridge(*one), fringe(*one))
-            for one in zip(to_pixels(faces), landmarks[-BATCH:], strict=True)
-        ]
-    glasses, hair = np.array(hidden).T
-    glasses = ((glasses - MAYBE) / (GLASSES - MAYBE)).clip(0, 1)
-    stay = np.column_stack([glasses, hair.clip(0, HANGING) / HANGING, shapes(np.stack(landmarks))])
-    return torch.cat(latents), torch.cat(looks), torch.from_numpy(stay)
+        found = world.landmarks(faces).double().cpu().numpy()
+        landmarks.append(found)
+        hidden = [hides(*one) for one in zip(to_pixels(faces), found, strict=True)]
+        openings = world.contours.openings(world.contours(faces))
+        parts.append((w, world.looks(faces), torch.tensor(hidden), openings))
+    w, looks, covered, openings = (torch.cat(part) for part in zip(*parts, strict=True))
+    shape = torch.from_numpy(shapes(np.concatenate(landmarks)))
+    return w, looks, torch.cat([covered, openings, shape], 1)
+
+
+def hides(face: Pixels, landmarks: Points) -> tuple[float, float]:
+    """How surely somebody wears glasses, and how much hair hangs over the forehead, from 0 to 1."""
+    glasses = (bridge(face, landmarks) - MAYBE) / (GLASSES - MAYBE)
+    return min(max(glasses, 0.0), 1.0), min(max(fringe(face, landmarks), 0.0) / HANGING, 1.0)
 
 
 def shapes(landmarks: Points) -> Points:
@@ -92,8 +95,8 @@ def main() -> None:
     about = {
         "network": "no network: how w differs where a person is older, of the other sex, or of "
         "other skin",
-        "objective": "straight maps from w to looks (HSE_FaceRec; skin in Lab), glasses, fringes "
-        "and components of landmarks, by ridge regression",
+        "objective": "straight maps from w to looks (HSE_FaceRec; skin in Lab), glasses, fringes, "
+        "openings of mouth and eyes, and components of landmarks, by ridge regression",
         "data": f"w of random seeds, not truncated; the generator's own pictures, {SIDE} px",
         "license": "made from pictures of a generator under NVIDIA's non-commercial terms: "
         "non-commercial",
