@@ -161,11 +161,13 @@ def test_who_keeps_the_pose_alone_gets_any_stranger(tmp_path: Path) -> None:
         build_swap(world, models, AnonymizeParams(swap_keep=("pose",), swap_pool=4))
 
 
-def test_outputs_name_the_turns_that_drew_them(tmp_path: Path) -> None:
-    """Also those of a registered version, which the turns are no part of."""
+@pytest.mark.parametrize("companion", ["donors_sha256", "turns_sha256", "shifts_sha256"])
+def test_outputs_name_what_drew_them_beside_the_stages(tmp_path: Path, companion: str) -> None:
+    """Also those of a registered version, which it is no part of."""
     models, told = save_toy_model(tmp_path), set()
-    for turns in ("0" * 64, "1" * 64):
-        built = build_pipeline(RunSettings(), replace(WORLD, turns_sha256=turns), models)
+    for sha256 in ("0" * 64, "1" * 64):
+        world = replace(WORLD, **{companion: sha256})  # type: ignore[arg-type]
+        built = build_pipeline(RunSettings(), world, models)
         told |= {built.fingerprint, replace(built, origin=Origin(version="3")).fingerprint}
     assert len(told) == 4
 

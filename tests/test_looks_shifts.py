@@ -4,15 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from deid.anonymize import build, build_swap
-from deid.anonymize.steering import Steering
-from deid.anonymize.swap import Swap
+from deid.anonymize.steering import SMALL, Steering, drawn_at
+from deid.anonymize.swap import FLAWLESS, Swap
 from deid.model import Deidentifier
+from deid.nets.backbones import at_size
 from deid.params import AnonymizeParams
 from deid.pixels import to_tensor
 from deid.secret import SecretKey
@@ -21,6 +23,7 @@ from deid.worlds.donors import DonorBank
 from deid.worlds.looks_shifts import LEFT, MOST, SHARE, LooksShifts
 from deid.worlds.photo.generator import OURS
 from deid.worlds.world import SEX, World
+from tests.test_head_turn import OneFurther
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
 
@@ -97,14 +100,50 @@ def test_a_swap_draws_somebody_of_the_looks_that_are_kept(tmp_path: Path) -> Non
     torch.testing.assert_close(shifts.told[1][1], looks_of(faces))
 
 
-def test_donors_are_looked_at_as_they_will_be_drawn(tmp_path: Path) -> None:
+def test_donors_are_looked_at_as_they_will_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models, shifts = save_toy_model(tmp_path), Told()
     world = world_with(shifts)
     model = Deidentifier.load(models.stage_one, None, world)
     faces = to_tensor(WORLD.test_faces(1, 1, 3).pixels)
-    Swap(world, model, 1.0, 1).codes(faces, [0])
-    assert len(shifts.told) >= 1
-    assert all(torch.equal(wanted, looks_of(faces)) for _, wanted, _ in shifts.told)
+    judged: list[Tensor] = []
+    monkeypatch.setattr(Swap, "_flaw", lambda _, drawn, *__: judged.append(drawn) or FLAWLESS)
+    donor = Swap(world, model, 1.0, 1).codes(faces, [0])
+    w = model.latent_from(donor, model.expression(at_size(faces, SMALL))) + torch.eye(16)[0]
+    torch.testing.assert_close(judged[0], drawn_at(model, w, SMALL), atol=1e-4, rtol=0)
+    assert torch.equal(shifts.told[0][1], looks_of(faces))
+
+
+def test_who_looks_aside_is_turned_and_led(tmp_path: Path) -> None:
+    models, shifts, turns = save_toy_model(tmp_path), Told(), OneFurther()
+    turns.away = np.array([5.0, 25.0])
+    world = replace(world_with(shifts), turns=turns)
+    model = Deidentifier.load(models.stage_one, None, world)
+    faces, w = to_tensor(WORLD.test_faces(2, 1, 3).pixels), random(2, 16)
+    steering = Steering(world, model, turning=False, columns=(0,))
+    led = steering(w, steering.aim(faces, faces)) - w
+    torch.testing.assert_close(led, torch.tensor([[1.0], [2.0]]) * torch.eye(16)[:1])
+
+
+@pytest.mark.parametrize("farthest", [None, 0.01])
+def test_an_adversarial_face_keeps_the_looks_of_the_person(
+    tmp_path: Path, farthest: float | None
+) -> None:
+    models, shifts = save_toy_model(tmp_path), Told()
+    faces = to_tensor(WORLD.test_faces(2, 1, 3).pixels)
+    settings = AnonymizeParams(adversarial_distance=farthest)
+    outputs = [
+        build("adversarial", world, models, settings)(faces, [0, 1])
+        for world in (WORLD, world_with(shifts))
+    ]
+    ((_, wanted, columns),) = shifts.told
+    assert columns == (0, 1, 2, 3, 4)
+    assert torch.equal(wanted, looks_of(faces))
+    assert (outputs[0] - outputs[1]).abs().max() > 0.01
+    refined = AnonymizeParams(adversarial_steps=1)  # from the very person
+    build("adversarial", world_with(shifts), models, refined)(faces, [0, 1])
+    assert len(shifts.told) == 1
 
 
 @pytest.mark.parametrize(
@@ -138,7 +177,7 @@ def test_a_world_without_shifts_draws_what_stage_one_says(tmp_path: Path) -> Non
     model = Deidentifier.load(models.stage_one, None, WORLD)
     faces = to_tensor(WORLD.test_faces(2, 1, 3).pixels)
     w = random(2, 16)
-    steering = Steering(WORLD, model, True, (0, 1))
+    steering = Steering(WORLD, model, turning=True, columns=(0, 1))
     assert torch.equal(steering(w, steering.aim(faces, faces)), w)
     assert build_swap(WORLD, models, AnonymizeParams()).steering.columns == ()
 

@@ -79,7 +79,7 @@ def _adversarial(world: World, models: ModelPaths | None, settings: AnonymizePar
     model = _model("adversarial", world, models)
     stretch = settings.strength * settings.adversarial_stretch
     steps, farthest = settings.adversarial_steps, settings.adversarial_distance
-    steering = Steering(world, model, False, columns(tuple(ATTRIBUTES)))
+    steering = Steering(world, model, turning=False, columns=columns(tuple(ATTRIBUTES)))
     return Adversarial(model, working_side(world), steering, stretch, steps, farthest)
 
 

@@ -21,10 +21,11 @@ class Adversarial:
 
     With `steps`, M_adv's way starts from as many steps of inversion (`invert`) and not from M's
     answer, which is alike but not the person. A `stretch` above 1 goes that much further than M_adv
-    did, and than its δ: more protection, and less likeness to the eye. Without steps, w is then led
-    (`steering`) to where somebody of the person's age, sex and skin is drawn. With a `farthest`,
-    all in all no further than that perceptual distance (`World.perceptual`) from what is drawn
-    where it starts.
+    did, and than its δ: more protection, and less likeness to the eye. With a `farthest`, no
+    further than that perceptual distance (`World.perceptual`) from what is drawn where it starts.
+    Without steps, w is then led (`steering`) to where somebody of the person's age, sex and skin is
+    drawn, at whatever strength, who looks to the same side: recognizers are fooled most easily by
+    people of other looks, which friends see at once.
     """
 
     model: Deidentifier
@@ -43,11 +44,12 @@ class Adversarial:
         way = self.stretch * (self.model.adversarial_latent(w) - w)
         if self.steps:
             w, way = invert(self.model, faces, self.steps), way[:, None]
-        else:
-            way = self.steering(w + way, self.steering.aim(faces, faces)) - w
         if self.farthest is not None:
             way = self._shortened(w, way, self.farthest)
-        drawn = self.model.synthesize(w + way, faces.shape[-1])
+        w = w + way
+        if not self.steps:
+            w = self.steering(w, self.steering.aim(faces, faces))
+        drawn = self.model.synthesize(w, faces.shape[-1])
         return at_size(drawn, faces.shape[-1]).clamp(-1.0, 1.0)
 
     def _shortened(self, w: Tensor, way: Tensor, farthest: float) -> Tensor:

@@ -26,32 +26,39 @@ class Aim:
     """What N drawn faces are to be like: `landmarks [N,68,2]`, in sides of the picture, where a
     head is `turned [N]`, and `looks [N,K]`, if any count."""
 
-    landmarks: Points
+    landmarks: Points | None
     turned: NDArray[np.bool_]
     looks: Tensor | None
 
 
 @dataclass(frozen=True)
 class Steering:
-    """One step of w each, as the world knows the ways (`HeadTurns`, `LooksShifts`): M turns heads
-    but in part, and draws nobody much over forty. Heads are turned where they look far from ahead,
-    or `always`; of the looks, those of `columns` are led."""
+    """A step of w each, where the world knows how (`HeadTurns`, `LooksShifts`): M turns heads but
+    in part, and draws nobody much over forty. Heads are turned where they look far from ahead, or
+    all, `turning`; of the looks, those of `columns` are led."""
 
     world: World
     model: Deidentifier
-    always: bool
+    turning: bool
     columns: Sequence[int]
+
+    @property
+    def leads(self) -> bool:
+        """Whether faces are led to anybody's looks."""
+        measured = self.world.shifts is not None and self.world.looks is not None
+        return measured and bool(self.columns)
 
     def aim(self, shown: Tensor, people: Tensor, looks: Tensor | None = None) -> Aim:
         """For faces that look where those `shown [N,3,R,R]` do, and like the `people [N,3,R,R]`, of
         whom one may know the `looks [N,K]`."""
-        turns, landmarks = self.world.turns, landmarks_of(self.world, shown)
-        turned = np.full(len(shown), self.always and turns is not None)
-        if turns is not None and not self.always:
-            turned = turns.angles(landmarks) > TURNED
-        if self.world.shifts is None or self.world.looks is None or not self.columns:
-            return Aim(landmarks, turned, None)
-        return Aim(landmarks, turned, self.world.looks(people) if looks is None else looks)
+        landmarks, turned = None, np.full(len(shown), False)
+        if self.world.turns is not None:
+            landmarks = landmarks_of(self.world, shown)
+            turned = self.turning | (self.world.turns.angles(landmarks) > TURNED)
+        if self.leads and looks is None:
+            assert self.world.looks is not None
+            looks = self.world.looks(people)
+        return Aim(landmarks, turned, looks if self.leads else None)
 
     def __call__(self, w: Tensor, aim: Aim) -> Tensor:
         """`[N,w_dim]` → the same shape."""
@@ -61,6 +68,7 @@ class Steering:
         drawn = drawn_at(self.model, w, SMALL)
         if aim.turned.any():
             assert self.world.turns is not None
+            assert aim.landmarks is not None
             rows = torch.from_numpy(aim.turned).to(w.device)
             before = landmarks_of(self.world, drawn[rows])
             led[rows] = self.world.turns.turned(w[rows], before, aim.landmarks[aim.turned])

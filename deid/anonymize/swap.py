@@ -31,7 +31,7 @@ portraits, 3.4 each."""
 
 UNLIKE = 2.4
 """Difference in looks (`LooksNetwork`) beyond which a drawn face is of another age or skin, unless
-the bank has nobody nearer: stage one draws nobody over forty, however old the donor."""
+faces are not led (`Steering`) and the bank has nobody nearer: stage one draws nobody over forty."""
 
 OTHER_SEX = 1.0
 """Difference in the looks' certainty of the sex, a third of it, beyond which a drawn face may be of
@@ -65,9 +65,9 @@ class Swap:
     En_id is replaced by the seed's next draw; after `tries` draws the least similar one is taken.
     With `steps`, w is refined so often by its gradient (`refine`).
 
-    Of the looks, those of `keep` (`ATTRIBUTES`) count, and without any the donor is drawn. Where it
-    names the `POSE`, or the person looks far from ahead, the head is turned to where they look, as
-    far as the world knows how: M does it but in part. With a `pool`, so many donors of the bank
+    Of the looks, those of `keep` (`ATTRIBUTES`) count, and without any the donor is drawn. Faces of
+    donors who are alike are led to them, and where `keep` names the `POSE`, or the person looks far
+    from ahead, turned to where they look (`Steering`). With a `pool`, so many donors of the bank
     serve everybody (`DonorPool`). With `pseudonyms`, the identity is what a secret key makes of the
     person's own, and neither the seed nor a flaw has a say. A `strength` below 1 goes that share of
     the arc from the person's own code to the other one. With `another` expression, that of somebody
@@ -171,7 +171,8 @@ class Swap:
         expression = self.model.expression(at_size(shown, SMALL))
         aim = self.steering.aim(shown, face, person[1][None])
         who = person[0], counted(person[1], self.keep)
-        unlike = max(UNLIKE, bank.reach(*who, self.max_similarity, NEAR))
+        reach = 0.0 if self.steering.leads else bank.reach(*who, self.max_similarity, NEAR)
+        unlike = max(UNLIKE, reach)
         flaws: list[tuple[Flaw, Tensor]] = []
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)

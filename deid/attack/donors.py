@@ -65,7 +65,9 @@ def crowds(
     people: People,
 ) -> Crowds:
     """Of `originals`, `uint8 [N,S,S,3]`, and outputs of `people [N]`, whose En_id is `outputs
-    [N,dim]`. They are taken for swaps made with `settings`.
+    [N,dim]`. They are taken for swaps made with `settings`. The bank tells how stage one draws each
+    donor; who leads that to the output's looks (`Steering`), as swaps without a pool are, would
+    tell more.
 
     `DeidError` in a world without a bank of donors.
     """
@@ -88,12 +90,12 @@ def eligible(
     bank: DonorPool, settings: AnonymizeParams, world: World, face: Tensor
 ) -> NDArray[np.bool_]:
     """Which donors a swap draws from for a face `[1,3,S,S]`, `[D]`: only of the person's sex, where
-    there are any."""
+    there are any, and faces are not led to it (`Steering`)."""
     assert world.looks is not None, "a bank is of a world that measures looks"
     keep = settings.swap_keep
     looks = counted(world.looks(face)[0], keep)
     rows = bank.asked(world.identity(face)[0], looks, settings.swap_max_similarity, NEAR)
-    if "sex" in keep:
+    if "sex" in keep and (world.shifts is None or settings.swap_pool is not None):
         sex = columns(keep).index(SEX)
         own = rows[(bank.looks[rows, sex] - looks[sex]).abs() <= OTHER_SEX]
         rows = own if len(own) else rows

@@ -63,7 +63,8 @@ def swap(donor, face):
 ```
 
 With `adversarial_mapping`, `swap(face, face)` draws `w = run("adversarial_mapping", w=w)`.
-`deid run` also turns heads that look far from ahead, and leads age, sex and skin to the person's.
+`deid run` also leads w, where the world knows how: heads turn, and age, sex and skin become
+the person's.
 
 ## Limits
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deid.anonymize.steering import SMALL
+from deid.anonymize.steering import SMALL, drawn_at
 from deid.imaging.flaws import FRINGE, fringe
 from deid.model import Deidentifier
 from deid.nets.backbones import at_size
@@ -57,7 +57,7 @@ def as_drawn(
             random = torch_generator("donor bank expressions", row, seed)
             chosen = torch.randperm(len(expressions), generator=random)[:TIMES]
             w = model.latent_from(code.expand(TIMES, -1), expressions[chosen])
-            drawn = at_size(model.synthesize(w, SMALL).clamp(-1.0, 1.0), SMALL)
+            drawn = drawn_at(model, w, SMALL)
             if _fringes(world, drawn) <= fringes:
                 kept.append(code)
                 seen, looked = world.code_and_looks(drawn)

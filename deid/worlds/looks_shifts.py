@@ -9,11 +9,12 @@ from torch.nn import functional as F
 RIDGE = 0.1
 """Of the regression, for each face in it: of w, in standard deviations, few tell any one look."""
 
-SHARE = 0.8
-"""Of a difference in looks that is gone: looks change a little more than a straight map says."""
-
 LEFT = 0.5
-"""Of a difference in looks, what stays: one hardly sees it, and it tells who somebody is."""
+"""Of a difference in looks, what is not followed: one hardly sees it, and it would tell who
+somebody is."""
+
+SHARE = 0.8
+"""Of the rest of it, what is: looks change a little more than a straight map says."""
 
 MOST = 4.0
 """A difference in looks beyond which it is not followed: 48 years."""

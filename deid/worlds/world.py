@@ -202,7 +202,7 @@ class World:
     @property
     def companions(self) -> dict[str, str]:
         """Hashes of what draws beside trained stages and comes with no version of them: the bank,
-        and the ways of w."""
+        and the directions in which heads turn and looks shift."""
         return {
             "donors": self.donors_sha256,
             "turns": self.turns_sha256,

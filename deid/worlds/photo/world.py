@@ -43,7 +43,7 @@ def load_photo_world(params: WorldParams, store: Store | None = None) -> World:
         standard=standard,
         calibration=OURS / "calibration.json",
         **_donors(world),
-        **_ways(),
+        **_directions(),
     )
 
 
@@ -70,7 +70,7 @@ def _donors(world: World) -> dict[str, Any]:
     return {"looks": looks, "donors": faces.frozen(bank), "donors_sha256": sha256}
 
 
-def _ways() -> dict[str, Any]:
+def _directions() -> dict[str, Any]:
     """Which way w goes when heads turn and looks change."""
     turns, turns_sha256 = read_verified(OURS, "turns")
     shifts, shifts_sha256 = read_verified(OURS, "shifts")

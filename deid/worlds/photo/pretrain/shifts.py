@@ -50,7 +50,7 @@ def seen(world: World, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         parts.append((w, world.looks(faces), torch.tensor(hidden), openings))
     w, looks, covered, openings = (torch.cat(part) for part in zip(*parts, strict=True))
     shape = torch.from_numpy(shapes(np.concatenate(landmarks)))
-    return w, looks, torch.cat([covered, openings, shape], 1)
+    return w[:count], looks[:count], torch.cat([covered, openings, shape], 1)[:count]
 
 
 def hides(face: Pixels, landmarks: Points) -> tuple[float, float]:

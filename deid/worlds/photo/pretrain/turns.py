@@ -36,7 +36,7 @@ def seen(world: World, count: int, seed: int) -> tuple[Tensor, Points]:
     for w, faces in draw_faces(world, count, seed, "head turns"):
         latents.append(w)
         landmarks.append(world.landmarks(faces).double().cpu().numpy() / SIDE)
-    return torch.cat(latents), np.concatenate(landmarks)
+    return torch.cat(latents)[:count], np.concatenate(landmarks)[:count]
 
 
 @torch.inference_mode()
