@@ -14,7 +14,6 @@ from deid.anonymize import build, build_swap
 from deid.anonymize.steering import SMALL, Steering, drawn_at
 from deid.anonymize.swap import FLAWLESS, Swap
 from deid.model import Deidentifier
-from deid.nets.backbones import at_size
 from deid.params import AnonymizeParams
 from deid.pixels import to_tensor
 from deid.secret import SecretKey
@@ -110,9 +109,11 @@ def test_donors_are_looked_at_as_they_will_be_drawn(
     judged: list[Tensor] = []
     monkeypatch.setattr(Swap, "_flaw", lambda _, drawn, *__: judged.append(drawn) or FLAWLESS)
     donor = Swap(world, model, 1.0, 1).codes(faces, [0])
-    w = model.latent_from(donor, model.expression(at_size(faces, SMALL))) + torch.eye(16)[0]
+    w = model.latent_from(donor, model.expression(faces)) + torch.eye(16)[0]
     torch.testing.assert_close(judged[0], drawn_at(model, w, SMALL), atol=1e-4, rtol=0)
     assert torch.equal(shifts.told[0][1], looks_of(faces))
+    made = Swap(world, model, 1.0, 1)(faces, [0])
+    torch.testing.assert_close(made, drawn_at(model, w, faces.shape[-1]), atol=1e-4, rtol=0)
 
 
 def test_who_looks_aside_is_turned_and_led(tmp_path: Path) -> None:

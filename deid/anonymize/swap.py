@@ -96,7 +96,10 @@ class Swap:
     def __call__(self, faces: Tensor, seeds: Sequence[int]) -> Tensor:
         """`[N,3,R,R]` → the same shape: the donors' identity, the faces' expression."""
         shown = faces if self.expression == "own" else self._others(faces, seeds)
-        return self.given(self.toward(self.codes(faces, seeds, shown), faces), shown, faces)
+        if self.pseudonyms is not None or self.bank is None or self.strength < 1.0:
+            return self.given(self.toward(self.codes(faces, seeds, shown), faces), shown, faces)
+        donors, w = map(torch.stack, zip(*self._chosen(faces, seeds, shown), strict=True))
+        return self._finished(w, donors, shown, faces)
 
     @torch.no_grad()
     def toward(self, donors: Tensor, faces: Tensor) -> Tensor:
@@ -112,6 +115,10 @@ class Swap:
         people = faces if people is None else people
         aim = self.steering.aim(faces, people)
         w = self.steering(self.model.latent_of(donors, faces), aim)
+        return self._finished(w, donors, faces, people)
+
+    def _finished(self, w: Tensor, donors: Tensor, faces: Tensor, people: Tensor) -> Tensor:
+        """What w `[N,w_dim]` draws, refined if it is to be: the rest of `given`."""
         if self.steps:
             # On the way to the donor it is the person whom it must remain like.
             strangers = self._strangers if self.strength == 1.0 else None
@@ -148,41 +155,46 @@ class Swap:
         if self.pseudonyms is not None:
             own, kept = self.world.identity(faces), kept_looks(self.world, self.keep, faces)
             return self.pseudonyms(own, kept, self.max_similarity)
-        bank = self.bank
-        if bank is None:
+        if self.bank is None:
             return self.world.identity(self.donors(faces, seeds))
+        chosen = self._chosen(faces, seeds, faces if shown is None else shown)
+        return torch.stack([code for code, _ in chosen])
+
+    def _chosen(
+        self, faces: Tensor, seeds: Sequence[int], shown: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Of each face's donor from the bank, En_id `[dim]`, and w `[w_dim]` of what is drawn."""
+        bank = self.bank
+        assert bank is not None
         people = zip(*self.world.code_and_looks(faces), strict=True)
-        chosen = [
+        return [
             self._unflawed(bank, person, face[None], other[None], seed)
-            for person, face, other, seed in zip(
-                people, faces, faces if shown is None else shown, seeds, strict=True
-            )
+            for person, face, other, seed in zip(people, faces, shown, seeds, strict=True)
         ]
-        return torch.stack(chosen)
 
     def _unflawed(
         self, bank: DonorPool, person: tuple[Tensor, Tensor], face: Tensor, shown: Tensor, seed: int
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """The code `[dim]` of the first donor drawn for a person (code and looks) of a face
-        `[1,3,R,R]` who shows no flaw with the expression of the one that is `shown`; without any,
-        of the one who shows least, and of the person's sex if any is."""
+        `[1,3,R,R]` who shows no flaw with the expression of the one that is `shown`, and w
+        `[w_dim]`; without any, of the one who shows least, and of the person's sex if any is."""
         own = self.expression == "own"
         glasses = own and bridge(*self._seen(at_size(face, SMALL))) > SURELY
-        expression = self.model.expression(at_size(shown, SMALL))
+        expression = self.model.expression(shown)
         aim = self.steering.aim(shown, face, person[1][None])
         who = person[0], counted(person[1], self.keep)
         reach = 0.0 if self.steering.leads else bank.reach(*who, self.max_similarity, NEAR)
         unlike = max(UNLIKE, reach)
-        flaws: list[tuple[Flaw, Tensor]] = []
+        flaws: list[tuple[Flaw, Tensor, Tensor]] = []
         for attempt in range(ASKED):
             random = torch_generator("donor", attempt, seed)
             code = bank.choose(*who, self.max_similarity, NEAR, random)
             w = self.steering(self.model.latent_from(code[None], expression), aim)
             drawn = drawn_at(self.model, w, SMALL)
-            flaws.append((self._flaw(drawn, person, unlike, glasses), code))
+            flaws.append((self._flaw(drawn, person, unlike, glasses), code, w[0]))
             if flaws[-1][0] == FLAWLESS:
                 break
-        return min(flaws, key=lambda tried: tried[0])[1]
+        return min(flaws, key=lambda tried: tried[0])[1:]
 
     def _flaw(
         self, drawn: Tensor, person: tuple[Tensor, Tensor], unlike: float, glasses: bool
