@@ -566,7 +566,7 @@ def test_a_tracking_server_that_does_not_answer_is_named_within_seconds(
     assert code == 1
     assert f"//127.0.0.1:{port}: the tracking server does not answer" in said
     assert len(said.splitlines()) == 1
-    assert time.monotonic() - begun < 60  # else it is asked again for minutes
+    assert time.monotonic() - begun < 10
 
 
 def test_a_training_begins_nothing_while_the_tracking_server_is_down(
@@ -577,7 +577,7 @@ def test_a_training_begins_nothing_while_the_tracking_server_is_down(
     begun = time.monotonic()
     with pytest.raises(DeidError, match="does not answer"), tracking.tracked_run("stage_one", {}):
         raise AssertionError("the block must not run")
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 10
 
 
 def test_an_address_that_is_no_store_is_one_line_without_its_password(

@@ -28,7 +28,6 @@ from tests.serving import PAIR, SAMPLES, Served, pixels, png, serving
 from tests.test_codec import REFUSED
 
 RECEIVE = 2.0
-PROMPT = 30.0  # seconds that a busy machine may take to cut off; uvicorn alone waits for ever
 MOST = 400_000  # bytes of a picture
 TOKEN = secrets.token_hex(32)
 FORM = {"image": ("a.png", PAIR.read_bytes(), "image/png")}
@@ -259,7 +258,7 @@ def test_what_is_served_and_counted_can_be_read(client: httpx.Client) -> None:
 
 def connected(served: Served) -> socket.socket:
     url = httpx.URL(served.url)
-    return socket.create_connection((url.host, url.port or 80), timeout=60)
+    return socket.create_connection((url.host, url.port or 80), timeout=20)
 
 
 def closed_after(connection: socket.socket, sent: bytes) -> tuple[float, bytes]:
@@ -289,7 +288,7 @@ AUTH = f"Authorization: Bearer {TOKEN}\r\n".encode()
 def test_half_a_head_is_cut_off_in_time(served: Served, head: bytes) -> None:
     with connected(served) as connection:
         seconds, _ = closed_after(connection, head)
-        assert seconds < PROMPT
+        assert seconds < RECEIVE + 3
 
 
 def test_half_a_body_is_answered_in_time(served: Served) -> None:
@@ -298,7 +297,7 @@ def test_half_a_body_is_answered_in_time(served: Served) -> None:
         sent = head + AUTH + b"Content-Length: 1000\r\n\r\nabc"
         seconds, said = closed_after(connection, sent)
         assert said.startswith(b"HTTP/1.1 408")
-        assert RECEIVE - 0.5 < seconds < PROMPT
+        assert RECEIVE - 0.5 < seconds < RECEIVE + 8
 
 
 def test_a_head_that_trickles_is_cut_off(served: Served) -> None:
@@ -306,10 +305,10 @@ def test_a_head_that_trickles_is_cut_off(served: Served) -> None:
         began = time.monotonic()
         connection.sendall(b"GET /healthz HTTP/1.1\r\n")
         with suppress(ConnectionError):
-            while time.monotonic() < began + PROMPT:
+            while time.monotonic() < began + 20:
                 connection.sendall(b"X-A: b\r\n")
                 time.sleep(0.2)
-        assert time.monotonic() - began < PROMPT
+        assert time.monotonic() - began < RECEIVE + 5
 
 
 @pytest.mark.parametrize("header", [b"X-A: b\r\n" * 20_000, b"X-A: " + b"b" * 200_000 + b"\r\n"])

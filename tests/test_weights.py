@@ -207,9 +207,9 @@ def test_a_trickling_address_is_left_for_the_next(server: FaultyServer, store: S
     slow = server.serve("slow", DATA, rate=20_000)
     good = server.serve("good", DATA)
     began = time.monotonic()
-    patience = dataclasses.replace(PATIENCE, window=1.0, slowest=50_000)
+    patience = dataclasses.replace(PATIENCE, window=0.3, silence=5, slowest=100_000)
     assert get(entry(slow, good), store, patience).read_bytes() == DATA
-    assert time.monotonic() - began < 12  # all of the slow one would take 15 s
+    assert time.monotonic() - began < 5  # all of the slow one would take 15 s
     assert server.asked("good") == [None]  # what the slow one gave is not mixed in
 
 
