@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deid.anonymize import build, build_swap
+from deid.anonymize import swap as swap_module
 from deid.anonymize.steering import SMALL, Steering, drawn_at
 from deid.anonymize.swap import FLAWLESS, Swap
 from deid.model import Deidentifier
@@ -171,6 +172,24 @@ def test_looks_are_not_led_beside_another_expression(tmp_path: Path) -> None:
     assert not shifts.told
     swap(faces, [0])
     assert shifts.told
+
+
+def test_gradient_steps_keep_the_looks_that_are_led(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, told = save_toy_model(tmp_path), []
+    refine = swap_module.refine
+    monkeypatch.setattr(
+        swap_module, "refine", lambda *given: (told.append(given[-2:]), refine(*given))[1]
+    )
+    faces = to_tensor(WORLD.test_faces(1, 1, 3).pixels)
+    for settings in ({}, {"swap_keep": ("age",)}, {"swap_donors": "any"}):
+        asked = AnonymizeParams(swap_steps=1, **settings)  # type: ignore[arg-type]
+        build_swap(world_with(Told()), models, asked)(faces, [0])
+    (all_looks, every), (_, age), (none, _) = told
+    assert torch.equal(all_looks, looks_of(faces))
+    assert (tuple(every), tuple(age)) == ((0, 1, 2, 3, 4), (0,))
+    assert none is None
 
 
 def test_a_world_without_shifts_draws_what_stage_one_says(tmp_path: Path) -> None:

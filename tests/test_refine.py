@@ -145,6 +145,28 @@ def test_steps_go_on_while_one_recognizer_knows_the_person(
     assert len(taken) == 1 + 2 + 2
 
 
+def looks_of(images: Tensor) -> Tensor:
+    """As if mean colors told age, sex and skin."""
+    return images.mean((2, 3)) * 5.0
+
+
+def test_steps_keep_the_looks_that_count_near_those_that_are_wanted(
+    models: ModelPaths, faces: Tensor
+) -> None:
+    looks: Any = looks_of
+    model = Deidentifier.load(models.stage_one, None, replace(WORLD, looks=looks))
+    wanted = looks_of(faces) + torch.tensor([3.0, 0.0, -3.0])
+
+    def off(*asked_looks: Any) -> Tensor:
+        w = refine(model, *asked(model, faces), 8, (STRANGER,), *asked_looks)
+        return (looks_of(model.synthesize(w)) - wanted).abs().mean(0)
+
+    without, both, first = off(), off(wanted, (0, 2)), off(wanted, (0,))
+    assert (both[[0, 2]] < without[[0, 2]] - 0.2).all()
+    assert first[0] < without[0] - 0.2
+    assert first[2] > both[2] + 0.2
+
+
 def test_strangers_of_the_ensemble_are_drawn() -> None:
     other = ToyEmbedder("another").eval()
     found = Strangers(replace(WORLD, ensemble={"another": other}), 6).likenesses

@@ -13,6 +13,7 @@ from deid.errors import DeidError
 from deid.faces.alignment import apply_affine, five_points
 from deid.gate.geometry import Geometry, replaced_region, whole_region
 from deid.imaging.align import Square, crop_face
+from deid.imaging.blend import match_contrast
 from deid.imaging.paste import Region, face_region, hull_of_landmarks, paste_face
 from deid.imaging.skin import skin_only
 from deid.imaging.texture import match_texture
@@ -285,7 +286,7 @@ def test_strands_end_one_by_one() -> None:
     assert 1.0 < depths.std() < 0.05 * SIDE
 
 
-@pytest.mark.parametrize("kind", ["bald", "a mark on it", "a shadow"])
+@pytest.mark.parametrize("kind", ["bald", "a mark on it", "a shadow", "a shine"])
 def test_a_forehead_without_hair_is_replaced(kind: str) -> None:
     before = portrait()
     if kind == "a mark on it":
@@ -293,6 +294,12 @@ def test_a_forehead_without_hair_is_replaced(kind: str) -> None:
     if kind == "a shadow":
         dark = cv2.GaussianBlur(rows(0.0, 0.34).astype(np.float32), (0, 0), 4)[..., None]
         before = np.rint(before * (1 - 0.3 * dark)).astype(np.uint8)
+    if kind == "a shine":
+        before = portrait((90, 60, 45))
+        spot = np.zeros((SIDE, SIDE), np.float32)
+        cv2.ellipse(spot, (SIDE // 2, round(0.3 * SIDE)), (20, 40), 0, 0, 360, 1.0, -1)
+        spot = cv2.GaussianBlur(spot, (0, 0), 12)[..., None]
+        before = np.rint(before + spot * (200.0 - before)).astype(np.uint8)
     square = placed().square
     region = face_region(landmarks(), square, before.shape)
     used = paste_face(before, np.full((64, 64, 3), 150, np.uint8), square, region)
@@ -300,6 +307,42 @@ def test_a_forehead_without_hair_is_replaced(kind: str) -> None:
     middle = (region.alpha >= 1) & rows(0.0, 0.5)[y0:y1, x0:x1]
     middle &= (np.abs(np.arange(x0, x1) / SIDE - 0.5) < 0.15)[None]
     assert used.alpha[middle].min() > 0.9
+
+
+@pytest.mark.parametrize(("softness", "replaced"), [(14.0, True), (1.0, False)])
+def test_shade_on_a_cheek_is_replaced_and_hair_stays(softness: float, replaced: bool) -> None:
+    """Dark skin in the shade is as dark as hair is; but hair has an edge."""
+    before = portrait((120, 75, 55))
+    dark = np.zeros((SIDE, SIDE), np.float32)
+    dark[round(0.3 * SIDE) :, round(0.68 * SIDE) :] = 1.0
+    dark = cv2.GaussianBlur(dark, (0, 0), softness)[..., None]
+    before = np.rint(before * (1 - 0.85 * dark)).astype(np.uint8)
+    square = placed().square
+    region = face_region(landmarks(), square, before.shape)
+    assert region.core is not None
+    used = paste_face(before, np.full((64, 64, 3), 150, np.uint8), square, region)
+    x0, y0, x1, y1 = region.window
+    cheek = (region.alpha >= 1) & (region.core == 0) & rows(0.55, 0.7)[y0:y1, x0:x1]
+    cheek &= (np.arange(x0, x1) / SIDE > 0.72)[None]
+    assert cheek.sum() > 100
+    assert bool(used.alpha[cheek].min() > 0.9) is replaced
+
+
+def cheeks_with(relief: float) -> np.ndarray:
+    """`float32 [S,S,3]`: dark skin on which light and shade alternate."""
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    waves = np.sin(40 * x) * np.sin(40 * y)
+    return (70 * np.exp(relief * waves))[..., None].repeat(3, -1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("new", "left"), [(0.05, 0.07), (0.15, 0.2), (0.3, 0.3)])
+def test_light_and_shade_are_as_strong_as_in_the_picture(new: float, left: float) -> None:
+    """Within what does not exaggerate the face that was drawn; what is stronger stays."""
+    all_of_it = np.ones((SIDE, SIDE), np.float32)
+    out = match_contrast(cheeks_with(new), cheeks_with(0.2), all_of_it, SIDE)
+    spread = np.log(out).std() / np.log(cheeks_with(1.0)).std()
+    assert spread == pytest.approx(left, rel=0.12)
+    assert out.mean() == pytest.approx(70, rel=0.05)
 
 
 def with_glasses(picture: Pixels) -> tuple[Pixels, np.ndarray]:

@@ -21,6 +21,7 @@ from deid.diversity import diversify, draw_changes
 from deid.losses import contour_loss, landmark_loss, opening_loss
 from deid.model import Deidentifier
 from deid.seeds import torch_generator
+from deid.worlds.looks_shifts import LEFT
 from deid.worlds.world import World
 
 STEPS = 16
@@ -40,6 +41,10 @@ LANDMARK, CONTOURS, OPENINGS, DONOR, PERSON, LIGHT, NEAR = 0.05, 0.08, 0.5, 0.5,
 """Weights: as in stage one, then of the donor's and the person's likeness, light and shade, and of
 the way from M's answer."""
 
+LOOKS = 0.15
+"""That of the squared steps by which age, sex or skin are off, for away from the person is away from
+them. At three times this, old people get glasses."""
+
 LIGHT_CELLS, LIGHT_ROWS, LIGHT_COLUMNS = 8, slice(2, 7), slice(2, 6)
 """The picture in 8 × 8 means, and those that lie on the face."""
 
@@ -52,26 +57,41 @@ def refine(
     donors: Tensor,
     steps: int,
     strangers: Sequence[float] | None,
+    looks: Tensor | None = None,
+    columns: Sequence[int] = (),
 ) -> Tensor:
     """w `[N,w_dim]`, from `answers` of that shape on (M's), so that G(w) has the expression of
     `faces [N,3,R,R]`, remains the donors, of whom `donors [N,dim]` are En_id's unit vectors, and
     becomes nobody that an attacked recognizer of the world takes for the `people [N,3,R,R]` in any
     view (mostly those whom the faces show). Where a person's cosine in one exceeds that of
     `strangers`, one for each recognizer, after `steps`, there are as many again; None: the person
-    may be known. Drawn at the smallest side of the generator.
+    may be known. Those `columns` of the faces' looks remain near those that are wanted, `looks
+    [N,K]`, but for what nobody sees (`LEFT`). Drawn at the smallest side of the generator.
     """
-    return one_by_one(
-        lambda *one: _refine(model, one, steps, strangers), answers, faces, people, donors
-    )
+    if looks is None:
+        looks, columns = answers.new_zeros(len(answers), 0), ()
+    wanted = looks[:, list(columns)]
+    batch = answers, faces, people, donors, wanted
+    return one_by_one(lambda *one: _refine(model, one, columns, steps, strangers), *batch)
 
 
 def _refine(
-    model: Deidentifier, one: Sequence[Tensor], steps: int, strangers: Sequence[float] | None
+    model: Deidentifier,
+    one: Sequence[Tensor],
+    columns: Sequence[int],
+    steps: int,
+    strangers: Sequence[float] | None,
 ) -> Tensor:
-    answer, face, person, donor = one
+    answer, face, person, donor, looks = one
     world = model.world
     weight = PERSON if strangers is not None else 0.0
-    loss_of = _objective(model, face, person, donor, weight)
+    unlike = _objective(model, face, person, donor, weight)
+    off = _looks_off(world, looks, columns)
+
+    def loss_of(w: Tensor) -> Tensor:
+        output = model.synthesize(w, world.resolutions[0])
+        return unlike(output) + off(output)
+
     answer = moved = model.standardize(answer)
     for _ in range(2):
         moved = descend(moved, lambda w: loss_of(model.unstandardize(w)), steps, RATE, NEAR, answer)
@@ -136,8 +156,8 @@ def descend(
 def _objective(
     model: Deidentifier, face: Tensor, person: Tensor, donor: Tensor, weight: float
 ) -> Callable[[Tensor], Tensor]:
-    """The loss of w `[1,w_dim]` for one face and one person `[1,3,R,R]` and a donor's code
-    `[1,dim]`, in which the person's likeness has a `weight`."""
+    """The loss of what is drawn `[1,3,R,R]` for one face and one person of that shape and a donor's
+    code `[1,dim]`, in which the person's likeness has a `weight`."""
     world, side = model.world, model.world.resolutions[0]
     scale = side / face.shape[-1]
     with torch.no_grad():
@@ -145,8 +165,7 @@ def _objective(
         points = world.landmarks(face) * scale
         contours = world.contours(face) * scale if world.contours else None
 
-    def loss_of(w: Tensor) -> Tensor:
-        output = model.synthesize(w, side)
+    def loss_of(output: Tensor) -> Tensor:
         loss = LANDMARK * landmark_loss(points, world.landmarks(output), side)
         codes = _codes(world, views(output))
         known = (_likenesses(codes, own) - AIM).clamp_min(0).sum()
@@ -159,6 +178,20 @@ def _objective(
         return loss + CONTOURS * contour_loss(contours, moved, side) + OPENINGS * openings
 
     return loss_of
+
+
+def _looks_off(world: World, wanted: Tensor, columns: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """The loss of what is drawn `[1,3,R,R]` where those `columns` of its looks are to be as
+    `wanted [1,K]`, or nearly."""
+    measure = world.looks
+    if measure is None or not columns:
+        return lambda output: output.new_zeros(())
+
+    def off(output: Tensor) -> Tensor:
+        difference = measure(output)[:, list(columns)] - wanted
+        return LOOKS * F.softshrink(difference, LEFT).square().sum()
+
+    return off
 
 
 def _light(images: Tensor) -> Tensor:

@@ -55,10 +55,12 @@ class Steering:
         if self.world.turns is not None:
             landmarks = landmarks_of(self.world, shown)
             turned = self.turning | (self.world.turns.angles(landmarks) > TURNED)
-        if self.leads and looks is None:
-            assert self.world.looks is not None
-            looks = self.world.looks(people)
-        return Aim(landmarks, turned, looks if self.leads else None)
+        wanted = self.wanted(people) if looks is None else looks
+        return Aim(landmarks, turned, wanted if self.leads else None)
+
+    def wanted(self, people: Tensor) -> Tensor | None:
+        """Looks `[N,K]` to which the new faces of `people [N,3,R,R]` are led, if any are."""
+        return self.world.looks(people) if self.leads and self.world.looks else None
 
     def __call__(self, w: Tensor, aim: Aim) -> Tensor:
         """`[N,w_dim]` → the same shape."""

@@ -122,7 +122,9 @@ class Swap:
         if self.steps:
             # On the way to the donor it is the person whom it must remain like.
             strangers = self._strangers if self.strength == 1.0 else None
-            w = refine(self.model, w, faces, people, donors, self.steps, strangers)
+            asked = self.model, w, faces, people, donors, self.steps, strangers
+            looks = self.steering.wanted(people)
+            w = refine(*asked, looks, self.steering.columns)
         return drawn_at(self.model, w, faces.shape[-1])
 
     @cached_property

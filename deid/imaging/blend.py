@@ -18,6 +18,9 @@ BLACK = 8.0  # levels added before a ratio is taken: dark pixels say little abou
 WHITE = 255.0
 TIRING = 0.75  # 0: light is a plain gain, which bleaches eyes; 1: odds, which dull a face
 MOST_LIGHT = 1.3  # of what is added on that scale; 1.1 is a gain of three in the dark
+EVEN = 0.12  # of the side: over how much light is taken to be even
+MOST_CONTRAST = 1.4  # times as strong as drawn, at most: beyond it wrinkles become furrows
+DARKEST, LIGHTEST = 10, 90  # percentiles of a cheek between which its light and shade lie
 BAND = 0.03  # of the side: how far into the face colors at its edge are compared
 DEPTH = 0.14  # of the side: how deep into the face the seam's correction reaches
 AT_JAW = 60.0  # levels: about how much of it a jaw takes
@@ -65,6 +68,37 @@ def match_light(new: Picture, place: Place) -> Picture:
     field = np.clip(fit_field(light, chosen), -MOST_LIGHT, MOST_LIGHT).astype(np.float32)
     full = cv2.resize(field, (new.shape[1], new.shape[0]), interpolation=cv2.INTER_LINEAR)
     return _from_scale(_to_scale(new) + full)
+
+
+def match_contrast(new: Picture, old: Picture, cheeks: Picture, side: float) -> Picture:
+    """Give `new float32 [h,w,3]` light and shade as strong as `old` has on its `cheeks [h,w]`; the
+    FFHQ square has `side` pixels.
+
+    Dark skin shines where light falls on it and is deep in the shade: a light face that is made as
+    dark in the mean is ashen. One number is taken of the old face. What is stronger already stays.
+    """
+    size = _grid(new.shape)
+    chosen = cv2.resize(cheeks, size, interpolation=cv2.INTER_AREA) > 0.5
+    if chosen.sum() < 12:
+        return new
+    there, here = (
+        _to_scale(np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA), np.float32))
+        for one in (old, new)
+    )
+    sigma = EVEN * side * size[0] / new.shape[1]
+    evenly, even = (cv2.GaussianBlur(one, (0, 0), sigma) for one in (there, here))
+    gain = _relief(there - evenly, chosen) / max(_relief(here - even, chosen), 1e-3)
+    if gain <= 1.0:
+        return new
+    shape = new.shape[1], new.shape[0]
+    level = np.asarray(cv2.resize(even, shape, interpolation=cv2.INTER_LINEAR), np.float32)
+    return _from_scale(level + np.float32(min(gain, MOST_CONTRAST)) * (_to_scale(new) - level))
+
+
+def _relief(shade: Picture, chosen: NDArray[np.bool_]) -> float:
+    """How far apart light and shade `[h,w,3]` are where `chosen [h,w]`."""
+    low, high = np.percentile(shade.mean(axis=-1)[chosen], (DARKEST, LIGHTEST))
+    return float(high - low)
 
 
 def _to_scale(levels: Picture) -> Picture:

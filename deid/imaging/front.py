@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from deid.faces.alignment import Points
 from deid.imaging.align import Square, Window, from_upright, upright
 from deid.imaging.blend import Picture
-from deid.imaging.skin import Skin, from_skin, reaching_in
+from deid.imaging.skin import Skin, from_skin, reaching_in, soft_parts
 
+CHEEK = 0.6  # of the height of the square, down to which what has no edge is shade up to the hair
+CAST = 0.05  # of its side: how far about such shade hair is taken for it
 CHIN = 0.78  # of the height of the square, below which no hair hangs over a face,
 ASIDE = 0.13  # of its width from the middle, within which that holds
 RIM = 0.03  # of it: how far a face fades over hair
 GRID = 512  # longer side of the grid on which single hairs are told from skin
 SKIN, HAIR = 8.0, 17.0  # distances in Lab from the skin's color at which nothing, and all, is hair
-TIPS = 0.08  # of the square's side: how far above what may be a brow hair begins to end,
+TIPS = 0.04  # of the square's side: how far above what may be a brow hair begins to end,
 UNEVEN = 0.45  # of it: how much sooner the lightest of it ends than the darkest,
 SOFT = 0.25  # of it: how softly
 STRAND, LOCK = 0.0015, 0.015  # of the square's side: how broad they are
@@ -53,6 +55,8 @@ class Front:
         across, down = places(self.square, self.window)
         shadow = (down > CHIN) & (np.abs(across - 0.5) < ASIDE)  # of the jaw, dark as hair
         hair[shadow | (arms > 0)] = 0
+        shade = soft_parts(hair, self.alpha >= 1, self.picture, self.square.side)
+        hair[shade] = 0
         whole = ((self.alpha >= 1) & (hair == 0)).astype(np.uint8)
         distance = cv2.distanceTransform(1 - whole, cv2.DIST_L2, 5)
         rim = np.clip(1.0 - distance / max(1.5, RIM * self.square.side), 0.0, 1.0)
@@ -60,7 +64,9 @@ class Front:
         shown = np.minimum(self.alpha, np.maximum(likeness * (1 - hair), rim))
         shown = np.where(whole, np.float32(1), shown)
         above = 1.0 - below_eyes(self.square, self.window)
-        shown += above * (np.minimum(self.alpha, 1.0 - self._fringe(above)) - shown)
+        cast = _touching(shade, shade & (down > CHEEK)).astype(np.float32)
+        fringe = self._fringe(above) * (1.0 - _spread(cast, CAST * self.square.side))
+        shown += above * (np.minimum(self.alpha, 1.0 - fringe) - shown)
         shown += arms * (self.alpha - shown)
         return np.where(self.core > 0, np.float32(1), shown), whole
 
@@ -99,6 +105,19 @@ class Front:
         return from_upright(low, self.square, self.window)
 
 
+def _touching(mask: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Those parts of `mask [h,w]` in which there are any `seeds`."""
+    _, parts = cv2.connectedComponents(mask.astype(np.uint8))
+    chosen = np.unique(parts[seeds])
+    return np.isin(parts, chosen[chosen > 0])
+
+
+def _spread(mask: Picture, width: float) -> Picture:
+    """1 where `mask [h,w]` is, falling to 0 about `width` pixels beside it."""
+    wider = cv2.dilate(mask, np.ones((round(width) | 1,) * 2, np.uint8))
+    return np.asarray(cv2.GaussianBlur(wider, (0, 0), max(0.5, 0.3 * width)), np.float32)
+
+
 def _has_bridge(likeness: Picture) -> bool:
     """Whether something dark crosses the nose between the eyes of an upright crop `[SIDE,SIDE]`,
     under skin: a bridge of glasses, and no hair."""
@@ -125,6 +144,8 @@ def _hanging(
     room = (distance / (TIPS * side)).clip(0, 1)
     tips = matte * (1 - UNEVEN * _lightness(gray, matte, side)) - (1 - room)
     hairs = matte * np.where(room < 1, np.clip(tips / SOFT, 0.0, 1.0), 1.0)
+    shine = (hairs > 0.2) & (lab[..., 0] > tone[..., 0])
+    hairs[soft_parts(shine, alpha > 0, picture, side)] = 0
     _, parts = cv2.connectedComponents((hairs > 0.2).astype(np.uint8))
     beyond = np.unique(parts[alpha <= 0])
     joined = np.isin(parts, beyond[beyond > 0]).astype(np.uint8)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deid.faces.alignment import Points, apply_affine, five_points
 from deid.imaging.align import Square, Window, place_face
-from deid.imaging.blend import Place, blend_in, close_seam, match_light
+from deid.imaging.blend import Place, blend_in, close_seam, match_contrast, match_light
 from deid.imaging.covered import is_covered
 from deid.imaging.fit import outline_of_landmarks
 from deid.imaging.front import Front, below_eyes
@@ -37,6 +37,7 @@ RAISED = 0.35 * np.array(
 ROUNDNESS = 3.0  # exponent of a superellipse: 2 is an ellipse, a rectangle is beyond all
 # Middle, across and down of ellipses (`_ellipse`):
 CHEEKS, BRIDGE, FOREHEAD = (0.61, 0.16, 0.09), (0.465, 0.03, 0.02), (0.38, 0.12, 0.035)
+BARE = 0.57, 0.15, 0.06  # of nose and cheeks what no beard covers
 PLAUSIBLE = 0.06  # landmarks may miss the detector's five points by this share of the side
 
 
@@ -214,6 +215,9 @@ def paste_face(canvas: Pixels, crop: Pixels, square: Square, region: Region) -> 
     shaded, alpha = found.shaded if found else old, region.alpha
     place = Place(shaded, alpha, skin.astype(np.float32), nowhere, square.side)
     lit = match_light(new, place)
+    if not covered:
+        bare = filled(_ellipse(square, *BARE), region.window).astype(np.float32)
+        lit = match_contrast(lit, old, bare, square.side)
     seen = find_skin(lit, cheeks.astype(np.float32))
     if found and not covered:
         front = Front(old, found, alpha, region.core, square, region.window)

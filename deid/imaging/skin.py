@@ -5,6 +5,7 @@ place that the face goes to, its skin is carried on instead.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,9 @@ DARKER, LIGHTER = 0.3, 0.6  # weight of lightness beside color: a cheek in the s
 SURELY, HARDLY = 9.0, 18.0  # distances in Lab from the skin's color at which it is, and is not
 SHADE = 0.85  # of the skin's lightness: the least that hair over it leaves
 COLORFUL = 4.0  # of chroma in Lab, above the skin's, at which it is no beard
+BLURRED, EDGE_WIDTH, BESIDE = 0.005, 0.03, 0.02  # of the FFHQ square's side: an edge is looked for
+EDGE = 17.0  # difference in Lab over `EDGE_WIDTH` below which it is none: of 200 portraits, what is
+# below it beside a cheek is skin, but for yellow hair of once
 INWARDS = 0.93  # of the way from its middle to its jaw, a made face is surely its own
 ABOVE = 0.12  # of the height from nose tip to brows: how far a brow reaches above its landmarks
 RAISED = np.array([0.0, 0.5, 1.0, 1.0, 1.0])  # of that, from a brow's outer end, where hair begins
@@ -122,6 +126,34 @@ def reaching_in(likeness: Picture, whole: Picture) -> Picture:
     outside = np.unique(parts[(inner == 0) & (other > 0)])
     reached = np.isin(parts, outside[outside > 0]).astype(np.uint8) * inner
     return np.asarray(cv2.dilate(reached, thick) * inner, dtype=np.float32)
+
+
+def soft_parts(
+    other: NDArray[Any], inside: NDArray[np.bool_], picture: Picture, side: float
+) -> NDArray[np.bool_]:
+    """Of the parts of `other [h,w]` those that end softly before the rest of what is `inside
+    [h,w]` and are no more colorful: skin in the shade or in bright light, where hair would have an
+    edge. `picture float32 [h,w,3]` in levels of 256; the FFHQ square has `side` pixels."""
+    lab = cv2.cvtColor((picture / 255).clip(0, 1).astype(np.float32), cv2.COLOR_RGB2LAB)
+    lab = cv2.GaussianBlur(lab, (0, 0), max(0.5, BLURRED * side))
+    chroma = np.linalg.norm(lab[..., 1:], axis=-1)
+    slopes = [cv2.Sobel(lab, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))]
+    steep = EDGE_WIDTH * side * np.linalg.norm(np.concatenate(slopes, axis=-1), axis=-1)
+    near = max(3, round(BESIDE * side)) | 1
+    steep = cv2.dilate(steep.astype(np.float32), np.ones((near + 2,) * 2, np.uint8))
+    other = (other > 0).astype(np.uint8)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(other)
+    soft = np.zeros(count, bool)
+    for part in range(1, count):
+        x, y, width, height = stats[part, :4]
+        box = slice(max(0, y - near), y + height + near), slice(max(0, x - near), x + width + near)
+        here = (parts[box] == part).astype(np.uint8)
+        beside = cv2.dilate(here, np.ones((near,) * 2, np.uint8)) > 0
+        rim = beside & (other[box] == 0) & inside[box]
+        if rim.any() and float(np.median(steep[box][rim])) < EDGE:
+            color, skin = (float(np.median(chroma[box][one])) for one in (here > 0, rim))
+            soft[part] = color < skin + COLORFUL
+    return np.asarray(soft[parts])
 
 
 def _carried_on(picture: Picture, weight: Picture) -> Picture:
