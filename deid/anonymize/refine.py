@@ -42,8 +42,8 @@ LANDMARK, CONTOURS, OPENINGS, DONOR, PERSON, LIGHT, NEAR = 0.05, 0.08, 0.5, 0.5,
 the way from M's answer."""
 
 LOOKS = 0.15
-"""That of the squared steps by which age, sex or skin are off, for away from the person is away from
-them. At three times this, old people get glasses."""
+"""That of the squared steps by which age, sex or skin are off, for away from the person is away
+from them. At three times this, old people get glasses."""
 
 LIGHT_CELLS, LIGHT_ROWS, LIGHT_COLUMNS = 8, slice(2, 7), slice(2, 6)
 """The picture in 8 × 8 means, and those that lie on the face."""
