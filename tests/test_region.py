@@ -238,6 +238,23 @@ def test_hair_over_the_outer_ends_of_the_brows_is_not_the_faces_own() -> None:
     assert (left & ends).sum() == 0
 
 
+def test_strands_down_to_the_brows_do_not_go_along() -> None:
+    """Not even their tips, which would hang above the brows of somebody without a fringe."""
+    made, points = portrait(), landmarks()
+    up = points[30, 1] - points[17:27, 1].mean()
+    brows = np.rint(points[17:27]).astype(np.int32)
+    for brow in (brows[:5], brows[5:]):
+        cv2.polylines(made, [brow], False, (110, 80, 65), 4)
+    tips = np.zeros((SIDE, SIDE), bool)
+    for x, y in (brows[2], brows[7]):
+        made[round(0.1 * SIDE) : y - 2, x - 2 : x + 2] = (130, 100, 82)  # light brown
+        tips[y - round(0.12 * up) : y - round(0.07 * up), x - 1 : x + 1] = True
+    out = skin_only(made, points).astype(int)
+    assert np.abs(out[tips] - SKIN).mean() < 20
+    for x, y in (brows[2], brows[7]):
+        assert np.abs(out[y, x] - (110, 80, 65)).mean() < 20, "a brow went as well"
+
+
 def striped(top: float, bottom: float, columns: np.ndarray) -> tuple[Pixels, np.ndarray]:
     """The portrait with strands of hair over its forehead, between two shares of its height; and
     where they are, `[S,S]`."""

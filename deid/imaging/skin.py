@@ -17,6 +17,7 @@ from deid.pixels import Pixels
 
 GRID = 192  # longer side of the grid on which skin is told from what is not
 DARKER, LIGHTER = 0.3, 0.6  # weight of lightness beside color: a cheek in the shade is skin
+IN_LIGHT = 0.7  # that of a forehead that was drawn, where what is darker is hair
 SURELY, HARDLY = 9.0, 18.0  # distances in Lab from the skin's color at which it is, and is not
 SHADE = 0.85  # of the skin's lightness: the least that hair over it leaves
 COLORFUL = 4.0  # of chroma in Lab, above the skin's, at which it is no beard
@@ -25,6 +26,7 @@ EDGE = 17.0  # difference in Lab over `EDGE_WIDTH` below which it is none: of 20
 # below it beside a cheek is skin, but for yellow hair of once
 INWARDS = 0.93  # of the way from its middle to its jaw, a made face is surely its own
 ABOVE = 0.12  # of the height from nose tip to brows: how far a brow reaches above its landmarks
+OVER, OUTER = 0.5, 0.25  # of that height, and of a brow's length: how far hair over it is followed
 RAISED = np.array([0.0, 0.5, 1.0, 1.0, 1.0])  # of that, from a brow's outer end, where hair begins
 
 
@@ -55,7 +57,7 @@ def find_skin(picture: Picture, patch: Picture) -> Skin | None:
     lab = np.asarray(cv2.cvtColor(small.astype(np.float32), cv2.COLOR_RGB2LAB), np.float32)
     tone = fit_field(lab, chosen).astype(np.float32)
     far, usual = from_skin(lab, tone), tone.copy()
-    likeness = np.clip((HARDLY - far) / (HARDLY - SURELY), 0.0, 1.0)[..., None]
+    likeness = _likeness(far)[..., None]
     shade = np.clip(lab[..., :1] / np.maximum(usual[..., :1], 1.0), SHADE, 1.0)
     usual[..., :1] *= shade
     dark = cv2.cvtColor(usual, cv2.COLOR_LAB2RGB)
@@ -65,11 +67,15 @@ def find_skin(picture: Picture, patch: Picture) -> Skin | None:
     return Skin(*(_enlarged(field, (width, height)) for field in fields))
 
 
-def from_skin(lab: Picture, tone: Picture) -> Picture:
+def from_skin(lab: Picture, tone: Picture, darker: float = DARKER) -> Picture:
     """How far each pixel `[h,w]` of `lab [h,w,3]` is from the skin's `tone` there."""
     off = lab - tone
-    off[..., 0] *= np.where(off[..., 0] < 0, DARKER, LIGHTER)
+    off[..., 0] *= np.where(off[..., 0] < 0, darker, LIGHTER)
     return np.asarray(np.linalg.norm(off, axis=-1))
+
+
+def _likeness(far: Picture) -> Picture:
+    return np.asarray(np.clip((HARDLY - far) / (HARDLY - SURELY), 0.0, 1.0))
 
 
 def skin_only(crop: Pixels, landmarks: Points) -> Pixels:
@@ -109,10 +115,34 @@ def _own(small: Picture, landmarks: Points) -> tuple[Picture, Picture]:
     beard = found.pale * (np.arange(size)[:, None] > landmarks[[48, 54], 1].mean())
     like = np.maximum(found.likeness, beard)
     own = whole * (1 - reaching_in(like, whole))
+    lab = np.asarray(cv2.cvtColor(small / np.float32(255), cv2.COLOR_RGB2LAB), np.float32)
+    in_light = _likeness(from_skin(lab, found.tone, IN_LIGHT))
+    features = features * (1 - _hair_over(in_light, brows, up, features))
     forehead = np.arange(size)[:, None] < brows[:, 1].mean()
+    like = np.where(forehead, in_light, like)
     own = np.where(forehead, own * like, own)  # single strands of hair; brows are features
     skin = own * (like > 0.9) * (1 - features)
     return np.maximum(features, own).astype(np.float32), skin.astype(np.float32)
+
+
+def _hair_over(
+    skin: Picture, brows: Points, up: Points, features: NDArray[Any]
+) -> NDArray[np.uint8]:
+    """1 where hair, which is no `skin [n,n]`, hangs down to one of the `brows [10,2]`, or beside
+    its outer end, from beyond what counts as `features [n,n]`; 0 over the brows themselves."""
+    size = len(skin)
+    hair = np.zeros(skin.shape, np.uint8)
+    for brow in (brows[:5], brows[:4:-1]):  # either from its outer end
+        line = np.concatenate([[brow[0] + OUTER * (brow[0] - brow[-1])], brow])
+        over = hull_mask(np.concatenate([line, line - OVER * up]), size) > 0
+        own = np.zeros(skin.shape, np.uint8)
+        width = max(3, round(ABOVE * float(np.linalg.norm(up))))
+        cv2.polylines(own, [np.rint(brow[1:]).astype(np.int32)], False, 1, width)
+        loose = (over & (skin < 0.5) & (own == 0)).astype(np.uint8)
+        _, parts = cv2.connectedComponents(loose)
+        beyond = np.unique(parts[features == 0])
+        hair |= np.isin(parts, beyond[beyond > 0]).astype(np.uint8)
+    return np.asarray(cv2.dilate(hair, np.ones((3, 3), np.uint8)))
 
 
 def reaching_in(likeness: Picture, whole: Picture) -> Picture:
