@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deid.errors import DeidError
+from deid.errors import DeidError, NoFile
 
 if TYPE_CHECKING:  # so that a run's parent does not wait for it
     import numpy as np
@@ -20,8 +20,8 @@ VARIABLE = "DEID_KEY_FILE"
 """Names the key's file to a registered model, which has no other place for it."""
 
 
-class NoKey(DeidError):
-    """A key's file gives no key. The message names the file: it is for whoever runs deid."""
+class NoKey(NoFile):
+    """A key's file gives no key."""
 
 
 @dataclass(frozen=True)

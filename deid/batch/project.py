@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from deid.batch.pipeline import Pipeline
     from deid.worlds.world import World
 
+Contents = tuple[Any, ...]
+"""Tells what files held when a pipeline was built of them."""
+
 PARAMS = "params.yaml"
 PROFILES = "profiles"
 _CHECKOUT, _PACKAGE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]
@@ -137,7 +140,7 @@ class Pipelines:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._built: dict[tuple[RunSettings, str], Pipeline] = {}
+        self._built: dict[tuple[RunSettings, Contents], Pipeline] = {}
 
     @cached_property
     def world(self) -> "World":
@@ -148,13 +151,34 @@ class Pipelines:
     def get(self, asked: RunSettings) -> "Pipeline":
         """One for `asked`; what no network is built for may differ from call to call for free."""
         plain = replace(asked, **_FREE)
-        # The very key, and not where it lies: another may take its place.
-        key = plain, read_key(asked.key).identity if asked.key else ""
+        key = plain, _contents(plain)
         built = self._built.pop(key, None) or open_pipeline(self.bundle, plain, world=self.world)
         self._built[key] = built
         while len(self._built) > self.MOST:
             del self._built[next(iter(self._built))]
         return replace(built, settings=replace(asked, anonymize=built.settings.anonymize))
+
+
+def _contents(asked: RunSettings) -> Contents:
+    """What is in the files that `asked` names, and not where they lie: other keys, people and
+    networks may take their places."""
+    from deid.faces.detection import weights_of  # torch comes with both
+    from deid.gate.choose import reference_hashes
+
+    key = read_key(asked.key).identity if asked.key else ""
+    people = (reference_hashes(place) for place in (asked.keep, asked.only))
+    # A name alone is a file of the store, which is no other as long as its hash is checked.
+    specs = (spec for spec in (*asked.detectors, *asked.recognizers) if "=" in spec)
+    networks = (_state(file) for spec in specs for file in weights_of(spec))
+    return (key, *map(tuple, people), *networks)
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    """Of a file too large to be hashed for each picture; nothing where there is none."""
+    if not file.is_file():
+        return ()
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def run_project(
