@@ -21,8 +21,9 @@ from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
 from deid.batch.preview import REASON, draw_preview, planned
 from deid.batch.settings import RunSettings
-from deid.errors import DeidError
+from deid.errors import DeidError, NoFile
 from deid.faces.detection import build_detector, weights_of
+from deid.faces.faces import FaceDetector
 from deid.gate.choose import build_chooser, reference_files, reference_hashes
 from deid.gate.components import Components
 from deid.gate.domain import rendered_only
@@ -180,7 +181,7 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     check_pose(asked, world)
     expression = expression_of(settings, asked, region)
     anonymizers = build_anonymizers(settings.method, world, models, asked, key, expression)
-    detector = build_detector(settings.detectors, world, settings.detect_size)
+    detector = _detector(settings, world)
     own = not settings.detectors
     verifier = build_verifier(settings.recognizers, world)
 
@@ -200,6 +201,13 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     told = key.identity if key is not None else ""
     model, notes = model_version(world, models), notes_for(settings)
     return Pipeline(settings, components, model, notes, key=told, companions=world.companions)
+
+
+def _detector(settings: RunSettings, world: World) -> FaceDetector:
+    try:
+        return build_detector(settings.detectors, world, settings.detect_size)
+    except DeidError as error:  # of a file that no client of a service named
+        raise NoFile(error) if settings.detectors else error from None
 
 
 def _key(settings: RunSettings) -> SecretKey | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from deid.errors import DeidError, NoFile
+from deid.errors import DeidError
 from deid.faces.detection.mtcnn import load_mtcnn
 from deid.faces.detection.multi_scale import Detector
 from deid.faces.detection.scrfd import Scrfd
@@ -85,11 +85,11 @@ def build_network(spec: str, world: WithDetector) -> SinglePassDetector:
     if kind not in KINDS or path is None:
         raise DeidError(f"detector {spec!r}: unknown; write {USAGE}")
     if not (path.is_dir() if kind == "mtcnn" else path.is_file()):
-        raise NoFile(f"{path}: no such detector; write {USAGE}")
+        raise DeidError(f"{path}: no such detector; write {USAGE}")
     try:
         return KINDS[kind](path)
     except DeidError:
         raise
     except Exception as error:
         reason = str(error).split("\n")[0][:160]
-        raise NoFile(f"{path}: not a {kind} detector ({reason}); download it again") from None
+        raise DeidError(f"{path}: not a {kind} detector ({reason}); download it again") from None
