@@ -46,6 +46,10 @@ class SecretKey:
         stream = hashlib.shake_256(self._derived(name)).digest(8 * count)
         return np.asarray(((np.frombuffer(stream, "<u8") >> 11) + 0.5) / 2.0**53, np.float64)
 
+    def seed(self) -> int:
+        """A seed of 256 bits."""
+        return int.from_bytes(self._derived("seed"), "big")
+
     def _derived(self, name: str) -> bytes:
         return hmac.new(self.secret, f"deid pseudonyms/{name}".encode(), hashlib.sha256).digest()
 

@@ -48,7 +48,8 @@ class Result:
     """A safe picture: `data` is the file that was judged, to the byte, without metadata.
 
     `faces` tells what became of each face; `verdict` is verified, masked (some face had to be),
-    kept (by request) or no face; `notes` say what of the original could not come back.
+    kept (by request) or no face; `notes` say what of the original could not come back,
+    and whether somebody else can make the same picture again.
     """
 
     data: bytes = field(repr=False)

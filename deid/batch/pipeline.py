@@ -20,7 +20,7 @@ from deid.batch.asked import (
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
 from deid.batch.preview import REASON, draw_preview, planned
-from deid.batch.settings import RunSettings
+from deid.batch.settings import RunSettings, is_secret, told_seed, with_seed
 from deid.errors import DeidError, NoFile
 from deid.faces.detection import build_detector, weights_of
 from deid.faces.faces import FaceDetector
@@ -89,7 +89,7 @@ class Pipeline:
         version of a registered model draws: each version names itself in its records."""
         anonymize = self.settings.anonymize or AnonymizeParams()
         asked = asdict(self.settings) | {"anonymize": anonymize.model_dump(), "key": self.key}
-        asked |= self.companions
+        asked |= {"seed": told_seed(self.settings.seed), **self.companions}
         model = self.model
         if self.origin.version:
             asked["anonymize"], model = None, self.origin.model
@@ -109,7 +109,7 @@ class Pipeline:
             input_sha256=input_sha256,
             settings=self.fingerprint,
             method=self.settings.method,
-            seed=self.settings.seed,
+            seed=None if is_secret(self.settings.seed) else self.settings.seed,
             model=self.model,
             origin=self.origin,
             detector=self.components.detector.name,
@@ -170,6 +170,7 @@ def _seen(encoded: bytes, decoded: Decoded, keep: Keep) -> Pixels:
 
 def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | None) -> Pipeline:
     """Load all that a run needs; what is missing or broken is a `DeidError` before any picture."""
+    settings = with_seed(settings)
     parse_keep(settings.keep_metadata)
     region = region_of(settings, world)
     check_method(settings.method, models)

@@ -13,7 +13,7 @@ from deid.batch.cluster import RayCluster
 from deid.batch.executor import Executor, InProcess
 from deid.batch.plan import Locations, locate
 from deid.batch.run import run_batch
-from deid.batch.settings import BatchSettings, RunSettings
+from deid.batch.settings import BatchSettings, RunSettings, with_seed
 from deid.batch.summary import Summary
 from deid.batch.workers import ProcessPool
 from deid.errors import DeidError
@@ -150,13 +150,17 @@ class Pipelines:
 
     def get(self, asked: RunSettings) -> "Pipeline":
         """One for `asked`; what no network is built for may differ from call to call for free."""
+        from deid.batch.asked import notes_for
+
+        asked = with_seed(asked)
         plain = replace(asked, **_FREE)
         key = plain, _contents(plain)
         built = self._built.pop(key, None) or open_pipeline(self.bundle, plain, world=self.world)
         self._built[key] = built
         while len(self._built) > self.MOST:
             del self._built[next(iter(self._built))]
-        return replace(built, settings=replace(asked, anonymize=built.settings.anonymize))
+        settings = replace(asked, anonymize=built.settings.anonymize)
+        return replace(built, settings=settings, notes=notes_for(asked))
 
 
 def _contents(asked: RunSettings) -> Contents:

@@ -68,7 +68,8 @@ def begin(
     asks for nothing else, cannot be built."""
     to_standard_error()
     pipelines = Pipelines(bundle)
-    pipelines.get(settings)
+    for note in pipelines.get(settings).notes:
+        log.warning(note)
     if batch > 1:
         for network in networks_of(pipelines.world):
             join(network)
