@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deid.errors import DeidError
-from deid.option import option
+from deid.option import check_number, option
 from deid.secret import read_key
 
 if TYPE_CHECKING:  # so that the help of a command does not wait for what reads params.yaml
@@ -201,12 +201,9 @@ class BatchSettings:
     shard_size: int = option(64, "Files that a cluster, or a task of the flow, gets at a time.")
 
     def __post_init__(self) -> None:
-        if self.jobs < 1 or self.timeout <= 0:
-            raise DeidError(f"{self.jobs} jobs, {self.timeout:g} s: both must be more than 0")
-        if self.shard_size < 1 or self.gpus < 0:
-            raise DeidError(
-                f"{self.shard_size} files in a shard, {self.gpus:g} GPUs: correct the number"
-            )
+        for name in ("jobs", "timeout", "shard_size"):
+            check_number(name, getattr(self, name))
+        check_number("gpus", self.gpus, zero=True)
         if self.engine not in ENGINES:
             raise DeidError(f"engine {self.engine!r}: unknown; choose {' or '.join(ENGINES)}")
         if self.engine == "processes" and (self.address or self.gpus):
