@@ -85,7 +85,8 @@ def deidentify(
     pipeline = _pipelines(place.resolve(), world, _stamp(place, world)).get(asked)
     decoded, name, content = _open(picture, asked.first_frame_only)
     result = deidentify_decoded(pipeline, decoded, content, name)
-    return replace(result, notes=(*result.notes, *pipeline.notes))
+    notes = (*result.notes, *pipeline.notes)
+    return replace(result, notes=notes, original=_place(picture))
 
 
 def _settings(method: str, options: dict[str, Any]) -> RunSettings:
@@ -129,6 +130,14 @@ def _open(picture: Any, first_frame_only: bool) -> tuple[Decoded, str, str]:
         )
     decoded = decode(picture, name, first_frame_only=first_frame_only)
     return decoded, name, hashlib.sha256(picture).hexdigest()
+
+
+def _place(picture: Any) -> Path | None:
+    """Where the file lies that a picture came from, if it says so."""
+    for name in (picture, getattr(picture, "filename", None), getattr(picture, "name", None)):
+        if isinstance(name, str | Path) and str(name):
+            return Path(name).resolve()
+    return None
 
 
 def _png(image: "Image") -> bytes:
