@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict, Unpack
@@ -34,6 +35,7 @@ class Options(TypedDict, total=False):
     detect_size: int | None
     region: str | None
     seed: int
+    seed_file: str | Path | None
     donor: str | None
     key: str | Path | None
     strength: float
@@ -66,8 +68,9 @@ def deidentify(
     own; or a path says where they are (`yunet=FILE`). `rendered`: the picture shows rendered
     people, so that networks of the mini world, which know no others, may be used. `region`,
     face, head or portrait: what a new face replaces. `key`: the file of a secret key, under which a
-    person has the same new face in every picture. `strength`, 0 to 1: how far from the person's own
-    face. All `options` are fields of `RunSettings`.
+    person has the same new face in every picture. `seed_file`: the file of a secret seed, under
+    which nobody else makes the same picture again. `strength`, 0 to 1: how far from the person's
+    own face. All `options` are fields of `RunSettings`.
 
     `root` is where `params.yaml` and `data` are looked for: without it the current directory if it
     has a `params.yaml`, else the checkout that this package was installed from. `world`: photo,
@@ -81,7 +84,9 @@ def deidentify(
     asked = _settings(method, dict(options))
     pipeline = _pipelines(place.resolve(), world, _stamp(place, world)).get(asked)
     decoded, name, content = _open(picture, asked.first_frame_only)
-    return deidentify_decoded(pipeline, decoded, content, name)
+    result = deidentify_decoded(pipeline, decoded, content, name)
+    notes = (*result.notes, *pipeline.notes)
+    return replace(result, notes=notes, original=_place(picture))
 
 
 def _settings(method: str, options: dict[str, Any]) -> RunSettings:
@@ -91,7 +96,7 @@ def _settings(method: str, options: dict[str, Any]) -> RunSettings:
     for name in ("detectors", "recognizers"):
         value = options.get(name, ())
         options[name] = (value,) if isinstance(value, str) else tuple(value)
-    for name in ("keep", "only", "key"):
+    for name in ("keep", "only", "key", "seed_file"):
         options[name] = str(options[name]) if options.get(name) else None
     unknown = options.keys() - Options.__annotations__
     if unknown:
@@ -125,6 +130,14 @@ def _open(picture: Any, first_frame_only: bool) -> tuple[Decoded, str, str]:
         )
     decoded = decode(picture, name, first_frame_only=first_frame_only)
     return decoded, name, hashlib.sha256(picture).hexdigest()
+
+
+def _place(picture: Any) -> Path | None:
+    """Where the file lies that a picture came from, if it says so."""
+    for name in (picture, getattr(picture, "filename", None), getattr(picture, "name", None)):
+        if isinstance(name, str | Path) and str(name):
+            return Path(name).resolve()
+    return None
 
 
 def _png(image: "Image") -> bytes:

@@ -12,6 +12,11 @@ class DeidError(Exception):
         super().__init__(printable(str(message)))
 
 
+class NoFile(DeidError):
+    """A file that whoever runs deid named is missing or of no use. The message names it: it is for
+    them, and not for the clients of a service."""
+
+
 def printable(text: str) -> str:
     """`text` in one line, what a terminal would obey made visible."""
     return "".join(map(_visible, text))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deid.errors import DeidError
+from deid.errors import DeidError, NoFile
 
 if TYPE_CHECKING:  # so that a run's parent does not wait for it
     import numpy as np
@@ -20,8 +20,8 @@ VARIABLE = "DEID_KEY_FILE"
 """Names the key's file to a registered model, which has no other place for it."""
 
 
-class NoKey(DeidError):
-    """A key's file gives no key. The message names the file: it is for whoever runs deid."""
+class NoKey(NoFile):
+    """A key's file gives no key."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class SecretKey:
 
         stream = hashlib.shake_256(self._derived(name)).digest(8 * count)
         return np.asarray(((np.frombuffer(stream, "<u8") >> 11) + 0.5) / 2.0**53, np.float64)
+
+    def seed(self) -> int:
+        """A seed of 256 bits."""
+        return int.from_bytes(self._derived("seed"), "big")
 
     def _derived(self, name: str) -> bytes:
         return hmac.new(self.secret, f"deid pseudonyms/{name}".encode(), hashlib.sha256).digest()

@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import Field
 
-from deid.batch.settings import BatchSettings, RunSettings
+from deid.batch.settings import SECRET, BatchSettings, RunSettings, is_secret
+from deid.errors import DeidError
 
 KINDS = (RunSettings, BatchSettings)
+STORED = "a secret, and Prefect stores what a run is given; name its file instead (seed_file)"
 
 
 def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,7 +28,7 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[_type(kind, field), Field(description=field.metadata["help"])],
+            annotation=Annotated[_type(kind, field), _field(field)],
         )
         for kind in KINDS
         for field in _asked(kind)
@@ -38,6 +40,13 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     lines = [f"    {p.name}: {_description(p)}" for p in signature.parameters.values()]
     function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *lines])
     return function
+
+
+def _field(field: Any) -> Any:
+    """Its help; of a seed, the bounds within which it is no secret, which Prefect's server holds a
+    run to before it stores what that was given."""
+    bounds: dict[str, Any] = {"gt": -SECRET, "lt": SECRET} if field.name == "seed" else {}
+    return Field(description=field.metadata["help"], **bounds)
 
 
 def _asked(kind: type) -> list[Any]:
@@ -53,11 +62,13 @@ def _type(kind: type, field: Any) -> Any:
 
 
 def settings_from(options: Mapping[str, Any]) -> tuple[RunSettings, BatchSettings]:
-    """The settings objects of a flow's parameters."""
+    """The settings objects of a flow's parameters; `DeidError` for a secret among them."""
     run, batch = (
         {f.name: _hashable(options[f.name]) for f in _asked(kind) if f.name in options}
         for kind in KINDS
     )
+    if is_secret(run.get("seed", 0)):
+        raise DeidError(f"seed: {STORED}")
     return RunSettings(**run), BatchSettings(**batch)
 
 
@@ -74,7 +85,10 @@ def parsed(function: Callable[..., Any], words: Sequence[str] | None = None) -> 
             continue
         flags = _flags().get(parameter.name) or (f"--{parameter.name.replace('_', '-')}",)
         parser.add_argument(*flags, dest=parameter.name, **_argument(parameter))
-    return parser.parse_args(words)
+    given = parser.parse_args(words)
+    if is_secret(getattr(given, "seed", 0)):
+        parser.error(f"argument --seed: {STORED}")
+    return given
 
 
 def _description(parameter: inspect.Parameter) -> str:

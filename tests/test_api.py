@@ -1,6 +1,7 @@
 """Three lines from Python make a picture safe, wherever they are run."""
 
 import io
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -159,3 +160,44 @@ def test_what_cannot_come_back_is_said(sample: Image.Image) -> None:
     sample.convert("CMYK").save(stored, "JPEG")
     result = deidentify(stored.getvalue(), method="mask", rendered=True, allow_no_face=True)
     assert any("CMYK" in note for note in result.notes)
+
+
+def test_no_result_is_saved_over_its_original_however_that_was_given(tmp_path: Path) -> None:
+    file, link = tmp_path / "p.png", tmp_path / "link.png"
+    shutil.copy(SAMPLE, file)
+    link.symlink_to(file)
+    before = file.read_bytes()
+    with file.open("rb") as opened, Image.open(file) as image:
+        given = ["p.png", file, link, before, opened, image]
+        results = [deidentify(one, "mask") for one in given]
+    for result in results:
+        for name in ("p.png", file, link, tmp_path / "nowhere/../p.png"):
+            with pytest.raises(DeidError, match="is the original"):
+                result.save(name)
+        result.save("safe.png")
+        result.save("safe.png")  # its own output may give way
+    with Image.open(file) as image:
+        image.rotate(180).save(file)  # changed since, and still no output's place
+    with pytest.raises(DeidError, match="is the original"):
+        results[0].save(file)
+    assert link.is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"p.png", "link.png", "safe.png"}
+
+
+def test_a_copy_of_the_original_is_an_original(tmp_path: Path) -> None:
+    shutil.copy(SAMPLE, tmp_path / "copy.png")
+    with pytest.raises(DeidError, match=r"copy\.png: is the original"):
+        deidentify(SAMPLE, "mask").save("copy.png")
+
+
+def test_saving_touches_no_other_file_and_follows_no_link(tmp_path: Path) -> None:
+    result = deidentify(SAMPLE, "mask")
+    mine, theirs = tmp_path / ".safe.png.tmp", tmp_path / "theirs"
+    theirs.write_bytes(b"theirs")
+    mine.symlink_to(theirs)
+    result.save("safe.png")
+    assert (mine.is_symlink(), theirs.read_bytes()) == (True, b"theirs")
+    assert (tmp_path / "safe.png").read_bytes() == result.data
+    (tmp_path / "link.png").symlink_to(theirs)
+    result.save("link.png")
+    assert theirs.read_bytes() == b"theirs"

@@ -235,6 +235,43 @@ def test_a_full_disk_names_the_file_and_leaves_no_temporary_one(tmp_path: Path) 
     assert tree(tmp_path) == {"file": b"before"}
 
 
+def test_writing_takes_no_name_that_is_somebodys_and_ends_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / ".file.tmp").symlink_to("theirs")
+    write_atomically(tmp_path / "file", b"12345")
+    assert synced == [5]
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert (tmp_path / ".file.tmp").is_symlink()
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"6")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".file.tmp", "file", "theirs"]
+    assert (tmp_path / "file").read_bytes() == b"12345"
+
+
+def interrupt(_: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_a_killed_run_left_half_written_is_in_no_finished_folder(tmp_path: Path) -> None:
+    def killed() -> None:
+        with resumable_directory(tmp_path / "out", 1) as work:
+            (work / "part").mkdir()
+            (work / "part/.deid-0123456789abcdef.tmp").write_bytes(b"half")
+            (work / "part/done").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    with resumable_directory(tmp_path / "out", 1) as work:
+        assert (work / "part/done").exists()
+    assert list(tree(tmp_path)) == ["out/part/done"]
+
+
 # --- pairs ---
 
 

@@ -4,12 +4,16 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from deid.api import deidentify
 from deid.audit.seal import AUDIT_FILES
+from deid.batch import project
 from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.preview import CHANGED
 from deid.batch.run import deidentify_path
@@ -24,6 +28,7 @@ from deid.gate.geometry import Geometry
 from deid.gate.judges import Judge, Verifier
 from deid.imaging.align import Square
 from deid.pixels import Pixels
+from deid.serve import work
 from deid.worlds.world import World
 from tests.conftest import ROOT
 from tests.test_paste import photograph
@@ -89,6 +94,64 @@ def test_who_is_chosen_counts_as_a_setting(mask: Pipeline, portrait: Path, tmp_p
     prints = {fingerprint(), fingerprint(keep=str(place)), fingerprint(only=str(place))}
     Image.fromarray(pixels_of(portrait)[2:]).save(place)
     assert len({*prints, fingerprint(keep=str(place))}) == 4
+
+
+@pytest.mark.parametrize("choice", ["keep", "only"])
+def test_who_is_chosen_from_python_is_whom_the_references_show_at_each_call(
+    faces: list[Face], portrait: Path, tmp_path: Path, choice: str
+) -> None:
+    def stays() -> list[bool]:
+        chosen: Any = {choice: place}
+        made = deidentify(PAIR, "mask", world="mini", **chosen).faces
+        return [face.verdict == "kept" for face in sorted(made, key=lambda face: face.box)]
+
+    place = tmp_path / "person.png"
+    place.write_bytes(portrait.read_bytes())
+    assert stays() == ([True, False] if choice == "keep" else [False, True])
+    with Image.open(portrait) as left:
+        Image.fromarray(pixels_of(PAIR)[:, left.width :]).save(place)
+    assert stays() == ([False, True] if choice == "keep" else [True, False])
+
+
+def test_a_pipeline_is_built_anew_once_a_file_that_it_was_built_from_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def build(_bundle: object, asked: RunSettings, **_: object) -> SimpleNamespace:
+        built.append(asked)
+        return SimpleNamespace(settings=asked)
+
+    monkeypatch.setattr(project, "open_pipeline", build)
+    monkeypatch.setattr(project, "replace", lambda one, **_: one)
+    monkeypatch.setattr(project.Pipelines, "world", None)
+    pipelines = project.Pipelines(Any)  # type: ignore[arg-type]
+    people, network, judge = (tmp_path / name for name in ("people", "one.onnx", "two.onnx"))
+    people.mkdir()
+    for number, file in enumerate((people / "a.png", people / "b.png", network, judge, network)):
+        file.write_bytes(bytes(number + 1))
+        asked = RunSettings(
+            keep=str(people), detectors=(f"scrfd={network}",), recognizers=(f"foamliu={judge}",)
+        )
+        assert pipelines.get(asked) is pipelines.get(asked)
+        assert len(built) == number + 1
+
+
+@pytest.mark.parametrize("asked", ["keep", "detectors", "recognizers"])
+def test_where_a_services_references_and_networks_lay_is_told_to_no_client(
+    tmp_path: Path, asked: str
+) -> None:
+    file = tmp_path / "own.png"
+    file.write_bytes(b"own")
+    spec = {"detectors": f"scrfd={file}", "recognizers": f"foamliu={file}"}
+    chosen: Any = {asked: (spec[asked],) if asked in spec else str(file)}
+    settings = RunSettings(method="mask", **chosen)
+    pipelines = project.Pipelines(project.bundle_at(ROOT, "mini"))
+    for there in (True, False):
+        if not there:
+            file.unlink()
+        refused = work._pipeline(work.PictureRequest(b"", settings), pipelines)
+        assert refused == work.Refusal("withheld", work.WITHHELD)
 
 
 def judges(*cosines: float | Callable[[], float]) -> Verifier:

@@ -17,6 +17,7 @@ import pytest
 from deid import __version__, cli
 from deid.batch.settings import BatchSettings, RunSettings
 from deid.batch.summary import Summary
+from deid.errors import DeidError
 from deid.params import load_params
 from tests.conftest import ROOT
 
@@ -294,3 +295,59 @@ def test_the_end_of_a_command_searches_for_no_garbage_unless_triton_would_list_i
     for function in at_exit:
         function()
     assert bool(froze) == frozen
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e12", "-1"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run in out --timeout",
+        "run in out --engine ray --gpus",
+        "serve --timeout",
+        "serve --receive",
+        "serve --reload",
+        "serve --rate",
+        "serve --port",
+        "sample --engine ray --gpus",
+    ],
+)
+def test_a_number_without_an_end_or_a_meaning_is_named(
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    value: str,
+) -> None:
+    flag = words.rpartition(" ")[2]
+    code, _, said = deid(monkeypatch, capsys, *words.split(), value)
+    assert code in (1, 2)  # the latter where the parser of options sees it
+    assert flag in said
+    assert "Traceback" not in said
+    assert not (checkout / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"jobs": 0}, "--jobs 0: must be more than 0"),
+        ({"shard_size": 0}, "--shard-size 0: must be more than 0"),
+        ({"shard_size": 10**19}, "--shard-size 10000000000000000000: must be at most 1000000"),
+        ({"gpus": -0.5}, "--gpus -0.5: must not be less than 0"),
+        ({"timeout": float("nan")}, "--timeout nan: must be more than 0"),
+    ],
+)
+def test_so_is_one_that_comes_from_a_flow_or_from_python(
+    settings: dict[str, float], said: str
+) -> None:
+    with pytest.raises(DeidError, match=f"^{said}"):
+        BatchSettings(**settings)  # type: ignore[arg-type]
+    assert BatchSettings(jobs=1, timeout=1_000_000, shard_size=1).gpus == 0
+
+
+def test_a_port_is_one_that_there_is() -> None:
+    from deid.serve.settings import ServeSettings
+
+    for port in (-1, 65_536, 99_999):
+        with pytest.raises(DeidError, match=f"^--port {port}: must "):
+            ServeSettings(port=port)
+    assert [ServeSettings(port=port).port for port in (0, 65_535)] == [0, 65_535]

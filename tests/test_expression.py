@@ -1,23 +1,33 @@
 """`--expression another`: nothing of the person's expression, pose and light is drawn."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from deid import api
 from deid.anonymize import ModelPaths, build_swap, with_key
 from deid.anonymize import swap as swap_module
 from deid.anonymize.swap import Swap
-from deid.batch.pipeline import build_pipeline
+from deid.batch import project
+from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.settings import RunSettings
 from deid.errors import DeidError
 from deid.params import AnonymizeParams
 from deid.pixels import to_tensor
-from deid.secret import SecretKey
+from deid.secret import SecretKey, new_key
 from tests.toy import toy_world
 from tests.toy_model import save_toy_model
+
+GUESSABLE: tuple[tuple[dict[str, Any], bool], ...] = (
+    *(({"seed": seed}, True) for seed in (0, 7, -7, 2**32 - 1)),
+    *(({"seed": seed}, False) for seed in (2**32, -(2**32), 5290817736412095)),
+)
+"""A seed, and whether who does not know it can try all such."""
 
 WORLD = toy_world()
 SEEDS = [5, 6]
@@ -71,10 +81,29 @@ def test_every_level_of_a_run_draws_it(models: ModelPaths) -> None:
 
 
 def test_who_gives_no_secret_is_told_that_outputs_can_be_made_again(models: ModelPaths) -> None:
-    for changes, said in (({}, True), ({"seed": 7}, False), ({"expression": "own"}, False)):
+    for changes, said in (({}, True), ({"expression": "own"}, False), *GUESSABLE):
         asked = RunSettings(region="portrait", **({"expression": "another"} | changes))  # type: ignore[arg-type]
         notes = build_pipeline(asked, WORLD, models).info.notes
         assert any("same output again" in note for note in notes) is said
+
+
+def test_from_python_it_is_told_with_the_result_also_where_the_pipeline_is_there_already(
+    models: ModelPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(_bundle: object, asked: RunSettings, **_: object) -> Pipeline:
+        return build_pipeline(asked, WORLD, models)
+
+    monkeypatch.setattr(project, "open_pipeline", build)
+    monkeypatch.setattr(project.Pipelines, "world", None)
+    pipelines = project.Pipelines(Any)  # type: ignore[arg-type]
+    monkeypatch.setattr(api, "_pipelines", lambda *_: pipelines)
+    file = tmp_path / "seed.key"
+    new_key(file)
+    nobody = np.zeros((96, 96, 3), np.uint8)
+    for changes, said in (*GUESSABLE, ({"seed_file": file}, False)):
+        asked: Any = {"region": "portrait", "expression": "another", "allow_no_face": True}
+        result = api.deidentify(nobody, **(asked | changes))
+        assert any("same output again" in note for note in result.notes) is said
 
 
 def test_another_key_draws_another_expression(models: ModelPaths) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from deid.anonymize import Anonymizer
 from deid.evaluate.metrics import threshold_at
 from deid.faces.alignment import apply_affine, crop_to_picture, invert_affine
+from deid.faces.detection.boxes import iou
 from deid.faces.faces import FaceDetector, Faces
 from deid.gate import anonymize as anonymize_module
 from deid.gate import compose as compose_module
@@ -466,6 +467,63 @@ def test_a_face_within_anothers_place_that_nobody_touched_is_unhandled(
         assert not asked(final, points + far, handled[0])
     handled[0].geometry.square = Square(np.asarray(points, np.float64))
     assert not asked(final, points, handled[0])
+
+
+def leftmost(found: Faces) -> int:
+    return int(np.argmin(np.asarray(found.boxes)[:, 0]))
+
+
+def again(world: World, grown: float, aside: float) -> Callable[[Pixels], Faces]:
+    """The detector, to which the left face looks so much larger, and moved by so much of its side
+    towards its neighbor."""
+
+    def detect(picture: Pixels) -> Faces:
+        found = world.detector.detect([picture])[0]
+        boxes, points = np.array(found.boxes), np.array(found.points)
+        left = leftmost(found)
+        move = np.array([aside * Square(points[left].astype(np.float64)).side, 0], np.float32)
+        for one in (points[left], boxes[left].reshape(2, 2)):
+            middle = one.mean(axis=0)
+            one[:] = middle + grown * (one - middle) + move
+        return Faces(boxes, found.scores, points)
+
+    return detect
+
+
+class KeepsLeft:
+    """Keeps whoever is at the left face's place."""
+
+    def __init__(self, world: World, picture: Pixels) -> None:
+        found = world.detector.detect([picture])[0]
+        self.box = np.asarray(found.boxes[leftmost(found)])
+
+    def keeps(self, picture: Pixels, face: Face) -> bool:
+        return float(iou(np.asarray(face.geometry.box), self.box[None])[0]) > 0.3
+
+
+def test_a_face_that_is_to_stay_stays_though_it_is_seen_anew_beyond_its_outline(
+    world: World, verifier: Verifier, outsider: Outsider
+) -> None:
+    chooser: Any = KeepsLeft(world, outsider.picture)
+    sweeper = Detects(iter([again(world, 1.4, 0.0)] * 4))
+    components = build(world, verifier, chooser=chooser, sweeper=sweeper)
+    output, faces = safe(outsider.picture, components, reencode=lambda pixels: pixels)
+    assert output is not None
+    assert sorted(face.verdict for face in faces) == ["kept", "verified"]
+    assert len(outsider.leaks(output)) == 1
+
+
+def test_somebody_else_who_appears_in_the_place_of_one_who_stays_is_handled(
+    world: World, verifier: Verifier, outsider: Outsider
+) -> None:
+    chooser: Any = KeepsLeft(world, outsider.picture)
+    first, then = again(world, 1.0, 0.12), again(world, 1.0, 0.0)
+    sweeper = Detects(iter([first, *[then] * 4]))
+    components = build(world, verifier, chooser=chooser, sweeper=sweeper)
+    _, faces = safe(outsider.picture, components, reencode=lambda pixels: pixels)
+    assert [face.verdict for face in faces].count("kept") == 1
+    (late,) = [face for face in faces if face.found == "sweep"]
+    assert late.verdict in ("verified", "masked")
 
 
 def test_the_same_person_twice_is_found_though_first_seen_once(

@@ -5,7 +5,7 @@ from typing import cast, get_args
 from deid.anonymize import METHODS, RIVALS, ModelPaths, invert, kind_of, refine
 from deid.anonymize.donor_pool import KEEPABLE, LEAST, POSE
 from deid.anonymize.swap import Expression
-from deid.batch.settings import TRAINED, RunSettings
+from deid.batch.settings import TRAINED, RunSettings, is_secret
 from deid.errors import DeidError
 from deid.params import AnonymizeParams
 from deid.worlds.world import RegionName, World
@@ -76,11 +76,12 @@ def expression_of(settings: RunSettings, asked: AnonymizeParams, region: RegionN
 
 def notes_for(settings: RunSettings) -> tuple[str, ...]:
     """What a run says beside its summary: where another expression hides less than it could."""
-    if settings.expression == "own" or settings.key is not None or settings.seed != 0:
+    if settings.expression == "own" or settings.key is not None or is_secret(settings.seed):
         return ()
     return (
-        "note: who has a photograph and this code makes the same output again with seed 0, and so "
-        "tells whose it is; give a large --seed and keep it, or a --key",
+        "note: who has a photograph and this code makes the same output again with seed "
+        f"{settings.seed}, or tries all small ones, and so tells whose it is; give a --seed-file "
+        "or a --key (`deid key new FILE`) and keep it",
     )
 
 

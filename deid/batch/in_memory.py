@@ -23,7 +23,7 @@ from deid.gate.limits import Limits
 from deid.gate.record import FaceRecord
 from deid.imaging.codec import FORMAT_OF, MAX_PIXELS, Decoded, TooLarge, decode, encode
 from deid.pixels import Pixels
-from deid.storage.staging import write_atomically
+from deid.storage.staging import file_sha256, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,13 +48,18 @@ class Result:
     """A safe picture: `data` is the file that was judged, to the byte, without metadata.
 
     `faces` tells what became of each face; `verdict` is verified, masked (some face had to be),
-    kept (by request) or no face; `notes` say what of the original could not come back.
+    kept (by request) or no face; `notes` say what of the original could not come back,
+    and whether somebody else can make the same picture again.
     """
 
     data: bytes = field(repr=False)
     faces: tuple[FaceRecord, ...] = field(repr=False)
     verdict: str
     notes: tuple[str, ...] = ()
+    original: Path | None = field(
+        default=None, repr=False, compare=False
+    )  # where it lies, if known
+    original_sha256: str = field(default="", repr=False, compare=False)
 
     @property
     def level(self) -> int:
@@ -78,8 +83,10 @@ class Result:
     def save(self, path: str | Path) -> None:
         """Write `data`, or the same pixels as PNG, TIFF or BMP where `path` ends so.
 
-        `DeidError` for other formats than the original's: they change pixels that were judged.
+        `DeidError` for other formats than the original's: they change pixels that were judged; and
+        for the original's own name, or that of a copy of it.
         """
+        self._check_place(Path(path))
         decoded = decode(self.data, "the result")
         target = FORMAT_OF.get(Path(path).suffix.lower())
         if target == decoded.form.format:
@@ -92,6 +99,12 @@ class Result:
                 f"{path}: the result is {decoded.form.format}, and another format would change "
                 "what was judged; give that suffix, or .png, .tif or .bmp"
             )
+
+    def _check_place(self, path: Path) -> None:
+        place = path.resolve()
+        own = place == self.original
+        if own or (place.is_file() and file_sha256(place) == self.original_sha256):
+            raise DeidError(f"{path}: is the original, which stays; give another name")
 
 
 @dataclass(frozen=True)
@@ -160,7 +173,7 @@ def deidentify_decoded(
         raise Refused("unknown_face", f"{name}: no face at {missing}, which was to be kept")
     if not faces and not settings.allow_no_face:
         raise Refused("no_face", f"{name}: no face found; allow_no_face=True lets it pass as it is")
-    return Result(data, tuple(faces), worst(faces), notes)
+    return Result(data, tuple(faces), worst(faces), notes, original_sha256=content)
 
 
 def worst(faces: Sequence[FaceRecord]) -> str:

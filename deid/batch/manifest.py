@@ -59,7 +59,7 @@ class FileRecord:
     output_sha256: str = ""
     settings: str = ""  # fingerprint of everything that shapes the output
     method: str = ""
-    seed: int = 0
+    seed: int | None = 0  # None: a secret one
     model: str = ""  # hash of every network that may draw an output
     origin: Origin = UNKNOWN
     detector: str = ""

@@ -20,9 +20,10 @@ from deid.batch.asked import (
 from deid.batch.bundle import UNKNOWN, Origin
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, FileRecord, RunInfo
 from deid.batch.preview import REASON, draw_preview, planned
-from deid.batch.settings import RunSettings
-from deid.errors import DeidError
+from deid.batch.settings import RunSettings, is_secret, told_seed, with_seed
+from deid.errors import DeidError, NoFile
 from deid.faces.detection import build_detector, weights_of
+from deid.faces.faces import FaceDetector
 from deid.gate.choose import build_chooser, reference_files, reference_hashes
 from deid.gate.components import Components
 from deid.gate.domain import rendered_only
@@ -88,7 +89,7 @@ class Pipeline:
         version of a registered model draws: each version names itself in its records."""
         anonymize = self.settings.anonymize or AnonymizeParams()
         asked = asdict(self.settings) | {"anonymize": anonymize.model_dump(), "key": self.key}
-        asked |= self.companions
+        asked |= {"seed": told_seed(self.settings.seed), **self.companions}
         model = self.model
         if self.origin.version:
             asked["anonymize"], model = None, self.origin.model
@@ -108,7 +109,7 @@ class Pipeline:
             input_sha256=input_sha256,
             settings=self.fingerprint,
             method=self.settings.method,
-            seed=self.settings.seed,
+            seed=None if is_secret(self.settings.seed) else self.settings.seed,
             model=self.model,
             origin=self.origin,
             detector=self.components.detector.name,
@@ -169,6 +170,7 @@ def _seen(encoded: bytes, decoded: Decoded, keep: Keep) -> Pixels:
 
 def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | None) -> Pipeline:
     """Load all that a run needs; what is missing or broken is a `DeidError` before any picture."""
+    settings = with_seed(settings)
     parse_keep(settings.keep_metadata)
     region = region_of(settings, world)
     check_method(settings.method, models)
@@ -180,7 +182,7 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     check_pose(asked, world)
     expression = expression_of(settings, asked, region)
     anonymizers = build_anonymizers(settings.method, world, models, asked, key, expression)
-    detector = build_detector(settings.detectors, world, settings.detect_size)
+    detector = _detector(settings, world)
     own = not settings.detectors
     verifier = build_verifier(settings.recognizers, world)
 
@@ -200,6 +202,13 @@ def build_pipeline(settings: RunSettings, world: World, models: ModelPaths | Non
     told = key.identity if key is not None else ""
     model, notes = model_version(world, models), notes_for(settings)
     return Pipeline(settings, components, model, notes, key=told, companions=world.companions)
+
+
+def _detector(settings: RunSettings, world: World) -> FaceDetector:
+    try:
+        return build_detector(settings.detectors, world, settings.detect_size)
+    except DeidError as error:  # of a file that no client of a service named
+        raise NoFile(error) if settings.detectors else error from None
 
 
 def _key(settings: RunSettings) -> SecretKey | None:

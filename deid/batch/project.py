@@ -13,7 +13,7 @@ from deid.batch.cluster import RayCluster
 from deid.batch.executor import Executor, InProcess
 from deid.batch.plan import Locations, locate
 from deid.batch.run import run_batch
-from deid.batch.settings import BatchSettings, RunSettings
+from deid.batch.settings import BatchSettings, RunSettings, with_seed
 from deid.batch.summary import Summary
 from deid.batch.workers import ProcessPool
 from deid.errors import DeidError
@@ -26,6 +26,9 @@ from deid.weights.catalog import require_commercial_content
 if TYPE_CHECKING:
     from deid.batch.pipeline import Pipeline
     from deid.worlds.world import World
+
+Contents = tuple[Any, ...]
+"""Tells what files held when a pipeline was built of them."""
 
 PARAMS = "params.yaml"
 PROFILES = "profiles"
@@ -137,7 +140,7 @@ class Pipelines:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._built: dict[tuple[RunSettings, str], Pipeline] = {}
+        self._built: dict[tuple[RunSettings, Contents], Pipeline] = {}
 
     @cached_property
     def world(self) -> "World":
@@ -147,14 +150,39 @@ class Pipelines:
 
     def get(self, asked: RunSettings) -> "Pipeline":
         """One for `asked`; what no network is built for may differ from call to call for free."""
+        from deid.batch.asked import notes_for
+
+        asked = with_seed(asked)
         plain = replace(asked, **_FREE)
-        # The very key, and not where it lies: another may take its place.
-        key = plain, read_key(asked.key).identity if asked.key else ""
+        key = plain, _contents(plain)
         built = self._built.pop(key, None) or open_pipeline(self.bundle, plain, world=self.world)
         self._built[key] = built
         while len(self._built) > self.MOST:
             del self._built[next(iter(self._built))]
-        return replace(built, settings=replace(asked, anonymize=built.settings.anonymize))
+        settings = replace(asked, anonymize=built.settings.anonymize)
+        return replace(built, settings=settings, notes=notes_for(asked))
+
+
+def _contents(asked: RunSettings) -> Contents:
+    """What is in the files that `asked` names, and not where they lie: other keys, people and
+    networks may take their places."""
+    from deid.faces.detection import weights_of  # torch comes with both
+    from deid.gate.choose import reference_hashes
+
+    key = read_key(asked.key).identity if asked.key else ""
+    people = (reference_hashes(place) for place in (asked.keep, asked.only))
+    # A name alone is a file of the store, which is no other as long as its hash is checked.
+    specs = (spec for spec in (*asked.detectors, *asked.recognizers) if "=" in spec)
+    networks = (_state(file) for spec in specs for file in weights_of(spec))
+    return (key, *map(tuple, people), *networks)
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    """Of a file too large to be hashed for each picture; nothing where there is none."""
+    if not file.is_file():
+        return ()
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def run_project(

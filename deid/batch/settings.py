@@ -3,11 +3,13 @@
 A field's help is what `deid run --help` shows.
 """
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deid.errors import DeidError
-from deid.option import option
+from deid.option import check_number, option
+from deid.secret import read_key
 
 if TYPE_CHECKING:  # so that the help of a command does not wait for what reads params.yaml
     from deid.params import AnonymizeParams
@@ -23,6 +25,9 @@ RIVALS = (
 
 TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 ENGINES = ("processes", "ray")
+
+SECRET = 2**32
+"""A seed that is further from 0 is nobody's to guess, and is kept as a secret is."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,16 @@ class RunSettings:
         "--recognizer",
         "--recogniser",
     )
-    seed: int = option(0, "Another seed gives other faces.")
+    seed: int = option(
+        0,
+        "Another seed gives other faces. One of 2**32 or more is a secret that no record has.",
+        shown=False,
+    )
+    seed_file: str | None = option(
+        None,
+        "File of a secret seed (`deid key new FILE`), in place of --seed, which the history of a "
+        "shell has.",
+    )
     donor: str | None = option(
         None,
         "For swap: a stranger of like age, sex and skin (alike), or any stranger (any); if not "
@@ -83,8 +97,8 @@ class RunSettings:
     expression: str = option(
         "own",
         "For swap with --region portrait: another, that of a stranger, with another pose and "
-        "light, so that who has the very photograph hardly tells whose output it is; with a large "
-        "--seed or a --key that is secret.",
+        "light, so that who has the very photograph hardly tells whose output it is; with a "
+        "--seed-file or a --key, which are secret.",
         choices=("own", "another"),
     )
     quality: str = option(
@@ -128,6 +142,28 @@ class RunSettings:
     anonymize: "AnonymizeParams | None" = None  # not asked: from params; None: its defaults
 
 
+def is_secret(seed: int) -> bool:
+    """Whether a seed is too large to be found by trying."""
+    return abs(seed) >= SECRET
+
+
+def with_seed(asked: RunSettings) -> RunSettings:
+    """The same with the seed that is in its `seed_file`, where one is named."""
+    if asked.seed_file is None:
+        return asked
+    if asked.seed != RunSettings.seed:
+        raise DeidError("--seed and --seed-file: give one of them, not both")
+    return replace(asked, seed=read_key(asked.seed_file).seed(), seed_file=None)
+
+
+def told_seed(seed: int) -> int | str:
+    """What a fingerprint may have of a seed: of a secret one, what only costly trying leads back
+    from, for fingerprints stand in records."""
+    if not is_secret(seed):
+        return seed
+    return hashlib.scrypt(str(seed).encode(), salt=b"deid seed", n=2**14, r=8, p=1).hex()
+
+
 @dataclass(frozen=True)
 class BatchSettings:
     """What shapes no output: who works, where records go."""
@@ -165,12 +201,9 @@ class BatchSettings:
     shard_size: int = option(64, "Files that a cluster, or a task of the flow, gets at a time.")
 
     def __post_init__(self) -> None:
-        if self.jobs < 1 or self.timeout <= 0:
-            raise DeidError(f"{self.jobs} jobs, {self.timeout:g} s: both must be more than 0")
-        if self.shard_size < 1 or self.gpus < 0:
-            raise DeidError(
-                f"{self.shard_size} files in a shard, {self.gpus:g} GPUs: correct the number"
-            )
+        for name in ("jobs", "timeout", "shard_size"):
+            check_number(name, getattr(self, name))
+        check_number("gpus", self.gpus, zero=True)
         if self.engine not in ENGINES:
             raise DeidError(f"engine {self.engine!r}: unknown; choose {' or '.join(ENGINES)}")
         if self.engine == "processes" and (self.address or self.gpus):

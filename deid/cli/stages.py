@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from deid.errors import DeidError
+from deid.option import check_number
 
 if TYPE_CHECKING:
     from deid.params import Params
@@ -49,6 +50,7 @@ def sample(
     from deid.params import load_params
     from deid.tracking import tracked_run
 
+    check_number("gpus", gpus, zero=True)
     if engine == "processes" and (address or gpus):
         raise DeidError("--address and --gpus are of a Ray cluster; give --engine ray, too")
     cluster = Cluster(address, gpus) if engine == "ray" else None

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deid.errors import DeidError
+from deid.errors import DeidError, NoFile
 from deid.gate.face import Face, embed_face
 from deid.gate.fallback import SMALLEST_JUDGED
 from deid.gate.judges import Embeddings, Judge, Verifier
@@ -110,40 +110,53 @@ def build_chooser(
 
 def reference_files(place: str | None) -> Sequence[Path]:
     """The reference pictures in a folder, or the one; `DeidError` where there is none."""
-    if place is None:
+    if not place:
         return ()
     path = Path(place)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     pictures = [file for file in files if file.is_file() and file.suffix.lower() in SUFFIXES]
     if not pictures:
-        raise DeidError(f"{place}: no reference picture; correct the path")
+        raise NoFile(f"{place}: no reference picture; correct the path")
     return pictures
 
 
 def reference_hashes(place: str | None) -> list[str]:
     """What stands for the reference pictures in a fingerprint."""
-    return sorted(file_sha256(file) for file in reference_files(place))
+    return sorted(_sha256(file) for file in reference_files(place))
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return file_sha256(file)
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: OSError) -> NoFile:
+    return NoFile(f"{file}: not readable ({error.strerror}); correct the path")
 
 
 def _person(file: Path, find: Find, verifier: Verifier) -> Embeddings:
     try:
         picture = decode(file.read_bytes(), str(file)).pixels
     except OSError as error:
-        raise DeidError(f"{file}: not readable ({error.strerror}); correct the path") from None
+        raise _unreadable(file, error) from None
+    except DeidError as error:  # no picture
+        raise NoFile(error) from None
     faces = _placed(find(picture))
     if not faces:  # detectors miss a face that fills its picture
         room = round(ROOM * max(picture.shape))
         picture = np.pad(picture, ((room, room), (room, room), (0, 0)), constant_values=127)
         faces = _placed(find(picture))
     if not faces:
-        raise DeidError(f"{file}: no face found in it; a reference needs one, give another picture")
+        raise NoFile(f"{file}: no face found in it; a reference needs one, give another picture")
     if len(faces) > 1:
-        raise DeidError(f"{file}: {len(faces)} faces in it; a reference needs exactly one, crop it")
+        raise NoFile(f"{file}: {len(faces)} faces in it; a reference needs exactly one, crop it")
     if faces[0].geometry.longer < 2 * SMALLEST_JUDGED:
-        raise DeidError(f"{file}: its face is too small to know a person by; give a larger one")
+        raise NoFile(f"{file}: its face is too small to know a person by; give a larger one")
     person = embed_face(picture, faces[0].geometry.square, verifier)
     if not all(np.isfinite(vector).all() for vector in person.values()):
-        raise DeidError(f"{file}: its face cannot be judged; give another picture")
+        raise NoFile(f"{file}: its face cannot be judged; give another picture")
     return person
 
 

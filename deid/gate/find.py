@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from deid.faces.detection.boxes import Boxes, iou
 from deid.faces.faces import Faces
 from deid.gate.components import Components
 from deid.gate.face import KEPT, Face, error_line
@@ -12,6 +15,10 @@ from deid.gate.limits import Limits
 from deid.gate.place import place
 from deid.imaging.portrait import square_outline
 from deid.pixels import Pixels
+
+TAKEN = 0.5
+"""Intersection over union of a face's box with that of one which stays, from which on it is in the
+other's place."""
 
 
 def find_faces(picture: Pixels, components: Components, method: str) -> list[Face]:
@@ -46,10 +53,9 @@ class Admission:
         ]
         if not opaque:
             self._place(faces)
+        stay = [face.geometry.box for face in before if face.kept]
         for face in faces:
-            if self.components.chooser is not None and self.components.chooser.keeps(
-                self.picture, face
-            ):
+            if self._keeps(face, np.asarray(stay, np.float32).reshape(-1, 4)):
                 face.levels = (KEPT, OPAQUE)
         if self.components.region == "portrait":
             acquaint([*before, *faces])
@@ -60,6 +66,12 @@ class Admission:
         small = geometry.longer < self.limits.smallest
         levels = (OPAQUE,) if opaque else levels_of(self.method, small, self.components.anonymizers)
         return Face(geometry, float(found.scores[index]), self.seed(number), levels, by)
+
+    def _keeps(self, face: Face, stay: Boxes) -> bool:
+        """Whether it is to stay as it is: nobody who appears where one of the boxes `stay` is."""
+        if self.components.chooser is None or iou(face.geometry.box, stay).max(initial=0) >= TAKEN:
+            return False
+        return self.components.chooser.keeps(self.picture, face)
 
     def _place(self, faces: Sequence[Face]) -> None:
         geometries, drawn = [face.geometry for face in faces], [face.is_drawn for face in faces]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deid.errors import DeidError
+from deid.errors import DeidError, NoFile
 from deid.faces.alignment import Points
 from deid.gate.calibration import FALSE_ACCEPT_RATE, Limits, calibrated, measured_limit, ship
 from deid.pixels import Pixels, to_tensor
@@ -234,14 +234,14 @@ def _file_judge(spec: str) -> Judge:
     if kind not in _CONVENTIONS or path is None:
         raise DeidError(f"recognizer {spec!r}: unknown; write foamliu or arcface, or foamliu=FILE")
     if not path.is_file():
-        raise DeidError(f"{path}: no such recognizer file; give the path of a .onnx file")
+        raise NoFile(f"{path}: no such recognizer file; give the path of a .onnx file")
     convention = _CONVENTIONS[kind]
     try:
         embed = _onnx_embed(path, convention)
         _check_recognizer(embed)
     except Exception as error:
         reason = str(error).split("\n")[0][:160]
-        raise DeidError(f"{path}: not a {kind} recognizer ({reason}); get it again") from None
+        raise NoFile(f"{path}: not a {kind} recognizer ({reason}); get it again") from None
     return Judge(f"{kind}:{path.stem}", convention.threshold, embed, convention.stranger)
 
 

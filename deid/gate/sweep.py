@@ -46,12 +46,14 @@ def sweep(
     regions = [face.whole(final.shape) for face in faces]
     masks = [r for r, face in zip(regions, faces, strict=True) if face.opaque]
     for index in range(len(found)):
-        outline = _outline(Geometry(found.boxes[index], Square(found.points[index])))
+        points = found.points[index]
+        if any(face.kept and _is_at(points, face) for face in faces):
+            continue  # it was to be kept, however much of its outline a neighbor took
+        outline = _outline(Geometry(found.boxes[index], Square(points)))
         if masks and coverage(outline, masks, final.shape) >= BURIED:
             continue
         shares = [coverage(outline, [region], final.shape) for region in regions]
         place = int(np.argmax(shares)) if shares else 0
-        points = found.points[index]
         lost = not shares or shares[place] < HANDLED
         if lost or _untouched(picture, final, points, faces[place]):
             unhandled.append(index)
@@ -62,10 +64,16 @@ def sweep(
     return unhandled
 
 
+def _is_at(points: Points, face: Face) -> bool:
+    """Whether the five points of a face found anew are those of that face."""
+    square = face.geometry.square
+    off = np.linalg.norm(points - square.points, axis=1).mean()
+    return bool(off < ELSEWHERE * square.side)
+
+
 def _untouched(picture: Pixels, final: Pixels, points: Points, face: Face) -> bool:
     """Whether a face found in a handled one's place is another one, with its own pixels still."""
-    square = face.geometry.square
-    if np.linalg.norm(points - square.points, axis=1).mean() < ELSEWHERE * square.side:
+    if _is_at(points, face):
         return False
     try:
         region = hard_region(np.asarray(points, np.float64)[AROUND], final.shape)

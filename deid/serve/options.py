@@ -58,6 +58,8 @@ class RequestOptions(BaseModel):
         """Of a server whose own are `own`."""
         asked = self.model_dump(exclude_none=True, include=set(RequestOptions.model_fields))
         settings = replace(own, **asked)
+        if self.seed is not None:
+            settings = replace(settings, seed_file=None)
         # What the server was started with is for the methods that have it.
         if settings.method != "swap":
             settings = replace(settings, key=None, donor_pool=None, expression="own")

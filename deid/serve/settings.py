@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from deid.batch.settings import TIMEOUT
 from deid.errors import DeidError
-from deid.option import option
+from deid.option import check_number, option
 
+MOST_BYTES = 2**40
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -44,13 +45,13 @@ class ServeSettings:
     )
 
     def __post_init__(self) -> None:
-        for name in ("jobs", "batch", "max_bytes", "max_pixels", "max_faces", "timeout", "receive"):
-            if not getattr(self, name) > 0:
-                option = name.replace("_", "-")
-                raise DeidError(f"--{option} {getattr(self, name):g}: must be more than 0")
+        for name in ("jobs", "batch", "max_faces", "timeout", "receive"):
+            check_number(name, getattr(self, name))
+        for name in ("max_bytes", "max_pixels"):
+            check_number(name, getattr(self, name), most=MOST_BYTES)
         for name in ("queue", "rate", "reload"):
-            if not getattr(self, name) >= 0:
-                raise DeidError(f"--{name} {getattr(self, name):g}: must not be less than 0")
+            check_number(name, getattr(self, name), zero=True)
+        check_number("port", self.port, zero=True, most=2**16 - 1)
         if self.host not in LOOPBACK and self.tokens is None and not self.open:
             raise DeidError(
                 f"--host {self.host}: other machines may reach it; give --tokens FILE, or --open "

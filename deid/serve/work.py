@@ -13,8 +13,7 @@ from deid.batch.in_memory import Bounds, Box, Refused, Result, deidentify_bytes
 from deid.batch.pipeline import Pipeline
 from deid.batch.project import Pipelines
 from deid.batch.settings import TRAINED, RunSettings
-from deid.errors import DeidError
-from deid.secret import NoKey
+from deid.errors import DeidError, NoFile
 from deid.serve.logs import to_standard_error
 from deid.serve.together import each, join
 from deid.worlds.world import LooksOfIdentity, World
@@ -69,7 +68,8 @@ def begin(
     asks for nothing else, cannot be built."""
     to_standard_error()
     pipelines = Pipelines(bundle)
-    pipelines.get(settings)
+    for note in pipelines.get(settings).notes:
+        log.warning(note)
     if batch > 1:
         for network in networks_of(pipelines.world):
             join(network)
@@ -92,7 +92,7 @@ def begin(
 def _pipeline(picture: PictureRequest, pipelines: Pipelines) -> Pipeline | Refusal:
     try:
         return pipelines.get(picture.settings)
-    except NoKey:  # of the service, and no fault of the request
+    except NoFile:  # of the service, and no fault of the request
         log.exception("withheld")
         return Refusal("withheld", WITHHELD)
     except DeidError as error:

@@ -9,6 +9,8 @@ exception, the directory is renamed to its final name.
 import errno
 import hashlib
 import json
+import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from typing import Any
 from deid.errors import DeidError
 
 FINGERPRINT = ".fingerprint"
+LEFTOVERS = ".deid-*.tmp"  # of a run that was killed while it wrote
 
 
 def fingerprint(settings: Any) -> str:
@@ -77,6 +80,8 @@ def prepare(working: Path, settings: Any) -> None:
     """Make `working` an empty directory, unless work with the same settings was begun there."""
     mark, wanted = working / FINGERPRINT, fingerprint(settings).encode()
     if mark.is_file() and mark.read_bytes() == wanted:
+        for leftover in working.rglob(LEFTOVERS):
+            leftover.unlink()
         return
     if working.exists():
         shutil.rmtree(working)
@@ -85,13 +90,18 @@ def prepare(working: Path, settings: Any) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary name beside `path`, then rename. An `OSError` names the file."""
+    """Write `data` to a name beside `path` that nobody has, bring it to the disk, then rename. An
+    `OSError` names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)  # a full disk has no name
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk has no name
         raise
