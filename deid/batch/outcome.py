@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from deid.audit.seal import recorded_name
-from deid.batch.manifest import FileRecord, Line, RunInfo, Versions
+from deid.batch.journal import Line, Versions
+from deid.batch.manifest import FileRecord, RunInfo
 from deid.errors import DeidError
 from deid.storage.protocol import Occupied, Storage, StorageFailure, Unreachable, Unread
 

@@ -15,22 +15,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from deid.audit.keys import signing_key
-from deid.audit.seal import (
-    AUDIT_FILES,
-    SEAL,
-    Read,
-    are_records,
-    changed_records,
-    is_seal,
-    is_sealed,
-    is_signed,
-    seal,
-)
+from deid.audit.seal import SEAL, are_records, seal
 from deid.batch.executor import Executor, InProcess
-from deid.batch.manifest import NAME, PREVIEWS, Journal, Records, is_unfinished
+from deid.batch.journal import NAME, Journal
+from deid.batch.manifest import PREVIEWS, Records
 from deid.batch.outcome import Outcome, content_sha256
 from deid.batch.plan import Inputs, Locations, list_inputs, locate, make_plan, refusal
 from deid.batch.summary import Summary
+from deid.batch.trust import PENDING, is_settled, refuse_untrusted
 from deid.errors import DeidError
 from deid.progress import progress
 from deid.storage.local import LocalStorage
@@ -55,16 +47,15 @@ def run_batch(
     earlier run quarantined is tried again. A source without a picture is an error, unless it
     `may_be_empty`, as the inbox of a schedule is.
     """
-    signing_key()  # one that cannot sign is better known before the work than after it
+    key = signing_key()  # one that cannot sign is better known before the work than after it
     inputs = list_inputs(locations, may_be_empty=prune or may_be_empty)
     with start(locations) as executor, exclusive(locations):
         info = executor.info
-        settled = is_settled(locations, info.manifest)
+        settled = is_settled(locations.audit, info.manifest, key)
         if not settled:
-            _refuse_changed_records(locations)
-            _refuse_what_is_not_ours(locations)
+            refuse_untrusted(locations.audit, key)
         _keep_previews_apart(locations, info.manifest, inputs)
-        records = Records(locations.audit, info.manifest)
+        records = Records(locations.audit, info.manifest, key)
         plan = make_plan(locations, inputs, records, info, retry)
         notes = plan.notes + _remove_gone(locations, records, plan.gone, prune)
         record = f"{locations.audit}/{records.name}"
@@ -100,65 +91,20 @@ def recorded(outcomes: Iterator[Outcome], journal: Journal) -> Iterator[Outcome]
     journal.flush()
 
 
-def is_settled(locations: Locations, manifest: str) -> bool:
-    """Whether what an earlier batch left needs no other form."""
-    if manifest != NAME:
-        return locations.audit.version(manifest) is not None
-    return is_sealed(_audit_reader(locations.audit), signing_key())
-
-
-def _refuse_changed_records(locations: Locations) -> None:
-    """A run would take changed records for its own and seal them. Those of a run that ended before
-    its seal have a journal; they are older than it."""
-    audit = locations.audit
-    if is_unfinished(audit):
-        return
-    if changed := changed_records(_audit_reader(audit)):
-        raise DeidError(
-            f"{audit}: {' and '.join(changed)} changed since the seal; see `deid audit verify`, "
-            "restore them, or move the audit files away to begin anew"
-        )
-
-
-def _refuse_what_is_not_ours(locations: Locations) -> None:
-    """A run must overwrite nobody's own files of the audit's names, nor a proof that it cannot
-    renew."""
-    audit = locations.audit
-    if audit.version(SEAL) is not None and is_seal(sealed := audit.read(SEAL)):
-        if signing_key() is None and is_signed(sealed):
-            raise DeidError(
-                f"{audit}: its records are signed; name the key in DEID_AUDIT_KEY_FILE, or the "
-                "proof would be lost"
-            )
-        return
-    if is_unfinished(audit):
-        return
-    taken = [name for name in AUDIT_FILES if audit.version(name) is not None]
-    if taken and not (taken[0] == NAME and are_records(audit.read(NAME))):
-        raise DeidError(
-            f"{audit}: {taken[0]} is there and is no record of deid's; choose another --audit"
-        )
-
-
-def _audit_reader(audit: Storage) -> Read:
-    def read(name: str) -> bytes:
-        if audit.version(name) is None:
-            raise FileNotFoundError(name)
-        return audit.read(name)
-
-    return read
-
-
 def finalize(locations: Locations, records: Records) -> None:
     """Give the record of a batch its final form, and seal it; of a dry run there is no proof."""
     records.flush(trace=True)
+    audit, key = locations.audit, signing_key()
     if records.name == NAME:
-        files = seal(list(records.all()), _reader(locations), signing_key())
+        files = seal(list(records.all()), _reader(locations), key)
     else:
         files = {records.name: records.manifest()}
-    for name, data in files.items():
-        locations.audit.write(name, data)
+    pending = {PENDING: files[SEAL]} if key is not None and SEAL in files else {}
+    for name, data in (pending | files).items():
+        audit.write(name, data)
     records.settle()
+    for name in pending:
+        audit.delete(name)
 
 
 def _reader(locations: Locations) -> Callable[[str], bytes]:
