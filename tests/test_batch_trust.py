@@ -15,19 +15,23 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from deid.audit.seal import LEDGER, MANIFEST, SEAL
+from deid.audit.seal import LEDGER, MANIFEST, SEAL, verify
 from deid.batch.executor import InProcess
 from deid.batch.outcome import Task, give_up
 from deid.batch.pipeline import Pipeline
-from deid.batch.plan import locate
+from deid.batch.plan import list_inputs, locate
 from deid.batch.run import run_batch
+from deid.batch.settings import BatchSettings
+from deid.batch.summary import Summary
 from deid.batch.workers import ProcessPool
 from deid.cli.audit import verify as verify_command
 from deid.errors import DeidError
 from deid.faces.faces import Faces
 from deid.pixels import Pixels
 from deid.storage.local import LocalStorage
-from tests.executor import CRASHED, HANGING, Dangerous, open_mask
+from deid.storage.locations import inside
+from deid.storage.protocol import PRIVATE
+from tests.executor import CRASHED, HANGING, Dangerous, open_mask, open_preview
 from tests.test_batch import contents, run, save, states
 
 # ---- what lies behind a link, or came to an output's name
@@ -279,3 +283,201 @@ def test_a_batch_that_was_killed_before_journals_were_signed_resumes(
     (out / JOURNAL).write_text(json.dumps(entry) + "\n")
     assert run(source, out).counts == {"done": 2, "written": 2}
     verify_command(str(out))
+
+
+# ---- sources and destinations
+
+
+def problems(out: Path) -> list[str]:
+    storage = LocalStorage(out)
+    return verify(storage.read, [n for n in storage.list() if not n.startswith(PRIVATE)])
+
+
+def pruned(source: Path, out: Path) -> Summary:
+    return run_batch(locate(str(source), str(out)), lambda p: InProcess(open_mask(), p), prune=True)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_outputs_of_one_source_are_not_taken_for_those_of_another(
+    tmp_path: Path, alone: bool
+) -> None:
+    out, name = tmp_path / "out", "IMG_1.png" if alone else ""
+    for day in (1, 2):
+        save(tmp_path / f"day{day}/IMG_1.png", day)
+    run(tmp_path / "day1" / name, out)
+    first = (out / "IMG_1.png").read_bytes()
+    for again in (run, pruned):
+        with pytest.raises(DeidError, match="its records are of another source than"):
+            again(tmp_path / "day2" / name, out)
+    assert (out / "IMG_1.png").read_bytes() == first
+    assert run(tmp_path / "day1" / name, out).counts == {"done": 1}
+
+
+def test_a_source_that_moved_goes_on_once_a_person_says_so(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    run(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in").rename(tmp_path / "moved")
+    with pytest.raises(DeidError, match=r"that moved, remove (.*)") as raised:
+        run(tmp_path / "moved", tmp_path / "out")
+    Path(str(raised.value).rpartition("remove ")[2]).unlink()
+    assert run(tmp_path / "moved", tmp_path / "out").counts == {"done": 1}
+    save(tmp_path / "in/a.png", 1)
+    with pytest.raises(DeidError, match="another source"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_batch_of_before_sources_were_recorded_goes_on(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    run(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out/.deid/source.sha256").unlink()
+    assert run(tmp_path / "in", tmp_path / "out").counts == {"done": 1}
+    assert (tmp_path / "out/.deid/source.sha256").exists()
+
+
+def test_a_source_is_the_same_by_whatever_path_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in/a.png", 1)
+    (tmp_path / "link").symlink_to("in")
+    run(tmp_path / "in", tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("in"), tmp_path / "link", tmp_path / "out/../in"):
+        assert run(path, tmp_path / "out").counts == {"done": 1}
+
+
+def test_a_source_that_is_empty_prunes_nothing(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    run(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in/a.png").unlink()
+    for may_be_empty in (False, True):
+        places = locate(str(tmp_path / "in"), str(tmp_path / "out"))
+        with pytest.raises(DeidError, match="nothing is there"):
+            run_batch(places, lambda p: InProcess(open_mask(), p), True, may_be_empty=may_be_empty)
+    assert (tmp_path / "out/a.png").exists()
+
+
+def test_what_lies_behind_a_link_is_not_pruned_and_ends_no_batch(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "sub/b.png"):
+        save(source / name, 1)
+    run(source, out)
+    (out / "sub").rename(tmp_path / "archive")
+    (out / "sub").symlink_to(tmp_path / "archive")
+    shutil.rmtree(source / "sub")
+    assert "1 were changed since and stay" in pruned(source, out).text()
+    assert (tmp_path / "archive/b.png").exists()
+
+
+@pytest.mark.parametrize("destination", ["s3://b//p", "s3://b/p//", "s3://b//p/deeper", "s3://b/p"])
+def test_slashes_hide_no_originals_at_the_destination(destination: str) -> None:
+    assert inside(destination, "s3://b/p") is not None
+    assert inside(destination, "s3://b") is not None
+    assert inside("s3://b/pp", destination) is None
+    with pytest.raises(DeidError, match="holds the originals"):
+        locate("s3://b/p", "s3://b//")
+    with pytest.raises(DeidError, match="holds the originals"):
+        locate("s3://b/p", "s3://b//p")
+
+
+def test_slashes_do_not_make_outputs_inputs() -> None:
+    assert inside("s3://b/p/out", "s3://b//p/") == "out"
+
+
+# ---- inputs that are not read
+
+
+def test_an_input_that_becomes_a_link_keeps_its_output_on_record(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for n in range(2):
+        save(source / f"{n}.png", n)
+    run(source, out)
+    (source / "0.png").rename(tmp_path / "annexed.png")
+    (source / "0.png").symlink_to(tmp_path / "annexed.png")
+    for again in (run, pruned, run):
+        summary = again(source, out)
+        assert summary.counts == {"skipped": 1, "done": 1}
+        assert "a symbolic link; its output of before stays" in summary.text()
+        assert problems(out) == []
+    (source / "0.png").unlink()
+    pruned(source, out)
+    assert problems(out) == []
+    assert not (out / "0.png").exists()
+
+
+def test_a_name_that_no_record_can_have_is_quarantined(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name in ("x\\..\\y.png", "plain.png"):
+        save(source / name, 1)
+    for _ in range(2):
+        summary = run(source, out)
+        assert summary.counts["quarantined"] == 1
+        assert "rename it" in summary.text()
+        assert problems(out) == []
+    assert run(source / "plain.png", tmp_path / "x\\..\\z.png").counts == {"quarantined": 1}
+    assert list_inputs(locate(str(source), str(out))).files.keys() == set(os.listdir(source))
+
+
+# ---- previews
+
+
+def preview(source: Path, destination: Path, audit: str | None = None) -> Summary:
+    places = locate(str(source), str(destination), BatchSettings(audit=audit))
+    return run_batch(places, lambda p: InProcess(open_preview(), p))
+
+
+def shown(out: Path) -> set[str]:
+    return {path.name for path in out.rglob("*.preview.png")}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_picture_done_alone_leaves_no_preview_beside_it(tmp_path: Path, alone: bool) -> None:
+    save(tmp_path / "in/a.png", 1)
+    out = tmp_path / "out"
+    preview(tmp_path / "in" / ("a.png" if alone else ""), out)
+    assert shown(out) == {"a.png.preview.png"}
+    assert run(tmp_path / "in/a.png", out / "safe.png").counts == {"written": 1}
+    assert shown(out) == set()
+
+
+def test_a_batch_leaves_no_preview_of_a_picture_alone_beside_its_outputs(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", 1)
+    preview(tmp_path / "in/a.png", tmp_path / "out")
+    run(tmp_path / "in", tmp_path / "out")
+    assert shown(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize(("alone", "below"), [(False, ""), (False, "sub"), (True, "")])
+def test_a_dry_run_keeps_away_from_pictures_done_alone(
+    tmp_path: Path, alone: bool, below: str
+) -> None:
+    save(tmp_path / "in/a.png", 1)
+    run(tmp_path / "in/a.png", tmp_path / "out" / below / "safe.png")
+    with pytest.raises(DeidError, match="holds outputs, and previews show original faces"):
+        preview(tmp_path / "in" / ("a.png" if alone else ""), tmp_path / "out")
+    assert shown(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_no_output_comes_beside_previews_whose_records_are_elsewhere(
+    tmp_path: Path, alone: bool
+) -> None:
+    source, out = tmp_path / "in" / ("a.png" if alone else ""), tmp_path / "out"
+    save(tmp_path / "in/a.png", 1)
+    preview(source, out, str(tmp_path / "audit1"))
+    audit2 = BatchSettings(audit=str(tmp_path / "audit2"))
+    places = locate(str(source), str(out), audit2)
+    with pytest.raises(DeidError, match=r"a\.png\.preview\.png shows original faces"):
+        run_batch(places, lambda p: InProcess(open_mask(), p))
+    assert not (out / "a.png").exists()
+    (out / "a.png.preview.png").unlink()
+    assert run_batch(places, lambda p: InProcess(open_mask(), p)).counts == {"written": 1}
+
+
+def test_an_input_with_a_previews_name_is_done_as_any_other(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png.preview.png", "b.png"):
+        save(source / name, 1)
+    run(source, out)
+    assert run(source, out).counts == {"done": 2}
+    (source / "a.png.preview.png").unlink()
+    assert run(source, out).counts == {"done": 1}

@@ -154,9 +154,11 @@ def remove_leftover(task: Task, written: str, destination: Storage) -> str:
     return ""
 
 
-def refused(name: str, version: str, status: str, reason: str) -> Outcome:
-    """The end of an input that is not even read."""
-    return Outcome(status, asdict(FileRecord(recorded_name(name), status, reason)), (version, ""))
+def refused(name: str, version: str, status: str, reason: str, last: Line | None = None) -> Outcome:
+    """The end of an input that is not even read. Its output of before, if `last` tells of one,
+    stays on record: nobody has looked whether the input is another one than it was."""
+    record = _with_output_of(last or {}, FileRecord(recorded_name(name), status, reason))
+    return Outcome(status, asdict(record), (version, ""))
 
 
 def _published(task: Task, record: FileRecord, encoded: bytes, destination: Storage) -> Outcome:
@@ -189,11 +191,15 @@ def _quarantined(task: Task, record: FileRecord, destination: Storage) -> Outcom
 def _not_read(task: Task, record: FileRecord) -> Outcome:
     """Quarantine for now. What an earlier run wrote stays, on record: nobody knows that the input
     is another one than it was."""
-    last, version = task.last or {}, task.versions[1] if task.versions else ""
+    version = task.versions[1] if task.versions else ""
+    return _outcome(task, _with_output_of(task.last or {}, record), version)
+
+
+def _with_output_of(last: Line, record: FileRecord) -> FileRecord:
     kept = {name: last[name] for name in ("output", "output_sha256") if last.get(name)}
     if kept:
         record = replace(record, reason=f"{record.reason}; its output of before stays")
-    return _outcome(task, replace(record, **kept), version)
+    return replace(record, **kept)
 
 
 def _is_free(task: Task, destination: Storage, present: str | None, sha256: str) -> bool:

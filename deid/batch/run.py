@@ -15,14 +15,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from deid.audit.keys import signing_key
-from deid.audit.seal import SEAL, are_records, seal
+from deid.audit.seal import SEAL, seal
 from deid.batch.executor import Executor, InProcess
 from deid.batch.journal import NAME, Journal
-from deid.batch.manifest import PREVIEWS, Records
+from deid.batch.manifest import Records
 from deid.batch.outcome import Outcome, content_sha256
-from deid.batch.plan import Inputs, Locations, list_inputs, locate, make_plan, refusal
+from deid.batch.plan import Locations, list_inputs, locate, make_plan
+from deid.batch.previews import keep_previews_apart, refuse_previews
 from deid.batch.summary import Summary
-from deid.batch.trust import PENDING, is_settled, refuse_untrusted
+from deid.batch.trust import PENDING, is_settled, refuse_another_source, refuse_untrusted
 from deid.errors import DeidError
 from deid.progress import progress
 from deid.storage.local import LocalStorage
@@ -45,21 +46,25 @@ def run_batch(
 
     With `prune`, outputs of inputs that the source no longer has are removed; with `retry`, what an
     earlier run quarantined is tried again. A source without a picture is an error, unless it
-    `may_be_empty`, as the inbox of a schedule is.
+    `may_be_empty`, as the inbox of a schedule is; with `prune` it always is: a disk that is not
+    there looks the same, and would cost every output.
     """
     key = signing_key()  # one that cannot sign is better known before the work than after it
-    inputs = list_inputs(locations, may_be_empty=prune or may_be_empty)
+    inputs = list_inputs(locations, may_be_empty and not prune)
     with start(locations) as executor, exclusive(locations):
         info = executor.info
         settled = is_settled(locations.audit, info.manifest, key)
         if not settled:
             refuse_untrusted(locations.audit, key)
-        _keep_previews_apart(locations, info.manifest, inputs)
+        keep_previews_apart(locations, info.manifest, inputs)
         records = Records(locations.audit, info.manifest, key)
+        refuse_another_source(locations, records)
         plan = make_plan(locations, inputs, records, info, retry)
-        notes = plan.notes + _remove_gone(locations, records, plan.gone, prune)
-        record = f"{locations.audit}/{records.name}"
-        summary = Summary(record, +Counter(done=plan.known), notes=(*info.notes, *notes))
+        refuse_previews(locations, inputs, records, plan.previews)
+        notes = *info.notes, *plan.notes, *_remove_gone(locations, records, plan.gone, prune)
+        summary = Summary(
+            f"{locations.audit}/{records.name}", +Counter(done=plan.known), notes=notes
+        )
         for name in plan.hopeless:
             summary.add(Outcome("quarantined", records.last(name) or {}, ("", "")))
         with progress("de-identify", plan.inputs, plan.known) as bar:
@@ -134,43 +139,6 @@ def exclusive(locations: Locations) -> Iterator[None]:
         yield
 
 
-def _keep_previews_apart(locations: Locations, manifest: str, inputs: Inputs) -> None:
-    """Previews show original faces, so they never stay beside outputs: a dry run refuses a place
-    with outputs, and a real run removes the previews of an earlier dry run."""
-    audit, destination = locations.audit, locations.destination
-    if manifest == PREVIEWS:
-        places = {str(storage): storage for storage in (audit, destination)}.values()
-        outputs = _present_outputs(locations, inputs)
-        records = any(_has_records(place) for place in places)
-        if records or outputs:  # of which the records may be elsewhere
-            raise DeidError(
-                f"{destination}: holds outputs, and previews show original faces; choose another "
-                "destination for --dry-run"
-            )
-        return
-    for storage in {str(s): s for s in (audit, destination)}.values():
-        previews = Records(storage, PREVIEWS)
-        for line in map(previews.last, previews.names()):
-            output = (line or {}).get("output")
-            if line and output and content_sha256(destination, output) == line["output_sha256"]:
-                destination.delete(output)
-        if previews.names():
-            previews.discard()
-
-
-def _has_records(place: Storage) -> bool:
-    sealed = place.version(NAME) is not None and are_records(place.read(NAME))
-    return sealed or bool(Records(place).names())
-
-
-def _present_outputs(locations: Locations, inputs: Inputs) -> bool:
-    """Whether the destination has a file of an output's name."""
-    if locations.single is not None:
-        return locations.destination.version(locations.single[1]) is not None
-    shared = inputs.files.keys() & locations.destination.list().keys()
-    return any(refusal(name) is None for name in shared)
-
-
 def _remove_gone(
     locations: Locations, records: Records, gone: tuple[str, ...], prune: bool
 ) -> tuple[str, ...]:
@@ -182,15 +150,27 @@ def _remove_gone(
     kept = 0
     for name in gone:
         line = records.last(name) or {}
-        output, sha256 = line.get("output"), line.get("output_sha256")
-        if output and (present := content_sha256(locations.destination, output)) is not None:
-            if present != sha256:  # somebody's other file
-                kept += 1
-                continue
-            locations.destination.delete(output)
-        records.forget(name)
+        if _removed(locations.destination, line.get("output"), line.get("output_sha256")):
+            records.forget(name)
+        else:
+            kept += 1
     changed = f"; {kept} were changed since and stay" if kept else ""
     return (f"note: outputs of {len(gone) - kept} inputs that are gone were removed{changed}",)
+
+
+def _removed(destination: Storage, output: str | None, sha256: str | None) -> bool:
+    """Whether nothing of a record's output is left; what is somebody's other file by now stays, and
+    so does what lies behind a link or cannot be read."""
+    try:
+        present = content_sha256(destination, output) if output else None
+    except StorageFailure:
+        raise
+    except DeidError:
+        return False
+    if output and present is not None and present == sha256:
+        destination.delete(output)
+        present = None
+    return present is None
 
 
 def deidentify_path(source: Path, destination: Path, pipeline: "Pipeline") -> Summary:

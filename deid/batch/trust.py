@@ -1,5 +1,8 @@
 """Which records of earlier runs a batch believes: it goes on from them and seals them anew."""
 
+import hashlib
+import os
+
 from deid.audit.keys import AuditKey
 from deid.audit.seal import (
     AUDIT_FILES,
@@ -13,12 +16,36 @@ from deid.audit.seal import (
     unproven,
 )
 from deid.batch.journal import NAME, is_unfinished
+from deid.batch.manifest import Records
+from deid.batch.plan import Locations
 from deid.errors import DeidError
+from deid.storage.local import LocalStorage
 from deid.storage.protocol import PRIVATE, Storage
 
 PENDING = f"{PRIVATE}{SEAL}"
 """The seal that a batch is about to write, where there is a key: a run that is killed meanwhile
 leaves a manifest that only this one vouches for."""
+
+SOURCE = f"{PRIVATE}source.sha256"
+"""Tells the source of the records from others, and does not name it."""
+
+
+def refuse_another_source(locations: Locations, records: Records) -> None:
+    """`DeidError` where the records are of another source: names in them are relative to theirs, so
+    that outputs of one would be overwritten for the other, or removed as if it were gone. What an
+    earlier version recorded has no source, and takes this one."""
+    audit, source = locations.audit, locations.source
+    place = str(source.root.resolve() if isinstance(source, LocalStorage) else source)
+    digest = hashlib.sha256(os.fsencode(place)).hexdigest()
+    known = "" if audit.version(SOURCE) is None else audit.read(SOURCE).decode(errors="replace")
+    if known == digest:
+        return
+    if known and records.names():
+        raise DeidError(
+            f"{audit}: its records are of another source than {source}; choose another "
+            f"destination, or, if it is the same source that moved, remove {audit}/{SOURCE}"
+        )
+    audit.write(SOURCE, digest.encode())
 
 
 def is_settled(audit: Storage, manifest: str, key: AuditKey | None) -> bool:
