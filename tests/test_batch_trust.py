@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,28 @@ def test_no_record_is_kept_behind_a_link(tmp_path: Path) -> None:
     with pytest.raises(DeidError, match="a link leads out of the folder"):
         run(tmp_path / "in", tmp_path / "out")
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("name", ["lock", "manifest.journal.jsonl", "manifest.known.jsonl"])
+def test_no_original_is_written_to_through_a_link_among_the_records(
+    tmp_path: Path, name: str
+) -> None:
+    save(tmp_path / "in/a.png", 1)
+    before = (tmp_path / "in/a.png").read_bytes()
+    (tmp_path / "out/.deid").mkdir(parents=True)
+    (tmp_path / "out/.deid" / name).symlink_to(tmp_path / "in/a.png")
+    with suppress(DeidError):
+        run(tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "in/a.png").read_bytes() == before
+
+
+def test_nothing_behind_a_link_is_listed(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere/deep/a.png", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root").symlink_to(tmp_path / "elsewhere")
+    assert LocalStorage(tmp_path / "out").list("link/deep/") == {}
+    assert set(LocalStorage(tmp_path / "root").list("deep/")) == {"deep/a.png"}
 
 
 @pytest.mark.parametrize("written", ["", hashlib.sha256(b"safe").hexdigest()])

@@ -109,7 +109,8 @@ class _LocalJournal:
     def _write(self, text: str, synced: bool) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            handle = os.open(self._path, flags, 0o644)
             try:
                 size = os.lseek(handle, 0, os.SEEK_END)
                 if text and size and os.pread(handle, 1, size - 1) != b"\n":
