@@ -46,8 +46,7 @@ def run_batch(
 
     With `prune`, outputs of inputs that the source no longer has are removed; with `retry`, what an
     earlier run quarantined is tried again. A source without a picture is an error, unless it
-    `may_be_empty`, as the inbox of a schedule is; with `prune` it always is: a disk that is not
-    there looks the same, and would cost every output.
+    `may_be_empty`, as an inbox is, and nothing is pruned: a disk that is not there looks the same.
     """
     key = signing_key()  # one that cannot sign is better known before the work than after it
     inputs = list_inputs(locations, may_be_empty and not prune)
@@ -62,9 +61,8 @@ def run_batch(
         plan = make_plan(locations, inputs, records, info, retry)
         refuse_previews(locations, inputs, records, plan.previews)
         notes = *info.notes, *plan.notes, *_remove_gone(locations, records, plan.gone, prune)
-        summary = Summary(
-            f"{locations.audit}/{records.name}", +Counter(done=plan.known), notes=notes
-        )
+        record = f"{locations.audit}/{records.name}"
+        summary = Summary(record, +Counter(done=plan.known), notes=notes)
         for name in plan.hopeless:
             summary.add(Outcome("quarantined", records.last(name) or {}, ("", "")))
         with progress("de-identify", plan.inputs, plan.known) as bar:
