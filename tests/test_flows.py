@@ -21,7 +21,8 @@ from deid.anonymize import METHODS, RIVALS
 from deid.audit.seal import AUDIT_FILES, LEDGER, SEAL
 from deid.batch import project
 from deid.batch.executor import InProcess
-from deid.batch.manifest import Records, is_unfinished, open_journal
+from deid.batch.journal import is_unfinished, open_journal
+from deid.batch.manifest import Records
 from deid.batch.outcome import Task
 from deid.batch.pipeline import Pipeline, build_pipeline
 from deid.batch.plan import Locations, list_inputs, make_plan

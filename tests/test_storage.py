@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import random
 import signal
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from deid.audit.seal import LEDGER, SEAL
+from deid.audit.seal import LEDGER, MANIFEST, SEAL
 from deid.batch import run as run_module
 from deid.batch.executor import InProcess
 from deid.batch.pipeline import Pipeline, build_pipeline
@@ -414,3 +415,45 @@ def test_a_mistyped_prefix_is_named_and_leaves_nothing(
     with pytest.raises(DeidError, match="mistyped: nothing is there; correct the path"):
         run_batch(places, lambda p: InProcess(pipeline, p))
     assert not (tmp_path / "out").exists()
+
+
+FORGED = {
+    "record": {"file": "0/0.png", "status": "written", "output": "0/0.png"},
+    "versions": ["x", "y"],
+    "time": "2026-01-01T00:00:00+00:00",
+}
+
+
+def test_records_in_a_bucket_are_of_one_source_and_of_one_key(
+    bucket: str, inputs: Storage, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEID_AUDIT_KEY", "k" * 64)
+    run(bucket, pipeline)
+    out = S3Storage(bucket, "out")
+    sealed = out.read(MANIFEST)
+    out.write(".deid/manifest.journal-0.jsonl", json.dumps(FORGED).encode())
+    assert run(bucket, pipeline).counts == {"done": len(NAMES)}
+    assert out.read(MANIFEST) == sealed
+    S3Storage(bucket, "other").write("0/0.png", picture(99))
+    places = locate(f"s3://{bucket}/other", f"s3://{bucket}/out")
+    with pytest.raises(DeidError, match=r"of another source than s3://.*/other; choose another"):
+        run_batch(places, lambda p: InProcess(pipeline, p), prune=True)
+    places = locate(f"s3://{bucket}//in/", f"s3://{bucket}/out/")
+    assert run_batch(places, lambda p: InProcess(pipeline, p)).counts == {"done": len(NAMES)}
+
+
+def test_no_preview_stays_beside_an_output_in_a_bucket(bucket: str, pipeline: Pipeline) -> None:
+    S3Storage(bucket, "in").write("a.png", picture(1))
+    draws = build_pipeline(RunSettings(method="mask", dry_run=True), toy_world(), None)
+
+    def alone(name: str, made_by: Pipeline) -> Summary:
+        places = locate(f"s3://{bucket}/in/a.png", f"s3://{bucket}/out/{name}")
+        return run_batch(places, lambda p: InProcess(made_by, p))
+
+    assert alone("a.png", draws).counts == {"previewed": 1}
+    assert "a.png.preview.png" in contents(S3Storage(bucket, "out"))
+    assert alone("safe.png", pipeline).counts == {"written": 1}
+    assert set(contents(S3Storage(bucket, "out"))) == {"safe.png"}
+    for name in ("", "b.png"):
+        with pytest.raises(DeidError, match="holds outputs, and previews show original faces"):
+            alone(name, draws)

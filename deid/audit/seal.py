@@ -198,6 +198,25 @@ def changed_records(read: Read) -> list[str]:
     return changed
 
 
+def unproven(read: Read, key: AuditKey, *pending: str) -> list[str]:
+    """What is wrong with seal, manifest and ledger, as far as they are there, where only what `key`
+    signed is believed; also what a seal named in `pending` vouches for is."""
+    problems: list[str] = []
+    proven: set[tuple[str, str]] = set()
+    for name in (SEAL, *pending):
+        with suppress(FileNotFoundError):
+            body = _json(read(name).decode(errors="replace"))
+            sound = isinstance(body, dict)
+            found = _signature_problems(body, key) if sound else [f"{name}: not a seal"]
+            problems += found if name == SEAL else []
+            proven |= set() if found else set(body["sha256"].items())
+    for name in (MANIFEST, LEDGER):
+        with suppress(FileNotFoundError):
+            if (name, hashlib.sha256(read(name)).hexdigest()) not in proven:
+                problems.append(f"{name}: not signed by the key given")
+    return problems
+
+
 def is_audit_file(name: str) -> bool:
     """Whether a file of a batch belongs to its records and not to its outputs."""
     return name in AUDIT_FILES or name.startswith(PRIVATE)

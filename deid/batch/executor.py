@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from deid.batch.manifest import RunInfo
-from deid.batch.outcome import Outcome, Task, give_up, process_task, remove_leftover
+from deid.batch.outcome import Outcome, Task, Writing, give_up, process_task, remove_leftover
 from deid.batch.plan import Locations
 
 if TYPE_CHECKING:
@@ -59,17 +59,22 @@ class InProcess:
     def work(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
         """See `Executor`."""
         source, destination = self._locations.source, self._locations.destination
-        given_up: list[Task] = []
+        given_up: list[tuple[Task, str]] = []
         for task in tasks:
+            written = ""
             try:
                 with _interrupted(self._timeout):
-                    outcome = process_task(task, self._pipeline, source, destination)
+                    for said in process_task(task, self._pipeline, source, destination):
+                        if isinstance(said, Writing):
+                            written = said.sha256
+                        else:
+                            outcome = said
             except _TimeUp:
-                given_up.append(task)
-                outcome = give_up(task, TOO_LONG, destination, self.info.settings)
+                given_up.append((task, written))
+                outcome = give_up(task, TOO_LONG, destination, self.info.settings, written)
             yield outcome
-        for task in given_up:
-            remove_leftover(task, destination)
+        for task, written in given_up:
+            remove_leftover(task, written, destination)
 
 
 class _TimeUp(BaseException):

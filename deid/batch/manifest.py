@@ -1,10 +1,7 @@
 """The record of a batch: one JSON line a file, and what lets a killed batch resume.
 
 `manifest.jsonl` has the last line of each input, sorted by name, and does not tell how often the
-batch was interrupted. Until the batch ends, new lines are in a journal in `.deid/`: a local one
-is appended to, and brought to the disk every second; one on S3, where nothing can be appended to,
-comes in parts. A line is written after its output is complete, so that a killed batch does again
-what has no line, to the same bytes.
+batch was interrupted. Until the batch ends, new lines are in a journal in `.deid/`.
 
 In `.deid/`, too, are the versions that the storages gave inputs and outputs. While both are what
 they were, neither needs to be read to know that an input is done; where one is not, its content
@@ -13,26 +10,27 @@ is hashed. They can be deleted: all that is lost is time.
 
 import io
 import json
-import os
-import secrets
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Protocol
 
+from deid.audit.keys import AuditKey
 from deid.audit.seal import LEDGER, TIME, times_of
 from deid.batch.bundle import UNKNOWN, Origin
+from deid.batch.journal import (
+    NAME,
+    Line,
+    Versions,
+    is_signed,
+    journal_stem,
+    now,
+    open_journal,
+    text_of,
+)
 from deid.gate.record import FaceRecord
-from deid.storage.local import LocalStorage
-from deid.storage.protocol import PRIVATE, Storage, StorageFailure
+from deid.storage.protocol import PRIVATE, Storage
 
-NAME = "manifest.jsonl"
 PREVIEWS = "previews.jsonl"  # of a dry run, which writes nothing that counts as an output
 PREVIEW_SUFFIX = ".preview.png"
-
-SYNC_SECONDS = 1.0  # how old a line of a local journal may get before the disk must have it
-PART_LINES, PART_SECONDS = 64, 5.0  # how much of a journal on S3 a kill may lose
 
 
 @dataclass(frozen=True)
@@ -68,24 +66,21 @@ class FileRecord:
     notes: tuple[str, ...] = ()  # what could not come back, such as further frames
 
 
-Line = dict[str, Any]
-"""A `FileRecord` as JSON has it."""
-
-Versions = tuple[str, str]
-"""Of an input and of its output ("" for none), as their storages tell them."""
-
-
 class Records:
-    """What became of every input of a destination, in as few bytes as that takes."""
+    """What became of every input of a destination, in as few bytes as that takes.
 
-    def __init__(self, storage: Storage, name: str = NAME) -> None:
+    With a `key`, new lines of the journal are signed, and old ones without its signature have no
+    say: what they tell of is done again. Whether the manifest is signed is not looked at here.
+    """
+
+    def __init__(self, storage: Storage, name: str = NAME, key: AuditKey | None = None) -> None:
         self.name = name
         self._storage = storage
         self._texts: dict[str, str] = {}
         self._versions: dict[str, Versions] = {}
         self._times: dict[str, str] = {}  # of lines that the ledger does not have
-        self._journal = open_journal(storage, name)
-        parts = list(storage.list(_journal_stem(name)))
+        self._journal = open_journal(storage, name, key)
+        parts = list(storage.list(journal_stem(name)))
         self.changed = bool(parts)  # since the manifest was written
         for line, text in self._read(name):
             self._texts[line["file"]] = text
@@ -94,6 +89,8 @@ class Records:
             self._versions[line["file"]] = (str(first), str(second))
         for part in parts:
             for line, _ in self._read(part):
+                if key is not None and not is_signed(line, key):
+                    continue
                 first, second = line["versions"]
                 self._remember(line["record"], (str(first), str(second)), str(line[TIME]))
 
@@ -113,7 +110,7 @@ class Records:
                 yield line, text
 
     def _remember(self, line: Line, versions: Versions, time: str) -> None:
-        file, text = line["file"], _text(line)
+        file, text = line["file"], text_of(line)
         if self._texts.get(file) != text:  # else it came to its end when it first said so
             self._texts[file], self._times[file] = text, time
         self._versions[file] = versions
@@ -140,10 +137,10 @@ class Records:
     def append(self, line: Line, versions: Versions) -> None:
         """Add what became of an input, if that is news; what survives a kill: see `Journal`."""
         file = line["file"]
-        if self._texts.get(file) == _text(line) and self._versions.get(file) == versions:
+        if self._texts.get(file) == text_of(line) and self._versions.get(file) == versions:
             return
         self.changed = True
-        self._remember(line, versions, _now())
+        self._remember(line, versions, now())
         self._journal.append(line, versions)
 
     def flush(self, trace: bool = False) -> None:
@@ -166,120 +163,22 @@ class Records:
     def discard(self) -> None:
         """Remove the manifest and all that belongs to it."""
         self.flush()
-        parts = self._storage.list(_journal_stem(self.name))
+        parts = self._storage.list(journal_stem(self.name))
         for name in (self.name, _known_name(self.name), *parts):
             self._storage.delete(name)
 
     def settle(self) -> None:
         """Keep the versions and drop the journal, once the manifest is written."""
         lines = (
-            _text({"file": file, "versions": pair}) for file, pair in sorted(self._versions.items())
+            text_of({"file": file, "versions": pair})
+            for file, pair in sorted(self._versions.items())
         )
         text = "".join(f"{line}\n" for line in lines)
         self._storage.write(_known_name(self.name), text.encode())
         self.flush()
-        for part in self._storage.list(_journal_stem(self.name)):
+        for part in self._storage.list(journal_stem(self.name)):
             self._storage.delete(part)
-
-
-def is_unfinished(storage: Storage) -> bool:
-    """Whether a batch is at work there, or was ended before its seal."""
-    return bool(storage.list(_journal_stem(NAME)))
-
-
-def _journal_stem(name: str) -> str:
-    return f"{PRIVATE}{name.removesuffix('.jsonl')}.journal"
 
 
 def _known_name(name: str) -> str:
     return f"{PRIVATE}{name.removesuffix('.jsonl')}.known.jsonl"
-
-
-def _text(line: Mapping[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=True)
-
-
-def _entry(line: Line, versions: Versions) -> str:
-    return _text({"record": line, "versions": versions, TIME: _now()}) + "\n"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-class Journal(Protocol):
-    """What happened since the manifest was written."""
-
-    def append(self, line: Line, versions: Versions) -> None:
-        """A local line survives a kill at once, a power cut after `SYNC_SECONDS`; lines on S3
-        survive either after `PART_LINES` or `PART_SECONDS`."""
-
-    def flush(self, trace: bool = False) -> None:
-        """All lines survive both; with `trace` there is a journal even without lines."""
-
-
-def open_journal(storage: Storage, name: str = NAME) -> Journal:
-    """The journal of the manifest `name`; several may be open at a time, one for each shard."""
-    if isinstance(storage, LocalStorage):
-        return _LocalJournal(storage, f"{_journal_stem(name)}.jsonl")
-    return _PartJournal(storage, _journal_stem(name))
-
-
-class _LocalJournal:
-    """One file, appended to."""
-
-    def __init__(self, storage: LocalStorage, name: str) -> None:
-        self._path = storage.path(name)
-        self._unsynced_since: float | None = None
-
-    def append(self, line: Line, versions: Versions) -> None:
-        now = time.monotonic()
-        since = now if self._unsynced_since is None else self._unsynced_since
-        synced = now - since > SYNC_SECONDS
-        self._write(_entry(line, versions), synced)
-        self._unsynced_since = None if synced else since
-
-    def flush(self, trace: bool = False) -> None:
-        if trace or self._unsynced_since is not None:
-            self._write("", synced=True)
-            self._unsynced_since = None
-
-    def _write(self, text: str, synced: bool) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                size = os.lseek(handle, 0, os.SEEK_END)
-                if text and size and os.pread(handle, 1, size - 1) != b"\n":
-                    text = "\n" + text
-                os.write(handle, text.encode())
-                if synced:
-                    os.fsync(handle)
-            finally:
-                os.close(handle)
-        except OSError as error:
-            raise StorageFailure(
-                f"{self._path}: cannot be written ({error.strerror or error}); free space, then "
-                "run the same command to resume"
-            ) from None
-
-
-class _PartJournal:
-    """Objects of some lines each, whose names sort by time."""
-
-    def __init__(self, storage: Storage, stem: str) -> None:
-        self._storage, self._stem = storage, stem
-        self._lines: list[str] = []
-        self._since = time.monotonic()
-
-    def append(self, line: Line, versions: Versions) -> None:
-        self._lines.append(_entry(line, versions))
-        late = time.monotonic() - self._since > PART_SECONDS
-        if late or len(self._lines) >= PART_LINES:
-            self.flush()
-
-    def flush(self, trace: bool = False) -> None:
-        if trace or self._lines:
-            name = f"{self._stem}-{time.time_ns():020d}-{secrets.token_hex(4)}.jsonl"
-            self._storage.write(name, "".join(self._lines).encode())
-        self._lines, self._since = [], time.monotonic()

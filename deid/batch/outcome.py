@@ -6,12 +6,14 @@ Everything that is done for one file is in here, so that the process that does i
 import hashlib
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from deid.audit.seal import recorded_name
-from deid.batch.manifest import FileRecord, Line, RunInfo, Versions
+from deid.batch.journal import Line, Versions
+from deid.batch.manifest import FileRecord, RunInfo
 from deid.errors import DeidError
 from deid.storage.protocol import Occupied, Storage, StorageFailure, Unreachable, Unread
 
@@ -79,10 +81,18 @@ class Outcome:
     unreachable: bool = False  # its storage did not give it
 
 
+@dataclass(frozen=True)
+class Writing:
+    """Said before an output is written, so that what a process leaves that dies then is known."""
+
+    sha256: str
+
+
 def process_task(
     task: Task, pipeline: "Pipeline", source: Storage, destination: Storage
-) -> Outcome:
-    """De-identify one input and write its output; raises nothing but `StorageFailure`."""
+) -> Iterator[Writing | Outcome]:
+    """De-identify one input and write its output: says what it is about to write, if anything, and
+    at last how it ended. Raises nothing but `StorageFailure`."""
     try:
         data, version = source.fetch(task.name, MAX_BYTES)
     except StorageFailure:
@@ -91,18 +101,23 @@ def process_task(
         record = FileRecord(task.name, "quarantined", error_text(error))
         if isinstance(error, Unread):
             lost = isinstance(error, Unreachable)
-            return replace(_not_read(task, record), unreachable=lost)
-        return _quarantined(task, record, destination)
+            yield replace(_not_read(task, record), unreachable=lost)
+        else:
+            yield _quarantined(task, record, destination)
+        return
     task = replace(task, version=version)
     record = pipeline.blank_record(task.name, hashlib.sha256(data).hexdigest())
     try:
         if task.last and task.is_done(pipeline.info, record.input_sha256, destination):
-            return Outcome("done", task.last, (version, destination.version(task.output) or ""))
+            present = destination.version(task.output) or ""
+            yield Outcome("done", task.last, (version, present))
+            return
         suffix = PurePosixPath(task.output).suffix
         encoded, record = pipeline.process(record, data, suffix)
         sha256 = hashlib.sha256(encoded).hexdigest()
         record = replace(record, output=task.output, output_sha256=sha256)
-        return _published(task, record, encoded, destination)
+        yield Writing(sha256)
+        yield _published(task, record, encoded, destination)
     except StorageFailure:
         raise
     except Exception as error:
@@ -110,26 +125,40 @@ def process_task(
         record = replace(record, status="quarantined", reason=error_text(error))
         if isinstance(error, MemoryError | OSError):  # the machine's fault, perhaps only today's
             record = replace(record, settings="")
-        return _quarantined(task, record, destination)
+        yield _quarantined(task, record, destination)
 
 
-def give_up(task: Task, reason: str, destination: Storage, settings: str) -> Outcome:
-    """The end of an input whose process died or hung; what that process wrote goes with it."""
-    remove_leftover(task, destination)
+def give_up(
+    task: Task, reason: str, destination: Storage, settings: str, written: str = ""
+) -> Outcome:
+    """The end of an input whose process died or hung; what that process wrote, whose SHA-256 it had
+    said before (`written`), goes with it."""
+    if problem := remove_leftover(task, written, destination):
+        reason = f"{reason}; {problem}"
     record = FileRecord(task.name, "quarantined", reason, settings=settings)
     return _quarantined(task, record, destination)
 
 
-def remove_leftover(task: Task, destination: Storage) -> None:
-    """Remove what a dead process wrote. Its last request may outlive it on its way to S3, so that
-    this is worth a second look later."""
-    if destination.version(task.output) not in (None, task.occupied):
-        destination.delete(task.output)
+def remove_leftover(task: Task, written: str, destination: Storage) -> str:
+    """Remove what a dead process wrote, and nothing else that has come to the output's name; says
+    what kept it from that, if anything. A process's last request may outlive it on its way to S3,
+    so that this is worth a second look later."""
+    try:
+        present = written and destination.version(task.output) not in (None, task.occupied)
+        if present and content_sha256(destination, task.output) == written:
+            destination.delete(task.output)
+    except StorageFailure:
+        raise
+    except DeidError as error:
+        return error_text(error)
+    return ""
 
 
-def refused(name: str, version: str, status: str, reason: str) -> Outcome:
-    """The end of an input that is not even read."""
-    return Outcome(status, asdict(FileRecord(recorded_name(name), status, reason)), (version, ""))
+def refused(name: str, version: str, status: str, reason: str, last: Line | None = None) -> Outcome:
+    """The end of an input that is not even read. Its output of before, if `last` tells of one,
+    stays on record: nobody has looked whether the input is another one than it was."""
+    record = _with_output_of(last or {}, FileRecord(recorded_name(name), status, reason))
+    return Outcome(status, asdict(record), (version, ""))
 
 
 def _published(task: Task, record: FileRecord, encoded: bytes, destination: Storage) -> Outcome:
@@ -162,11 +191,15 @@ def _quarantined(task: Task, record: FileRecord, destination: Storage) -> Outcom
 def _not_read(task: Task, record: FileRecord) -> Outcome:
     """Quarantine for now. What an earlier run wrote stays, on record: nobody knows that the input
     is another one than it was."""
-    last, version = task.last or {}, task.versions[1] if task.versions else ""
+    version = task.versions[1] if task.versions else ""
+    return _outcome(task, _with_output_of(task.last or {}, record), version)
+
+
+def _with_output_of(last: Line, record: FileRecord) -> FileRecord:
     kept = {name: last[name] for name in ("output", "output_sha256") if last.get(name)}
     if kept:
         record = replace(record, reason=f"{record.reason}; its output of before stays")
-    return _outcome(task, replace(record, **kept), version)
+    return replace(record, **kept)
 
 
 def _is_free(task: Task, destination: Storage, present: str | None, sha256: str) -> bool:

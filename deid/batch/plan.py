@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from deid.audit.seal import recorded_name
+from deid.batch.journal import Line
 from deid.batch.manifest import PREVIEW_SUFFIX, PREVIEWS, Records, RunInfo
 from deid.batch.outcome import Outcome, Task, refused
 from deid.batch.settings import BatchSettings
@@ -63,9 +65,13 @@ def locate(source: str, destination: str, settings: BatchSettings | None = None)
     )
 
 
+ALONE = f"{PRIVATE}files/"
+"""Where pictures that are done alone have their records, a folder each."""
+
+
 def records_of(folder: str, output: str) -> str:
     """Where the records of a single picture are: in a folder that may hold anything else."""
-    return f"{folder.rstrip('/')}/{PRIVATE}files/{output}"
+    return f"{folder.rstrip('/')}/{ALONE}{output}"
 
 
 def _single(source: str, destination: str) -> tuple[str, str, str, str] | None:
@@ -135,7 +141,7 @@ def refusal(name: str) -> tuple[str, str] | None:
     suffix = _suffix(name)
     if suffix not in SUFFIXES and suffix not in OTHER_PICTURES:
         return "skipped", "not a picture by its suffix"
-    if not is_safe(name) or name.startswith(PRIVATE):
+    if not is_safe(name) or name.startswith(PRIVATE) or recorded_name(name) != name:
         return "quarantined", "not a plain name inside a folder; rename it"
     if suffix not in SUFFIXES:
         return "quarantined", f"format {suffix} is not supported; convert it to PNG or JPEG"
@@ -165,7 +171,7 @@ class Plan:
     gone: tuple[str, ...]  # names on record that the source no longer has
     hopeless: tuple[str, ...] = ()
     others: int = 0  # of the known, those that another version of the model made
-    previews: int = 0  # at the destination, which an earlier dry run may have left
+    previews: tuple[str, ...] = ()  # files at the destination that by their names may be some
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -173,7 +179,7 @@ class Plan:
         notes = []
         if self.previews:
             may = "may show original faces"
-            notes.append(f"note: {self.previews} files named *{PREVIEW_SUFFIX} {may}")
+            notes.append(f"note: {len(self.previews)} files named *{PREVIEW_SUFFIX} {may}")
         if self.others:
             by = "another version" if self.others == 1 else "other versions"
             again = "--update-model makes them again"
@@ -206,14 +212,19 @@ def make_plan(
     todo: list[Todo] = []
     others = 0
     present = _present(locations, info.suffix)
+
+    def refuse(name: str, version: str, status: str, reason: str) -> None:
+        last = _with_output(records, name, present)
+        refusals.append(refused(name, version, status, reason, last))
+
     for name, what in inputs.others.items():
-        refusals.append(refused(name, "", "skipped", what))
+        refuse(name, "", "skipped", what)
     for name, version in inputs.files.items():
-        reason = refusal(name)
-        if reason:
-            refusals.append(refused(name, version, *reason))
-            continue
         output = (locations.single[1] if locations.single else name) + info.suffix
+        reason = refusal(name) or (refusal(output) if locations.single else None)
+        if reason:
+            refuse(name, version, *reason)
+            continue
         item = (name, version, output, present.get(output))
         task = _task(item, records)
         if not retry and task.is_hopeless(info):
@@ -225,11 +236,23 @@ def make_plan(
     known = len(inputs) - len(refusals) - len(todo) - len(hopeless)
     named = {*inputs.files, *inputs.others, *(outcome.line["file"] for outcome in refusals)}
     gone = tuple(sorted(records.names() - named))
-    left = locations.single is None and info.manifest != PREVIEWS
-    previews = sum(name.endswith(PREVIEW_SUFFIX) for name in present) if left else 0
+    previews = () if info.manifest == PREVIEWS else _previews(locations, present)
     return Plan(
         len(inputs), known, tuple(refusals), tuple(todo), gone, tuple(hopeless), others, previews
     )
+
+
+def _previews(locations: Locations, present: dict[str, str]) -> tuple[str, ...]:
+    if locations.single is None:
+        return tuple(name for name in present if name.endswith(PREVIEW_SUFFIX))
+    preview = locations.single[1] + PREVIEW_SUFFIX  # the one; the rest of the folder is not ours
+    return () if locations.destination.version(preview) is None else (preview,)
+
+
+def _with_output(records: Records, name: str, present: dict[str, str]) -> Line | None:
+    """The last record of an input, if an output is there that it tells of."""
+    last = records.last(recorded_name(name)) or {}
+    return last if last.get("output") in present else None
 
 
 def _present(locations: Locations, suffix: str) -> dict[str, str]:

@@ -15,22 +15,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from deid.audit.keys import signing_key
-from deid.audit.seal import (
-    AUDIT_FILES,
-    SEAL,
-    Read,
-    are_records,
-    changed_records,
-    is_seal,
-    is_sealed,
-    is_signed,
-    seal,
-)
+from deid.audit.seal import SEAL, seal
 from deid.batch.executor import Executor, InProcess
-from deid.batch.manifest import NAME, PREVIEWS, Journal, Records, is_unfinished
+from deid.batch.journal import NAME, Journal
+from deid.batch.manifest import Records
 from deid.batch.outcome import Outcome, content_sha256
-from deid.batch.plan import Inputs, Locations, list_inputs, locate, make_plan, refusal
+from deid.batch.plan import Locations, list_inputs, locate, make_plan
+from deid.batch.previews import keep_previews_apart, refuse_previews
 from deid.batch.summary import Summary
+from deid.batch.trust import PENDING, is_settled, refuse_another_source, refuse_untrusted
 from deid.errors import DeidError
 from deid.progress import progress
 from deid.storage.local import LocalStorage
@@ -53,22 +46,23 @@ def run_batch(
 
     With `prune`, outputs of inputs that the source no longer has are removed; with `retry`, what an
     earlier run quarantined is tried again. A source without a picture is an error, unless it
-    `may_be_empty`, as the inbox of a schedule is.
+    `may_be_empty`, as an inbox is, and nothing is pruned: a disk that is not there looks the same.
     """
-    signing_key()  # one that cannot sign is better known before the work than after it
-    inputs = list_inputs(locations, may_be_empty=prune or may_be_empty)
+    key = signing_key()  # one that cannot sign is better known before the work than after it
+    inputs = list_inputs(locations, may_be_empty and not prune)
     with start(locations) as executor, exclusive(locations):
         info = executor.info
-        settled = is_settled(locations, info.manifest)
+        settled = is_settled(locations.audit, info.manifest, key)
         if not settled:
-            _refuse_changed_records(locations)
-            _refuse_what_is_not_ours(locations)
-        _keep_previews_apart(locations, info.manifest, inputs)
-        records = Records(locations.audit, info.manifest)
+            refuse_untrusted(locations.audit, key)
+        keep_previews_apart(locations, info.manifest, inputs)
+        records = Records(locations.audit, info.manifest, key)
+        refuse_another_source(locations, records)
         plan = make_plan(locations, inputs, records, info, retry)
-        notes = plan.notes + _remove_gone(locations, records, plan.gone, prune)
+        refuse_previews(locations, inputs, records, plan.previews)
+        notes = *info.notes, *plan.notes, *_remove_gone(locations, records, plan.gone, prune)
         record = f"{locations.audit}/{records.name}"
-        summary = Summary(record, +Counter(done=plan.known), notes=(*info.notes, *notes))
+        summary = Summary(record, +Counter(done=plan.known), notes=notes)
         for name in plan.hopeless:
             summary.add(Outcome("quarantined", records.last(name) or {}, ("", "")))
         with progress("de-identify", plan.inputs, plan.known) as bar:
@@ -100,65 +94,20 @@ def recorded(outcomes: Iterator[Outcome], journal: Journal) -> Iterator[Outcome]
     journal.flush()
 
 
-def is_settled(locations: Locations, manifest: str) -> bool:
-    """Whether what an earlier batch left needs no other form."""
-    if manifest != NAME:
-        return locations.audit.version(manifest) is not None
-    return is_sealed(_audit_reader(locations.audit), signing_key())
-
-
-def _refuse_changed_records(locations: Locations) -> None:
-    """A run would take changed records for its own and seal them. Those of a run that ended before
-    its seal have a journal; they are older than it."""
-    audit = locations.audit
-    if is_unfinished(audit):
-        return
-    if changed := changed_records(_audit_reader(audit)):
-        raise DeidError(
-            f"{audit}: {' and '.join(changed)} changed since the seal; see `deid audit verify`, "
-            "restore them, or move the audit files away to begin anew"
-        )
-
-
-def _refuse_what_is_not_ours(locations: Locations) -> None:
-    """A run must overwrite nobody's own files of the audit's names, nor a proof that it cannot
-    renew."""
-    audit = locations.audit
-    if audit.version(SEAL) is not None and is_seal(sealed := audit.read(SEAL)):
-        if signing_key() is None and is_signed(sealed):
-            raise DeidError(
-                f"{audit}: its records are signed; name the key in DEID_AUDIT_KEY_FILE, or the "
-                "proof would be lost"
-            )
-        return
-    if is_unfinished(audit):
-        return
-    taken = [name for name in AUDIT_FILES if audit.version(name) is not None]
-    if taken and not (taken[0] == NAME and are_records(audit.read(NAME))):
-        raise DeidError(
-            f"{audit}: {taken[0]} is there and is no record of deid's; choose another --audit"
-        )
-
-
-def _audit_reader(audit: Storage) -> Read:
-    def read(name: str) -> bytes:
-        if audit.version(name) is None:
-            raise FileNotFoundError(name)
-        return audit.read(name)
-
-    return read
-
-
 def finalize(locations: Locations, records: Records) -> None:
     """Give the record of a batch its final form, and seal it; of a dry run there is no proof."""
     records.flush(trace=True)
+    audit, key = locations.audit, signing_key()
     if records.name == NAME:
-        files = seal(list(records.all()), _reader(locations), signing_key())
+        files = seal(list(records.all()), _reader(locations), key)
     else:
         files = {records.name: records.manifest()}
-    for name, data in files.items():
-        locations.audit.write(name, data)
+    pending = {PENDING: files[SEAL]} if key is not None and SEAL in files else {}
+    for name, data in (pending | files).items():
+        audit.write(name, data)
     records.settle()
+    for name in pending:
+        audit.delete(name)
 
 
 def _reader(locations: Locations) -> Callable[[str], bytes]:
@@ -188,43 +137,6 @@ def exclusive(locations: Locations) -> Iterator[None]:
         yield
 
 
-def _keep_previews_apart(locations: Locations, manifest: str, inputs: Inputs) -> None:
-    """Previews show original faces, so they never stay beside outputs: a dry run refuses a place
-    with outputs, and a real run removes the previews of an earlier dry run."""
-    audit, destination = locations.audit, locations.destination
-    if manifest == PREVIEWS:
-        places = {str(storage): storage for storage in (audit, destination)}.values()
-        outputs = _present_outputs(locations, inputs)
-        records = any(_has_records(place) for place in places)
-        if records or outputs:  # of which the records may be elsewhere
-            raise DeidError(
-                f"{destination}: holds outputs, and previews show original faces; choose another "
-                "destination for --dry-run"
-            )
-        return
-    for storage in {str(s): s for s in (audit, destination)}.values():
-        previews = Records(storage, PREVIEWS)
-        for line in map(previews.last, previews.names()):
-            output = (line or {}).get("output")
-            if line and output and content_sha256(destination, output) == line["output_sha256"]:
-                destination.delete(output)
-        if previews.names():
-            previews.discard()
-
-
-def _has_records(place: Storage) -> bool:
-    sealed = place.version(NAME) is not None and are_records(place.read(NAME))
-    return sealed or bool(Records(place).names())
-
-
-def _present_outputs(locations: Locations, inputs: Inputs) -> bool:
-    """Whether the destination has a file of an output's name."""
-    if locations.single is not None:
-        return locations.destination.version(locations.single[1]) is not None
-    shared = inputs.files.keys() & locations.destination.list().keys()
-    return any(refusal(name) is None for name in shared)
-
-
 def _remove_gone(
     locations: Locations, records: Records, gone: tuple[str, ...], prune: bool
 ) -> tuple[str, ...]:
@@ -236,15 +148,27 @@ def _remove_gone(
     kept = 0
     for name in gone:
         line = records.last(name) or {}
-        output, sha256 = line.get("output"), line.get("output_sha256")
-        if output and (present := content_sha256(locations.destination, output)) is not None:
-            if present != sha256:  # somebody's other file
-                kept += 1
-                continue
-            locations.destination.delete(output)
-        records.forget(name)
+        if _removed(locations.destination, line.get("output"), line.get("output_sha256")):
+            records.forget(name)
+        else:
+            kept += 1
     changed = f"; {kept} were changed since and stay" if kept else ""
     return (f"note: outputs of {len(gone) - kept} inputs that are gone were removed{changed}",)
+
+
+def _removed(destination: Storage, output: str | None, sha256: str | None) -> bool:
+    """Whether nothing of a record's output is left; what is somebody's other file by now stays, and
+    so does what lies behind a link or cannot be read."""
+    try:
+        present = content_sha256(destination, output) if output else None
+    except StorageFailure:
+        raise
+    except DeidError:
+        return False
+    if output and present is not None and present == sha256:
+        destination.delete(output)
+        present = None
+    return present is None
 
 
 def deidentify_path(source: Path, destination: Path, pipeline: "Pipeline") -> Summary:

@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
@@ -21,6 +22,7 @@ from deid.batch.manifest import RunInfo
 from deid.batch.outcome import (
     Outcome,
     Task,
+    Writing,
     error_text,
     give_up,
     process_task,
@@ -42,7 +44,8 @@ Open = Callable[[], "Pipeline"]
 """Builds the pipeline; can be pickled."""
 
 Work = Callable[[Any], Any]
-"""What a process does with each task; its answer is never None."""
+"""What a process does with each task: its answer, which is never None, or an iterator whose last
+item that is, after what is `Writing`."""
 
 Begin = Callable[[], tuple[Any, Work]]
 """Loads the networks, in the process: what it then says, and its work; can be pickled."""
@@ -70,7 +73,7 @@ class ProcessPool:
         self._open, self._locations = open_, locations
         self._jobs, self._timeout = jobs, timeout
         self._workers: list[Worker] = []
-        self._given_up: list[Task] = []
+        self._given_up: list[tuple[Task, str]] = []
 
     def __enter__(self) -> Self:
         first = self._start()
@@ -103,8 +106,8 @@ class ProcessPool:
                 self._start()
                 continue
             yield from self._collect()
-        for task in self._given_up:
-            remove_leftover(task, self._locations.destination)
+        for task, written in self._given_up:
+            remove_leftover(task, written, self._locations.destination)
 
     def _start(self) -> "Worker":
         where = self._locations
@@ -129,9 +132,10 @@ class ProcessPool:
                     raise DeidError(
                         f"a worker process {lost} while it loaded the networks; try fewer --jobs"
                     ) from None
-                self._given_up.append(worker.task)
+                task, written = worker.task, worker.written
+                self._given_up.append((task, written))
                 reason, destination = f"its process {lost}", self._locations.destination
-                yield give_up(worker.task, reason, destination, self.info.settings)
+                yield give_up(task, reason, destination, self.info.settings, written)
                 continue
             self._require_same(worker)
             if outcome is not None:
@@ -166,6 +170,7 @@ class Worker:
         theirs.close()
         self.said: Any = None  # once it is ready
         self.task: Any = None
+        self.written = ""  # SHA-256 of what it was about to write for its task
         self.deadline = time.monotonic() + START_TIMEOUT
 
     @property
@@ -180,7 +185,7 @@ class Worker:
             self.pipe.send(task)
         except OSError:
             return False
-        self.task, self.deadline = task, time.monotonic() + timeout
+        self.task, self.written, self.deadline = task, "", time.monotonic() + timeout
         return True
 
     def greeting(self) -> Any:
@@ -199,13 +204,26 @@ class Worker:
         if not self.pipe.poll():
             if time.monotonic() > self.deadline:
                 self._process.kill()
+                self._process.join()
+                self._hear_the_rest()
                 raise Lost(TOO_LONG)
             return None
-        said, self.task, self.deadline = self._received(), None, float("inf")
+        said = self._received()
+        if isinstance(said, Writing):
+            self.written = said.sha256
+            return None
+        self.task, self.deadline = None, float("inf")
         if self.said is None:
             self.said = said
             return None
         return said
+
+    def _hear_the_rest(self) -> None:
+        """What it said in its last moment, when nobody listened any more."""
+        with suppress(EOFError, OSError):
+            while self.pipe.poll():
+                if isinstance(said := self.pipe.recv(), Writing):
+                    self.written = said.sha256
 
     def ask(self, task: Any, timeout: float) -> Any:
         """Its answer; waits for it. Raises `Lost` for a worker that died or takes too long."""
@@ -245,7 +263,9 @@ def _serve(pipe: Connection, begin: Begin, level: int, environment: Mapping[str,
         greeting, work = begin()
         pipe.send(greeting)
         while True:
-            pipe.send(work(pipe.recv()))
+            answer = work(pipe.recv())
+            for said in answer if isinstance(answer, Iterator) else (answer,):
+                pipe.send(said)
     except (StorageFailure, DeidError) as error:
         pipe.send(_Broken(str(error), type(error)))
     except (EOFError, BrokenPipeError):

@@ -32,7 +32,7 @@ def verify(
     """
     from deid.audit.keys import key_from_environment
     from deid.audit.seal import SEAL, is_audit_file, is_signed, verify
-    from deid.batch.manifest import is_unfinished
+    from deid.batch.journal import is_unfinished
 
     records, pictures, names = _batch(batch, outputs)
     if is_unfinished(records):

@@ -19,10 +19,16 @@ def open_storage(location: str, encryption: str | None = None) -> Storage:
         return LocalStorage(Path(location))
     from deid.storage.s3 import S3Storage
 
-    bucket, _, prefix = location.removeprefix(S3_SCHEME).partition("/")
+    bucket, prefix = _bucket_and_prefix(location)
     if not bucket:
         raise DeidError(f"{location}: no bucket in it; write s3://BUCKET/PREFIX")
     return S3Storage(bucket, prefix, encryption)
+
+
+def _bucket_and_prefix(location: str) -> tuple[str, str]:
+    """Slashes around a prefix are none of it, as `S3Storage` takes it."""
+    bucket, _, prefix = location.removeprefix(S3_SCHEME).partition("/")
+    return bucket, prefix.strip("/")
 
 
 def inside(inner: str, outer: str) -> str | None:
@@ -30,7 +36,7 @@ def inside(inner: str, outer: str) -> str | None:
     if inner.startswith(S3_SCHEME) != outer.startswith(S3_SCHEME):
         return None
     if inner.startswith(S3_SCHEME):
-        one, two = f"{inner.rstrip('/')}/", f"{outer.rstrip('/')}/"
+        one, two = (f"{'/'.join(_bucket_and_prefix(x)).rstrip('/')}/" for x in (inner, outer))
         return one.removeprefix(two).rstrip("/") if one.startswith(two) else None
     first, second = Path(inner).resolve(), Path(outer).resolve()
     if not first.is_relative_to(second):
