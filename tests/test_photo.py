@@ -482,6 +482,7 @@ def test_a_folder_keeps_its_tree_and_every_input_ends_once(tmp_path: Path) -> No
         *AUDIT_FILES,
         ".deid/manifest.known.jsonl",
         ".deid/lock",
+        ".deid/source.sha256",
     }
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
     found = records(out)
