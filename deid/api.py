@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -136,7 +137,9 @@ def _place(picture: Any) -> Path | None:
     """Where the file lies that a picture came from, if it says so."""
     for name in (picture, getattr(picture, "filename", None), getattr(picture, "name", None)):
         if isinstance(name, str | Path) and str(name):
-            return Path(name).resolve()
+            with suppress(OSError, ValueError):  # an upload has the name that a client gave it
+                if (place := Path(name)).is_file():
+                    return place.resolve()
     return None
 
 

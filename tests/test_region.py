@@ -255,6 +255,19 @@ def test_strands_down_to_the_brows_do_not_go_along() -> None:
         assert np.abs(out[y, x] - (110, 80, 65)).mean() < 20, "a brow went as well"
 
 
+def test_a_brow_that_joins_the_hair_at_a_temple_does_not_stay() -> None:
+    """Nor its outer end, however dark it is."""
+    before, points = portrait(), landmarks()
+    ends = np.zeros((SIDE, SIDE), np.uint8)
+    for brow, temple in ((points[17:22], 0.12), (points[26:21:-1], 0.88)):
+        line = np.concatenate([[[temple * SIDE, brow[0, 1] - 0.02 * SIDE]], brow])
+        cv2.polylines(before, [np.rint(line).astype(np.int32)], False, HAIR, 7)
+        cv2.polylines(ends, [np.rint(brow[:2]).astype(np.int32)], False, 1, 3)
+    _, region = pasted(portrait((190, 140, 120)), before)
+    x0, y0, x1, y1 = region.window
+    assert region.alpha[ends[y0:y1, x0:x1] > 0].mean() > 0.9
+
+
 def striped(top: float, bottom: float, columns: np.ndarray) -> tuple[Pixels, np.ndarray]:
     """The portrait with strands of hair over its forehead, between two shares of its height; and
     where they are, `[S,S]`."""

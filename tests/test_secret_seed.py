@@ -1,4 +1,4 @@
-"""A seed of 2**32 or more is a secret: it shapes outputs, resumes, and stands nowhere."""
+"""A seed of 15 digits or more is a secret: it shapes outputs, resumes, and stands nowhere."""
 
 import inspect
 from pathlib import Path

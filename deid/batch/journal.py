@@ -6,6 +6,7 @@ batch does again what has no line, to the same bytes. Where there is a key each 
 run takes lines for its own, and its seal would vouch for whatever others wrote there.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -121,9 +122,10 @@ class _LocalJournal:
             finally:
                 os.close(handle)
         except OSError as error:
+            way = "remove that link" if error.errno == errno.ELOOP else "free space"
             raise StorageFailure(
-                f"{self._path}: cannot be written ({error.strerror or error}); free space, then "
-                "run the same command to resume"
+                f"{self._path}: cannot be written ({error.strerror or error}); {way}, then run the "
+                "same command to resume"
             ) from None
 
 

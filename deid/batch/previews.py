@@ -36,7 +36,7 @@ def keep_previews_apart(locations: Locations, manifest: str, inputs: Inputs) -> 
 def _remove_previews(previews: Records, destination: Storage) -> None:
     for line in map(previews.last, previews.names()):
         output = (line or {}).get("output")
-        if line and output and content_sha256(destination, output) == line["output_sha256"]:
+        if line and output and content_sha256(destination, output) == line.get("output_sha256"):
             destination.delete(output)
     if previews.names():
         previews.discard()
@@ -66,9 +66,9 @@ def _has_records_below(locations: Locations) -> bool:
     of another batch. The rest of a single picture's folder may be anyone's."""
     destination = locations.destination
     for name in destination.list(ALONE if locations.single else ""):
-        if name.endswith(f"/{NAME}") and are_records(destination.read(name)):
-            return True
         if f"/{journal_stem(NAME)}" in name:
+            return True
+        if name.endswith(f"/{NAME}") and (text := destination.read(name)) and are_records(text):
             return True
     return False
 

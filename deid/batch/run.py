@@ -46,10 +46,11 @@ def run_batch(
 
     With `prune`, outputs of inputs that the source no longer has are removed; with `retry`, what an
     earlier run quarantined is tried again. A source without a picture is an error, unless it
-    `may_be_empty`, as an inbox is, and nothing is pruned: a disk that is not there looks the same.
+    `may_be_empty`, as an inbox is; nothing is pruned then: a disk that is not there looks the same.
     """
     key = signing_key()  # one that cannot sign is better known before the work than after it
-    inputs = list_inputs(locations, may_be_empty and not prune)
+    inputs = list_inputs(locations, may_be_empty)
+    prune = prune and bool(inputs.files)
     with start(locations) as executor, exclusive(locations):
         info = executor.info
         settled = is_settled(locations.audit, info.manifest, key)

@@ -26,7 +26,7 @@ RIVALS = (
 TRAINED = ("swap", "adversarial")  # methods whose networks `dvc repro` trains
 ENGINES = ("processes", "ray")
 
-SECRET = 2**32
+SECRET = 10**14
 """A seed that is further from 0 is nobody's to guess, and is kept as a secret is."""
 
 
@@ -59,7 +59,7 @@ class RunSettings:
     )
     seed: int = option(
         0,
-        "Another seed gives other faces. One of 2**32 or more is a secret that no record has.",
+        "Another seed gives other faces. One of 15 digits or more is a secret that no record has.",
         shown=False,
     )
     seed_file: str | None = option(
@@ -183,7 +183,9 @@ class BatchSettings:
         "Make outputs of other versions of the registered model again, with the one chosen; "
         "without this, a promotion changes no output that is there.",
     )
-    prune: bool = option(False, "Remove outputs of inputs that are no longer in the source.")
+    prune: bool = option(
+        False, "Remove outputs of inputs that are no longer in the source, unless it is empty."
+    )
     retry_quarantined: bool = option(
         False,
         "Try pictures again that an earlier run quarantined for what is in them; else only those "

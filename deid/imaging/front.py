@@ -23,6 +23,7 @@ ASIDE = 0.13  # of its width from the middle, within which that holds
 RIM = 0.03  # of it: how far a face fades over hair
 GRID = 512  # longer side of the grid on which single hairs are told from skin
 SKIN, HAIR = 8.0, 17.0  # distances in Lab from the skin's color at which nothing, and all, is hair
+BESIDE = 0.03  # of the square's side: how far a brow may reach beyond the core
 TIPS = 0.04  # of the square's side: how far above what may be a brow hair begins to end,
 UNEVEN = 0.45  # of it: how much sooner the lightest of it ends than the darkest,
 SOFT = 0.25  # of it: how softly
@@ -55,7 +56,7 @@ class Front:
         across, down = places(self.square, self.window)
         shadow = (down > CHIN) & (np.abs(across - 0.5) < ASIDE)  # of the jaw, dark as hair
         hair[shadow | (arms > 0)] = 0
-        shade = soft_parts(hair, self.alpha >= 1, self.picture, self.square.side)
+        shade = self._shade(hair)
         hair[shade] = 0
         whole = ((self.alpha >= 1) & (hair == 0)).astype(np.uint8)
         distance = cv2.distanceTransform(1 - whole, cv2.DIST_L2, 5)
@@ -64,11 +65,22 @@ class Front:
         shown = np.minimum(self.alpha, np.maximum(likeness * (1 - hair), rim))
         shown = np.where(whole, np.float32(1), shown)
         above = 1.0 - below_eyes(self.square, self.window)
-        cast = _touching(shade, shade & (down > CHEEK)).astype(np.float32)
-        fringe = self._fringe(above) * (1.0 - _spread(cast, CAST * self.square.side))
+        fringe = self._fringe(above)
+        if (cast := _touching(shade, shade & (down > CHEEK))).any():
+            fringe *= 1.0 - _spread(cast.astype(np.float32), CAST * self.square.side)
         shown += above * (np.minimum(self.alpha, 1.0 - fringe) - shown)
         shown += arms * (self.alpha - shown)
         return np.where(self.core > 0, np.float32(1), shown), whole
+
+    def _shade(self, hair: Picture) -> NDArray[np.bool_]:
+        """Which of what was taken for hair, `[h,w]`, is skin."""
+        height, width = hair.shape
+        scale = min(1.0, GRID / max(hair.shape))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small, alpha, picture = (_shrunk(one, size) for one in (hair, self.alpha, self.picture))
+        soft = soft_parts(small > 0.5, alpha >= 1, picture, scale * self.square.side)
+        full = cv2.resize(soft.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        return np.asarray(full > 0) & (hair > 0)
 
     def _fringe(self, above: Picture) -> Picture:
         """How much of each pixel `[h,w]` is hair that hangs over the forehead, where `above` is
@@ -81,11 +93,21 @@ class Front:
         height, width = fringe[part].shape
         scale = min(1.0, GRID / max(fringe.shape))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        fields = self.picture, self.skin.tone, self.alpha, self.core
+        fields = self.picture, self.skin.tone, self.alpha, self._brows_and_below()
         picture, tone, alpha, core = (_shrunk(field[part], size) for field in fields)
         hairs = _hanging(picture, tone, alpha, core, scale * self.square.side)
         fringe[part] = cv2.resize(hairs, (width, height), interpolation=cv2.INTER_LINEAR)
         return fringe
+
+    def _brows_and_below(self) -> NDArray[np.uint8]:
+        """The core made wider: outer ends of brows, which are none of it, are no tips of hair."""
+        a, b, _ = self.square.to_crop(1)[0]
+        along = BESIDE * self.square.side * np.array([a, b]) / max(float(np.hypot(a, b)), 1e-9)
+        reach = int(np.ceil(np.abs(along).max()))
+        line = np.zeros((2 * reach + 1,) * 2, np.uint8)
+        first, last = (np.rint(reach + sign * along).astype(int).tolist() for sign in (-1, 1))
+        cv2.line(line, first, last, 1)
+        return np.asarray(cv2.dilate(self.core, line), np.uint8)
 
     def _arms(self, new: Skin | None) -> Picture:
         """1 over arms of glasses of the old face where it wears some and the new one does not."""
@@ -144,7 +166,7 @@ def _hanging(
     room = (distance / (TIPS * side)).clip(0, 1)
     tips = matte * (1 - UNEVEN * _lightness(gray, matte, side)) - (1 - room)
     hairs = matte * np.where(room < 1, np.clip(tips / SOFT, 0.0, 1.0), 1.0)
-    shine = (hairs > 0.2) & (lab[..., 0] > tone[..., 0])
+    shine = (hairs > 0.2) & (alpha > 0) & (lab[..., 0] > tone[..., 0])
     hairs[soft_parts(shine, alpha > 0, picture, side)] = 0
     _, parts = cv2.connectedComponents((hairs > 0.2).astype(np.uint8))
     beyond = np.unique(parts[alpha <= 0])

@@ -164,6 +164,8 @@ def soft_parts(
     """Of the parts of `other [h,w]` those that end softly before the rest of what is `inside
     [h,w]` and are no more colorful: skin in the shade or in bright light, where hair would have an
     edge. `picture float32 [h,w,3]` in levels of 256; the FFHQ square has `side` pixels."""
+    if not np.any(other):
+        return np.zeros(other.shape, bool)
     lab = cv2.cvtColor((picture / 255).clip(0, 1).astype(np.float32), cv2.COLOR_RGB2LAB)
     lab = cv2.GaussianBlur(lab, (0, 0), max(0.5, BLURRED * side))
     chroma = np.linalg.norm(lab[..., 1:], axis=-1)
