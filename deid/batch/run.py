@@ -20,7 +20,7 @@ from deid.batch.executor import Executor, InProcess
 from deid.batch.journal import NAME, Journal
 from deid.batch.manifest import Records
 from deid.batch.outcome import Outcome, content_sha256
-from deid.batch.plan import Locations, list_inputs, locate, make_plan
+from deid.batch.plan import Locations, Plan, list_inputs, locate, make_plan
 from deid.batch.previews import keep_previews_apart, refuse_previews
 from deid.batch.summary import Summary
 from deid.batch.trust import PENDING, is_settled, refuse_another_source, refuse_untrusted
@@ -50,7 +50,6 @@ def run_batch(
     """
     key = signing_key()  # one that cannot sign is better known before the work than after it
     inputs = list_inputs(locations, may_be_empty)
-    prune = prune and bool(inputs.files)
     with start(locations) as executor, exclusive(locations):
         info = executor.info
         settled = is_settled(locations.audit, info.manifest, key)
@@ -61,7 +60,7 @@ def run_batch(
         refuse_another_source(locations, records)
         plan = make_plan(locations, inputs, records, info, retry)
         refuse_previews(locations, inputs, records, plan.previews)
-        notes = *info.notes, *plan.notes, *_remove_gone(locations, records, plan.gone, prune)
+        notes = *info.notes, *plan.notes, *_remove_gone(locations, records, plan, prune)
         record = f"{locations.audit}/{records.name}"
         summary = Summary(record, +Counter(done=plan.known), notes=notes)
         for name in plan.hopeless:
@@ -139,12 +138,14 @@ def exclusive(locations: Locations) -> Iterator[None]:
 
 
 def _remove_gone(
-    locations: Locations, records: Records, gone: tuple[str, ...], prune: bool
+    locations: Locations, records: Records, plan: Plan, prune: bool
 ) -> tuple[str, ...]:
-    """Outputs and records of inputs that are no longer there, if asked; else a note of them."""
+    """Outputs and records of inputs that are no longer there, if asked and any others are; else a
+    note of them."""
+    gone = plan.gone
     if not gone or locations.single is not None:
         return ()
-    if not prune:
+    if not prune or not plan.inputs:
         return (f"note: {len(gone)} inputs on record are gone; --prune removes their outputs",)
     kept = 0
     for name in gone:
