@@ -93,21 +93,24 @@ class Front:
         height, width = fringe[part].shape
         scale = min(1.0, GRID / max(fringe.shape))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        fields = self.picture, self.skin.tone, self.alpha, self._brows_and_below()
+        fields = self.picture, self.skin.tone, self.alpha, self.core
         picture, tone, alpha, core = (_shrunk(field[part], size) for field in fields)
+        core = self._with_brows(core, scale)
         hairs = _hanging(picture, tone, alpha, core, scale * self.square.side)
         fringe[part] = cv2.resize(hairs, (width, height), interpolation=cv2.INTER_LINEAR)
         return fringe
 
-    def _brows_and_below(self) -> NDArray[np.uint8]:
-        """The core made wider: outer ends of brows, which are none of it, are no tips of hair."""
+    def _with_brows(self, core: Picture, scale: float) -> Picture:
+        """The core `[h,w]`, shrunk by `scale`, made wider along the face: the outer ends of brows,
+        which are none of it, are no tips of hair."""
         a, b, _ = self.square.to_crop(1)[0]
-        along = BESIDE * self.square.side * np.array([a, b]) / max(float(np.hypot(a, b)), 1e-9)
+        side = scale * self.square.side
+        along = BESIDE * side * np.array([a, b]) / max(float(np.hypot(a, b)), 1e-9)
         reach = int(np.ceil(np.abs(along).max()))
         line = np.zeros((2 * reach + 1,) * 2, np.uint8)
         first, last = (np.rint(reach + sign * along).astype(int).tolist() for sign in (-1, 1))
         cv2.line(line, first, last, 1)
-        return np.asarray(cv2.dilate(self.core, line), np.uint8)
+        return np.asarray(cv2.dilate(core, line), np.float32)
 
     def _arms(self, new: Skin | None) -> Picture:
         """1 over arms of glasses of the old face where it wears some and the new one does not."""

@@ -21,9 +21,9 @@ IN_LIGHT = 0.7  # that of a forehead that was drawn, where what is darker is hai
 SURELY, HARDLY = 9.0, 18.0  # distances in Lab from the skin's color at which it is, and is not
 SHADE = 0.85  # of the skin's lightness: the least that hair over it leaves
 COLORFUL = 4.0  # of chroma in Lab, above the skin's, at which it is no beard
-BLURRED, EDGE_WIDTH, BESIDE = 0.005, 0.03, 0.02  # of the FFHQ square's side: an edge is looked for
-EDGE = 17.0  # difference in Lab over `EDGE_WIDTH` below which it is none: of 200 portraits, what is
-# below it beside a cheek is skin, but for yellow hair of once
+BLURRED, EDGE_WIDTH = 0.005, 0.03  # of the FFHQ square's side: an edge of hair is so broad
+RIM = 0.02  # of it: how far beside a part its edge is looked for
+EDGE = 17.0  # difference in Lab over `EDGE_WIDTH` below which it is none
 INWARDS = 0.93  # of the way from its middle to its jaw, a made face is surely its own
 ABOVE = 0.12  # of the height from nose tip to brows: how far a brow reaches above its landmarks
 OVER, OUTER = 0.5, 0.25  # of that height, and of a brow's length: how far hair over it is followed
@@ -171,7 +171,7 @@ def soft_parts(
     chroma = np.linalg.norm(lab[..., 1:], axis=-1)
     slopes = [cv2.Sobel(lab, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))]
     steep = EDGE_WIDTH * side * np.linalg.norm(np.concatenate(slopes, axis=-1), axis=-1)
-    near = max(3, round(BESIDE * side)) | 1
+    near = max(3, round(RIM * side)) | 1
     steep = cv2.dilate(steep.astype(np.float32), np.ones((near + 2,) * 2, np.uint8))
     other = (other > 0).astype(np.uint8)
     count, parts, stats, _ = cv2.connectedComponentsWithStats(other)

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from deid.storage.protocol import (
     check_size,
     checked,
 )
+from deid.storage.staging import write_atomically
 
 LOCK = f"{PRIVATE}lock"
 TEMPORARY = re.compile(r"\.deid-[0-9a-f]{16}\.tmp")  # what a killed run may leave
@@ -131,19 +131,8 @@ class LocalStorage:
 
     def _write(self, name: str, data: bytes, last_look: Callable[[], None]) -> str:
         path = self.path(name)
-        temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
         with self._writing(name):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                last_look()
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            write_atomically(path, data, last_look)
             return _version(path.lstat())
 
     def delete(self, name: str) -> None:

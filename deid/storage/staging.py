@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,9 @@ def prepare(working: Path, settings: Any) -> None:
     mark.write_bytes(wanted)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a name beside `path` that nobody has, bring it to the disk, then rename. An
-    `OSError` names the file."""
+def write_atomically(path: Path, data: bytes, last_look: Callable[[], None] = lambda: None) -> None:
+    """Write `data` to a name beside `path` that nobody has, bring it to the disk, then rename,
+    unless the `last_look` before that raises. An `OSError` names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
     try:
@@ -99,6 +99,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        last_look()
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
